@@ -1,0 +1,13 @@
+//! The runtime both sides share: sessions, maps, helpers and the bpf(2)
+//! commands. It knows no hooks.
+//!
+//! Reading order: [`session`] (what two processes share and who lives),
+//! [`maps`], [`helpers`], [`program`] (verify, link, compile), [`command`].
+
+pub mod command;
+pub mod helpers;
+pub mod maps;
+pub mod program;
+pub mod run;
+pub mod session;
+pub mod vcpu;

@@ -1,0 +1,38 @@
+//! How a verified program meets a process: addresses of maps, helpers and
+//! tail-call targets, and the run context that every helper receives.
+
+/// The state of one run, defined by whoever runs programs; opaque here.
+/// Every helper gets it as its sixth argument.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Run {
+    _opaque: [u8; 0],
+}
+
+/// A helper's machine interface: r1…r5 and the run context in the C calling
+/// convention; the result goes to r0.
+///
+/// A helper may clobber every register that convention allows, including
+/// vector registers; whoever enters a program from a trampoline saves those.
+pub type HelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64, *mut Run) -> u64;
+
+/// The machine interface of a compiled program: ctx and run context in, r0 out.
+pub type Entry = unsafe extern "C" fn(ctx: *mut u8, run: *mut Run) -> u64;
+
+/// Finds the target of `bpf_tail_call`: map (the register value that
+/// [`Linker::map`] gave), index, run. Returns what `target` of the engine
+/// in use needs ([`crate::jit::CompiledProgram::tail_target`] or
+/// [`crate::interp::Interpreter::tail_target`]), or null to fall through.
+pub type TailCallFn = unsafe extern "C" fn(map: u64, index: u64, run: *mut Run) -> *const u8;
+
+/// Resolves names in a program to addresses of this process.
+pub trait Linker {
+    /// The register value of a map reference.
+    fn map(&self, id: u32) -> Option<u64>;
+    /// The address of `offset` in the value area of an array map (direct value access).
+    fn map_value(&self, id: u32, offset: u32) -> Option<u64>;
+    /// The function that implements a helper.
+    fn helper(&self, id: u32) -> Option<HelperFn>;
+    /// The function that resolves tail calls.
+    fn tail_call(&self) -> TailCallFn;
+}

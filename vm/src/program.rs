@@ -1,0 +1,66 @@
+//! A program before and after it was proven safe.
+
+use uapi::Insn;
+
+/// A program as a tool hands it over. Maps are named by object id: an
+/// `ld_imm64` with `BPF_PSEUDO_MAP_FD` or `BPF_PSEUDO_MAP_VALUE` carries the
+/// id where the kernel's form carries an fd.
+#[derive(Clone, Debug)]
+pub struct ProgramSpec {
+    /// Name given by the loader; may be empty.
+    pub name: String,
+    /// `BPF_PROG_TYPE_*`.
+    pub prog_type: u32,
+    /// `expected_attach_type` of `BPF_PROG_LOAD`.
+    pub expected_attach_type: u32,
+    /// `BPF_F_*` of `BPF_PROG_LOAD`.
+    pub prog_flags: u32,
+    /// Whether the licence lets it use GPL-only helpers.
+    pub gpl: bool,
+    /// The instructions, `ld_imm64` as two slots.
+    pub insns: Vec<Insn>,
+}
+
+/// A program that passed the verifier. Cannot be stored or sent: a process
+/// that reads bytecode from a segment verifies it again.
+#[derive(Debug)]
+pub struct VerifiedProgram {
+    pub(crate) spec: ProgramSpec,
+    pub(crate) facts: Facts,
+}
+
+impl VerifiedProgram {
+    /// The program that was verified.
+    pub fn spec(&self) -> &ProgramSpec {
+        &self.spec
+    }
+
+    /// The instructions.
+    pub fn insns(&self) -> &[Insn] {
+        &self.spec.insns
+    }
+
+    /// What the verifier learnt.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// What the verifier proves about a program, for the JIT and for trampolines.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Bit n is set when the ctx bytes `8n..8n+8` may be read.
+    pub ctx_words_read: u64,
+    /// Ids of the helpers that may be called, ascending, without repetition.
+    pub helpers: Vec<u32>,
+    /// Ids of the maps that are referred to, ascending, without repetition.
+    pub maps: Vec<u32>,
+    /// Deepest stack over all call chains, in bytes.
+    pub stack_bytes: u32,
+    /// First instruction of each subprogram, ascending; the first is 0.
+    pub subprograms: Vec<u32>,
+    /// Instructions that no path reaches; an engine may compile them to a trap.
+    pub unreachable: Vec<u32>,
+    /// Instructions the verifier walked through.
+    pub insns_processed: u32,
+}
