@@ -4,10 +4,14 @@
 //! Numbers keep their kernel spelling; sources are `include/uapi/linux/*.h`
 //! of Linux 6.18 unless a module says otherwise.
 
+pub mod attr;
+pub mod btf;
+pub mod cmd;
 pub mod errno;
 pub mod helper;
 pub mod insn;
 pub mod map;
+pub mod perf;
 pub mod prog;
 pub mod pt_regs;
 
