@@ -1,0 +1,68 @@
+//! Why a probe cannot be attached.
+
+use thiserror::Error;
+
+/// Why one point of a batch was not hooked. The text is unchanged then.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum AttachError {
+    /// The address cannot take a hook safely.
+    #[error("{addr:#x} cannot be probed: {reason}")]
+    Refused {
+        /// Address asked for.
+        addr: usize,
+        /// What stands against it.
+        reason: Refusal,
+    },
+    /// The kernel denied what is needed to change text.
+    #[error("cannot {what}: {error}")]
+    System {
+        /// What was tried, as a verb phrase.
+        what: &'static str,
+        /// The kernel's answer.
+        error: uapi::Errno,
+    },
+}
+
+/// Why an address cannot take a hook safely.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
+pub enum Refusal {
+    /// Not inside the text the module was made from.
+    #[error("not in the module's text")]
+    OutsideText,
+    /// Memory differs from the file: a kernel uprobe, a debugger or another tool.
+    #[error("its bytes differ from the file's, someone else has patched it")]
+    Patched,
+    /// The bytes are no instruction that we know.
+    #[error("its first bytes do not decode")]
+    Undecodable,
+    /// The first instruction cannot run elsewhere.
+    #[error("its first instruction cannot be moved")]
+    Immovable,
+    /// No jump fits.
+    #[error("no jump fits in its first bytes without touching another instruction")]
+    NoRoom,
+    /// A jump would fit, but memory where it would land is taken.
+    #[error("no free memory where a jump could land")]
+    NoMemory,
+    /// The change would not be atomic and the system has no `membarrier`.
+    #[error("its first bytes cross a word boundary and membarrier is not available")]
+    Straddles,
+    /// Another hook already relies on these bytes.
+    #[error("another hook relies on its bytes")]
+    Overlap,
+    /// Not a function symbol: a return address cannot be expected there.
+    #[error("not the start of a function symbol, so its return cannot be probed")]
+    NotFunction,
+    /// Returns twice, on another stack or not at all.
+    #[error("does not return as functions do (setjmp, vfork, clone, context switch, loader)")]
+    OddReturn,
+    /// The runtime moves stacks and checks return addresses.
+    #[error("Go code: its runtime checks return addresses")]
+    Go,
+    /// Kernel restarts code here by address.
+    #[error("inside a restartable sequence")]
+    Rseq,
+    /// Unwinders know these bytes.
+    #[error("signal return code, which unwinders know by its bytes")]
+    SignalReturn,
+}

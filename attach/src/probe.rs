@@ -1,0 +1,94 @@
+//! What a caller asks for: a callback at a point. It knows nothing of how the
+//! point is hooked.
+
+use core::fmt;
+use core::sync::atomic::AtomicU64;
+use std::sync::Arc;
+
+use uapi::PtRegs;
+
+use crate::module::Module;
+
+/// What a hook calls, on the thread that hit the point.
+///
+/// `regs` are the target's registers at the point; writing to them changes
+/// nothing. At a return, `ax` is the return value, `ip` the address returned
+/// to and `sp` the stack pointer after the return. `data` is
+/// [`Probe::data`]. `func_ip` is the entry address of the probed function.
+///
+/// Every general register, flag, xmm register and the red zone of the target
+/// is saved around the call; ymm/zmm upper halves, x87 and mxcsr are not, so
+/// a callback uses no VEX or x87 instruction and no libc function. It does not
+/// unwind, block or allocate.
+pub type Callback = unsafe extern "C" fn(regs: *mut PtRegs, data: *const (), func_ip: u64);
+
+/// Where in a function's life a probe runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// uprobe: before the first instruction.
+    Entry,
+    /// uretprobe: after the function returned to its caller.
+    Return,
+}
+
+/// A callback with what it is given. All that it points to stays valid for
+/// ever: threads may still be in it after a detach.
+#[derive(Clone, Copy)]
+pub struct Probe {
+    /// Called at each hit.
+    pub callback: Callback,
+    /// Passed to `callback` as it is.
+    pub data: *const (),
+    /// Counts the hits that were skipped: inside another probe of the same
+    /// thread, or beyond the depth of return probes. May be null.
+    pub missed: *const AtomicU64,
+}
+
+impl Probe {
+    /// A probe that does not count misses.
+    pub const fn new(callback: Callback, data: *const ()) -> Probe {
+        Probe {
+            callback,
+            data,
+            missed: core::ptr::null(),
+        }
+    }
+
+    /// The same probe, counting its misses in `missed`.
+    pub const fn counting_misses(self, missed: *const AtomicU64) -> Probe {
+        Probe { missed, ..self }
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe")
+            .field("callback", &(self.callback as *const ()))
+            .field("data", &self.data)
+            .finish()
+    }
+}
+
+/// Where a probe goes.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Address of the function's first instruction in this process.
+    pub addr: usize,
+    /// At its entry or at its return.
+    pub kind: Kind,
+    /// The module whose text holds `addr`.
+    pub module: Arc<Module>,
+}
+
+/// How the jump to the trampoline fits into the text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Tactic {
+    /// The first instruction has five bytes or more: `jmp rel32` over it.
+    Jump,
+    /// The function is shorter than five bytes, its own padding makes room.
+    Short,
+    /// `jmp rel8` to a `jmp rel32` in dead padding nearby.
+    Padding,
+    /// `jmp rel32` whose last bytes are the unchanged bytes that follow.
+    Pun,
+}
