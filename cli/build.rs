@@ -1,0 +1,139 @@
+//! Builds the two preloaded libraries that the `bpftime` binary carries and
+//! tells the crate where they are. It knows nothing of what is in them.
+//!
+//! `BPFTIME_LIBS_DIR` names a directory with both libraries ready built; no
+//! nested build happens then. Under clippy the libraries are never looked
+//! at, so empty files stand in for them.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Constant in the crate, package that makes the library, its file.
+const LIBRARIES: [(&str, &str, &str); 2] = [
+    ("AGENT", "bpftime-agent", "libbpftime_agent.so"),
+    (
+        "SYSCALL_SERVER",
+        "bpftime-syscall-server",
+        "libbpftime_syscall_server.so",
+    ),
+];
+
+/// What the libraries are made of, relative to the workspace.
+const SOURCES: [&str; 9] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "uapi",
+    "shm",
+    "vm",
+    "object",
+    "runtime",
+    "attach",
+    "syscall-server",
+];
+
+const PROFILE: &str = "embedded";
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?)
+        .parent()
+        .ok_or("the crate lies outside a workspace")?
+        .to_owned();
+    for source in SOURCES.iter().chain(&["agent"]) {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(source).display()
+        );
+    }
+    println!("cargo::rerun-if-env-changed=BPFTIME_LIBS_DIR");
+    println!("cargo::rerun-if-env-changed=RUSTC_WORKSPACE_WRAPPER");
+
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let built = match env::var_os("BPFTIME_LIBS_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None if under_clippy() => placeholders(&out)?,
+        None => build(&workspace, &out)?,
+    };
+    write_constants(&built, &out)
+}
+
+fn variable(name: &str) -> Result<String> {
+    env::var(name).map_err(|error| format!("{name}: {error}").into())
+}
+
+fn under_clippy() -> bool {
+    env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy"))
+}
+
+fn placeholders(out: &Path) -> Result<PathBuf> {
+    for (_, _, file) in LIBRARIES {
+        fs::write(out.join(file), b"")?;
+    }
+    Ok(out.to_owned())
+}
+
+/// Runs cargo once more, in a target directory of its own: the outer cargo
+/// holds the lock of its own one until we are done.
+fn build(workspace: &Path, out: &Path) -> Result<PathBuf> {
+    // OUT_DIR is TARGET/PROFILE/build/PACKAGE-HASH/out.
+    let target_dir = out
+        .ancestors()
+        .nth(4)
+        .ok_or("OUT_DIR is too short")?
+        .join("embedded");
+    let (host, target) = (variable("HOST")?, variable("TARGET")?);
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo
+        .current_dir(workspace)
+        // The outer cargo has resolved and written the lock file already.
+        .args(["build", "--locked", "--quiet", "--profile", PROFILE])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    for (_, package, _) in LIBRARIES {
+        cargo.args(["--package", package]);
+    }
+    let mut built = target_dir;
+    if host != target {
+        cargo.args(["--target", &target]);
+        built.push(&target);
+    }
+    let status = cargo.status()?;
+    if !status.success() {
+        return Err(format!("building the preloaded libraries failed: {status}").into());
+    }
+    built.push(PROFILE);
+    Ok(built)
+}
+
+fn write_constants(built: &Path, out: &Path) -> Result<()> {
+    let mut code = String::new();
+    let mut hash = FNV_OFFSET;
+    for (name, _, file) in LIBRARIES {
+        let path = fs::canonicalize(built.join(file))
+            .map_err(|error| format!("{}: {error}", built.join(file).display()))?;
+        println!("cargo::rerun-if-changed={}", path.display());
+        hash = fnv1a(hash, &fs::read(&path)?);
+        code += &format!(
+            "/// Contents of `{file}`.\npub const {name}: &[u8] = include_bytes!({path:?});\n"
+        );
+    }
+    code += &format!(
+        "/// Names the contents of both libraries.\npub const HASH: &str = \"{hash:016x}\";\n"
+    );
+    fs::write(out.join("libraries.rs"), code)?;
+    Ok(())
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, 64 bits: tells builds apart, protects from nobody.
+fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

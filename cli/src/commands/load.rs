@@ -1,0 +1,42 @@
+//! `bpftime load`: runs an eBPF tool with bpf(2) answered in user space.
+
+use std::ffi::OsString;
+
+use crate::dirs::Dirs;
+use crate::launch::Program;
+use crate::libraries::{self, Library};
+use crate::problem::Problem;
+use crate::sessions_dir;
+
+/// Run an eBPF tool; its programs run in user space
+///
+/// The tool is not modified and needs neither root nor kernel BPF. Its probes
+/// reach programs run by `bpftime start` or joined by `bpftime attach`, before
+/// or after. When the tool ends, however it ends, its probes are gone.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The tool and its arguments
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bpftime load bashreadline
+  bpftime load funclatency -p 1234 /usr/lib/x86_64-linux-gnu/libc.so.6:malloc
+  bpftime load bpftrace -e 'uprobe:./app:work { @[tid] = count(); }'";
+
+/// Becomes the tool.
+pub fn run(args: Args) -> Result<(), Problem> {
+    let program = Program::find(&args.command)?;
+    let dirs = Dirs::for_cli();
+    let library = libraries::unpack(&dirs.state, Library::SyscallServer)?;
+    sessions_dir::check(&dirs.sessions)?;
+    program.exec(&library).map(|never| match never {})
+}

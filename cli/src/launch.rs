@@ -1,0 +1,96 @@
+//! Turns this process into a program with one of our libraries preloaded. It
+//! knows nothing of what the library does there.
+//!
+//! exec, not spawn: the program has the process id the user sees, receives
+//! the user's signals, and its exit status is its own.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::execve;
+
+use crate::log::debug;
+use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
+use crate::program_file;
+
+const LD_PRELOAD: &str = "LD_PRELOAD";
+
+/// A command that passed every check.
+pub struct Program {
+    path: PathBuf,
+    args: Vec<CString>,
+}
+
+impl Program {
+    /// `command` is the program's name and its arguments, as typed.
+    pub fn find(command: &[OsString]) -> Result<Self, Problem> {
+        let Some(name) = command.first() else {
+            return Err(Problem::new(
+                "no command",
+                "nothing to run",
+                "see bpftime --help",
+            ));
+        };
+        let path = program_file::resolve(name)?;
+        program_file::check(&path)?;
+        let args = command
+            .iter()
+            .map(|arg| c_string(arg.as_bytes()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { path, args })
+    }
+
+    /// Becomes the program, with `library` appended to the user's LD_PRELOAD.
+    pub fn exec(self, library: &Path) -> Result<Infallible, Problem> {
+        let preload = crate::libraries::preload(std::env::var_os(LD_PRELOAD).as_deref(), library)?;
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            if name != LD_PRELOAD {
+                environment.push(variable(&name, value.as_bytes())?);
+            }
+        }
+        environment.push(variable(OsStr::new(LD_PRELOAD), &preload)?);
+        debug!(
+            "exec {} with LD_PRELOAD={}",
+            self.path.display(),
+            String::from_utf8_lossy(&preload)
+        );
+        let path = c_string(self.path.as_os_str().as_bytes())?;
+        execve(&path, &self.args, &environment).map_err(|errno| self.refused(errno))
+    }
+
+    fn refused(&self, errno: Errno) -> Problem {
+        let (advice, status) = match errno {
+            Errno::E2BIG => ("pass fewer or shorter arguments and variables", CANNOT_RUN),
+            Errno::ENOENT => ("it was removed meanwhile; check the path", NOT_FOUND),
+            Errno::ETXTBSY => ("wait until nobody writes it", CANNOT_RUN),
+            _ => (
+                "start it without bpftime to see whether it runs at all",
+                CANNOT_RUN,
+            ),
+        };
+        Problem::new(
+            self.path.display(),
+            format_args!("cannot be started ({})", errno.desc()),
+            advice,
+        )
+        .with_status(status)
+    }
+}
+
+fn variable(name: &OsStr, value: &[u8]) -> Result<CString, Problem> {
+    c_string(&[name.as_bytes(), b"=", value].concat())
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, Problem> {
+    CString::new(bytes).map_err(|_| {
+        Problem::new(
+            String::from_utf8_lossy(bytes),
+            "contains a NUL byte",
+            "remove it",
+        )
+    })
+}

@@ -1,0 +1,74 @@
+//! What a user is told when something cannot be done: one line, one exit
+//! status. It knows no subcommand.
+
+use std::fmt;
+
+/// Exit status of a command that exists but cannot be run, as shells use it.
+pub const CANNOT_RUN: u8 = 126;
+/// Exit status of a command that does not exist, as shells use it.
+pub const NOT_FOUND: u8 = 127;
+
+/// A failure in a user's words. Prints as `WHO: WHAT HAPPENED: WHAT TO DO`
+/// on one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    who: String,
+    happened: String,
+    advice: String,
+    status: u8,
+}
+
+impl Problem {
+    /// `who` is the file, process or directory in question. Exit status 1.
+    pub fn new(
+        who: impl fmt::Display,
+        happened: impl fmt::Display,
+        advice: impl fmt::Display,
+    ) -> Self {
+        Self {
+            who: one_line(who),
+            happened: one_line(happened),
+            advice: one_line(advice),
+            status: 1,
+        }
+    }
+
+    /// The same problem with another exit status.
+    pub fn with_status(mut self, status: u8) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The exit status of `bpftime`.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.who, self.happened, self.advice)
+    }
+}
+
+/// File names may hold any byte: a control character must not break the line
+/// or drive the terminal.
+fn one_line(text: impl fmt::Display) -> String {
+    text.to_string()
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_one_line_whatever_the_name() {
+        let problem =
+            Problem::new("a\nb\x1b[0m", "no such file", "check the path").with_status(NOT_FOUND);
+        assert_eq!(problem.to_string(), "a?b?[0m: no such file: check the path");
+        assert_eq!(problem.status(), 127);
+    }
+}

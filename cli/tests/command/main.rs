@@ -1,0 +1,6 @@
+//! The `bpftime` command as a user meets it: run, and its output, exit
+//! status and leftovers compared.
+
+mod common;
+mod errors;
+mod launch;
