@@ -1,2 +1,13 @@
 //! ELF files: what kind of executable, symbols, functions and their bounds,
-//! file offset to address. Bytes in, facts out; no IO.
+//! file offset to address. Bytes in, facts out; it knows no IO and no process.
+//!
+//! Reading order: [`elf`], [`functions`], [`frames`].
+
+pub mod elf;
+mod error;
+mod frames;
+pub mod functions;
+
+pub use elf::{Class, ElfFile, FileKind, Machine, Segment, Symbol, SymbolKind};
+pub use error::ObjectError;
+pub use functions::{Function, Functions, Origin};
