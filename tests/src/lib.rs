@@ -1,1 +1,16 @@
-//! To be written.
+//! What the end-to-end tests stand on: an unprivileged user with a home and a
+//! session directory of its own, programs on pipes and terminals, waiting with
+//! a deadline, and the same story told under the kernel. It knows the
+//! `bpftime` command from outside only and links none of its crates.
+//!
+//! Reading order: [`stage`] (files that any user can read), [`world`] (one
+//! test's surroundings), [`program`] (a running process), [`wait`].
+
+pub mod program;
+pub mod stage;
+pub mod wait;
+pub mod world;
+
+pub use program::{Exit, Program};
+pub use stage::Stage;
+pub use world::{Mode, World};

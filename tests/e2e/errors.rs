@@ -1,0 +1,178 @@
+//! Mistakes: each is one line that says what happened, a non-zero exit, an
+//! unharmed target, and nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use bpftime_tests::{Exit, Program, World};
+
+/// One line on stderr that has all of `words`, and a non-zero exit.
+fn refused(exit: &Exit, words: &[&str]) {
+    assert_ne!(exit.code, 0, "{exit:?}");
+    assert_eq!(exit.stdout, "", "{exit:?}");
+    assert_eq!(exit.stderr.lines().count(), 1, "{exit:?}");
+    for word in words {
+        assert!(
+            exit.stderr.to_lowercase().contains(&word.to_lowercase()),
+            "no `{word}` in {exit:?}"
+        );
+    }
+}
+
+/// Compiles a small program into the world's home.
+fn compiled(world: &World, compiler: &[&str], name: &str) -> Option<String> {
+    let source = world.home().join("pause.c");
+    fs::write(
+        &source,
+        "#include <unistd.h>\nint main(void) { char b; while (read(0, &b, 1) > 0) ; return 0; }\n",
+    )
+    .expect("a source file");
+    let path = world.home().join(name);
+    let status = Command::new(compiler[0])
+        .args(&compiler[1..])
+        .arg("-o")
+        .arg(&path)
+        .arg(&source)
+        .output();
+    if !status.is_ok_and(|output| output.status.success()) {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{compiler:?} does not work; in CI nothing is left out"
+        );
+        return None;
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+    Some(path.into_os_string().into_string().expect("UTF-8"))
+}
+
+#[test]
+fn no_such_program() {
+    let world = World::new();
+    for subcommand in ["start", "load"] {
+        refused(
+            &world.run(&[subcommand, "/no/such/program"]),
+            &["/no/such/program", "no such file"],
+        );
+        refused(
+            &world.run(&[subcommand, "no-such-program"]),
+            &["no-such-program"],
+        );
+    }
+}
+
+#[test]
+fn not_an_elf_file() {
+    let world = World::new();
+    let path = world.home().join("data");
+    fs::write(&path, [0_u8, 1, 2, 3, 4, 5, 6, 7]).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    for subcommand in ["start", "load"] {
+        refused(&world.run(&[subcommand, path]), &[path]);
+    }
+}
+
+#[test]
+fn a_script_runs() {
+    let world = World::new();
+    let path = world.home().join("script");
+    fs::write(&path, "#!/bin/sh\necho $(( 6 * 7 ))\n").expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a file");
+    let exit = world.run(&["start", path.to_str().expect("UTF-8")]);
+    assert_eq!(
+        (exit.code, exit.stdout.as_str(), exit.stderr.as_str()),
+        (0, "42\n", "")
+    );
+}
+
+/// What `start`, `load` and `attach` say of a program that cannot be traced.
+fn foreign(compiler: &[&str], name: &str, words: &[&str]) {
+    let world = World::new();
+    let Some(path) = compiled(&world, compiler, name) else {
+        return;
+    };
+    for subcommand in ["start", "load"] {
+        refused(&world.run(&[subcommand, &path]), words);
+    }
+    let mut running = Program::on_pipes(world.plain(&[&path]));
+    refused(&world.run(&["attach", &running.pid().to_string()]), words);
+    assert!(running.runs());
+    let exit = running.finish();
+    assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn static_programs() {
+    foreign(&["gcc", "-static"], "static", &["static"]);
+}
+
+#[test]
+fn programs_of_32_bits() {
+    foreign(&["gcc", "-m32"], "narrow", &["32"]);
+}
+
+#[test]
+fn musl_programs() {
+    foreign(&["musl-gcc"], "musl", &["musl"]);
+}
+
+#[test]
+fn no_such_process() {
+    let world = World::new();
+    refused(&world.run(&["attach", "4194000"]), &["4194000"]);
+    refused(&world.run(&["detach", "4194000"]), &["4194000"]);
+}
+
+#[test]
+fn a_process_of_another_user() {
+    let world = World::new();
+    if world.uid() == 0 {
+        return;
+    }
+    refused(&world.run(&["attach", "1"]), &["1"]);
+}
+
+#[test]
+fn a_symbol_that_does_not_exist_is_the_tools_own_message() {
+    for world in [World::kernel(), Some(World::new())].into_iter().flatten() {
+        let tgt = world.fixture("tgt");
+        let exit = world
+            .load(&[
+                "funclatency",
+                &format!("{}:no_such_function", tgt.display()),
+            ])
+            .finish();
+        assert_ne!(exit.code, 0, "{exit:?}");
+        assert!(exit.stderr.contains("no_such_function"), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_session_directory_that_cannot_be_written() {
+    let world = World::new();
+    let tool = world.fixture("counter");
+    let puppet = world.fixture("puppet");
+    for dir in ["/proc/no/such/place", "/sys"] {
+        let mut command = world.bpftime(&["load"]);
+        command
+            .arg(&tool)
+            .arg(&puppet)
+            .arg("puppet_step")
+            .env("BPFTIME_SESSION_DIR", dir);
+        let exit = Program::on_pipes(command).finish();
+        assert_ne!(exit.code, 0, "{exit:?}");
+        assert!(exit.stderr.contains(dir), "{exit:?}");
+    }
+}
+
+#[test]
+fn nothing_is_printed_into_a_targets_output() {
+    let world = World::new();
+    let mut counter = world.fixture_tool("counter", &[], &world.fixture("tgt"), "tgt_add");
+    let path = world.fixture("tgt");
+    let plain = Program::on_pipes(world.plain(&[path.as_os_str(), "10".as_ref()])).finish();
+    let traced = world.start(&[path.as_os_str(), "10".as_ref()]).finish();
+    assert_eq!(plain, traced);
+    assert_eq!(counter.ask("total"), "10");
+}

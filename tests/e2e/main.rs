@@ -1,0 +1,13 @@
+//! Real tools on real programs, as an ordinary user: each test is a story that
+//! a user could type. What can be said with the kernel too is said twice and
+//! compared.
+
+mod children;
+mod death;
+mod errors;
+mod known;
+mod libraries;
+mod oracle;
+mod order;
+mod unwind;
+mod views;
