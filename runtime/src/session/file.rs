@@ -1,0 +1,346 @@
+//! Files by raw system calls: in a tool and in a target the libc functions
+//! may be intercepted or probed. It knows no session.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use uapi::Errno;
+
+/// A kernel call with the errno as the error.
+///
+/// # Safety
+/// As the system call `nr` demands of its arguments.
+pub(crate) unsafe fn call(nr: libc::c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: the caller vouches for the arguments.
+    let ret = unsafe {
+        shm::sys::syscall6(
+            nr as usize,
+            args[0],
+            args[1],
+            args[2],
+            args[3],
+            args[4],
+            args[5],
+        )
+    };
+    let ret = ret as isize;
+    if (-4095..0).contains(&ret) {
+        Err(Errno(-ret as i32))
+    } else {
+        Ok(ret as usize)
+    }
+}
+
+/// `path` for the kernel; a path with a zero byte names nothing.
+pub(crate) fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::ENOENT)
+}
+
+/// What fstat(2) says, as far as we look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Device number, kernel encoding of `st_dev`.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Number of names.
+    pub nlink: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+fn stat_at(dirfd: RawFd, path: &CStr, flags: i32) -> Result<Stat, Errno> {
+    // SAFETY: an all-zero stat is a valid value.
+    let mut raw: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel reads `path` up to its zero and writes one stat.
+    unsafe {
+        call(
+            libc::SYS_newfstatat,
+            [
+                dirfd as usize,
+                path.as_ptr() as usize,
+                &raw mut raw as usize,
+                flags as usize,
+                0,
+                0,
+            ],
+        )
+    }?;
+    Ok(Stat {
+        dev: raw.st_dev,
+        ino: raw.st_ino,
+        mode: raw.st_mode,
+        uid: raw.st_uid,
+        nlink: raw.st_nlink,
+        size: raw.st_size as u64,
+    })
+}
+
+/// stat(2): follows symbolic links.
+pub fn stat(path: &CStr) -> Result<Stat, Errno> {
+    stat_at(libc::AT_FDCWD, path, 0)
+}
+
+/// lstat(2).
+pub(crate) fn lstat(path: &CStr) -> Result<Stat, Errno> {
+    stat_at(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW)
+}
+
+/// fstat(2).
+pub(crate) fn fstat(fd: &OwnedFd) -> Result<Stat, Errno> {
+    stat_at(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+/// open(2) with `O_CLOEXEC` added.
+pub(crate) fn open(path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel reads `path` up to its zero.
+    let fd = unsafe {
+        call(
+            libc::SYS_openat,
+            [
+                libc::AT_FDCWD as usize,
+                path.as_ptr() as usize,
+                (flags | libc::O_CLOEXEC) as usize,
+                mode as usize,
+                0,
+                0,
+            ],
+        )
+    }?;
+    // SAFETY: the kernel just gave us this fd; nobody else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The whole of a small file (proc and sysfs), at most `limit` bytes.
+pub fn read_small(path: &CStr, limit: usize) -> Result<Vec<u8>, Errno> {
+    let fd = open(path, libc::O_RDONLY, 0)?;
+    let mut bytes = Vec::new();
+    let mut chunk = [0u8; 4096];
+    while bytes.len() < limit {
+        // SAFETY: the kernel writes at most the chunk's length into it.
+        let n = unsafe {
+            call(
+                libc::SYS_read,
+                [
+                    fd.as_raw_fd() as usize,
+                    chunk.as_mut_ptr() as usize,
+                    chunk.len(),
+                    0,
+                    0,
+                    0,
+                ],
+            )
+        };
+        match n {
+            Ok(0) => break,
+            Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    bytes.truncate(limit);
+    Ok(bytes)
+}
+
+fn path_call(nr: libc::c_long, path: &CStr, third: usize) -> Result<(), Errno> {
+    // SAFETY: the kernel reads `path` up to its zero; only calls of the
+    // shape (dirfd, path, number) come here.
+    unsafe {
+        call(
+            nr,
+            [
+                libc::AT_FDCWD as usize,
+                path.as_ptr() as usize,
+                third,
+                0,
+                0,
+                0,
+            ],
+        )
+    }
+    .map(drop)
+}
+
+/// mkdir(2).
+pub(crate) fn mkdir(path: &CStr, mode: u32) -> Result<(), Errno> {
+    path_call(libc::SYS_mkdirat, path, mode as usize)
+}
+
+/// chmod(2).
+pub(crate) fn chmod(path: &CStr, mode: u32) -> Result<(), Errno> {
+    path_call(libc::SYS_fchmodat, path, mode as usize)
+}
+
+/// Whether the effective user may write in a directory.
+pub(crate) fn access_write(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads `path` up to its zero.
+    unsafe {
+        call(
+            libc::SYS_faccessat2,
+            [
+                libc::AT_FDCWD as usize,
+                path.as_ptr() as usize,
+                (libc::W_OK | libc::X_OK) as usize,
+                libc::AT_EACCESS as usize,
+                0,
+                0,
+            ],
+        )
+    }
+    .map(drop)
+    .or_else(|errno| match errno {
+        // Linux before 5.8: the first real use will tell.
+        Errno::ENOSYS => Ok(()),
+        errno => Err(errno),
+    })
+}
+
+/// unlink(2).
+pub(crate) fn unlink(path: &CStr) -> Result<(), Errno> {
+    path_call(libc::SYS_unlinkat, path, 0)
+}
+
+/// rmdir(2).
+pub(crate) fn rmdir(path: &CStr) -> Result<(), Errno> {
+    path_call(libc::SYS_unlinkat, path, libc::AT_REMOVEDIR as usize)
+}
+
+/// rename(2).
+pub(crate) fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads both paths up to their zeros.
+    unsafe {
+        call(
+            libc::SYS_renameat,
+            [
+                libc::AT_FDCWD as usize,
+                from.as_ptr() as usize,
+                libc::AT_FDCWD as usize,
+                to.as_ptr() as usize,
+                0,
+                0,
+            ],
+        )
+    }
+    .map(drop)
+}
+
+fn fd_call(nr: libc::c_long, fd: &OwnedFd, args: [usize; 3]) -> Result<usize, Errno> {
+    // SAFETY: only calls whose arguments after the fd are numbers come here.
+    unsafe {
+        call(
+            nr,
+            [fd.as_raw_fd() as usize, args[0], args[1], args[2], 0, 0],
+        )
+    }
+}
+
+/// flock(2).
+pub(crate) fn flock(fd: &OwnedFd, operation: i32) -> Result<(), Errno> {
+    fd_call(libc::SYS_flock, fd, [operation as usize, 0, 0]).map(drop)
+}
+
+/// ftruncate(2).
+pub(crate) fn ftruncate(fd: &OwnedFd, bytes: u64) -> Result<(), Errno> {
+    fd_call(libc::SYS_ftruncate, fd, [bytes as usize, 0, 0]).map(drop)
+}
+
+/// fallocate(2).
+pub(crate) fn fallocate(fd: &OwnedFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
+    fd_call(
+        libc::SYS_fallocate,
+        fd,
+        [mode as usize, offset as usize, len as usize],
+    )
+    .map(drop)
+}
+
+/// The same open file under a number of at least `least`, where tools that
+/// close the low numbers do not meet it; the given one when there is no room.
+pub(crate) fn move_up(fd: OwnedFd, least: RawFd) -> OwnedFd {
+    match fd_call(
+        libc::SYS_fcntl,
+        &fd,
+        [libc::F_DUPFD_CLOEXEC as usize, least as usize, 0],
+    ) {
+        // SAFETY: the kernel just gave us this fd; nobody else closes it.
+        Ok(high) => unsafe { OwnedFd::from_raw_fd(high as RawFd) },
+        Err(_) => fd,
+    }
+}
+
+/// Bytes an unprivileged user can still allocate in the file's file system.
+pub(crate) fn free_bytes(fd: &OwnedFd) -> Result<u64, Errno> {
+    // SAFETY: an all-zero statfs is a valid value.
+    let mut raw: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one statfs.
+    unsafe {
+        call(
+            libc::SYS_fstatfs,
+            [fd.as_raw_fd() as usize, &raw mut raw as usize, 0, 0, 0, 0],
+        )
+    }?;
+    // A tmpfs without a size limit reports no blocks at all.
+    if raw.f_blocks == 0 {
+        return Ok(u64::MAX);
+    }
+    Ok(raw.f_bavail.saturating_mul(raw.f_bsize as u64))
+}
+
+/// Calls `each` with every name in a directory but `.` and `..`. Does not
+/// allocate, so the sweeper may use it after fork.
+pub(crate) fn for_each_name(dir: &OwnedFd, mut each: impl FnMut(&CStr)) -> Result<(), Errno> {
+    const HEADER: usize = 19; // d_ino, d_off, d_reclen, d_type (getdents64(2))
+    #[repr(align(8))]
+    struct Buffer([u8; 4096]);
+    let mut buffer = Buffer([0; 4096]);
+    loop {
+        // SAFETY: the kernel writes at most the buffer's length into it.
+        let got = unsafe {
+            call(
+                libc::SYS_getdents64,
+                [
+                    dir.as_raw_fd() as usize,
+                    buffer.0.as_mut_ptr() as usize,
+                    buffer.0.len(),
+                    0,
+                    0,
+                    0,
+                ],
+            )
+        }?;
+        if got == 0 {
+            return Ok(());
+        }
+        let mut rest = buffer.0.get(..got).unwrap_or_default();
+        while let Some(record) = rest.get(16..18) {
+            let len = usize::from(u16::from_ne_bytes([record[0], record[1]]));
+            let Some(name) = rest.get(HEADER..len) else {
+                break;
+            };
+            if let Ok(name) = CStr::from_bytes_until_nul(name)
+                && !matches!(name.to_bytes(), b"." | b"..")
+            {
+                each(name);
+            }
+            rest = rest.get(len..).unwrap_or_default();
+        }
+    }
+}
+
+/// Effective user id.
+pub(crate) fn euid() -> u32 {
+    // SAFETY: geteuid(2) has no arguments.
+    unsafe { call(libc::SYS_geteuid, [0; 6]) }.unwrap_or(0) as u32
+}
+
+/// The calling process.
+pub(crate) fn pid() -> i32 {
+    // SAFETY: getpid(2) has no arguments.
+    unsafe { call(libc::SYS_getpid, [0; 6]) }.unwrap_or(0) as i32
+}

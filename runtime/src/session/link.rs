@@ -1,0 +1,134 @@
+//! What a link asks: which program runs at which file offset of which
+//! processes. It knows no process that answers.
+
+use super::objects::{Pod, text};
+
+/// Where in a function's life a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LinkKind {
+    /// Before the instruction at the offset.
+    Uprobe = 0,
+    /// When the function at the offset returns.
+    Uretprobe = 1,
+}
+
+/// A link as a tool asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// Entry or return.
+    pub kind: LinkKind,
+    /// Object id of the program.
+    pub prog: u32,
+    /// Device of the probed file, as stat(2) gives it.
+    pub dev: u64,
+    /// Inode of the probed file.
+    pub ino: u64,
+    /// Path the tool gave, for people; cut to [`MAX_PATH`] bytes.
+    pub path: String,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Only this process (tgid); -1 means all.
+    pub pid: i32,
+    /// What `bpf_get_attach_cookie` returns.
+    pub cookie: u64,
+    /// Whether hits run the program.
+    pub enabled: bool,
+    /// File offset of a USDT semaphore, or 0.
+    pub ref_ctr_offset: u64,
+}
+
+/// Most bytes of [`LinkSpec::path`] that reach a target.
+pub const MAX_PATH: usize = 255;
+
+/// A link in the `objects` file; whether it is enabled is the record's state.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct LinkBody {
+    kind: u32,
+    prog: u32,
+    dev: u64,
+    ino: u64,
+    offset: u64,
+    cookie: u64,
+    ref_ctr_offset: u64,
+    pid: i32,
+    path_len: u32,
+    path: [u8; MAX_PATH + 1],
+}
+
+const _: () = assert!(size_of::<LinkBody>() == 56 + MAX_PATH + 1);
+const _: () = assert!(size_of::<LinkBody>() <= super::objects::BODY);
+
+// SAFETY: repr(C), numbers only, and the size shows that there is no padding.
+unsafe impl Pod for LinkBody {}
+
+impl LinkBody {
+    pub fn new(spec: &LinkSpec) -> LinkBody {
+        let mut path = [0u8; MAX_PATH + 1];
+        let mut end = spec.path.len().min(MAX_PATH);
+        while !spec.path.is_char_boundary(end) {
+            end -= 1;
+        }
+        for (to, from) in path.iter_mut().zip(spec.path.bytes().take(end)) {
+            *to = from;
+        }
+        LinkBody {
+            kind: spec.kind as u32,
+            prog: spec.prog,
+            dev: spec.dev,
+            ino: spec.ino,
+            offset: spec.offset,
+            cookie: spec.cookie,
+            ref_ctr_offset: spec.ref_ctr_offset,
+            pid: spec.pid,
+            path_len: end as u32,
+            path,
+        }
+    }
+
+    /// The spec, if the bytes are one.
+    pub fn spec(&self, enabled: bool) -> Option<LinkSpec> {
+        Some(LinkSpec {
+            kind: match self.kind {
+                0 => LinkKind::Uprobe,
+                1 => LinkKind::Uretprobe,
+                _ => return None,
+            },
+            prog: self.prog,
+            dev: self.dev,
+            ino: self.ino,
+            path: text(&self.path),
+            offset: self.offset,
+            pid: self.pid,
+            cookie: self.cookie,
+            enabled,
+            ref_ctr_offset: self.ref_ctr_offset,
+        })
+    }
+}
+
+/// A program's head in the `objects` file; its bytecode is the payload.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ProgramBody {
+    pub prog_type: u32,
+    pub expected_attach_type: u32,
+    pub prog_flags: u32,
+    pub gpl: u32,
+    pub name: [u8; 64],
+}
+
+// SAFETY: repr(C), 4-byte numbers and bytes in a multiple of 4: no padding.
+unsafe impl Pod for ProgramBody {}
+
+/// A perf ring in the `objects` file.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RingBody {
+    pub data_pages: u32,
+    pub wakeup_events: u32,
+}
+
+// SAFETY: repr(C), two 4-byte numbers: no padding.
+unsafe impl Pod for RingBody {}

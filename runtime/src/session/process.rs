@@ -1,0 +1,149 @@
+//! Who a process is: its pid and start time together name it until the next
+//! boot. It knows no session.
+
+use std::ffi::CString;
+
+use uapi::Errno;
+
+use super::file;
+
+/// A process, distinguishable from a later one that got the same pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessId {
+    /// Process id (tgid).
+    pub pid: i32,
+    /// Start time in clock ticks since boot, its low 40 bits.
+    pub start: u64,
+}
+
+/// Bits of a packed id that hold the start time: 348 years at 100 Hz. The
+/// remaining 24 hold a pid, of which the kernel uses 22 (`PID_MAX_LIMIT`).
+const START_BITS: u32 = 40;
+
+impl ProcessId {
+    /// The calling process.
+    ///
+    /// # Errors
+    /// As [`ProcessId::of`].
+    pub fn current() -> Result<ProcessId, Errno> {
+        ProcessId::of(file::pid())
+    }
+
+    /// The process that has `pid` now.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` without one; `EINVAL` when /proc is not as known.
+    pub fn of(pid: i32) -> Result<ProcessId, Errno> {
+        let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::EINVAL)?;
+        let stat = file::read_small(&path, 4096)?;
+        let (start, state) = parse_stat(&stat).ok_or(Errno::EINVAL)?;
+        if matches!(state, b'Z' | b'X' | b'x') {
+            return Err(Errno::ESRCH);
+        }
+        Ok(ProcessId {
+            pid,
+            start: start & ((1 << START_BITS) - 1),
+        })
+    }
+
+    /// Whether this very process still runs.
+    pub fn alive(self) -> bool {
+        match ProcessId::of(self.pid) {
+            Ok(now) => now == self,
+            Err(Errno::ENOENT | Errno::ESRCH) => false,
+            // /proc cannot be read: better a stale entry than a lost one.
+            Err(_) => true,
+        }
+    }
+
+    /// One word that is never 0 for a real process.
+    pub(crate) fn pack(self) -> u64 {
+        (self.pid as u64) << START_BITS | self.start
+    }
+
+    /// The process a word names.
+    pub(crate) fn unpack(word: u64) -> ProcessId {
+        ProcessId {
+            pid: (word >> START_BITS) as i32,
+            start: word & ((1 << START_BITS) - 1),
+        }
+    }
+}
+
+/// Start time (field 22) and state (field 3) of a `/proc/PID/stat` line. The
+/// command name in field 2 may hold any byte, so fields count from the last `)`.
+fn parse_stat(line: &[u8]) -> Option<(u64, u8)> {
+    let name_end = line.iter().rposition(|&b| b == b')')?;
+    let mut fields = line
+        .get(name_end + 1..)?
+        .split(|&b| b == b' ')
+        .filter(|f| !f.is_empty());
+    let state = *fields.next()?.first()?;
+    let start = std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()?;
+    Some((start, state))
+}
+
+/// Number of possible CPUs, as libbpf's `libbpf_num_possible_cpus` counts
+/// them: per-CPU values have this many copies.
+pub fn possible_cpus() -> u32 {
+    file::read_small(c"/sys/devices/system/cpu/possible", 4096)
+        .ok()
+        .and_then(|text| parse_cpu_list(&text))
+        .or_else(|| {
+            std::thread::available_parallelism()
+                .ok()
+                .map(|n| n.get() as u32)
+        })
+        .unwrap_or(1)
+        .clamp(1, super::data::MAX_CPUS)
+}
+
+/// One above the highest CPU of a list like `0-3,8`.
+fn parse_cpu_list(text: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let mut highest = None;
+    for range in text.split(',') {
+        let last: u32 = range.rsplit('-').next()?.parse().ok()?;
+        highest = highest.max(Some(last));
+    }
+    highest?.checked_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_itself_and_survives_packing() {
+        let me = ProcessId::current().unwrap();
+        assert_eq!(me.pid as u32, std::process::id());
+        assert!(me.start > 0);
+        assert!(me.alive());
+        assert_eq!(ProcessId::unpack(me.pack()), me);
+    }
+
+    #[test]
+    fn another_start_time_is_another_process() {
+        let me = ProcessId::current().unwrap();
+        let earlier = ProcessId {
+            start: me.start - 1,
+            ..me
+        };
+        assert!(!earlier.alive());
+    }
+
+    #[test]
+    fn command_name_with_parenthesis() {
+        let line = b"12 (a) (b)) S 1 12 12 0 -1 4194560 95 0 0 0 0 0 0 0 20 0 1 0 77 2 3";
+        assert_eq!(parse_stat(line), Some((77, b'S')));
+        assert_eq!(parse_stat(b"12 (a"), None);
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(parse_cpu_list(b"0-3\n"), Some(4));
+        assert_eq!(parse_cpu_list(b"0"), Some(1));
+        assert_eq!(parse_cpu_list(b"0-1,8-11\n"), Some(12));
+        assert_eq!(parse_cpu_list(b""), None);
+    }
+}

@@ -1,0 +1,294 @@
+//! Removing sessions whose tool is gone: at once by the sweeper process, else
+//! by whoever comes along. It knows the file names of a session, not its content.
+
+use std::ffi::{CStr, CString, OsString};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use uapi::Errno;
+
+use super::{Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file, roster};
+
+/// Removes the sessions whose tool has ended, and the sessions directory when
+/// it is empty then. Sessions of living tools are left alone.
+pub fn sweep(dirs: &Dirs) {
+    for name in names(&dirs.sessions) {
+        sweep_one(&dirs.sessions.join(name));
+    }
+    if let Ok(path) = file::c_path(&dirs.sessions) {
+        // Fails while a session is left.
+        let _ = file::rmdir(&path);
+    }
+}
+
+/// Names of the sessions in a directory, finished or being made.
+pub(super) fn names(sessions: &Path) -> Vec<OsString> {
+    let mut found = Vec::new();
+    let Ok(dir) = file::c_path(sessions).and_then(|path| open_dir(&path)) else {
+        return found;
+    };
+    // A directory that cannot be read to its end is swept another time.
+    let _ = file::for_each_name(&dir, |name| {
+        if session_pid(name.to_bytes()).is_some() {
+            found.push(std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned());
+        }
+    });
+    found
+}
+
+/// The pid in a session's name: `PID-N`, or `.new-PID-N` while it is made.
+fn session_pid(name: &[u8]) -> Option<i32> {
+    let name = name.strip_prefix(NEW_PREFIX.as_bytes()).unwrap_or(name);
+    let name = std::str::from_utf8(name).ok()?;
+    let (pid, number) = name.split_once('-')?;
+    number.parse::<u32>().ok()?;
+    pid.parse().ok().filter(|&pid| pid > 0)
+}
+
+fn open_dir(path: &CStr) -> Result<OwnedFd, Errno> {
+    file::open(
+        path,
+        libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
+        0,
+    )
+}
+
+fn sweep_one(path: &Path) {
+    let Ok(directory) = file::c_path(path) else {
+        return;
+    };
+    let Ok(objects) = file::c_path(&path.join(OBJECTS)) else {
+        return;
+    };
+    match file::open(&objects, libc::O_RDONLY | libc::O_NOFOLLOW, 0) {
+        Ok(fd) => {
+            if file::flock(&fd, libc::LOCK_EX | libc::LOCK_NB).is_ok() && !being_made(path) {
+                remove(&directory);
+            }
+        }
+        // Without `objects`: being made, or half removed by a killed sweeper.
+        Err(Errno::ENOENT) if !being_made(path) => remove(&directory),
+        Err(_) => {}
+    }
+}
+
+/// Whether a living process with the pid in the name may be at work on it. A
+/// name without the prefix is complete, so its lock alone decides.
+fn being_made(path: &Path) -> bool {
+    let name = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
+    name.starts_with(NEW_PREFIX.as_bytes())
+        && session_pid(name).is_some_and(|pid| ProcessId::of(pid).is_ok())
+}
+
+/// Removes a session's directory and the files in it. Does not allocate.
+pub(super) fn remove(directory: &CStr) {
+    let Ok(dir) = open_dir(directory) else { return };
+    // Unlinking while reading may skip names; the second round finds them.
+    for _ in 0..2 {
+        // SAFETY: rewinds our own directory fd.
+        let _ = unsafe {
+            file::call(
+                libc::SYS_lseek,
+                [
+                    dir.as_raw_fd() as usize,
+                    0,
+                    libc::SEEK_SET as usize,
+                    0,
+                    0,
+                    0,
+                ],
+            )
+        };
+        // What cannot be unlinked stays, and rmdir says so to nobody.
+        let _ = file::for_each_name(&dir, |name| {
+            // SAFETY: the kernel reads `name` up to its zero.
+            let _ = unsafe {
+                file::call(
+                    libc::SYS_unlinkat,
+                    [dir.as_raw_fd() as usize, name.as_ptr() as usize, 0, 0, 0, 0],
+                )
+            };
+        });
+    }
+    let _ = file::rmdir(directory);
+}
+
+/// What the sweeper needs after fork, where it may not allocate.
+struct Orders {
+    objects: CString,
+    directory: CString,
+    sessions: CString,
+    /// The command line in the (copied) stack, to be overwritten.
+    arguments: Option<(usize, usize)>,
+}
+
+/// Starts the sweeper of a session: a process of its own that removes the
+/// session when the tool ends, however it ends. Call it while no other thread
+/// of the tool depends on it being quick: the address space is copied once.
+///
+/// # Errors
+/// When the process table is full.
+pub fn spawn_sweeper(session: &Session) -> Result<(), SessionError> {
+    let path =
+        |path: &Path| file::c_path(path).map_err(|errno| SessionError::file("name", path, errno));
+    let orders = Orders {
+        objects: path(&session.path().join(OBJECTS))?,
+        directory: path(session.path())?,
+        sessions: path(&session.dirs().sessions)?,
+        arguments: argument_range(),
+    };
+    let roster = session.roster();
+    // No exit signal: neither SIGCHLD nor wait(2) of the tool shows the child.
+    // SAFETY: the child runs only `shed` and `watch`, which make raw system
+    // calls on memory of their own and never return.
+    let child = unsafe { fork() }.map_err(SessionError::Sweeper)?;
+    if child == 0 {
+        // A second fork, so that the sweeper is nobody's child.
+        // SAFETY: as above.
+        match unsafe { fork() } {
+            Ok(0) => watch(&orders, roster),
+            _ => exit(),
+        }
+    }
+    loop {
+        // SAFETY: waits for our own child and wants no status.
+        let waited = unsafe {
+            file::call(
+                libc::SYS_wait4,
+                [child as usize, 0, libc::__WALL as usize, 0, 0, 0],
+            )
+        };
+        if waited != Err(Errno::EINTR) {
+            return Ok(());
+        }
+    }
+}
+
+/// fork(2) without libc's handlers and without a signal at the child's end.
+///
+/// # Safety
+/// The child may only make raw system calls: other threads' locks are held
+/// for ever in its copy of the memory.
+unsafe fn fork() -> Result<i32, Errno> {
+    // SAFETY: no flags, no new stack: a plain copy of this process.
+    unsafe { file::call(libc::SYS_clone, [0; 6]) }.map(|pid| pid as i32)
+}
+
+fn exit() -> ! {
+    loop {
+        // SAFETY: ends this process; runs nothing of it.
+        let _ = unsafe { file::call(libc::SYS_exit_group, [0; 6]) };
+    }
+}
+
+/// The sweeper's life.
+fn watch(orders: &Orders, roster: &roster::Roster) -> ! {
+    leave_the_tool(orders);
+    if let Ok(fd) = file::open(&orders.objects, libc::O_RDONLY | libc::O_NOFOLLOW, 0) {
+        while file::flock(&fd, libc::LOCK_EX) == Err(Errno::EINTR) {}
+        // A tool that closed its session has removed it already.
+        if file::fstat(&fd).is_ok_and(|stat| stat.nlink > 0) {
+            remove(&orders.directory);
+            let _ = file::rmdir(&orders.sessions);
+            roster.bump();
+        }
+    }
+    exit()
+}
+
+/// Lets go of everything the fork copied: terminal, signals, directory, fds,
+/// name. Errors change nothing: the sweeper does its work all the same.
+fn leave_the_tool(orders: &Orders) {
+    const NAME: &CStr = c"bpftime-sweeper";
+    let all_signals = u64::MAX;
+    // SAFETY: the kernel reads the 8-byte mask; blocked signals neither run
+    // the tool's handlers nor end this process.
+    let _ = unsafe {
+        file::call(
+            libc::SYS_rt_sigprocmask,
+            [
+                libc::SIG_SETMASK as usize,
+                &raw const all_signals as usize,
+                0,
+                size_of::<u64>(),
+                0,
+                0,
+            ],
+        )
+    };
+    // SAFETY: setsid(2) has no arguments; prctl and chdir read constants.
+    let _ = unsafe {
+        (
+            file::call(libc::SYS_setsid, [0; 6]),
+            file::call(
+                libc::SYS_prctl,
+                [
+                    libc::PR_SET_NAME as usize,
+                    NAME.as_ptr() as usize,
+                    0,
+                    0,
+                    0,
+                    0,
+                ],
+            ),
+            file::call(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]),
+        )
+    };
+    close_all();
+    if let Some((start, end)) = orders.arguments {
+        let mut name = NAME.to_bytes().iter();
+        for address in start..end {
+            // SAFETY: the kernel named this range of our stack as the
+            // arguments; nothing in this process reads them any more.
+            unsafe { *(address as *mut u8) = name.next().copied().unwrap_or(0) };
+        }
+    }
+}
+
+/// Closes every fd: one of the tool's would keep its pipes or its lock open.
+fn close_all() {
+    // SAFETY: no value of this process that owns an fd is used hereafter.
+    if unsafe { file::call(libc::SYS_close_range, [0, u32::MAX as usize, 0, 0, 0, 0]) }.is_ok() {
+        return;
+    }
+    // Before Linux 5.9. Tools with more fds than this are not known.
+    const MANY: RawFd = 65_536;
+    for fd in 0..MANY {
+        // SAFETY: as above.
+        let _ = unsafe { file::call(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Fields 48 and 49 of /proc/self/stat: where the arguments lie.
+fn argument_range() -> Option<(usize, usize)> {
+    let stat = file::read_small(c"/proc/self/stat", 4096).ok()?;
+    let name_end = stat.iter().rposition(|&b| b == b')')?;
+    let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    let mut fields = fields.split_ascii_whitespace().skip(48 - 3);
+    let start = fields.next()?.parse().ok()?;
+    let end = fields.next()?.parse().ok()?;
+    (0 < start && start < end).then_some((start, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_names() {
+        assert_eq!(session_pid(b"12-0"), Some(12));
+        assert_eq!(session_pid(b".new-7-3"), Some(7));
+        for other in [&b"12"[..], b"-1-2", b"a-1", b"1-b", b"", b"0-1", b"..-1"] {
+            assert_eq!(session_pid(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn knows_where_the_arguments_lie() {
+        let (start, end) = argument_range().unwrap();
+        // SAFETY: the range is this test's own command line.
+        let line = unsafe { std::slice::from_raw_parts(start as *const u8, end - start) };
+        assert_eq!(line, std::fs::read("/proc/self/cmdline").unwrap());
+    }
+}

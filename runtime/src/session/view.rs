@@ -1,0 +1,261 @@
+//! A session as everyone but its tool sees it: targets, `bpftime status`.
+//! It reads `objects`, shares `data`, and trusts neither.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shm::{Access, Region, Segment};
+use uapi::{Errno, Insn};
+use vm::ProgramSpec;
+
+use super::data::{Data, LinkCounters};
+use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
+use super::objects::{ObjectKind, Objects, Place, Record, text};
+use super::process::ProcessId;
+use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, sweep};
+use crate::maps::{Map, MapSpec, PerfRing};
+
+/// A session opened for reading its objects and sharing its data.
+pub struct SessionView {
+    path: PathBuf,
+    /// Device and inode of `objects`: tells this session from a later one of
+    /// the same name.
+    identity: (u64, u64),
+    objects: Objects,
+    data: Data,
+    maps: Mutex<HashMap<u32, Arc<Map>>>,
+    rings: Mutex<HashMap<u32, Arc<PerfRing>>>,
+}
+
+impl SessionView {
+    /// Opens the session in `path`.
+    ///
+    /// # Errors
+    /// When it has ended, belongs to someone else, or is of another version.
+    pub fn open(path: &Path) -> Result<SessionView, SessionError> {
+        let objects_path = path.join(OBJECTS);
+        let identity = identity(&objects_path)
+            .map_err(|errno| SessionError::file("open", &objects_path, errno))?;
+        let layout = |what, path: &Path| SessionError::Layout {
+            what,
+            path: path.to_owned(),
+        };
+        let region = whole(&objects_path, Access::ReadOnly)?;
+        let objects = Objects::open(region).ok_or_else(|| layout("session", &objects_path))?;
+        let data_path = path.join(DATA);
+        let region = whole(&data_path, Access::ReadWrite)?;
+        let data = Data::new(region).ok_or_else(|| layout("session", &data_path))?;
+        let view = SessionView {
+            path: path.to_owned(),
+            identity,
+            objects,
+            data,
+            maps: Mutex::default(),
+            rings: Mutex::default(),
+        };
+        if view.alive() {
+            Ok(view)
+        } else {
+            Err(SessionError::Ended { path: view.path })
+        }
+    }
+
+    /// The session's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the tool still holds its lock. Costs four system calls and
+    /// keeps no fd.
+    pub fn alive(&self) -> bool {
+        is_locked(&self.path.join(OBJECTS)) == Some(self.identity)
+    }
+
+    /// Changes with every change of an object.
+    pub fn changes(&self) -> u32 {
+        self.objects.changes()
+    }
+
+    /// Copies of each per-CPU value, and number of vCPUs.
+    pub fn nr_cpus(&self) -> u32 {
+        self.objects.nr_cpus()
+    }
+
+    /// The tool.
+    pub fn owner(&self) -> ProcessId {
+        ProcessId::unpack(self.objects.owner())
+    }
+
+    /// Command name of the tool.
+    pub fn command(&self) -> String {
+        self.objects.command()
+    }
+
+    /// All links, in the order of their table indices.
+    pub fn links(&self) -> Vec<(u32, LinkSpec)> {
+        self.objects
+            .all(ObjectKind::Link)
+            .filter_map(|record| {
+                let spec = record.body::<LinkBody>()?.spec(record.state != 0)?;
+                Some((record.id, spec))
+            })
+            .collect()
+    }
+
+    /// All programs, without their instructions.
+    pub fn programs(&self) -> Vec<(u32, ProgramSpec)> {
+        self.objects
+            .all(ObjectKind::Program)
+            .filter_map(|record| Some((record.id, program_head(&record)?)))
+            .collect()
+    }
+
+    /// All maps' specs.
+    pub fn maps(&self) -> Vec<(u32, MapSpec)> {
+        self.objects
+            .all(ObjectKind::Map)
+            .filter_map(|record| Some((record.id, record.body()?)))
+            .collect()
+    }
+
+    /// A program.
+    pub fn program(&self, id: u32) -> Option<ProgramSpec> {
+        program(&self.objects, id)
+    }
+
+    /// A map's spec, without opening it.
+    pub fn map_spec(&self, id: u32) -> Option<MapSpec> {
+        self.objects.find(id, ObjectKind::Map)?.body()
+    }
+
+    /// A map; opened once and kept until [`SessionView::forget_removed`].
+    pub fn map(&self, id: u32) -> Option<Arc<Map>> {
+        let record = self.objects.find(id, ObjectKind::Map)?;
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = maps.get(&id) {
+            return Some(map.clone());
+        }
+        let storage = match record.place {
+            Place::Data => self.data.storage(record.offset, record.len)?,
+            Place::Array => {
+                let path = self.path.join(format!("{ARRAY_PREFIX}{id}"));
+                whole(&path, Access::ReadWrite).ok()?.sub(0, record.len)?
+            }
+            Place::Objects => return None,
+        };
+        let map = Arc::new(Map::open(record.body()?, storage, self.nr_cpus()).ok()?);
+        maps.insert(id, map.clone());
+        Some(map)
+    }
+
+    /// A perf ring; opened once and kept until [`SessionView::forget_removed`].
+    pub fn perf_ring(&self, id: u32) -> Option<Arc<PerfRing>> {
+        let record = self.objects.find(id, ObjectKind::PerfRing)?;
+        let body: RingBody = record.body()?;
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ring) = rings.get(&id) {
+            return Some(ring.clone());
+        }
+        let len = PerfRing::storage_size(body.data_pages);
+        if record.place != Place::Data || record.len < len {
+            return None;
+        }
+        let ring = Arc::new(PerfRing::open(self.data.storage(record.offset, len)?));
+        rings.insert(id, ring.clone());
+        Some(ring)
+    }
+
+    /// Ids of all perf rings.
+    pub fn perf_rings(&self) -> Vec<u32> {
+        self.objects
+            .all(ObjectKind::PerfRing)
+            .map(|record| record.id)
+            .collect()
+    }
+
+    /// Drops views of maps and rings that the tool has removed.
+    pub fn forget_removed(&self) {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|&id, _| self.objects.find(id, ObjectKind::Map).is_some());
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.retain(|&id, _| self.objects.find(id, ObjectKind::PerfRing).is_some());
+    }
+
+    /// Hit and miss counts of a link.
+    pub fn counters(&self, link: u32) -> Option<LinkCounters> {
+        self.data.counters(link)
+    }
+
+    /// The vCPU claims.
+    pub fn vcpus(&self) -> Option<Region> {
+        self.data.vcpus(self.nr_cpus())
+    }
+
+    /// The doorbell's page.
+    pub fn doorbell(&self) -> Option<Region> {
+        self.data.doorbell()
+    }
+}
+
+/// A program of an `objects` file, if its record and bytecode are sane.
+pub(super) fn program(objects: &Objects, id: u32) -> Option<ProgramSpec> {
+    let record = objects.find(id, ObjectKind::Program)?;
+    let mut spec = program_head(&record)?;
+    spec.insns = objects
+        .bytecode(&record)?
+        .chunks_exact(8)
+        .filter_map(|chunk| chunk.try_into().ok().map(Insn::from_bytes))
+        .collect();
+    Some(spec)
+}
+
+fn program_head(record: &Record) -> Option<ProgramSpec> {
+    let body: ProgramBody = record.body()?;
+    Some(ProgramSpec {
+        name: text(&body.name),
+        prog_type: body.prog_type,
+        expected_attach_type: body.expected_attach_type,
+        prog_flags: body.prog_flags,
+        gpl: body.gpl != 0,
+        insns: Vec::new(),
+    })
+}
+
+/// A whole file as one region.
+pub(super) fn whole(path: &Path, access: Access) -> Result<Region, SessionError> {
+    let failed = |errno| SessionError::file("open", path, errno);
+    let name = file::c_path(path).map_err(failed)?;
+    let segment = Segment::open(&name, access)
+        .map_err(|error| failed(Errno(error.raw_os_error().unwrap_or(0))))?;
+    segment
+        .region(0, segment.len())
+        .ok_or_else(|| failed(Errno::EINVAL))
+}
+
+fn identity(path: &Path) -> Result<(u64, u64), Errno> {
+    let stat = file::lstat(&file::c_path(path)?)?;
+    Ok((stat.dev, stat.ino))
+}
+
+/// Device and inode of an `objects` file that its tool holds locked.
+pub(super) fn is_locked(path: &Path) -> Option<(u64, u64)> {
+    let name: CString = file::c_path(path).ok()?;
+    let fd = file::open(&name, libc::O_RDONLY | libc::O_NOFOLLOW, 0).ok()?;
+    let stat = file::fstat(&fd).ok()?;
+    // Shared, so that two processes that look at once do not see each other.
+    let locked = file::flock(&fd, libc::LOCK_SH | libc::LOCK_NB) == Err(Errno::EAGAIN);
+    (locked && stat.nlink > 0).then_some((stat.dev, stat.ino))
+}
+
+/// Directories of all sessions whose tool lives, by name.
+pub fn list(dirs: &Dirs) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = sweep::names(&dirs.sessions)
+        .into_iter()
+        .map(|name| dirs.sessions.join(name))
+        .filter(|path| is_locked(&path.join(OBJECTS)).is_some())
+        .collect();
+    found.sort();
+    found
+}
