@@ -99,11 +99,17 @@ impl Session {
         let nr_cpus = possible_cpus();
         let objects_path = made.hidden.join(OBJECTS);
         let data_path = made.hidden.join(DATA);
-        let (objects_region, objects_fd) = create_file(&objects_path, objects::FILE_BYTES)?;
+        let (objects_region, mapped_fd) = create_file(&objects_path, objects::FILE_BYTES)?;
+        drop(mapped_fd);
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |errno| SessionError::file("write", &path, errno)
         };
+        // A file of its own for the lock: a mapping keeps the open file it was
+        // made from, and a forked child's copy of it the lock.
+        let objects_fd = file::c_path(&objects_path)
+            .and_then(|name| file::open(&name, libc::O_RDWR | libc::O_NOFOLLOW, 0))
+            .map_err(failed(&objects_path))?;
         file::fallocate(&objects_fd, 0, 0, 2 * data::PAGE).map_err(failed(&objects_path))?;
         file::flock(&objects_fd, libc::LOCK_EX | libc::LOCK_NB).map_err(failed(&objects_path))?;
         let mut bytes = data::FILE_BYTES;
