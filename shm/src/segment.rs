@@ -1,0 +1,205 @@
+//! A file that several processes map. It knows nothing of what lies in it.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::{PAGE, Region, sys};
+
+/// How a segment is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Loads only; a store through a region of it faults.
+    ReadOnly,
+    /// Loads and stores.
+    ReadWrite,
+}
+
+/// A mapped file. Clones share the mapping; the last one unmaps it.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    mapping: Arc<Mapping>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    pub(crate) base: *mut u8,
+    pub(crate) len: u64,
+    access: Access,
+}
+
+// SAFETY: a mapping is an address range; all access to it goes through
+// `Region`, which uses atomics and volatile copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map` and nothing refers to it any
+        // more: regions hold the mapping alive.
+        unsafe {
+            sys::syscall6(
+                libc::SYS_munmap as usize,
+                self.base as usize,
+                self.len as usize,
+                0,
+                0,
+                0,
+                0,
+            )
+        };
+    }
+}
+
+impl Segment {
+    /// Makes a new file of `bytes` (sparse: memory is used as pages are
+    /// touched), readable and writable by its owner only, and maps it whole.
+    ///
+    /// # Errors
+    /// As open(2), ftruncate(2) and mmap(2); EEXIST when the name is taken.
+    pub fn create(path: &CStr, bytes: u64) -> io::Result<(Segment, OwnedFd)> {
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+        let fd = open(path, flags)?;
+        // SAFETY: plain numbers.
+        check(unsafe {
+            sys::syscall6(
+                libc::SYS_ftruncate as usize,
+                fd.as_raw_fd() as usize,
+                bytes as usize,
+                0,
+                0,
+                0,
+                0,
+            )
+        })?;
+        Ok((map(&fd, bytes, Access::ReadWrite)?, fd))
+    }
+
+    /// Maps an existing file of ours whole. No fd is kept.
+    ///
+    /// # Errors
+    /// As open(2) and mmap(2); EACCES for a file of another user (root's are
+    /// accepted), EINVAL for anything but a regular file with contents.
+    pub fn open(path: &CStr, access: Access) -> io::Result<Segment> {
+        let flags = match access {
+            Access::ReadOnly => libc::O_RDONLY,
+            Access::ReadWrite => libc::O_RDWR,
+        };
+        let fd = open(path, flags | libc::O_NOFOLLOW)?;
+        let stat = fstat(&fd)?;
+        if stat.st_uid != sys::geteuid() && stat.st_uid != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size <= 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        map(&fd, stat.st_size as u64, access)
+    }
+
+    /// Bytes mapped.
+    #[expect(clippy::len_without_is_empty, reason = "an empty segment cannot be")]
+    pub fn len(&self) -> u64 {
+        self.mapping.len
+    }
+
+    /// How it is mapped.
+    pub fn access(&self) -> Access {
+        self.mapping.access
+    }
+
+    /// A checked range; `None` when it leaves the segment or `offset` is not
+    /// a multiple of 8.
+    pub fn region(&self, offset: u64, len: u64) -> Option<Region> {
+        Region::new(Arc::clone(&self.mapping), offset, len)
+    }
+}
+
+fn check(ret: isize) -> io::Result<usize> {
+    if ret < 0 {
+        Err(io::Error::from_raw_os_error(-ret as i32))
+    } else {
+        Ok(ret as usize)
+    }
+}
+
+fn open(path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads `path` up to its zero.
+    let fd = check(unsafe {
+        sys::syscall6(
+            libc::SYS_openat as usize,
+            libc::AT_FDCWD as usize,
+            path.as_ptr() as usize,
+            (flags | libc::O_CLOEXEC) as usize,
+            0o600,
+            0,
+            0,
+        )
+    })?;
+    // SAFETY: the kernel just gave us this fd.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn fstat(fd: &OwnedFd) -> io::Result<libc::stat> {
+    // SAFETY: all zeroes is a valid stat.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: the kernel writes one stat.
+    check(unsafe {
+        sys::syscall6(
+            libc::SYS_fstat as usize,
+            fd.as_raw_fd() as usize,
+            &raw mut stat as usize,
+            0,
+            0,
+            0,
+            0,
+        )
+    })?;
+    Ok(stat)
+}
+
+fn map(fd: &OwnedFd, bytes: u64, access: Access) -> io::Result<Segment> {
+    let len = bytes
+        .checked_next_multiple_of(PAGE)
+        .filter(|len| *len > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let prot = match access {
+        Access::ReadOnly => libc::PROT_READ,
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+    };
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let base = check(unsafe {
+        sys::syscall6(
+            libc::SYS_mmap as usize,
+            0,
+            len as usize,
+            prot as usize,
+            (libc::MAP_SHARED | libc::MAP_NORESERVE) as usize,
+            fd.as_raw_fd() as usize,
+            0,
+        )
+    })?;
+    // A core dump of a target must not carry a tool's data; a kernel that
+    // refuses the advice changes nothing else.
+    // SAFETY: the range was just mapped.
+    unsafe {
+        sys::syscall6(
+            libc::SYS_madvise as usize,
+            base,
+            len as usize,
+            libc::MADV_DONTDUMP as usize,
+            0,
+            0,
+            0,
+        )
+    };
+    let mapping = Mapping {
+        base: base as *mut u8,
+        len: bytes,
+        access,
+    };
+    Ok(Segment {
+        mapping: Arc::new(mapping),
+    })
+}

@@ -1,0 +1,163 @@
+//! System calls straight to the kernel: never through a libc function that a
+//! preloaded library intercepts or a probe sits on. Usable from trampolines:
+//! nothing here allocates, blocks longer than its call, or touches `errno`.
+
+use crate::arch;
+
+/// Any system call; the result is the kernel's (`-errno` on failure).
+///
+/// # Safety
+/// The arguments must be what system call `nr` demands.
+#[inline(always)]
+pub unsafe fn syscall6(
+    nr: usize,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> isize {
+    // SAFETY: passed on to our caller.
+    unsafe { arch::syscall6(nr, [a, b, c, d, e, f]) }
+}
+
+fn simple(nr: libc::c_long, a: usize, b: usize, c: usize) -> isize {
+    // SAFETY: used below only for calls that take plain numbers.
+    unsafe { arch::syscall6(nr as usize, [a, b, c, 0, 0, 0]) }
+}
+
+/// The process id in its own pid namespace.
+#[inline]
+pub fn getpid() -> i32 {
+    simple(libc::SYS_getpid, 0, 0, 0) as i32
+}
+
+/// The thread id in its own pid namespace.
+#[inline]
+pub fn gettid() -> i32 {
+    simple(libc::SYS_gettid, 0, 0, 0) as i32
+}
+
+/// Real user id.
+pub fn getuid() -> u32 {
+    simple(libc::SYS_getuid, 0, 0, 0) as u32
+}
+
+/// Real group id.
+pub fn getgid() -> u32 {
+    simple(libc::SYS_getgid, 0, 0, 0) as u32
+}
+
+/// Effective user id.
+pub fn geteuid() -> u32 {
+    simple(libc::SYS_geteuid, 0, 0, 0) as u32
+}
+
+/// Lets another thread run.
+pub fn sched_yield() {
+    simple(libc::SYS_sched_yield, 0, 0, 0);
+}
+
+/// Whether thread `tid` of process `pid` exists; one that we may not signal does.
+pub fn alive(pid: i32, tid: i32) -> bool {
+    pid > 0
+        && tid > 0
+        && simple(libc::SYS_tgkill, pid as usize, tid as usize, 0) != -(libc::ESRCH as isize)
+}
+
+/// Nanoseconds of a clock (`CLOCK_*`); 0 for a clock that does not exist.
+pub fn clock_ns(clock: i32) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes one timespec.
+    let ret = unsafe {
+        arch::syscall6(
+            libc::SYS_clock_gettime as usize,
+            [clock as usize, &raw mut time as usize, 0, 0, 0, 0],
+        )
+    };
+    if ret != 0 {
+        return 0;
+    }
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec as u64)
+}
+
+/// The CPU this thread runs on at the moment.
+pub fn getcpu() -> u32 {
+    let mut cpu = 0u32;
+    // SAFETY: the kernel writes one u32; node and cache may be null.
+    unsafe {
+        arch::syscall6(
+            libc::SYS_getcpu as usize,
+            [&raw mut cpu as usize, 0, 0, 0, 0, 0],
+        )
+    };
+    cpu
+}
+
+/// Copies `len` bytes from any address of this process; fails instead of
+/// faulting. Returns the bytes copied (the copy stops at the first bad page)
+/// or `-errno`.
+///
+/// # Safety
+/// `to` must be writable for `len` bytes.
+pub unsafe fn read_own(pid: i32, to: *mut u8, from: u64, len: usize) -> isize {
+    let local = libc::iovec {
+        iov_base: to.cast(),
+        iov_len: len,
+    };
+    let remote = libc::iovec {
+        iov_base: from as *mut libc::c_void,
+        iov_len: len,
+    };
+    // SAFETY: the caller vouches for `to`; the kernel checks `from`.
+    unsafe {
+        arch::syscall6(
+            libc::SYS_process_vm_readv as usize,
+            [
+                pid as usize,
+                &raw const local as usize,
+                1,
+                &raw const remote as usize,
+                1,
+                0,
+            ],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_agree_with_libc() {
+        assert_eq!(getpid() as u32, std::process::id());
+        assert!(alive(getpid(), gettid()));
+        assert!(!alive(getpid(), 0x3fff_ffff));
+    }
+
+    #[test]
+    fn bad_addresses_are_data() {
+        let mut to = [0u8; 16];
+        // SAFETY: `to` has 16 bytes.
+        let ret = unsafe { read_own(getpid(), to.as_mut_ptr(), 8, 16) };
+        assert_eq!(ret, -(libc::EFAULT as isize));
+        let from = *b"sixteen bytes ok";
+        // SAFETY: `to` has 16 bytes.
+        let ret = unsafe { read_own(getpid(), to.as_mut_ptr(), from.as_ptr() as u64, 16) };
+        assert_eq!((ret, to), (16, from));
+    }
+
+    #[test]
+    fn clocks_move() {
+        let before = clock_ns(libc::CLOCK_MONOTONIC);
+        assert!(before > 0 && clock_ns(libc::CLOCK_MONOTONIC) >= before);
+        assert_eq!(clock_ns(9999), 0);
+    }
+}
