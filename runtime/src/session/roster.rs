@@ -55,6 +55,8 @@ mod slot {
     /// Changes before and after `ERRORS` is written.
     pub const ERRORS_VERSION: u64 = 28;
     pub const COMMAND: u64 = 32;
+    /// Futex word that its owner sleeps on.
+    pub const WAKE: u64 = 48;
     pub const ERRORS: u64 = 64;
 }
 
@@ -184,7 +186,18 @@ impl Roster {
         let word = self.word(header::GENERATION);
         let generation = word.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         futex::wake(word, u32::MAX >> 1);
+        for index in 0..self.high() {
+            if self.owner_word(index).load(Ordering::Acquire) != 0 {
+                self.wake(index);
+            }
+        }
         generation
+    }
+
+    fn wake(&self, index: u32) {
+        let word = self.word(slot_at(index) + slot::WAKE);
+        word.fetch_add(1, Ordering::AcqRel);
+        futex::wake(word, u32::MAX >> 1);
     }
 
     fn high(&self) -> u32 {
@@ -464,6 +477,21 @@ impl AgentSlot {
             .word(base + slot::ACKED)
             .store(generation, Ordering::Release);
         roster.acked();
+    }
+
+    /// The word this process sleeps on: read it, look at everything, then
+    /// [`AgentSlot::sleep`] on what was read. Valid while the slot is.
+    pub fn wake_word(&self) -> &AtomicU32 {
+        self.roster.word(slot_at(self.index) + slot::WAKE)
+    }
+
+    /// Sleeps until the wake word is not `seen`, or for `timeout`; may also
+    /// return early.
+    pub fn sleep(&self, seen: u32, timeout: Option<Duration>) {
+        let word = self.wake_word();
+        if word.load(Ordering::Acquire) == seen {
+            futex::wait(word, seen, timeout);
+        }
     }
 
     /// Whether `bpftime detach` wants this process to be left alone.

@@ -194,18 +194,15 @@ fn publish_returns_when_agents_have_followed() {
             let roster = Roster::open(&dirs).unwrap();
             let slot = roster.join(Role::Agent).unwrap();
             joined.store(true, Ordering::Release);
-            let mut seen = roster.generation().wrapping_sub(1);
             while !stop.load(Ordering::Acquire) {
-                let generation = roster.wait(seen, Some(Duration::from_millis(100)));
-                if generation == seen {
-                    continue;
-                }
+                let seen = slot.wake_word().load(Ordering::Acquire);
+                let generation = roster.generation();
                 let hooks = list(&dirs)
                     .iter()
                     .map(|path| SessionView::open(path).unwrap().links().len())
                     .sum::<usize>();
                 slot.ack(generation, hooks as u32, 1, "because");
-                seen = generation;
+                slot.sleep(seen, Some(Duration::from_millis(100)));
             }
             slot.leave();
         });
