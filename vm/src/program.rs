@@ -57,13 +57,19 @@ impl VerifiedProgram {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Bit n is set when the ctx bytes `8n..8n+8` may be read.
+    /// Words from 63 on share the last bit.
     pub ctx_words_read: u64,
+    /// End of the last ctx byte that may be read directly.
+    pub ctx_bytes: u32,
     /// Ids of the helpers that may be called, ascending, without repetition.
     pub helpers: Vec<u32>,
     /// Ids of the maps that are referred to, ascending, without repetition.
     pub maps: Vec<u32>,
     /// Deepest stack over all call chains, in bytes.
     pub stack_bytes: u32,
+    /// Stack of each subprogram in bytes, a multiple of 16, in the order of
+    /// `subprograms`. A chain's frames add up to at most `stack_bytes`.
+    pub frame_bytes: Vec<u32>,
     /// First instruction of each subprogram, ascending; the first is 0.
     pub subprograms: Vec<u32>,
     /// Instructions that no path reaches; an engine may compile them to a trap.

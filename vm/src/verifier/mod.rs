@@ -2,12 +2,42 @@
 //! map store, no helper's code and no machine code: maps and prototypes reach
 //! it through [`Env`].
 
-mod log;
+//! Reading order: `tnum` and `range` (what is known of a number), `alu` and
+//! `branch` (what instructions do to that), `state` (registers and stack),
+//! `cfg` and `opcode` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
+//! `stack`, `call`, `compat` (one instruction), `prune` (when paths meet),
+//! `depth`, `log`.
+//!
+//! It follows the kernel's verifier (Linux 6.18) for a privileged loader:
+//! pointers may be stored and printed, uninitialised stack may be read. Where
+//! the kernel verifies a global function by its signature, we walk into it.
 
-use uapi::Errno;
+mod alu;
+mod branch;
+mod call;
+mod cfg;
+mod compat;
+mod depth;
+mod log;
+mod mem;
+mod opcode;
+mod pointer;
+mod prune;
+mod range;
+mod stack;
+mod state;
+mod step;
+mod tnum;
+mod walk;
+
+use uapi::{Errno, prog};
 
 use crate::helper::Proto;
 use crate::program::{ProgramSpec, VerifiedProgram};
+
+use cfg::Cfg;
+use log::Report;
+use walk::Walk;
 
 pub use log::Log;
 
@@ -62,14 +92,91 @@ pub fn verify(
     env: &dyn Env,
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
-    let _ = (spec, env);
-    let message = "no program is accepted yet".to_owned();
-    if let Some(log) = log {
-        log.line(&message);
+    let mut report = Report { log };
+    let fail = |(insn, fail): (usize, Fail), report: &mut Report| {
+        report.failure(&spec.insns, insn, &fail);
+        let mut message = fail.text;
+        if let Some(hint) = fail.hint {
+            message.push_str(": ");
+            message.push_str(hint);
+        }
+        VerifyError {
+            insn,
+            errno: fail.errno,
+            message,
+        }
+    };
+    if let Err(refusal) = check_type(spec.prog_type) {
+        return Err(fail((0, refusal), &mut report));
     }
-    Err(VerifyError {
-        insn: 0,
-        errno: Errno::EINVAL,
-        message,
-    })
+    let cfg = match Cfg::build(&spec.insns, env) {
+        Ok(cfg) => cfg,
+        Err(at) => return Err(fail(at, &mut report)),
+    };
+    let mut walk = Walk::new(&spec, env, &cfg);
+    let result = match walk.run() {
+        Ok(()) => walk.check_depth(),
+        Err(refusal) => Err(refusal),
+    };
+    let counts = walk.counts;
+    match result {
+        Ok(stack_bytes) => {
+            let facts = walk.facts(stack_bytes);
+            report.counts(&counts);
+            Ok(VerifiedProgram { spec, facts })
+        }
+        Err(refusal) => {
+            let error = fail((walk.at, refusal), &mut report);
+            report.counts(&counts);
+            Err(error)
+        }
+    }
+}
+
+/// Program types whose context we know.
+fn check_type(prog_type: u32) -> Result<(), Fail> {
+    match prog_type {
+        prog::BPF_PROG_TYPE_KPROBE
+        | prog::BPF_PROG_TYPE_TRACEPOINT
+        | prog::BPF_PROG_TYPE_RAW_TRACEPOINT
+        | prog::BPF_PROG_TYPE_PERF_EVENT
+        | prog::BPF_PROG_TYPE_SOCKET_FILTER => Ok(()),
+        other => Err(
+            Fail::einval(format!("program type {other} cannot run in user space")).hint(
+                "kprobe (uprobe), tracepoint, raw_tracepoint, perf_event and socket_filter can",
+            ),
+        ),
+    }
+}
+
+/// A refusal before it is tied to an instruction.
+#[derive(Debug)]
+struct Fail {
+    errno: Errno,
+    text: String,
+    /// What would make the program pass.
+    hint: Option<&'static str>,
+}
+
+impl Fail {
+    fn new(errno: Errno, text: impl Into<String>) -> Fail {
+        Fail {
+            errno,
+            text: text.into(),
+            hint: None,
+        }
+    }
+
+    fn einval(text: impl Into<String>) -> Fail {
+        Fail::new(Errno::EINVAL, text)
+    }
+
+    fn eacces(text: impl Into<String>) -> Fail {
+        Fail::new(Errno::EACCES, text)
+    }
+
+    fn hint(mut self, hint: &'static str) -> Fail {
+        self.hint = Some(hint);
+        self
+    }
 }

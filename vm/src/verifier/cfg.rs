@@ -1,0 +1,276 @@
+//! What must hold of the text of a program before any path is walked:
+//! opcodes, reserved fields, jump targets, subprogram bounds, reachability;
+//! and which registers each instruction may still need. It knows no values.
+
+use uapi::insn::*;
+use uapi::{Errno, Insn};
+
+use super::{Env, Fail, MapInfo};
+
+/// Shape of a program.
+pub(super) struct Cfg {
+    /// First instruction of each subprogram, ascending; the first is 0.
+    pub(super) subprograms: Vec<u32>,
+    /// Per instruction: registers (bit n: r n) that may be read before written.
+    pub(super) live: Vec<u16>,
+    /// Per instruction: whether paths meet here, so that states are compared.
+    pub(super) prune_point: Vec<bool>,
+    /// Maps that the text names, in order of appearance.
+    pub(super) maps: Vec<MapInfo>,
+}
+
+type Check<T = ()> = Result<T, (usize, Fail)>;
+
+impl Cfg {
+    pub(super) fn build(insns: &[Insn], env: &dyn Env) -> Check<Cfg> {
+        if insns.is_empty() || insns.len() > BPF_COMPLEXITY_LIMIT_INSNS as usize {
+            return Err((0, Fail::new(Errno::E2BIG, "program size is 0 or too large")));
+        }
+        let second = second_halves(insns)?;
+        let mut maps: Vec<MapInfo> = Vec::new();
+        let mut subprograms = vec![0u32];
+        for (at, insn) in insns.iter().enumerate() {
+            if second[at] {
+                continue;
+            }
+            super::opcode::check(*insn).map_err(|f| (at, f))?;
+            if is_call_to_subprogram(*insn) {
+                let target = at as i64 + 1 + i64::from(insn.imm);
+                if target < 0 || target >= insns.len() as i64 {
+                    let text = "call to invalid destination";
+                    return Err((at, Fail::einval(text)));
+                }
+                subprograms.push(target as u32);
+            }
+            if is_wide(*insn) {
+                super::opcode::check_wide(*insn, insns[at + 1], env, &mut maps)
+                    .map_err(|f| (at, f))?;
+            }
+        }
+        subprograms.sort_unstable();
+        subprograms.dedup();
+        let mut cfg = Cfg {
+            subprograms,
+            live: vec![0; insns.len()],
+            prune_point: vec![false; insns.len()],
+            maps,
+        };
+        cfg.check_subprograms(insns, &second)?;
+        cfg.check_reachable(insns, &second)?;
+        for at in 0..insns.len() {
+            if !second[at] && is_call_to_subprogram(insns[at]) {
+                let target = (at as i64 + 1 + i64::from(insns[at].imm)) as usize;
+                cfg.prune_point[target] = true;
+                if let Some(resume) = cfg.prune_point.get_mut(at + 1) {
+                    *resume = true;
+                }
+            }
+        }
+        cfg.mark_live(insns, env);
+        Ok(cfg)
+    }
+
+    /// The subprogram that starts at an instruction.
+    pub(super) fn subprogram_at(&self, at: usize) -> Option<usize> {
+        self.subprograms.binary_search(&(at as u32)).ok()
+    }
+
+    /// Jumps stay inside their subprogram, and nothing falls out of its end.
+    fn check_subprograms(&mut self, insns: &[Insn], second: &[bool]) -> Check {
+        let mut ends: Vec<usize> = self.subprograms[1..].iter().map(|&s| s as usize).collect();
+        ends.push(insns.len());
+        for (&start, end) in self.subprograms.iter().zip(ends) {
+            let start = start as usize;
+            if second[start] {
+                return Err((start, Fail::einval("call into the middle of ldimm64 insn")));
+            }
+            for at in start..end {
+                if second[at] {
+                    continue;
+                }
+                if let Some(target) = jump_target(insns[at], at) {
+                    if target < start as i64 || target >= end as i64 {
+                        let text = format!("jump out of range from insn {at} to {target}");
+                        return Err((at, Fail::einval(text)));
+                    }
+                    let target = target as usize;
+                    if second[target] {
+                        let text = format!("jump into the middle of ldimm64 insn {target}");
+                        return Err((at, Fail::einval(text)));
+                    }
+                    self.prune_point[target] = true;
+                    if is_conditional(insns[at]) {
+                        self.prune_point[at] = true;
+                    }
+                }
+            }
+            let last = insns[end - 1];
+            let ends_well = !second[end - 1]
+                && (last.code == BPF_JMP | BPF_EXIT
+                    || last.code == BPF_JMP | BPF_JA
+                    || last.code == BPF_JMP32 | BPF_JA);
+            if !ends_well {
+                return Err((end - 1, Fail::einval("last insn is not an exit or jmp")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_reachable(&self, insns: &[Insn], second: &[bool]) -> Check {
+        let mut seen = vec![false; insns.len()];
+        let mut todo = vec![0usize];
+        while let Some(at) = todo.pop() {
+            if std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            let insn = insns[at];
+            if is_call_to_subprogram(insn) {
+                todo.push((at as i64 + 1 + i64::from(insn.imm)) as usize);
+            }
+            if let Some(target) = jump_target(insn, at) {
+                todo.push(target as usize);
+            }
+            if let Some(next) = falls_to(insn, at) {
+                todo.push(next);
+            }
+        }
+        match (0..insns.len()).find(|&at| !seen[at] && !second[at]) {
+            Some(at) => {
+                let text = format!("unreachable insn {at}");
+                Err((at, Fail::einval(text)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Backward data flow to a fixed point; a call needs what its callee needs.
+    fn mark_live(&mut self, insns: &[Insn], env: &dyn Env) {
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for at in (0..insns.len()).rev() {
+                let insn = insns[at];
+                let mut out = 0;
+                if let Some(target) = jump_target(insn, at) {
+                    out |= self.live.get(target as usize).copied().unwrap_or(0);
+                }
+                if let Some(next) = falls_to(insn, at) {
+                    out |= self.live.get(next).copied().unwrap_or(0);
+                }
+                let callee = if is_call_to_subprogram(insn) {
+                    let target = (at as i64 + 1 + i64::from(insn.imm)) as usize;
+                    self.live[target] & 0x3e
+                } else {
+                    0
+                };
+                let (reads, writes) = registers(insn, env);
+                let live = (out & !writes) | reads | callee;
+                if live != self.live[at] {
+                    self.live[at] = live;
+                    changed = true;
+                }
+            }
+        }
+    }
+}
+
+/// Which slots are the second half of an `ld_imm64`.
+fn second_halves(insns: &[Insn]) -> Check<Vec<bool>> {
+    let mut second = vec![false; insns.len()];
+    let mut at = 0;
+    while at < insns.len() {
+        if is_wide(insns[at]) {
+            if at + 1 == insns.len() || insns[at + 1].code != 0 {
+                return Err((at, Fail::einval("invalid bpf_ld_imm64 insn")));
+            }
+            second[at + 1] = true;
+            at += 1;
+        }
+        at += 1;
+    }
+    Ok(second)
+}
+
+pub(super) fn is_wide(insn: Insn) -> bool {
+    insn.code == BPF_LD | BPF_IMM | BPF_DW
+}
+
+pub(super) fn is_call_to_subprogram(insn: Insn) -> bool {
+    insn.code == BPF_JMP | BPF_CALL && insn.src() == BPF_PSEUDO_CALL
+}
+
+fn is_jump_class(insn: Insn) -> bool {
+    matches!(insn.class(), BPF_JMP | BPF_JMP32)
+}
+
+fn is_conditional(insn: Insn) -> bool {
+    is_jump_class(insn) && !matches!(insn.code & 0xf0, BPF_JA | BPF_CALL | BPF_EXIT)
+}
+
+/// Where a jump goes when it is taken; may lie outside the program.
+pub(super) fn jump_target(insn: Insn, at: usize) -> Option<i64> {
+    if !is_jump_class(insn) || matches!(insn.code & 0xf0, BPF_CALL | BPF_EXIT) {
+        return None;
+    }
+    let distance = if insn.code == BPF_JMP32 | BPF_JA {
+        insn.imm.into()
+    } else {
+        i64::from(insn.off)
+    };
+    Some(at as i64 + 1 + distance)
+}
+
+/// The instruction that follows when no jump is taken.
+pub(super) fn falls_to(insn: Insn, at: usize) -> Option<usize> {
+    if is_wide(insn) {
+        return Some(at + 2);
+    }
+    let stops = is_jump_class(insn) && matches!(insn.code & 0xf0, BPF_JA | BPF_EXIT);
+    (!stops).then_some(at + 1)
+}
+
+/// Registers an instruction reads and writes.
+fn registers(insn: Insn, env: &dyn Env) -> (u16, u16) {
+    let (dst, src) = (1u16 << insn.dst(), 1u16 << insn.src());
+    let by_reg = insn.code & BPF_X != 0;
+    match insn.class() {
+        BPF_LD => (0, dst),
+        BPF_LDX => (src, dst),
+        BPF_ST => (dst, 0),
+        BPF_STX => {
+            let mut reads = dst | src;
+            let mut writes = 0;
+            if insn.code & 0xe0 == BPF_ATOMIC {
+                match insn.imm {
+                    BPF_CMPXCHG => {
+                        reads |= 1;
+                        writes = 1;
+                    }
+                    BPF_LOAD_ACQ => {
+                        reads = src;
+                        writes = dst;
+                    }
+                    imm if imm & BPF_FETCH != 0 => writes = src,
+                    _ => {}
+                }
+            }
+            (reads, writes)
+        }
+        BPF_ALU | BPF_ALU64 => match insn.code & 0xf0 {
+            BPF_MOV => (if by_reg { src } else { 0 }, dst),
+            BPF_NEG | BPF_END => (dst, dst),
+            _ => (dst | if by_reg { src } else { 0 }, dst),
+        },
+        _ => match insn.code & 0xf0 {
+            BPF_JA => (0, 0),
+            BPF_EXIT => (1, 0),
+            BPF_CALL if insn.src() == BPF_PSEUDO_CALL => (0, 0x3f),
+            BPF_CALL => {
+                // An unknown helper fails the walk, if it is reached at all.
+                let count = env.helper(insn.imm as u32).map_or(5, |p| p.args.len());
+                (((1 << count) - 1) << 1, 0x3f)
+            }
+            _ => (dst | if by_reg { src } else { 0 }, 0),
+        },
+    }
+}

@@ -1,0 +1,206 @@
+//! The stack as memory: spilled registers survive, other bytes are zero or
+//! anything. It knows no other memory.
+
+use uapi::insn::MAX_BPF_STACK;
+
+use super::Fail;
+use super::mem::{Access, is_aligned, narrow};
+use super::range::Scalar;
+use super::state::{Byte, Kind, Reg, SLOT};
+use super::walk::Walk;
+
+/// First byte and length of an access, counted from the frame's lowest byte.
+struct Span {
+    start: usize,
+    end: usize,
+    /// Whether it is one place, not one of several.
+    fixed: bool,
+}
+
+/// Slot number and byte in it of a byte counted from the frame's lowest.
+fn place(byte: usize) -> (usize, usize) {
+    let slot = SLOT as usize;
+    ((MAX_BPF_STACK as usize - 1 - byte) / slot, byte % slot)
+}
+
+impl Walk<'_> {
+    /// Where `size` bytes at `reg + off` may lie; all of it is inside the frame.
+    fn stack_span(
+        &mut self,
+        number: u8,
+        reg: &Reg,
+        frame: u8,
+        off: i64,
+        size: u32,
+        access: Access,
+    ) -> Result<Span, Fail> {
+        let fixed = reg.val.as_const().is_some();
+        let min = i128::from(reg.val.smin) + i128::from(off);
+        let end = i128::from(reg.val.smax) + i128::from(off) + i128::from(size);
+        if min < -i128::from(MAX_BPF_STACK) || end > 0 {
+            let what = access.name();
+            let text = if fixed {
+                format!("invalid {what} to stack R{number} off={min} size={size}")
+            } else {
+                format!("invalid variable-offset {what} to stack R{number} off={min} size={size}")
+            };
+            let text = if access == Access::Read {
+                text.replace("read to", "read from")
+            } else {
+                text
+            };
+            return Err(Fail::eacces(text).hint("a frame has 512 bytes below r10"));
+        }
+        let subprogram = self.state.frames[usize::from(frame)].subprogram;
+        let depth = &mut self.frame_bytes[subprogram];
+        *depth = (*depth).max((-min) as u32);
+        let from_bottom = |n: i128| (n + i128::from(MAX_BPF_STACK)) as usize;
+        Ok(Span {
+            start: from_bottom(min),
+            end: from_bottom(end),
+            fixed,
+        })
+    }
+
+    pub(super) fn read_stack(
+        &mut self,
+        number: u8,
+        reg: &Reg,
+        frame: u8,
+        off: i64,
+        size: u32,
+    ) -> Result<Reg, Fail> {
+        check_alignment(reg, off, size)?;
+        let span = self.stack_span(number, reg, frame, off, size, Access::Read)?;
+        let any = Reg::scalar(Scalar::unknown_bytes(size));
+        if !span.fixed {
+            return Ok(any);
+        }
+        let (index, first) = place(span.start);
+        let slot = *self.state.frames[usize::from(frame)].slot(index);
+        let bytes = &slot.bytes[first..first + size as usize];
+        let spilled = slot.spilled();
+        if slot.reg.kind.is_pointer() && bytes.contains(&Byte::Spill) {
+            if size == SLOT {
+                return Ok(slot.reg);
+            }
+            return Err(Fail::eacces("invalid size of register fill")
+                .hint("load a saved pointer with all its 8 bytes"));
+        }
+        if bytes.iter().all(|&b| b == Byte::Spill) {
+            if first == 0 && size as usize == spilled {
+                return Ok(slot.reg);
+            }
+            if let Some(n) = slot.reg.val.as_const() {
+                let part = narrow(&Scalar::known(n >> (8 * first)), size);
+                return Ok(Reg::scalar(part));
+            }
+            if first == 0 {
+                return Ok(Reg::scalar(narrow(&slot.reg.val, size)));
+            }
+            return Ok(any);
+        }
+        let zero = bytes.iter().all(|&b| match b {
+            Byte::Zero => true,
+            Byte::Spill => slot.reg.is_null(),
+            Byte::Misc => false,
+        });
+        Ok(if zero {
+            Reg::scalar(Scalar::known(0))
+        } else {
+            any
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one store")]
+    pub(super) fn write_stack(
+        &mut self,
+        number: u8,
+        reg: &Reg,
+        frame: u8,
+        off: i64,
+        size: u32,
+        mut value: Reg,
+        source: Option<u8>,
+    ) -> Result<(), Fail> {
+        check_alignment(reg, off, size)?;
+        let span = self.stack_span(number, reg, frame, off, size, Access::Write)?;
+        let depth = self.state.frames.len() - 1;
+        if matches!(value.kind, Kind::Stack { .. }) && usize::from(frame) != depth {
+            // A pointer to a frame must not outlive it in an older one.
+            let text = "cannot spill pointers to stack into stack frame of the caller";
+            return Err(Fail::einval(text));
+        }
+        if !span.fixed {
+            self.forget_stack(frame, span.start, span.end);
+            return Ok(());
+        }
+        if value.kind.is_pointer() && size != SLOT {
+            return Err(Fail::eacces("invalid size of register spill")
+                .hint("save a pointer with all its 8 bytes"));
+        }
+        if let Some(source) = source.filter(|_| value.kind == Kind::Scalar) {
+            value = self.link(source);
+        }
+        let (index, first) = place(span.start);
+        let slot = self.state.frames[usize::from(frame)].slot(index);
+        let last = first + size as usize;
+        if first == 0 {
+            for (n, byte) in slot.bytes.iter_mut().enumerate() {
+                if n < last {
+                    *byte = Byte::Spill;
+                } else if *byte == Byte::Spill {
+                    *byte = Byte::Misc;
+                }
+            }
+            let whole = narrow(&value.val, size);
+            if value.kind == Kind::Scalar && whole != value.val {
+                value = Reg::scalar(whole);
+            }
+            slot.reg = value;
+        } else {
+            slot.scrub();
+            let zero = narrow(&value.val, size).as_const() == Some(0);
+            let byte = if zero { Byte::Zero } else { Byte::Misc };
+            slot.bytes[first..last].fill(byte);
+        }
+        Ok(())
+    }
+
+    /// Bytes that now hold anything.
+    fn forget_stack(&mut self, frame: u8, start: usize, end: usize) {
+        let frame = &mut self.state.frames[usize::from(frame)];
+        for byte in start..end {
+            let (index, at) = place(byte);
+            // Slots beyond those that exist hold anything already.
+            if let Some(slot) = frame.stack.get_mut(index) {
+                slot.scrub();
+                slot.bytes[at] = Byte::Misc;
+            }
+        }
+    }
+
+    /// Stack memory that a helper reads or writes.
+    pub(super) fn helper_stack(
+        &mut self,
+        number: u8,
+        reg: &Reg,
+        frame: u8,
+        size: u32,
+        access: Access,
+    ) -> Result<(), Fail> {
+        let span = self.stack_span(number, reg, frame, 0, size, access)?;
+        if access == Access::Write {
+            self.forget_stack(frame, span.start, span.end);
+        }
+        Ok(())
+    }
+}
+
+fn check_alignment(reg: &Reg, off: i64, size: u32) -> Result<(), Fail> {
+    if is_aligned(reg, off, size) {
+        return Ok(());
+    }
+    let text = format!("misaligned stack access off {off} size {size}");
+    Err(Fail::eacces(text).hint("stack accesses must be aligned to their size"))
+}

@@ -1,0 +1,291 @@
+//! The abstract machine state at one point of one path: registers, stack
+//! frames and held references. It knows no instructions.
+
+use uapi::insn::{MAX_BPF_STACK, MAX_CALL_FRAMES};
+
+use super::range::Scalar;
+
+/// Bytes of a stack slot.
+pub(super) const SLOT: u32 = 8;
+/// Slots of one frame.
+pub(super) const SLOTS: usize = (MAX_BPF_STACK / SLOT) as usize;
+
+/// What a register or spilled register holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// Nothing that may be read.
+    NotInit,
+    /// A number.
+    Scalar,
+    /// The program's ctx.
+    Ctx,
+    /// An address in the stack frame with this depth.
+    Stack { frame: u8 },
+    /// An address in a value of the map with this index, or NULL.
+    MapValue { map: u32, or_null: bool },
+    /// A map itself.
+    Map { map: u32 },
+    /// An address in a ring buffer record that must be given back, or NULL.
+    Record { size: u32, or_null: bool },
+}
+
+impl Kind {
+    pub(super) const fn is_pointer(self) -> bool {
+        !matches!(self, Kind::NotInit | Kind::Scalar)
+    }
+
+    pub(super) const fn or_null(self) -> bool {
+        matches!(
+            self,
+            Kind::MapValue { or_null: true, .. } | Kind::Record { or_null: true, .. }
+        )
+    }
+
+    /// The kind after a check that found it not to be NULL.
+    pub(super) const fn not_null(self) -> Kind {
+        match self {
+            Kind::MapValue { map, .. } => Kind::MapValue {
+                map,
+                or_null: false,
+            },
+            Kind::Record { size, .. } => Kind::Record {
+                size,
+                or_null: false,
+            },
+            other => other,
+        }
+    }
+
+    /// The kernel's name of the type, as its log prints it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Kind::NotInit => "?",
+            Kind::Scalar => "scalar",
+            Kind::Ctx => "ctx",
+            Kind::Stack { .. } => "fp",
+            Kind::MapValue { or_null: false, .. } => "map_value",
+            Kind::MapValue { or_null: true, .. } => "map_value_or_null",
+            Kind::Map { .. } => "map_ptr",
+            Kind::Record { or_null: false, .. } => "ringbuf_mem",
+            Kind::Record { or_null: true, .. } => "ringbuf_mem_or_null",
+        }
+    }
+}
+
+/// A register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reg {
+    pub(super) kind: Kind,
+    /// The number, or a pointer's distance from the start of what it points to.
+    pub(super) val: Scalar,
+    /// Scalars with the same id (not 0) are equal. A pointer that may be NULL
+    /// is NULL together with all that share its id; a record's id is its reference.
+    pub(super) id: u32,
+}
+
+impl Reg {
+    pub(super) const NOT_INIT: Reg = Reg {
+        kind: Kind::NotInit,
+        val: Scalar::UNKNOWN,
+        id: 0,
+    };
+    pub(super) const UNKNOWN: Reg = Reg::scalar(Scalar::UNKNOWN);
+
+    pub(super) const fn scalar(val: Scalar) -> Reg {
+        Reg {
+            kind: Kind::Scalar,
+            val,
+            id: 0,
+        }
+    }
+
+    pub(super) const fn pointer(kind: Kind, offset: u64, id: u32) -> Reg {
+        Reg {
+            kind,
+            val: Scalar::known(offset),
+            id,
+        }
+    }
+
+    /// Whether it is the number 0, NULL included.
+    pub(super) fn is_null(&self) -> bool {
+        self.kind == Kind::Scalar && self.val.as_const() == Some(0)
+    }
+}
+
+/// What one byte of the stack holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Byte {
+    /// Anything, written or not: the kernel lets privileged programs read both.
+    Misc,
+    /// The number 0.
+    Zero,
+    /// The byte of the slot's spilled register with the same number.
+    Spill,
+}
+
+/// Eight bytes of stack. Spilled bytes are a prefix: a register is spilled at
+/// the slot's start, with 1, 2, 4 or (pointers: always) 8 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Slot {
+    pub(super) bytes: [Byte; SLOT as usize],
+    pub(super) reg: Reg,
+}
+
+impl Slot {
+    pub(super) const MISC: Slot = Slot {
+        bytes: [Byte::Misc; SLOT as usize],
+        reg: Reg::NOT_INIT,
+    };
+
+    /// Number of leading bytes that are the spilled register.
+    pub(super) fn spilled(&self) -> usize {
+        self.bytes.iter().take_while(|&&b| b == Byte::Spill).count()
+    }
+
+    /// Forgets the spilled register: its remaining bytes hold anything.
+    pub(super) fn scrub(&mut self) {
+        for byte in &mut self.bytes {
+            if *byte == Byte::Spill {
+                *byte = Byte::Misc;
+            }
+        }
+        self.reg = Reg::NOT_INIT;
+    }
+}
+
+/// One subprogram's registers and stack.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Frame {
+    pub(super) regs: [Reg; 11],
+    /// Slot 0 is bytes -8..0 of the frame pointer; slots beyond are [`Slot::MISC`].
+    pub(super) stack: Vec<Slot>,
+    /// Instruction of the call that made this frame.
+    pub(super) call_site: usize,
+    /// Index of the subprogram.
+    pub(super) subprogram: usize,
+}
+
+impl Frame {
+    /// A frame at depth `depth` whose r1…r5 are for the caller to set.
+    pub(super) fn new(depth: u8, call_site: usize, subprogram: usize) -> Frame {
+        let mut regs = [Reg::NOT_INIT; 11];
+        regs[10] = Reg::pointer(Kind::Stack { frame: depth }, 0, 0);
+        Frame {
+            regs,
+            stack: Vec::new(),
+            call_site,
+            subprogram,
+        }
+    }
+
+    /// The slot with this index, made if it was not touched yet.
+    pub(super) fn slot(&mut self, index: usize) -> &mut Slot {
+        debug_assert!(index < SLOTS);
+        if self.stack.len() <= index {
+            self.stack.resize(index + 1, Slot::MISC);
+        }
+        &mut self.stack[index]
+    }
+}
+
+/// All frames of the call chain, and the references the program holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct State {
+    pub(super) frames: Vec<Frame>,
+    /// Ids of ring buffer records not yet submitted or discarded, with the
+    /// instruction that reserved them.
+    pub(super) refs: Vec<(u32, usize)>,
+}
+
+impl State {
+    pub(super) fn entry() -> State {
+        let mut frame = Frame::new(0, 0, 0);
+        frame.regs[1] = Reg::pointer(Kind::Ctx, 0, 0);
+        State {
+            frames: vec![frame],
+            refs: Vec::new(),
+        }
+    }
+
+    pub(super) fn can_call(&self) -> bool {
+        self.frames.len() < MAX_CALL_FRAMES as usize
+    }
+
+    /// The frame that runs.
+    pub(super) fn frame(&mut self) -> &mut Frame {
+        let last = self.frames.len() - 1;
+        &mut self.frames[last]
+    }
+
+    pub(super) fn reg(&self, number: u8) -> &Reg {
+        &self.frames[self.frames.len() - 1].regs[usize::from(number)]
+    }
+
+    pub(super) fn set(&mut self, number: u8, reg: Reg) {
+        self.frame().regs[usize::from(number)] = reg;
+    }
+
+    /// Calls `f` on every register and every spilled register of all frames.
+    pub(super) fn each_reg(&mut self, mut f: impl FnMut(&mut Reg)) {
+        for frame in &mut self.frames {
+            for reg in &mut frame.regs {
+                f(reg);
+            }
+            for slot in &mut frame.stack {
+                if slot.bytes[0] == Byte::Spill {
+                    f(&mut slot.reg);
+                }
+            }
+        }
+    }
+
+    /// Gives every scalar equal to the one with `id` what a branch taught.
+    pub(super) fn learn(&mut self, id: u32, val: Scalar) {
+        if id != 0 {
+            self.each_reg(|reg| {
+                if reg.kind == Kind::Scalar && reg.id == id {
+                    reg.val = val;
+                }
+            });
+        }
+    }
+
+    /// Settles whether the pointers with `id` are NULL.
+    pub(super) fn settle_null(&mut self, id: u32, null: bool) {
+        let mut was_record = false;
+        self.each_reg(|reg| {
+            if reg.id != id || !reg.kind.or_null() {
+                return;
+            }
+            was_record |= matches!(reg.kind, Kind::Record { .. });
+            if null {
+                *reg = Reg::scalar(Scalar::known(0));
+            } else {
+                reg.kind = reg.kind.not_null();
+                if !matches!(reg.kind, Kind::Record { .. }) {
+                    reg.id = 0;
+                }
+            }
+        });
+        if was_record && null {
+            self.refs.retain(|&(held, _)| held != id);
+        }
+    }
+
+    /// Ends a reference: pointers to the record become numbers. False when it
+    /// was not held.
+    pub(super) fn release(&mut self, id: u32) -> bool {
+        let held = self.refs.len();
+        self.refs.retain(|&(r, _)| r != id);
+        if self.refs.len() == held {
+            return false;
+        }
+        self.each_reg(|reg| {
+            if reg.id == id && matches!(reg.kind, Kind::Record { .. }) {
+                *reg = Reg::UNKNOWN;
+            }
+        });
+        true
+    }
+}

@@ -1,0 +1,222 @@
+//! What one instruction does to the state: arithmetic and jumps here, memory
+//! in `mem` and `stack`, calls in `call`.
+
+use uapi::insn::*;
+
+use super::alu::{alu32, alu64, byte_order, sign_extend, sign_extend32, zero_extend};
+use super::branch::{decide, refine};
+use super::cfg::jump_target;
+use super::range::Scalar;
+use super::state::{Kind, Reg};
+use super::walk::Walk;
+use super::{Fail, pointer};
+
+/// No mapping lies this close to address 0 (`vm.mmap_min_addr`), so a valid
+/// address plus or minus less than this is not NULL.
+const NOT_NULL_WITHIN: u64 = 1 << 15;
+
+impl Walk<'_> {
+    /// Does the instruction in hand; the next one, or `None` at the path's end.
+    pub(super) fn step(&mut self) -> Result<Option<usize>, Fail> {
+        let insn = self.insn();
+        let next = Some(self.at + 1);
+        match insn.class() {
+            BPF_ALU | BPF_ALU64 => self.alu().map(|()| next),
+            BPF_LD => self.load_immediate().map(|()| Some(self.at + 2)),
+            BPF_LDX => self.load().map(|()| next),
+            BPF_ST => self.store().map(|()| next),
+            BPF_STX if insn.code & 0xe0 == BPF_ATOMIC => self.atomic().map(|()| next),
+            BPF_STX => self.store().map(|()| next),
+            _ => match insn.code & 0xf0 {
+                BPF_CALL => self.call().map(Some),
+                BPF_EXIT => self.exit(),
+                BPF_JA => {
+                    self.count_jump();
+                    Ok(jump_target(insn, self.at).map(|t| t as usize))
+                }
+                _ => self.branch().map(Some),
+            },
+        }
+    }
+
+    fn alu(&mut self) -> Result<(), Fail> {
+        let insn = self.insn();
+        let is64 = insn.class() == BPF_ALU64;
+        let op = insn.code & 0xf0;
+        let result = match op {
+            BPF_MOV => self.copy(is64)?,
+            BPF_END => {
+                let val = self.number(insn.dst())?;
+                let bits = insn.imm as u32;
+                let swap = is64 || insn.code & BPF_X != 0;
+                Reg::scalar(byte_order(&val, bits, swap))
+            }
+            BPF_NEG => {
+                let val = self.number(insn.dst())?;
+                let f = if is64 { alu64 } else { alu32 };
+                Reg::scalar(f(op, &val, &Scalar::known(0)))
+            }
+            _ => {
+                let src = self.operand(is64)?;
+                let dst = self.read(insn.dst())?;
+                if dst.kind.is_pointer() || src.kind.is_pointer() {
+                    pointer::arithmetic(op, is64, insn.dst(), &dst, &src)?
+                } else if insn.off != 0 {
+                    // Signed division and remainder.
+                    let any = Scalar::UNKNOWN;
+                    Reg::scalar(if is64 { any } else { zero_extend(&any) })
+                } else {
+                    let f = if is64 { alu64 } else { alu32 };
+                    Reg::scalar(f(op, &dst.val, &src.val))
+                }
+            }
+        };
+        self.write(insn.dst(), result)
+    }
+
+    /// The second operand of an ALU or jump instruction.
+    fn operand(&self, is64: bool) -> Result<Reg, Fail> {
+        let insn = self.insn();
+        if insn.code & BPF_X != 0 {
+            return self.read(insn.src());
+        }
+        let n = if is64 {
+            i64::from(insn.imm) as u64
+        } else {
+            u64::from(insn.imm as u32)
+        };
+        Ok(Reg::scalar(Scalar::known(n)))
+    }
+
+    /// A register as a number; an address is any number.
+    fn number(&self, number: u8) -> Result<Scalar, Fail> {
+        let reg = self.read(number)?;
+        Ok(if reg.kind == Kind::Scalar {
+            reg.val
+        } else {
+            Scalar::UNKNOWN
+        })
+    }
+
+    fn copy(&mut self, is64: bool) -> Result<Reg, Fail> {
+        let insn = self.insn();
+        if insn.code & BPF_X == 0 {
+            return self.operand(is64);
+        }
+        let src = self.read(insn.src())?;
+        let bytes = insn.off as u32 / 8;
+        if bytes != 0 {
+            if src.kind.is_pointer() {
+                let text = format!("R{} sign-extension part of pointer", insn.src());
+                return Err(Fail::eacces(text));
+            }
+            let f = if is64 { sign_extend } else { sign_extend32 };
+            return Ok(Reg::scalar(f(&src.val, bytes)));
+        }
+        if src.kind.is_pointer() {
+            return Ok(if is64 {
+                src
+            } else {
+                Reg::scalar(Scalar::unknown_bytes(4))
+            });
+        }
+        if is64 || src.val.umax <= u64::from(u32::MAX) {
+            return Ok(self.link(insn.src()));
+        }
+        Ok(Reg::scalar(zero_extend(&src.val)))
+    }
+
+    /// A copy of a register that stays equal to it: what a branch teaches of
+    /// one holds for the other.
+    pub(super) fn link(&mut self, number: u8) -> Reg {
+        let mut reg = *self.state.reg(number);
+        if reg.kind == Kind::Scalar && reg.id == 0 && reg.val.as_const().is_none() {
+            reg.id = self.fresh_id();
+            self.state.set(number, reg);
+        }
+        reg
+    }
+
+    fn load_immediate(&mut self) -> Result<(), Fail> {
+        let insn = self.insn();
+        let high = self.spec.insns[self.at + 1].imm as u32;
+        let position = |id: u32| self.cfg.maps.iter().position(|m| m.id == id);
+        let reg = match insn.src() {
+            0 => {
+                let n = u64::from(insn.imm as u32) | (u64::from(high) << 32);
+                Reg::scalar(Scalar::known(n))
+            }
+            src => {
+                let map = position(insn.imm as u32)
+                    .ok_or_else(|| Fail::einval("ld_imm64 of an unknown map"))?;
+                let map = map as u32;
+                if src == BPF_PSEUDO_MAP_VALUE {
+                    let or_null = false;
+                    Reg::pointer(Kind::MapValue { map, or_null }, high.into(), 0)
+                } else {
+                    Reg::pointer(Kind::Map { map }, 0, 0)
+                }
+            }
+        };
+        self.write(insn.dst(), reg)
+    }
+
+    fn branch(&mut self) -> Result<usize, Fail> {
+        let insn = self.insn();
+        let is32 = insn.class() == BPF_JMP32;
+        let op = insn.code & 0xf0;
+        let by_reg = insn.code & BPF_X != 0;
+        let dst = self.read(insn.dst())?;
+        let src = self.operand(!is32)?;
+        let target = jump_target(insn, self.at).map_or(0, |t| t as usize);
+        let next = self.at + 1;
+        let is_equality = matches!(op, BPF_JEQ | BPF_JNE);
+        if dst.kind.is_pointer() || src.kind.is_pointer() {
+            if is_equality && !is32 && src.is_null() {
+                if dst.kind.or_null() {
+                    return self.null_check(dst.id, op == BPF_JEQ, target);
+                }
+                if is_surely_not_null(&dst) {
+                    self.count_jump();
+                    return Ok(if op == BPF_JNE { target } else { next });
+                }
+            }
+            let other = self.state.clone();
+            self.push(target, other)?;
+            return Ok(next);
+        }
+        if let Some(taken) = decide(op, &dst.val, &src.val, is32) {
+            self.count_jump();
+            return Ok(if taken { target } else { next });
+        }
+        let mut other = self.state.clone();
+        let teach = |state: &mut super::state::State, holds: bool| {
+            let (a, b) = refine(op, &dst.val, &src.val, is32, holds);
+            if by_reg {
+                state.set(insn.src(), Reg { val: b, ..src });
+                state.learn(src.id, b);
+            }
+            state.set(insn.dst(), Reg { val: a, ..dst });
+            state.learn(dst.id, a);
+        };
+        teach(&mut other, true);
+        teach(&mut self.state, false);
+        self.push(target, other)?;
+        Ok(next)
+    }
+
+    /// Splits into NULL and not NULL; the jump is taken when `null_jumps` says so.
+    fn null_check(&mut self, id: u32, null_jumps: bool, target: usize) -> Result<usize, Fail> {
+        let mut other = self.state.clone();
+        other.settle_null(id, null_jumps);
+        self.state.settle_null(id, !null_jumps);
+        self.push(target, other)?;
+        Ok(self.at + 1)
+    }
+}
+
+/// Whether an address can be told from NULL without looking.
+fn is_surely_not_null(reg: &Reg) -> bool {
+    let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
+    reg.kind.is_pointer() && !reg.kind.or_null() && reg.val.as_const().is_some_and(near)
+}

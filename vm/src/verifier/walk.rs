@@ -1,0 +1,309 @@
+//! The walk over all paths of a program: one instruction after another, each
+//! branch remembered for later, each meeting point compared with what was
+//! proven there before. What an instruction does is in `step` and below.
+
+use std::collections::BTreeSet;
+
+use uapi::insn::*;
+use uapi::{Errno, Insn};
+
+use super::cfg::Cfg;
+use super::state::{Reg, State};
+use super::{Env, Fail, MapInfo, prune};
+use crate::program::{Facts, ProgramSpec};
+
+/// Branches that wait, at most (kernel: `BPF_COMPLEXITY_LIMIT_JMP_SEQ`).
+const MAX_PENDING: usize = 8192;
+
+/// A path still to be walked.
+struct Pending {
+    state: State,
+    at: usize,
+    parent: Option<usize>,
+}
+
+/// The state in which some path arrived at a meeting point.
+pub(super) struct Checkpoint {
+    /// `None` once it was not worth keeping.
+    pub(super) state: Option<State>,
+    /// The checkpoint before it on its path.
+    pub(super) parent: Option<usize>,
+    /// Paths from here that are not yet walked to their end. While above 0
+    /// nothing is proven for the state.
+    pub(super) open: u32,
+    pub(super) hits: u32,
+    pub(super) misses: u32,
+}
+
+/// What the log's last line reports.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) insns: u32,
+    pub(super) max_states_per_insn: usize,
+    pub(super) total_states: usize,
+    pub(super) peak_states: usize,
+}
+
+pub(super) struct Walk<'a> {
+    pub(super) spec: &'a ProgramSpec,
+    pub(super) env: &'a dyn Env,
+    pub(super) cfg: &'a Cfg,
+    /// Instruction in hand.
+    pub(super) at: usize,
+    pub(super) state: State,
+    pub(super) parent: Option<usize>,
+    pending: Vec<Pending>,
+    pub(super) checkpoints: Vec<Checkpoint>,
+    /// Checkpoints by instruction.
+    pub(super) known: Vec<Vec<usize>>,
+    last_id: u32,
+    pub(super) counts: Counts,
+    live_states: usize,
+    insns_at_checkpoint: u32,
+    jumps: u32,
+    jumps_at_checkpoint: u32,
+    visited: Vec<bool>,
+    /// Per memory instruction: whether it goes through the ctx.
+    through_ctx: Vec<Option<bool>>,
+    // What becomes facts.
+    pub(super) frame_bytes: Vec<u32>,
+    pub(super) calls: BTreeSet<(usize, usize)>,
+    pub(super) tail_calls: Vec<bool>,
+    pub(super) ctx_words: u64,
+    pub(super) ctx_bytes: u32,
+    pub(super) helpers: BTreeSet<u32>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(spec: &'a ProgramSpec, env: &'a dyn Env, cfg: &'a Cfg) -> Walk<'a> {
+        let count = spec.insns.len();
+        Walk {
+            spec,
+            env,
+            cfg,
+            at: 0,
+            state: State::entry(),
+            parent: None,
+            pending: Vec::new(),
+            checkpoints: Vec::new(),
+            known: vec![Vec::new(); count],
+            last_id: 0,
+            counts: Counts::default(),
+            live_states: 0,
+            insns_at_checkpoint: 0,
+            jumps: 0,
+            jumps_at_checkpoint: 0,
+            visited: vec![false; count],
+            through_ctx: vec![None; count],
+            frame_bytes: vec![0; cfg.subprograms.len()],
+            calls: BTreeSet::new(),
+            tail_calls: vec![false; cfg.subprograms.len()],
+            ctx_words: 0,
+            ctx_bytes: 0,
+            helpers: BTreeSet::new(),
+        }
+    }
+
+    /// Walks every path to its end.
+    pub(super) fn run(&mut self) -> Result<(), Fail> {
+        loop {
+            if self.counts.insns >= BPF_COMPLEXITY_LIMIT_INSNS {
+                let text = format!(
+                    "BPF program is too large. Processed {} insn",
+                    self.counts.insns + 1
+                );
+                return Err(Fail::new(Errno::E2BIG, text));
+            }
+            self.counts.insns += 1;
+            let next = if self.cfg.prune_point[self.at] && self.is_known()? {
+                None
+            } else {
+                self.visited[self.at] = true;
+                self.step()?
+            };
+            match next {
+                Some(at) => self.at = at,
+                None => {
+                    self.close_path();
+                    let Some(next) = self.pending.pop() else {
+                        return Ok(());
+                    };
+                    self.state = next.state;
+                    self.at = next.at;
+                    self.parent = next.parent;
+                }
+            }
+        }
+    }
+
+    pub(super) fn insn(&self) -> Insn {
+        self.spec.insns[self.at]
+    }
+
+    pub(super) fn map(&self, index: u32) -> &'a MapInfo {
+        &self.cfg.maps[index as usize]
+    }
+
+    pub(super) fn fresh_id(&mut self) -> u32 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Remembers a path from here with another state.
+    pub(super) fn push(&mut self, at: usize, state: State) -> Result<(), Fail> {
+        self.jumps += 1;
+        if self.pending.len() >= MAX_PENDING {
+            let text = format!("The sequence of {MAX_PENDING} jumps is too complex.");
+            return Err(Fail::new(Errno::E2BIG, text));
+        }
+        if let Some(parent) = self.parent {
+            self.checkpoints[parent].open += 1;
+        }
+        self.pending.push(Pending {
+            state,
+            at,
+            parent: self.parent,
+        });
+        Ok(())
+    }
+
+    /// Counts a jump that needs no second path.
+    pub(super) fn count_jump(&mut self) {
+        self.jumps += 1;
+    }
+
+    /// The path in hand ended: whoever waited only for it is proven.
+    fn close_path(&mut self) {
+        let mut up = self.parent;
+        while let Some(index) = up {
+            let checkpoint = &mut self.checkpoints[index];
+            checkpoint.open -= 1;
+            if checkpoint.open > 0 {
+                break;
+            }
+            up = checkpoint.parent;
+        }
+    }
+
+    /// Whether every continuation from here was already proven safe; if not,
+    /// may leave a checkpoint.
+    fn is_known(&mut self) -> Result<bool, Fail> {
+        let at = self.at;
+        let mut keep = Vec::with_capacity(self.known[at].len() + 1);
+        let list = std::mem::take(&mut self.known[at]);
+        let mut found = false;
+        for (position, &index) in list.iter().enumerate() {
+            let checkpoint = &mut self.checkpoints[index];
+            let Some(state) = &checkpoint.state else {
+                continue;
+            };
+            if checkpoint.open > 0 {
+                // An ancestor of this path: coming back to it unchanged never ends.
+                if prune::covers(self.cfg, at, state, &self.state)
+                    && prune::covers(self.cfg, at, &self.state, state)
+                {
+                    let text = format!("infinite loop detected at insn {at}");
+                    return Err(Fail::einval(text));
+                }
+                keep.push(index);
+                continue;
+            }
+            if prune::covers(self.cfg, at, state, &self.state) {
+                checkpoint.hits += 1;
+                keep.extend_from_slice(&list[position..]);
+                found = true;
+                break;
+            }
+            checkpoint.misses += 1;
+            if checkpoint.misses > 3 * checkpoint.hits + 16 {
+                checkpoint.state = None;
+                self.live_states -= 1;
+            } else {
+                keep.push(index);
+            }
+        }
+        self.known[at] = keep;
+        let worth = self.jumps - self.jumps_at_checkpoint >= 2
+            && self.counts.insns - self.insns_at_checkpoint >= 8;
+        if !found && worth {
+            self.add_checkpoint();
+        }
+        Ok(found)
+    }
+
+    fn add_checkpoint(&mut self) {
+        self.insns_at_checkpoint = self.counts.insns;
+        self.jumps_at_checkpoint = self.jumps;
+        let index = self.checkpoints.len();
+        self.checkpoints.push(Checkpoint {
+            state: Some(self.state.clone()),
+            parent: self.parent,
+            open: 1,
+            hits: 0,
+            misses: 0,
+        });
+        self.parent = Some(index);
+        self.known[self.at].push(index);
+        self.live_states += 1;
+        let counts = &mut self.counts;
+        counts.total_states += 1;
+        counts.peak_states = counts.peak_states.max(self.live_states);
+        counts.max_states_per_insn = counts.max_states_per_insn.max(self.known[self.at].len());
+    }
+
+    /// The kernel rewrites ctx accesses, so one instruction may not reach ctx
+    /// on one path and other memory on another; we keep its rule.
+    pub(super) fn note_access(&mut self, ctx: bool) -> Result<(), Fail> {
+        match self.through_ctx[self.at].replace(ctx) {
+            Some(before) if before != ctx => Err(Fail::einval(
+                "same insn cannot be used with different pointers",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A register that an instruction reads.
+    pub(super) fn read(&self, number: u8) -> Result<Reg, Fail> {
+        let reg = *self.state.reg(number);
+        if reg.kind == super::state::Kind::NotInit {
+            return Err(Fail::eacces(format!("R{number} !read_ok"))
+                .hint("write the register on every path before it is read; calls clear r1 to r5"));
+        }
+        Ok(reg)
+    }
+
+    /// Gives a register a new content.
+    pub(super) fn write(&mut self, number: u8, reg: Reg) -> Result<(), Fail> {
+        if number == 10 {
+            return Err(Fail::eacces("frame pointer is read only"));
+        }
+        self.state.set(number, reg);
+        Ok(())
+    }
+
+    pub(super) fn facts(&self, stack_bytes: u32) -> Facts {
+        let insns = &self.spec.insns;
+        let mut unreachable = Vec::new();
+        let mut at = 0;
+        while at < insns.len() {
+            let slots = if super::cfg::is_wide(insns[at]) { 2 } else { 1 };
+            if !self.visited[at] {
+                unreachable.extend(at as u32..(at + slots) as u32);
+            }
+            at += slots;
+        }
+        let mut maps: Vec<u32> = self.cfg.maps.iter().map(|m| m.id).collect();
+        maps.sort_unstable();
+        Facts {
+            ctx_words_read: self.ctx_words,
+            ctx_bytes: self.ctx_bytes,
+            helpers: self.helpers.iter().copied().collect(),
+            maps,
+            stack_bytes,
+            frame_bytes: self.frame_bytes.clone(),
+            subprograms: self.cfg.subprograms.clone(),
+            unreachable,
+            insns_processed: self.counts.insns,
+        }
+    }
+}
