@@ -1,1 +1,21 @@
-//! To be written.
+//! Maps in memory that tool and targets share. They know no session and no
+//! program: a map is a spec and a region.
+//!
+//! Reading order: [`MapSpec`], [`Map`], then `kind` (what a map type is, and
+//! the one list of them), then a file for each type. What programs call
+//! (`lookup_ptr`, `update_prog`, `delete_prog` and all below them) runs inside
+//! targets' functions: no allocation, no blocking lock, no libc call, no panic.
+//! Nothing in storage is believed: offsets and indexes are checked at each use.
+
+mod array;
+mod bytes;
+mod kind;
+mod map;
+mod percpu_array;
+mod perf_ring;
+mod slots;
+mod spec;
+
+pub use map::Map;
+pub use perf_ring::PerfRing;
+pub use spec::MapSpec;

@@ -1,0 +1,80 @@
+//! Copies and comparisons of map keys and values, where other processes may
+//! write at the same time. It knows no map.
+//!
+//! Usable from trampolines: no allocation, no libc call, no panic. Every
+//! access is a relaxed atomic of the largest size that both sides are aligned
+//! for, so that the compiler may not turn a loop into a call of `memcpy`, and
+//! a word that is written whole is read whole.
+
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Copies `len` bytes; the ranges do not overlap.
+///
+/// # Safety
+/// `src` is readable and `dst` writable for `len` bytes, now and until return.
+#[inline]
+pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    let both = dst.addr() | src.addr();
+    let mut at = 0;
+    if both.is_multiple_of(8) {
+        while len - at >= 8 {
+            // SAFETY: in range by the loop's condition, aligned by the `if`.
+            unsafe { word64(dst.add(at)).store(word64(src.add(at)).load(Relaxed), Relaxed) };
+            at += 8;
+        }
+    }
+    if both.is_multiple_of(4) {
+        while len - at >= 4 {
+            // SAFETY: as above; `at` is a multiple of 4.
+            unsafe { word32(dst.add(at)).store(word32(src.add(at)).load(Relaxed), Relaxed) };
+            at += 4;
+        }
+    }
+    while at < len {
+        // SAFETY: in range by the loop's condition.
+        unsafe { byte(dst.add(at)).store(byte(src.add(at)).load(Relaxed), Relaxed) };
+        at += 1;
+    }
+}
+
+/// The `u32` at `src`, aligned or not.
+///
+/// # Safety
+/// `src` is readable for 4 bytes.
+#[inline]
+pub(crate) unsafe fn read_u32(src: *const u8) -> u32 {
+    if src.addr().is_multiple_of(4) {
+        // SAFETY: readable by the caller's contract, aligned by the `if`.
+        return unsafe { word32(src).load(Relaxed) };
+    }
+    let mut word = 0;
+    for at in 0..4 {
+        // SAFETY: in range of the 4 bytes.
+        word |= u32::from(unsafe { byte(src.add(at)).load(Relaxed) }) << (8 * at);
+    }
+    word
+}
+
+/// # Safety
+/// `at` is valid for 8 bytes and aligned to 8.
+#[inline]
+unsafe fn word64<'a>(at: *const u8) -> &'a AtomicU64 {
+    // SAFETY: the caller's contract; shared bytes are only touched as atomics.
+    unsafe { &*at.cast() }
+}
+
+/// # Safety
+/// `at` is valid for 4 bytes and aligned to 4.
+#[inline]
+unsafe fn word32<'a>(at: *const u8) -> &'a AtomicU32 {
+    // SAFETY: the caller's contract; shared bytes are only touched as atomics.
+    unsafe { &*at.cast() }
+}
+
+/// # Safety
+/// `at` is valid for a byte.
+#[inline]
+unsafe fn byte<'a>(at: *const u8) -> &'a AtomicU8 {
+    // SAFETY: the caller's contract; shared bytes are only touched as atomics.
+    unsafe { &*at.cast() }
+}

@@ -1,0 +1,293 @@
+//! A map as one process sees it. It knows what all map types have in common.
+
+use core::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shm::Region;
+use uapi::Errno;
+use uapi::map::BPF_F_RDONLY_PROG;
+
+use super::kind::{self, MapKind, Start};
+use super::spec::MapSpec;
+
+/// A process-local view of one map. Its address (keep it boxed or in an `Arc`)
+/// is what a program's register holds for the map.
+pub struct Map {
+    spec: MapSpec,
+    syscall_value_size: usize,
+    kind: Box<dyn MapKind>,
+    /// Only the tool writes maps through bpf(2), so this need not be shared.
+    frozen: AtomicBool,
+}
+
+impl Map {
+    /// Bytes of storage that a map of this spec needs; 0 for none.
+    ///
+    /// # Errors
+    /// As `BPF_MAP_CREATE`: `EINVAL` for what the type does not allow, `E2BIG`
+    /// for sizes beyond its limits.
+    pub fn storage_size(spec: &MapSpec, nr_cpus: u32) -> Result<u64, Errno> {
+        let map_type = kind::map_type(spec.map_type).ok_or(Errno::EINVAL)?;
+        (map_type.storage_size)(spec, nr_cpus)
+    }
+
+    /// Makes the map in fresh storage, which must be all zero.
+    ///
+    /// # Errors
+    /// As [`Map::storage_size`]; `ENOMEM` when `storage` is too short.
+    pub fn create(spec: MapSpec, storage: Region, nr_cpus: u32) -> Result<Map, Errno> {
+        Map::over(spec, storage, nr_cpus, Start::Create)
+    }
+
+    /// The map in storage that another process made. Believes nothing in it.
+    ///
+    /// # Errors
+    /// As [`Map::create`].
+    pub fn open(spec: MapSpec, storage: Region, nr_cpus: u32) -> Result<Map, Errno> {
+        Map::over(spec, storage, nr_cpus, Start::Open)
+    }
+
+    fn over(spec: MapSpec, storage: Region, nr_cpus: u32, start: Start) -> Result<Map, Errno> {
+        let map_type = kind::map_type(spec.map_type).ok_or(Errno::EINVAL)?;
+        if (map_type.storage_size)(&spec, nr_cpus)? > storage.len() {
+            return Err(Errno::ENOMEM);
+        }
+        let value_size = match map_type.per_cpu {
+            true => spec.percpu_value_size(nr_cpus),
+            false => u64::from(spec.value_size),
+        };
+        Ok(Map {
+            spec,
+            syscall_value_size: usize::try_from(value_size).map_err(|_| Errno::E2BIG)?,
+            kind: (map_type.over)(&spec, storage, nr_cpus, start)?,
+            frozen: AtomicBool::new(false),
+        })
+    }
+
+    /// What the map was made from.
+    pub fn spec(&self) -> &MapSpec {
+        &self.spec
+    }
+
+    /// Bytes of a value as bpf(2) copies it: for per-CPU types the values of
+    /// all CPUs, each rounded up to 8 bytes.
+    pub fn syscall_value_size(&self) -> usize {
+        self.syscall_value_size
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<(), Errno> {
+        (key.len() == self.spec.key_size as usize)
+            .then_some(())
+            .ok_or(Errno::EINVAL)
+    }
+
+    fn check_value(&self, value: &[u8]) -> Result<(), Errno> {
+        (value.len() == self.syscall_value_size)
+            .then_some(())
+            .ok_or(Errno::EINVAL)
+    }
+
+    fn check_writable(&self) -> Result<(), Errno> {
+        match self.frozen() {
+            true => Err(Errno::EPERM),
+            false => Ok(()),
+        }
+    }
+
+    /// `BPF_MAP_LOOKUP_ELEM`: copies the value of `key` to `value`.
+    ///
+    /// # Errors
+    /// `ENOENT` if absent, `EINVAL` for flags (no value has a spin lock) and
+    /// wrong lengths, `ENOTSUPP` where the type has no lookup.
+    pub fn lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        if flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.check_key(key)?;
+        self.check_value(value)?;
+        self.kind.lookup(key, value)
+    }
+
+    /// `BPF_MAP_UPDATE_ELEM`.
+    ///
+    /// # Errors
+    /// `EPERM` if frozen, `EINVAL` for unknown flags and wrong lengths,
+    /// `EEXIST` and `ENOENT` by flags, `E2BIG` if full or out of range,
+    /// `ENOTSUPP` where the type has no update.
+    pub fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
+        self.check_writable()?;
+        if flags & uapi::map::BPF_F_LOCK != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.check_key(key)?;
+        self.check_value(value)?;
+        self.kind.update(key, value, flags)
+    }
+
+    /// `BPF_MAP_DELETE_ELEM`.
+    ///
+    /// # Errors
+    /// `EPERM` if frozen, `ENOENT` if absent, `EINVAL` for arrays, `ENOTSUPP`
+    /// where the type has no delete.
+    pub fn delete(&self, key: &[u8]) -> Result<(), Errno> {
+        self.check_writable()?;
+        self.check_key(key)?;
+        self.kind.delete(key)
+    }
+
+    /// `BPF_MAP_GET_NEXT_KEY`: the key after `key`, or the first one when
+    /// `key` is `None` or not in the map.
+    ///
+    /// # Errors
+    /// `ENOENT` after the last key, `ENOTSUPP` where the type has no keys.
+    pub fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        if let Some(key) = key {
+            self.check_key(key)?;
+        }
+        self.check_key(next)?;
+        self.kind.next_key(key, next)
+    }
+
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`.
+    ///
+    /// # Errors
+    /// As [`Map::lookup`] and [`Map::delete`].
+    pub fn lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        self.check_writable()?;
+        if flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.check_key(key)?;
+        self.check_value(value)?;
+        self.kind.lookup_and_delete(key, value)
+    }
+
+    /// `BPF_MAP_FREEZE`: no more changes through bpf(2).
+    ///
+    /// # Errors
+    /// `EBUSY` if frozen already.
+    pub fn freeze(&self) -> Result<(), Errno> {
+        match self.frozen.swap(true, Ordering::Relaxed) {
+            true => Err(Errno::EBUSY),
+            false => Ok(()),
+        }
+    }
+
+    /// Is the map frozen?
+    pub fn frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed)
+    }
+
+    /// The ranges {offset, bytes} of storage, in order, that an mmap of the
+    /// map's fd at `offset` for `len` bytes shows.
+    ///
+    /// # Errors
+    /// `ENOTSUPP` where the type has no mmap, `EINVAL` for ranges outside and
+    /// arrays without `BPF_F_MMAPABLE`, `EPERM` for writing where it is not
+    /// allowed, `EACCES` for writing with `BPF_F_RDONLY_PROG`.
+    pub fn mmap(&self, offset: u64, len: u64, writable: bool) -> Result<Vec<(u64, u64)>, Errno> {
+        if writable {
+            self.check_writable()?;
+            if self.spec.has(BPF_F_RDONLY_PROG) {
+                return Err(Errno::EACCES);
+            }
+        }
+        self.kind.mmap(offset, len, writable)
+    }
+
+    /// Where byte `offset` of an array's only value lies, for
+    /// `BPF_PSEUDO_MAP_VALUE`.
+    ///
+    /// # Errors
+    /// `ENOTSUPP` where the type or its size does not allow it, `EINVAL` for
+    /// offsets outside the value.
+    pub fn direct_value(&self, offset: u32) -> Result<*mut u8, Errno> {
+        self.kind.direct_value(offset)
+    }
+
+    /// Would a poll of the map's fd say that it is readable?
+    pub fn ready(&self) -> bool {
+        self.kind.ready()
+    }
+
+    /// Puts object id `id` (0 = none) in slot `index` of a program, perf event
+    /// or cgroup array.
+    ///
+    /// # Errors
+    /// `E2BIG` for an index outside, `EINVAL` for other types.
+    pub fn set_slot(&self, index: u32, id: u32) -> Result<(), Errno> {
+        self.kind.set_slot(index, id)
+    }
+
+    /// The object id in slot `index`; `None` if empty or outside.
+    #[inline]
+    pub fn slot(&self, index: u32) -> Option<u32> {
+        self.kind.slot(index)
+    }
+
+    /// `bpf_map_lookup_elem`: where the value of `key` lies for a program on
+    /// `vcpu`; null if absent.
+    ///
+    /// # Safety
+    /// `key` is readable for the spec's key size.
+    #[inline]
+    pub unsafe fn lookup_ptr(&self, key: *const u8, vcpu: u32) -> *mut u8 {
+        if key.is_null() {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.kind.lookup_ptr(key, vcpu) }
+    }
+
+    /// `bpf_map_lookup_percpu_elem`: the value of `key` of CPU `cpu`; null if
+    /// absent.
+    ///
+    /// # Safety
+    /// `key` is readable for the spec's key size.
+    #[inline]
+    pub unsafe fn lookup_percpu_ptr(&self, key: *const u8, cpu: u32) -> *mut u8 {
+        if key.is_null() {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.kind.lookup_percpu_ptr(key, cpu) }
+    }
+
+    /// `bpf_map_update_elem` for a program on `vcpu`: 0 or a negative errno.
+    ///
+    /// # Safety
+    /// `key` and `value` are readable for the spec's sizes.
+    #[inline]
+    pub unsafe fn update_prog(
+        &self,
+        key: *const u8,
+        value: *const u8,
+        flags: u64,
+        vcpu: u32,
+    ) -> i64 {
+        if key.is_null() || value.is_null() {
+            return Errno::EFAULT.ret();
+        }
+        // SAFETY: the caller's contract.
+        match unsafe { self.kind.update_prog(key, value, flags, vcpu) } {
+            Ok(()) => 0,
+            Err(errno) => errno.ret(),
+        }
+    }
+
+    /// `bpf_map_delete_elem` for a program: 0 or a negative errno.
+    ///
+    /// # Safety
+    /// `key` is readable for the spec's key size.
+    #[inline]
+    pub unsafe fn delete_prog(&self, key: *const u8) -> i64 {
+        if key.is_null() {
+            return Errno::EFAULT.ret();
+        }
+        // SAFETY: the caller's contract.
+        match unsafe { self.kind.delete_prog(key) } {
+            Ok(()) => 0,
+            Err(errno) => errno.ret(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What `BPF_MAP_CREATE` asks for, and the checks that all map types share.
+//! It knows no storage.
+
+use uapi::Errno;
+use uapi::map::{
+    BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_F_WRONLY_PROG,
+    BPF_OBJ_NAME_LEN,
+};
+
+/// What a tool asked for with `BPF_MAP_CREATE`. Plain data that lies in the
+/// session's objects: no padding, every bit pattern is a value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapSpec {
+    /// `BPF_MAP_TYPE_*`.
+    pub map_type: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value (of one CPU).
+    pub value_size: u32,
+    /// Most entries; bytes of data for a ring buffer.
+    pub max_entries: u32,
+    /// `BPF_F_*` of creation.
+    pub map_flags: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// `map_extra` of the attribute.
+    pub map_extra: u64,
+    /// The map's name, zero-terminated.
+    pub name: [u8; BPF_OBJ_NAME_LEN],
+    /// BTF id of the key's type, or 0.
+    pub btf_key_type_id: u32,
+    /// BTF id of the value's type, or 0.
+    pub btf_value_type_id: u32,
+    /// Seed of a hash map's hash; the tool draws it, `BPF_F_ZERO_SEED` says 0.
+    pub seed: u64,
+    /// Object id of the inner map's template for maps of maps, or 0.
+    pub inner_map: u32,
+    /// Zero.
+    pub _pad2: u32,
+}
+
+/// `BPF_F_ACCESS_MASK` of kernel/bpf/arraymap.c and hashtab.c.
+pub(super) const ACCESS_MASK: u32 =
+    BPF_F_RDONLY | BPF_F_RDONLY_PROG | BPF_F_WRONLY | BPF_F_WRONLY_PROG;
+
+/// `PCPU_MIN_UNIT_SIZE`: most bytes of a per-CPU value (include/linux/percpu.h).
+pub(super) const PCPU_MIN_UNIT_SIZE: u32 = 32 << 10;
+
+/// Alignment of values and keys in storage.
+pub(super) const WORD: u64 = 8;
+/// Unit of mappings.
+pub(super) const PAGE: u64 = 4096;
+
+impl MapSpec {
+    /// Has the map this flag of creation?
+    pub fn has(&self, flag: u32) -> bool {
+        self.map_flags & flag != 0
+    }
+
+    /// Bytes between two values in storage.
+    pub(super) fn stride(&self) -> u64 {
+        u64::from(self.value_size).next_multiple_of(WORD)
+    }
+
+    /// Bytes of a value of all CPUs, as bpf(2) copies it.
+    pub(super) fn percpu_value_size(&self, nr_cpus: u32) -> u64 {
+        self.stride() * u64::from(nr_cpus)
+    }
+
+    /// `EINVAL` unless all flags are among `known` and
+    /// `bpf_map_flags_access_ok` (include/linux/bpf.h).
+    pub(super) fn check_flags(&self, known: u32) -> Result<(), Errno> {
+        let access = BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG;
+        if self.map_flags & !known != 0 || self.map_flags & access == access {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+
+    /// May the tool mmap the map's values?
+    pub(super) fn mmapable(&self) -> bool {
+        self.has(BPF_F_MMAPABLE)
+    }
+}
