@@ -4,11 +4,13 @@
 //!
 //! Reading order: [`commands`] (one file per subcommand), [`launch`]
 //! (exec with a library preloaded), [`program_file`] (what can be started
-//! so), [`libraries`] (the two libraries on disk), [`sessions_dir`] (room for
-//! a session), [`problem`] (what a user is told).
+//! so), [`elf_head`], [`libraries`] (the two libraries on disk), [`sessions_dir`] (room for
+//! a session), [`inject`] (into a running process), [`problem`] (what a user is told).
 
 mod commands;
 mod dirs;
+mod elf_head;
+mod inject;
 mod launch;
 mod libraries;
 mod log;
@@ -25,7 +27,12 @@ pub fn run() -> u8 {
     let Err(problem) = commands::run(commands::Cli::parse()) else {
         return 0;
     };
+    tell(&problem);
+    problem.status()
+}
+
+/// One line on stderr.
+fn tell(problem: &problem::Problem) {
     // Nobody is left to tell if stderr is gone.
     let _ = writeln!(std::io::stderr(), "bpftime: {problem}");
-    problem.status()
 }

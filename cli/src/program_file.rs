@@ -5,13 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use goblin::elf::{Elf, header, program_header};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, access, getgid, getuid};
 
+use crate::elf_head::{Head, is_musl, read_at};
 use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
 
 /// Interpreters of interpreters that the kernel follows (`exec_binprm`,
@@ -101,14 +101,7 @@ fn check_one(path: &Path, script: &Path) -> Result<Option<PathBuf>, Problem> {
     if let Some(line) = start.strip_prefix(b"#!") {
         return interpreter(path, line).map(Some);
     }
-    if !start.starts_with(header::ELFMAG) {
-        return Err(cannot(
-            path,
-            "not a program: neither an ELF file nor a script with a #! line",
-            "name another program",
-        ));
-    }
-    check_elf(path, &file, start)?;
+    check_elf(path, &file)?;
     check_privileges(path, &file, &meta)?;
     Ok(None)
 }
@@ -141,19 +134,6 @@ fn unreadable(path: &Path, error: &io::Error) -> Problem {
     )
 }
 
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
 /// The program that a `#!` line names.
 fn interpreter(path: &Path, line: &[u8]) -> Result<PathBuf, Problem> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -170,70 +150,34 @@ fn interpreter(path: &Path, line: &[u8]) -> Result<PathBuf, Problem> {
     }
 }
 
-fn check_elf(path: &Path, file: &File, start: &[u8]) -> Result<(), Problem> {
-    let broken = || cannot(path, "a damaged ELF file", "build or install it again");
-    if start.get(header::EI_CLASS) == Some(&header::ELFCLASS32) {
-        return Err(cannot(
-            path,
-            "a 32-bit program",
-            "use a 64-bit (x86-64) build of it",
-        ));
-    }
-    let head = Elf::parse_header(start).map_err(|_| broken())?;
-    if head.e_machine != header::EM_X86_64 {
-        return Err(cannot(
-            path,
-            "built for another processor",
-            "use an x86-64 build of it",
-        ));
-    }
-    if !matches!(head.e_type, header::ET_EXEC | header::ET_DYN) {
-        return Err(cannot(
-            path,
-            "an ELF file but not a program",
-            "link it first, or name another program",
-        ));
-    }
-    let size = usize::from(head.e_phentsize) * usize::from(head.e_phnum);
-    let mut table = vec![0; size];
-    let read = read_at(file, &mut table, head.e_phoff).map_err(|error| unreadable(path, &error))?;
-    let context = goblin::container::Ctx::new(
-        goblin::container::Container::Big,
-        goblin::container::Endian::Little,
-    );
-    let segments =
-        program_header::ProgramHeader::parse(&table[..read], 0, usize::from(head.e_phnum), context)
-            .map_err(|_| broken())?;
-    let Some(interp) = segments
-        .iter()
-        .find(|segment| segment.p_type == program_header::PT_INTERP)
-    else {
-        if is_dynamic_loader(path) {
-            return Ok(());
-        }
-        return Err(cannot(
-            path,
+fn check_elf(path: &Path, file: &File) -> Result<(), Problem> {
+    let head = Head::read(file).map_err(|error| unreadable(path, &error))?;
+    let (happened, advice) = match head {
+        Head::Program {
+            interpreter: Some(loader),
+        } => return check_loader(path, Path::new(OsStr::from_bytes(&loader))),
+        Head::Program { interpreter: None } if is_dynamic_loader(path) => return Ok(()),
+        Head::Program { interpreter: None } => (
             "statically linked: nothing to preload",
             "use a dynamically linked build of it",
-        ));
+        ),
+        Head::NotElf => (
+            "not a program: neither an ELF file nor a script with a #! line",
+            "name another program",
+        ),
+        Head::Damaged => ("a damaged ELF file", "build or install it again"),
+        Head::Bits32 => ("a 32-bit program", "use a 64-bit (x86-64) build of it"),
+        Head::OtherMachine => ("built for another processor", "use an x86-64 build of it"),
+        Head::NotProgram => (
+            "an ELF file but not a program",
+            "link it first, or name another program",
+        ),
     };
-    let mut name = vec![
-        0;
-        usize::try_from(interp.p_filesz)
-            .unwrap_or(0)
-            .min(libc::PATH_MAX as usize)
-    ];
-    let read =
-        read_at(file, &mut name, interp.p_offset).map_err(|error| unreadable(path, &error))?;
-    let name = name[..read]
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
-    let loader = Path::new(OsStr::from_bytes(name));
-    if loader
-        .file_name()
-        .is_some_and(|name| name.as_bytes().starts_with(b"ld-musl"))
-    {
+    Err(cannot(path, happened, advice))
+}
+
+fn check_loader(path: &Path, loader: &Path) -> Result<(), Problem> {
+    if is_musl(loader.as_os_str().as_bytes()) {
         return Err(cannot(
             path,
             "linked against musl libc",

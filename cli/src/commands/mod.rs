@@ -1,6 +1,7 @@
 //! The subcommands, one file each. To add one: a file with an `Args` and a
 //! `run`, and a row in [`Command`] and in [`run`].
 
+mod attach;
 mod load;
 mod start;
 
@@ -31,6 +32,7 @@ BPFTIME_LOG=debug shows more.";
 enum Command {
     Load(load::Args),
     Start(start::Args),
+    Attach(attach::Args),
 }
 
 /// Runs the subcommand. `Ok` means exit status 0.
@@ -38,5 +40,6 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
     match cli.command {
         Command::Load(args) => load::run(args),
         Command::Start(args) => start::run(args),
+        Command::Attach(args) => attach::run(args),
     }
 }

@@ -1,0 +1,52 @@
+//! `bpftime attach`: lets tools trace running processes.
+
+use nix::unistd::Pid;
+
+use crate::dirs::Dirs;
+use crate::inject;
+use crate::libraries::{self, Library};
+use crate::problem::Problem;
+
+/// Let tools trace running processes
+///
+/// Loads the agent into each process, which must be your own, dynamically
+/// linked, 64-bit and for glibc. One of its threads is borrowed for a few
+/// milliseconds; nothing else changes until a tool asks for a probe. Children
+/// that it starts with exec are not followed; see bpftime start.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Process ids
+    #[arg(value_name = "PID", required = true, value_parser = clap::value_parser!(i32).range(1..))]
+    pids: Vec<i32>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bpftime attach 1234
+  bpftime attach $(pidof myserver)";
+
+/// Attaches to every process that lets us.
+pub fn run(args: Args) -> Result<(), Problem> {
+    let dirs = Dirs::for_cli();
+    let library = libraries::unpack(&dirs.state, Library::Agent)?;
+    each(args.pids, |pid| {
+        inject::inject(Pid::from_raw(pid), &library, &dirs.sessions)
+    })
+}
+
+/// Does `work` for every process, and tells of all that fail.
+pub fn each(
+    pids: Vec<i32>,
+    mut work: impl FnMut(i32) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let mut failed: Option<Problem> = None;
+    for pid in pids {
+        if let Err(problem) = work(pid)
+            && let Some(earlier) = failed.replace(problem)
+        {
+            crate::tell(&earlier);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

@@ -1,0 +1,532 @@
+//! What /proc and the files on disk say about a process, before it is
+//! touched: whether the agent can go in, and where the functions are that
+//! must be called for it. It stops no thread.
+
+use std::cell::OnceCell;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Pid, geteuid};
+use object::{ElfFile, SymbolKind};
+
+use super::arch;
+use super::thread::{self, Lost};
+use crate::elf_head::{Head, is_musl};
+use crate::libraries::{Library, reason};
+use crate::problem::Problem;
+use crate::program_file::user_name;
+
+/// Flag of a kernel thread in /proc/PID/stat (`PF_KTHREAD`,
+/// include/linux/sched.h).
+const PF_KTHREAD: u64 = 0x0020_0000;
+/// Lets `__libc_dlopen_mode` know that it is not libc that calls.
+const RTLD_DLOPEN: u64 = 0x8000_0000;
+
+/// Functions whose whole body is a system call: somewhere in it is the
+/// instruction.
+const SMALL_SYSTEM_CALLS: [&str; 4] = ["getppid", "geteuid", "getegid", "getgid"];
+/// Functions of malloc.c, which the linker keeps together.
+const MALLOC: [&str; 8] = [
+    "malloc",
+    "free",
+    "calloc",
+    "realloc",
+    "memalign",
+    "valloc",
+    "malloc_trim",
+    "malloc_usable_size",
+];
+/// Code of malloc.c may lie this much below its first exported function.
+const MALLOC_STATICS: u64 = 32 * 1024;
+
+/// A function that loads a library.
+#[derive(Debug, Clone, Copy)]
+pub struct Dlopen {
+    pub address: u64,
+    pub flags: u64,
+}
+
+/// A process that the agent can go into.
+#[derive(Debug)]
+pub struct Target {
+    pub pid: Pid,
+    pub dlopen: Dlopen,
+    pub dlerror: Option<u64>,
+    /// Address of the calling thread's `errno`, when called.
+    pub errno_location: Option<u64>,
+    /// A system call instruction in the C library: functions we call return
+    /// to it.
+    pub return_point: u64,
+    /// Code of the allocator.
+    pub malloc: Range<u64>,
+    /// Code that must not be interrupted: C library, loader, allocators.
+    careful: Vec<Range<u64>>,
+    loader: Vec<Range<u64>>,
+    own_allocator: OnceCell<bool>,
+    library: PathBuf,
+}
+
+/// One line of /proc/PID/maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    pub range: Range<u64>,
+    pub executable: bool,
+    pub inode: u64,
+    pub path: Option<PathBuf>,
+}
+
+impl Target {
+    /// Looks at the process `pid` with the agent in the file `library` in
+    /// mind.
+    pub fn inspect(pid: Pid, library: &Path) -> Result<Self, Problem> {
+        check_status(pid)?;
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let exe = proc.join("exe");
+        let head = File::open(exe).and_then(|file| Head::read(&file));
+        match head.map_err(|error| no_access(pid, &error))? {
+            Head::Bits32 => {
+                return Err(Problem::new(
+                    pid,
+                    "a 32-bit process",
+                    "use a 64-bit (x86-64) build of it",
+                ));
+            }
+            Head::Program {
+                interpreter: Some(loader),
+            } if is_musl(&loader) => {
+                return Err(Problem::new(
+                    pid,
+                    "runs on musl libc",
+                    "use a build of it for glibc",
+                ));
+            }
+            _ => {}
+        }
+        let mappings = mappings(pid).map_err(|error| no_access(pid, &error))?;
+        let libc = find_libc(pid, &mappings)?;
+        check_library(pid, &mappings, library)?;
+        let bytes = fs::read(in_its_root(pid, &libc.path)).map_err(|_| {
+            Problem::new(
+                pid,
+                format_args!("its C library {} cannot be read", libc.path.display()),
+                "restart it: the file was replaced since it started",
+            )
+        })?;
+        let unknown = || {
+            Problem::new(
+                pid,
+                format_args!("its C library {} is none we know", libc.path.display()),
+                "start it with bpftime start instead",
+            )
+        };
+        let elf = ElfFile::parse(&bytes).map_err(|_| unknown())?;
+        let address = |name: &str| elf.function_address(name).map(|offset| libc.base + offset);
+        // Before glibc 2.34 dlopen was in a library that need not be loaded.
+        let dlopen = match address("dlopen") {
+            Some(address) => Dlopen {
+                address,
+                flags: (libc::RTLD_NOW | libc::RTLD_LOCAL) as u64,
+            },
+            None => Dlopen {
+                address: address("__libc_dlopen_mode").ok_or_else(unknown)?,
+                flags: libc::RTLD_NOW as u64 | RTLD_DLOPEN,
+            },
+        };
+        let malloc: Vec<u64> = MALLOC.iter().filter_map(|name| address(name)).collect();
+        let malloc = match (malloc.iter().min(), malloc.iter().max()) {
+            (Some(first), Some(last)) => {
+                first.saturating_sub(MALLOC_STATICS)..last + MALLOC_STATICS
+            }
+            _ => return Err(unknown()),
+        };
+        let code = |wanted: &dyn Fn(&Path) -> bool| {
+            let ranges = mappings.iter().filter(|mapping| mapping.executable);
+            let ranges = ranges.filter(|mapping| mapping.path.as_deref().is_some_and(wanted));
+            ranges.map(|mapping| mapping.range.clone()).collect()
+        };
+        Ok(Self {
+            pid,
+            dlopen,
+            dlerror: address("dlerror"),
+            errno_location: address("__errno_location"),
+            return_point: return_point(pid, &elf, libc.base).ok_or_else(unknown)?,
+            malloc,
+            careful: code(&|path| path == libc.path || is_loader(path) || is_allocator(path)),
+            loader: code(&is_loader),
+            own_allocator: OnceCell::new(),
+            library: library.to_owned(),
+        })
+    }
+
+    /// Where the agent is mapped, if it is.
+    pub fn agent_base(&self) -> Result<Option<u64>, Lost> {
+        let mappings = mappings(self.pid).map_err(|_| Lost::Ended)?;
+        Ok(base_of(&mappings, &self.library))
+    }
+
+    /// Whether `address` is in code that may hold a lock we need.
+    pub fn is_careful(&self, address: u64) -> bool {
+        self.careful.iter().any(|range| range.contains(&address))
+    }
+
+    /// Whether `address` is in the dynamic loader.
+    pub fn is_loader(&self, address: u64) -> bool {
+        self.loader.iter().any(|range| range.contains(&address))
+    }
+
+    /// Whether the program brings its own malloc, somewhere in its code.
+    pub fn has_own_allocator(&self) -> bool {
+        *self.own_allocator.get_or_init(|| {
+            let exe = fs::read(format!("/proc/{}/exe", self.pid));
+            // Not readable means not known to be safe.
+            exe.map_or(true, |bytes| symbol(&bytes, &["malloc"]).is_some())
+        })
+    }
+}
+
+/// Address of the first of `names` that `elf` defines, from its load address.
+pub fn symbol(elf: &[u8], names: &[&str]) -> Option<u64> {
+    let elf = ElfFile::parse(elf).ok()?;
+    names.iter().find_map(|name| elf.function_address(name))
+}
+
+/// Says why the process is not for us, from /proc/PID/status.
+fn check_status(pid: Pid) -> Result<(), Problem> {
+    let missing = || {
+        Problem::new(
+            pid,
+            "no such process",
+            "check the process id (pidof NAME, ps)",
+        )
+    };
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| missing())?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
+    let number = |name: &str| field(name).and_then(|value| value.parse::<i64>().ok());
+    match number("Tgid") {
+        Some(tgid) if tgid != i64::from(pid.as_raw()) => {
+            return Err(Problem::new(
+                pid,
+                format_args!("a thread of process {tgid}"),
+                format_args!("use {tgid}"),
+            ));
+        }
+        Some(_) => {}
+        None => return Err(missing()),
+    }
+    let state = field("State")
+        .and_then(|state| state.chars().next())
+        .unwrap_or('?');
+    if matches!(state, 'Z' | 'X') {
+        return Err(Problem::new(
+            pid,
+            "has ended (a zombie)",
+            "check the process id (pidof NAME, ps)",
+        ));
+    }
+    if is_kernel_thread(pid) {
+        return Err(Problem::new(pid, "a kernel thread", "name a process"));
+    }
+    let me = geteuid().as_raw();
+    let theirs = field("Uid")
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|uid| uid.parse::<u32>().ok());
+    if let Some(other) = theirs.take(3).find(|uid| *uid != me) {
+        let name = user_name(other);
+        return Err(Problem::new(
+            pid,
+            format_args!("no permission to attach: it belongs to {name}"),
+            format_args!("run bpftime as {name}"),
+        ));
+    }
+    match number("TracerPid") {
+        Some(tracer) if tracer != 0 => {
+            return Err(Problem::new(
+                pid,
+                format_args!("another debugger (process {tracer}) traces it"),
+                "end that first",
+            ));
+        }
+        _ => {}
+    }
+    if state == 'T' {
+        return Err(Problem::new(
+            pid,
+            "stopped",
+            format_args!("let it continue first (kill -CONT {pid})"),
+        ));
+    }
+    if field("x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
+        return Err(Problem::new(
+            pid,
+            "uses a shadow stack, which forbids borrowing a thread",
+            "start it with bpftime start instead",
+        ));
+    }
+    if seccomp_filters(&status)
+        > fs::read_to_string("/proc/self/status").map_or(0, |own| seccomp_filters(&own))
+    {
+        return Err(Problem::new(
+            pid,
+            "runs under a seccomp filter of its own, which might kill it for what the agent does",
+            "start it without its sandbox",
+        ));
+    }
+    Ok(())
+}
+
+/// Number of seccomp filters; strict mode counts as one.
+fn seccomp_filters(status: &str) -> u32 {
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|value| value.trim().parse::<u32>().ok())
+    };
+    match (field("Seccomp:"), field("Seccomp_filters:")) {
+        (Some(0) | None, _) => 0,
+        (Some(_), Some(count)) => count.max(1),
+        (Some(_), None) => 1,
+    }
+}
+
+fn is_kernel_thread(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // The command may hold spaces and parentheses; `flags` is the 7th after it.
+    let flags = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(6));
+    flags
+        .and_then(|flags| flags.parse::<u64>().ok())
+        .is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// What a refused look into /proc/PID means.
+pub fn no_access(pid: Pid, error: &io::Error) -> Problem {
+    match error.kind() {
+        ErrorKind::NotFound => Problem::new(pid, "ended meanwhile", "start it again"),
+        ErrorKind::PermissionDenied => {
+            let scope =
+                fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+            match scope.trim() {
+                "1" => Problem::new(
+                    pid,
+                    "no permission to attach: kernel.yama.ptrace_scope is 1",
+                    "start it with bpftime start, or allow it (sudo sysctl kernel.yama.ptrace_scope=0)",
+                ),
+                "2" | "3" => Problem::new(
+                    pid,
+                    format_args!(
+                        "no permission to attach: kernel.yama.ptrace_scope is {}",
+                        scope.trim()
+                    ),
+                    "start it with bpftime start instead",
+                ),
+                _ => Problem::new(
+                    pid,
+                    "no permission to attach: it protects itself (not dumpable, or more capabilities than you)",
+                    "start it with bpftime start instead",
+                ),
+            }
+        }
+        _ => Problem::new(
+            pid,
+            format_args!("cannot be inspected ({})", reason(error)),
+            "see bpftime doctor",
+        ),
+    }
+}
+
+/// Reads /proc/PID/maps.
+pub fn mappings(pid: Pid) -> io::Result<Vec<Mapping>> {
+    let text = fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(text
+        .split(|byte| *byte == b'\n')
+        .filter_map(mapping)
+        .collect())
+}
+
+/// `START-END PERM OFFSET DEV INODE   PATH`
+fn mapping(line: &[u8]) -> Option<Mapping> {
+    let mut rest = line;
+    let mut word = || {
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b' ')
+            .unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = after.strip_prefix(b" ").unwrap_or(after);
+        std::str::from_utf8(word).ok()
+    };
+    let (start, end) = word()?.split_once('-')?;
+    let permissions = word()?;
+    let _offset = word()?;
+    let _device = word()?;
+    let inode = word()?.parse().ok()?;
+    let path = rest.trim_ascii_start();
+    Some(Mapping {
+        range: u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?,
+        executable: permissions.as_bytes().get(2) == Some(&b'x'),
+        inode,
+        path: path
+            .starts_with(b"/")
+            .then(|| PathBuf::from(OsStr::from_bytes(path))),
+    })
+}
+
+struct Module {
+    path: PathBuf,
+    base: u64,
+}
+
+fn find_libc(pid: Pid, mappings: &[Mapping]) -> Result<Module, Problem> {
+    let named = |prefix: &'static [u8]| {
+        mappings
+            .iter()
+            .find(move |mapping| file_name(mapping).is_some_and(|name| name.starts_with(prefix)))
+    };
+    // libc-2.31.so before 2.34; `(deleted)` after an upgrade.
+    let Some(libc) = named(b"libc.so.6").or_else(|| named(b"libc-2.")) else {
+        return Err(if named(b"ld-linux").is_some() {
+            Problem::new(pid, "has not loaded the C library yet", "try again")
+        } else {
+            Problem::new(
+                pid,
+                "statically linked: nothing in it could load the agent",
+                "use a dynamically linked build of it",
+            )
+        });
+    };
+    let path = libc.path.clone().unwrap_or_default();
+    if path.as_os_str().as_bytes().ends_with(b" (deleted)") {
+        return Err(Problem::new(
+            pid,
+            "its C library was replaced on disk since it started",
+            "restart it",
+        ));
+    }
+    Ok(Module {
+        path,
+        base: libc.range.start,
+    })
+}
+
+fn file_name(mapping: &Mapping) -> Option<&[u8]> {
+    Some(mapping.path.as_deref()?.file_name()?.as_bytes())
+}
+
+fn is_loader(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_bytes().starts_with(b"ld-"))
+}
+
+/// jemalloc, tcmalloc, mimalloc and the like, by their usual names.
+fn is_allocator(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().contains("malloc"))
+}
+
+fn in_its_root(pid: Pid, path: &Path) -> PathBuf {
+    let mut rooted = PathBuf::from(format!("/proc/{pid}/root"));
+    rooted.extend(path.components().skip(1));
+    rooted
+}
+
+/// The library must be the same file for the target as for us.
+fn check_library(pid: Pid, mappings: &[Mapping], library: &Path) -> Result<(), Problem> {
+    let other = mappings.iter().find(|mapping| {
+        file_name(mapping) == Some(Library::Agent.file_name().as_bytes())
+            && mapping.path.as_deref() != Some(library)
+    });
+    if let Some(Mapping {
+        path: Some(other), ..
+    }) = other
+    {
+        return Err(Problem::new(
+            pid,
+            format_args!("has the agent of another bpftime ({})", other.display()),
+            "use that bpftime, or restart the process",
+        ));
+    }
+    let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (
+        fs::metadata(library),
+        File::open(in_its_root(pid, library)).and_then(|file| file.metadata()),
+    ) {
+        (Ok(ours), Ok(theirs)) if same(&ours, &theirs) => Ok(()),
+        _ => Err(Problem::new(
+            pid,
+            format_args!(
+                "runs in another mount namespace, where {} is not visible",
+                library.display()
+            ),
+            "run bpftime inside its container",
+        )),
+    }
+}
+
+/// Load address of a library by its path.
+fn base_of(mappings: &[Mapping], library: &Path) -> Option<u64> {
+    let inode = fs::metadata(library).ok()?.ino();
+    mappings
+        .iter()
+        .find(|mapping| mapping.inode == inode && mapping.path.as_deref() == Some(library))
+        .map(|mapping| mapping.range.start)
+}
+
+/// Finds the instruction in the target's memory, not in the file: a hook may
+/// have changed the function.
+fn return_point(pid: Pid, elf: &ElfFile<'_>, base: u64) -> Option<u64> {
+    SMALL_SYSTEM_CALLS.iter().find_map(|name| {
+        let function = elf
+            .symbols()
+            .find(|symbol| symbol.name == *name && symbol.kind == SymbolKind::Function)?;
+        let mut code = vec![0; usize::try_from(function.size).ok()?.min(64)];
+        let start = base + function.address;
+        thread::read(pid, start, &mut code).ok()?;
+        let at = code
+            .windows(arch::SYSCALL.len())
+            .position(|bytes| bytes == arch::SYSCALL)?;
+        Some(start + at as u64)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_lines_of_maps() {
+        let line =
+            b"7f00-7f10 r-xp 00001000 fe:00 42                         /a b/libc.so.6 (deleted)";
+        let expected = Mapping {
+            range: 0x7f00..0x7f10,
+            executable: true,
+            inode: 42,
+            path: Some(PathBuf::from("/a b/libc.so.6 (deleted)")),
+        };
+        assert_eq!(mapping(line), Some(expected));
+        let line = b"7f00-7f10 rw-p 00000000 00:00 0 ";
+        let expected = Mapping {
+            range: 0x7f00..0x7f10,
+            executable: false,
+            inode: 0,
+            path: None,
+        };
+        assert_eq!(mapping(line), Some(expected));
+        assert_eq!(mapping(b""), None);
+    }
+}

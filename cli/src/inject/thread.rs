@@ -1,0 +1,274 @@
+//! One thread of the target, seized by ptrace(2). It knows no functions and
+//! no safe points. Dropping it lets the thread go.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+
+use super::arch::{Registers, VECTOR_STATE, VECTOR_STATE_MAX};
+
+/// What PTRACE_O_TRACESYSGOOD makes of SIGTRAP at a system call.
+const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+/// How long a running thread may take to stop so that it can be let go.
+const LET_GO: Duration = Duration::from_millis(200);
+
+/// Why a thread cannot be used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// It, or its process, ended.
+    Ended,
+    /// Its process called execve(2).
+    Replaced,
+    /// It did not do what we wait for before the deadline.
+    Late,
+    /// It raised this signal in code that we made it run.
+    Crashed(i32),
+    /// The kernel refused a request.
+    Io(Errno),
+}
+
+impl From<Errno> for Lost {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::ESRCH | Errno::ECHILD => Self::Ended,
+            other => Self::Io(other),
+        }
+    }
+}
+
+/// Why a thread stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// At the start or the end of a system call.
+    Syscall,
+    /// Because we asked, or because its process is stopped by job control.
+    Asked,
+    /// The signal of this number is about to be delivered.
+    Signal(i32),
+}
+
+/// Vector registers as the kernel hands them out.
+pub struct Vectors(Vec<u8>);
+
+/// A seized thread.
+pub struct Thread {
+    tid: Pid,
+    attached: bool,
+}
+
+impl Thread {
+    /// Seizes a thread; it keeps running.
+    pub fn seize(tid: Pid) -> Result<Self, Errno> {
+        ptrace::seize(
+            tid,
+            Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC,
+        )?;
+        Ok(Self {
+            tid,
+            attached: true,
+        })
+    }
+
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    /// Asks a running thread to stop, or a stopped one to stop again as soon
+    /// as it runs.
+    pub fn interrupt(&self) -> Result<(), Lost> {
+        Ok(ptrace::interrupt(self.tid)?)
+    }
+
+    /// Lets a stopped thread run to the next start or end of a system call,
+    /// with `signal` delivered unless it is 0.
+    pub fn resume(&self, signal: i32) -> Result<(), Lost> {
+        self.request(libc::PTRACE_SYSCALL, signal)
+    }
+
+    fn request(&self, request: libc::c_uint, signal: i32) -> Result<(), Lost> {
+        // SAFETY: both requests that are made take no address and a signal number.
+        let result =
+            unsafe { libc::ptrace(request, self.tid.as_raw(), 0, libc::c_long::from(signal)) };
+        Errno::result(result)?;
+        Ok(())
+    }
+
+    /// Waits for the thread to stop. SIGCHLD must be blocked: it is what the
+    /// kernel sends us when that happens.
+    pub fn wait(&mut self, deadline: Instant) -> Result<Stop, Lost> {
+        loop {
+            if let Some(status) = self.status()? {
+                return self.stop(status);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                return Err(Lost::Late);
+            }
+            wait_for_child(left);
+        }
+    }
+
+    /// The raw status of a stop or end that was not reported yet. nix would
+    /// refuse to name a real-time signal in it.
+    fn status(&self) -> Result<Option<i32>, Lost> {
+        let mut status = 0;
+        // SAFETY: `status` is live and written before the call returns.
+        let waited = unsafe {
+            libc::waitpid(
+                self.tid.as_raw(),
+                &raw mut status,
+                libc::__WALL | libc::WNOHANG,
+            )
+        };
+        Ok((Errno::result(waited)? != 0).then_some(status))
+    }
+
+    fn stop(&mut self, status: i32) -> Result<Stop, Lost> {
+        if !libc::WIFSTOPPED(status) {
+            self.attached = false;
+            return Err(Lost::Ended);
+        }
+        match (status >> 16, libc::WSTOPSIG(status)) {
+            (libc::PTRACE_EVENT_EXEC, _) => Err(Lost::Replaced),
+            (0, SYSCALL_STOP) => Ok(Stop::Syscall),
+            (0, signal) => Ok(Stop::Signal(signal)),
+            _ => Ok(Stop::Asked),
+        }
+    }
+
+    pub fn registers(&self) -> Result<Registers, Lost> {
+        Ok(ptrace::getregs(self.tid)?)
+    }
+
+    pub fn set_registers(&self, registers: &Registers) -> Result<(), Lost> {
+        Ok(ptrace::setregs(self.tid, *registers)?)
+    }
+
+    pub fn vectors(&self) -> Result<Vectors, Lost> {
+        let mut bytes = vec![0; VECTOR_STATE_MAX];
+        let length = self.register_set(libc::PTRACE_GETREGSET, &mut bytes)?;
+        bytes.truncate(length);
+        Ok(Vectors(bytes))
+    }
+
+    pub fn set_vectors(&self, vectors: &mut Vectors) -> Result<(), Lost> {
+        self.register_set(libc::PTRACE_SETREGSET, &mut vectors.0)
+            .map(|_| ())
+    }
+
+    fn register_set(&self, request: libc::c_uint, bytes: &mut [u8]) -> Result<usize, Lost> {
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: `vector` describes `bytes`, which outlives the call; both requests stay inside it.
+        let result =
+            unsafe { libc::ptrace(request, self.tid.as_raw(), VECTOR_STATE, &raw mut vector) };
+        Errno::result(result)?;
+        Ok(vector.iov_len)
+    }
+
+    /// The signals this thread blocks, bit N-1 for signal N.
+    pub fn blocked(&self) -> Result<u64, Lost> {
+        let mut mask = 0_u64;
+        // SAFETY: the kernel writes as many bytes as the third argument says, the size of `mask`.
+        let result = unsafe {
+            libc::ptrace(
+                libc::PTRACE_GETSIGMASK,
+                self.tid.as_raw(),
+                size_of_val(&mask),
+                &raw mut mask,
+            )
+        };
+        Errno::result(result)?;
+        Ok(mask)
+    }
+
+    pub fn set_blocked(&self, mask: u64) -> Result<(), Lost> {
+        // SAFETY: the kernel reads as many bytes as the third argument says, the size of `mask`.
+        let result = unsafe {
+            libc::ptrace(
+                libc::PTRACE_SETSIGMASK,
+                self.tid.as_raw(),
+                size_of_val(&mask),
+                &raw const mask,
+            )
+        };
+        Errno::result(result)?;
+        Ok(())
+    }
+
+    /// What came with the signal that is about to be delivered.
+    pub fn signal_info(&self) -> Result<libc::siginfo_t, Lost> {
+        Ok(ptrace::getsiginfo(self.tid)?)
+    }
+
+    /// Lets the thread go its way.
+    pub fn detach(mut self) -> Result<(), Lost> {
+        self.attached = false;
+        Ok(ptrace::detach(self.tid, None)?)
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if !self.attached || ptrace::detach(self.tid, None).is_ok() {
+            return;
+        }
+        // It runs, and only a stopped thread can be detached. If it does not
+        // stop now, the kernel detaches it when we exit.
+        let stopped = self
+            .interrupt()
+            .and_then(|()| self.wait(Instant::now() + LET_GO));
+        let signal = match stopped {
+            Ok(Stop::Signal(signal)) => signal,
+            _ => 0,
+        };
+        let _ = self.request(libc::PTRACE_DETACH, signal);
+    }
+}
+
+/// Fills `buffer` from the memory of `pid`.
+pub fn read(pid: Pid, address: u64, buffer: &mut [u8]) -> Result<(), Lost> {
+    let length = buffer.len();
+    let remote = RemoteIoVec {
+        base: usize::try_from(address).map_err(|_| Errno::EFAULT)?,
+        len: length,
+    };
+    match process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &[remote]) {
+        Ok(read) if read == length => Ok(()),
+        Ok(_) => Err(Lost::Io(Errno::EFAULT)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Writes `bytes` to the memory of `pid`.
+pub fn write(pid: Pid, address: u64, bytes: &[u8]) -> Result<(), Lost> {
+    let remote = RemoteIoVec {
+        base: usize::try_from(address).map_err(|_| Errno::EFAULT)?,
+        len: bytes.len(),
+    };
+    match process_vm_writev(pid, &[IoSlice::new(bytes)], &[remote]) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(_) => Err(Lost::Io(Errno::EFAULT)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Waits until SIGCHLD is pending, and takes it.
+fn wait_for_child(timeout: Duration) {
+    let mut child = SigSet::empty();
+    child.add(Signal::SIGCHLD);
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    // SAFETY: both pointers are to live values; the caller looks again whatever the result.
+    unsafe { libc::sigtimedwait(child.as_ref(), ptr::null_mut(), &raw const timeout) };
+}
