@@ -1,0 +1,53 @@
+# demo     install what is missing, build, trace bash as an ordinary user
+# test     install what is missing, build, check style, run every test
+# bench    measure beside the kernel (as root) and write target/bench.json
+# install  put the one binary under PREFIX (/usr/local)
+# check    style and types only
+.POSIX:
+.DEFAULT_GOAL := build
+SHELL = /bin/sh
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
+
+BPFTIME  = target/release/bpftime
+FIXTURES = target/fixtures
+
+build:
+	@bash xtask/deps.sh build
+	cargo build --release -p bpftime-cli
+
+deps:
+	@bash xtask/deps.sh build demo test
+
+demo:
+	@bash xtask/deps.sh build demo
+	cargo build --release -p bpftime-cli
+	@bash xtask/demo.sh $(BPFTIME)
+
+fixtures: deps
+	@$(MAKE) --no-print-directory -s -C fixtures OUT=$(CURDIR)/$(FIXTURES)
+
+check: deps
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test: check fixtures build
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo cargo nextest run --workspace; cargo nextest run --workspace; \
+	else \
+		echo cargo test --workspace; cargo test --workspace --no-fail-fast; \
+	fi
+
+bench: fixtures build
+	cargo run --release -p bpftime-benches
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BPFTIME) $(DESTDIR)$(PREFIX)/bin/bpftime
+
+clean:
+	cargo clean
+
+.PHONY: build deps demo fixtures check test bench install clean

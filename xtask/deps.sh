@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing for the sets named as
+# arguments: build, demo, test. Quick and silent when nothing is missing.
+set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin"
+
+missing=()
+# need COMMAND-OR-FILE PACKAGE…: the first package that apt knows is taken.
+need() {
+	local what=$1
+	shift
+	case $what in
+	/*) compgen -G "$what" >/dev/null && return ;;
+	*) command -v "$what" >/dev/null && return ;;
+	esac
+	missing+=("$*")
+}
+
+for set in "$@"; do
+	case $set in
+	build)
+		need gcc gcc
+		need '/usr/include/stdlib.h' libc6-dev
+		;;
+	demo)
+		need bashreadline libbpf-tools
+		need script bsdutils
+		need setpriv util-linux
+		need useradd passwd
+		;;
+	test)
+		if ! command -v clang-19 clang-14 clang >/dev/null; then
+			need clang-19 clang-19 clang-14 clang
+		fi
+		need /usr/include/bpf/libbpf.h libbpf-dev
+		need /usr/include/linux/bpf.h linux-libc-dev
+		need bpftool bpftool
+		need bashreadline libbpf-tools
+		need bpftrace bpftrace
+		need g++ g++
+		need gdb gdb
+		need strace strace
+		need unshare util-linux
+		need musl-gcc musl-tools
+		need '/usr/lib*/gcc/x86_64-linux-gnu/*/32/libgcc.a' gcc-multilib
+		;;
+	*)
+		echo "deps.sh: unknown set $set" >&2
+		exit 2
+		;;
+	esac
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+	command -v sudo >/dev/null || {
+		echo "missing packages: ${missing[*]}; install them, or sudo, and run this again" >&2
+		exit 1
+	}
+	as_root=(sudo)
+fi
+echo "installing what is missing: ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+install() {
+	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@" >"$log" 2>&1 || {
+		cat "$log" >&2
+		return 1
+	}
+}
+install update -q
+packages=()
+for choices in "${missing[@]}"; do
+	chosen=
+	for package in $choices; do
+		if [ -n "$(apt-cache madison "$package")" ]; then
+			chosen=$package
+			break
+		fi
+	done
+	[ -n "$chosen" ] || {
+		echo "apt knows none of: $choices" >&2
+		exit 1
+	}
+	packages+=("$chosen")
+done
+install install -q -y --no-install-recommends "${packages[@]}"
