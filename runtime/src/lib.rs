@@ -4,10 +4,13 @@
 //! Reading order: [`session`] (what two processes share and who lives),
 //! [`maps`], [`helpers`], [`program`] (verify, link, compile), [`command`].
 
+mod arch;
 pub mod command;
+pub mod doorbell;
 pub mod helpers;
 pub mod maps;
 pub mod program;
 pub mod run;
 pub mod session;
+pub mod thread;
 pub mod vcpu;

@@ -1,1 +1,194 @@
-//! To be written.
+//! What a program's run carries with it, and what a process knows of a
+//! session while programs run. It knows no hook. Used from trampolines.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+use std::ptr;
+use std::sync::OnceLock;
+
+use shm::Region;
+use uapi::PtRegs;
+use vm::Run;
+
+use crate::doorbell::Doorbell;
+use crate::maps::PerfRing;
+use crate::vcpu::Vcpus;
+
+/// No vCPU was claimed for the run.
+pub const NO_VCPU: u32 = u32::MAX;
+
+/// One run of a program. Every helper gets it as its sixth argument, as a
+/// pointer to [`vm::Run`].
+#[repr(C)]
+#[derive(Debug)]
+pub struct RunState {
+    /// The session the program belongs to.
+    pub env: *const ProcessEnv,
+    /// The target's registers at the probe; null when the run has none.
+    pub regs: *const PtRegs,
+    /// The link's `bpf_cookie`.
+    pub cookie: u64,
+    /// Address of the probed function's entry, or of the probed instruction.
+    pub func_ip: u64,
+    /// The vCPU that the run holds, or [`NO_VCPU`].
+    pub vcpu: u32,
+}
+
+impl RunState {
+    /// As helpers receive it.
+    #[inline]
+    pub fn as_run(&mut self) -> *mut Run {
+        ptr::from_mut(self).cast()
+    }
+
+    /// The state behind a helper's last argument.
+    ///
+    /// # Safety
+    /// `run` must come from [`RunState::as_run`] of a run that goes on, with
+    /// `env` pointing to a live [`ProcessEnv`].
+    #[inline]
+    pub unsafe fn of<'a>(run: *mut Run) -> &'a RunState {
+        // SAFETY: the caller's contract.
+        unsafe { &*run.cast::<RunState>() }
+    }
+
+    /// The session.
+    #[inline]
+    pub fn env(&self) -> &ProcessEnv {
+        // SAFETY: whoever built the run vouched for `env`.
+        unsafe { &*self.env }
+    }
+
+    /// The vCPU held, or the CPU the thread runs on.
+    #[inline]
+    pub fn cpu(&self) -> u32 {
+        if self.vcpu == NO_VCPU {
+            crate::arch::cpu()
+        } else {
+            self.vcpu
+        }
+    }
+}
+
+/// Bits of an object id that pick its place in a table; live ids of a session
+/// differ in them.
+const SLOT_BITS: u32 = 16;
+const LEAF: usize = 1 << (SLOT_BITS / 2);
+
+/// Objects by id, readable without a lock while others are added. Leaves are
+/// made when first needed.
+struct IdTable<T> {
+    leaves: Box<[OnceLock<Leaf<T>>]>,
+}
+
+type Leaf<T> = Box<[AtomicPtr<Entry<T>>]>;
+
+struct Entry<T> {
+    id: u32,
+    object: T,
+}
+
+impl<T> IdTable<T> {
+    fn new() -> IdTable<T> {
+        IdTable {
+            leaves: (0..LEAF).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    #[inline]
+    fn place(id: u32) -> (usize, usize) {
+        let slot = id as usize;
+        (slot / LEAF % LEAF, slot % LEAF)
+    }
+
+    #[inline]
+    fn get(&self, id: u32) -> Option<&T> {
+        let (leaf, slot) = Self::place(id);
+        // Pairs with the release store in `insert`.
+        let entry = self
+            .leaves
+            .get(leaf)?
+            .get()?
+            .get(slot)?
+            .load(Ordering::Acquire);
+        // SAFETY: entries are never freed: a program may hold one.
+        let entry = unsafe { entry.as_ref() }?;
+        (entry.id == id).then_some(&entry.object)
+    }
+
+    fn insert(&self, id: u32, object: T) {
+        let (leaf, slot) = Self::place(id);
+        let Some(leaf) = self.leaves.get(leaf) else {
+            return;
+        };
+        let leaf = leaf.get_or_init(|| (0..LEAF).map(|_| AtomicPtr::default()).collect());
+        if let Some(slot) = leaf.get(slot) {
+            let entry = Box::into_raw(Box::new(Entry { id, object }));
+            slot.store(entry, Ordering::Release);
+        }
+    }
+}
+
+/// A session as this process's programs see it. Lives as long as the process
+/// once programs run: a hit may be under way at any time.
+pub struct ProcessEnv {
+    /// vCPU claims.
+    pub vcpus: Vcpus,
+    /// Wakes the tool.
+    pub doorbell: Doorbell,
+    perf_rings: IdTable<PerfRing>,
+    programs: IdTable<TailTarget>,
+}
+
+/// What an engine jumps to in a tail call.
+#[derive(Clone, Copy, Debug)]
+struct TailTarget(*const u8);
+
+// SAFETY: the address of immutable code or of an immutable program that is
+// never freed.
+unsafe impl Send for TailTarget {}
+// SAFETY: as above.
+unsafe impl Sync for TailTarget {}
+
+impl ProcessEnv {
+    /// A session's view from the shared areas for claims and doorbell; `None`
+    /// when they are too small.
+    pub fn new(vcpus: Region, doorbell: Region) -> Option<ProcessEnv> {
+        Some(ProcessEnv {
+            vcpus: Vcpus::new(vcpus)?,
+            doorbell: Doorbell::new(doorbell)?,
+            perf_rings: IdTable::new(),
+            programs: IdTable::new(),
+        })
+    }
+
+    /// Makes a perf ring known to `bpf_perf_event_output`.
+    pub fn add_perf_ring(&self, id: u32, ring: PerfRing) {
+        self.perf_rings.insert(id, ring);
+    }
+
+    /// The perf ring of an object id.
+    #[inline]
+    pub fn perf_ring(&self, id: u32) -> Option<&PerfRing> {
+        self.perf_rings.get(id)
+    }
+
+    /// Makes a program reachable by tail calls: `target` is what the engine
+    /// gave as its tail target, and lives for ever.
+    pub fn add_program(&self, id: u32, target: *const u8) {
+        self.programs.insert(id, TailTarget(target));
+    }
+
+    /// The tail target of a program id; null when it is not known here.
+    #[inline]
+    pub fn program(&self, id: u32) -> *const u8 {
+        self.programs.get(id).map_or(ptr::null(), |target| target.0)
+    }
+}
+
+impl core::fmt::Debug for ProcessEnv {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ProcessEnv")
+            .field("vcpus", &self.vcpus)
+            .finish_non_exhaustive()
+    }
+}

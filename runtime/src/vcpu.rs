@@ -1,1 +1,103 @@
-//! To be written.
+//! Virtual CPUs: a program that uses per-CPU values or perf output holds one
+//! for the duration of its run, so that each slot has one writer at a time
+//! although threads are preempted and migrate. It knows no map. Callable from
+//! trampolines: no allocation, no libc, no panic; waits a bounded time only.
+
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use shm::{Region, sys};
+
+use crate::arch;
+use crate::thread::ThreadIds;
+
+/// Bytes of one claim, a cache line.
+pub const CLAIM_BYTES: u64 = 64;
+/// Rounds over all slots before a run is given up.
+const ROUNDS: u32 = 4096;
+/// Spins within a round before the CPU is yielded.
+const SPINS: u32 = 64;
+
+/// The claims of a session.
+#[derive(Clone, Debug)]
+pub struct Vcpus {
+    region: Region,
+    count: u32,
+}
+
+impl Vcpus {
+    /// The claims in `region`, one per possible CPU; `None` if it is empty.
+    pub fn new(region: Region) -> Option<Vcpus> {
+        let count = u32::try_from(region.len() / CLAIM_BYTES).ok()?;
+        (count > 0).then_some(Vcpus { region, count })
+    }
+
+    /// Number of slots.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    #[inline]
+    fn owner(&self, slot: u32) -> Option<&AtomicU64> {
+        self.region.u64_at(u64::from(slot) * CLAIM_BYTES)
+    }
+
+    /// Claims a slot for this thread: that of the CPU it runs on if it is
+    /// free, else any. `None` when all stay taken: the run must be skipped
+    /// and counted as missed.
+    #[inline]
+    pub fn claim(&self, ids: ThreadIds) -> Option<u32> {
+        let first = arch::cpu().min(self.count - 1);
+        let me = ids.pid_tgid();
+        let word = self.owner(first)?;
+        // Pairs with the release store in `release`: what the last holder
+        // wrote to the slot's values is seen.
+        if word
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
+            return Some(first);
+        }
+        self.claim_any(first, me)
+    }
+
+    #[cold]
+    fn claim_any(&self, first: u32, me: u64) -> Option<u32> {
+        for round in 0..ROUNDS {
+            for step in 0..self.count {
+                let slot = (first + step) % self.count;
+                let word = self.owner(slot)?;
+                let holder = word.load(Ordering::Relaxed);
+                // A holder that is this very thread left its run by a longjmp
+                // out of a signal handler: there is no nested run on a thread.
+                let free = holder == 0 || holder == me || (round % SPINS == 1 && dead(holder));
+                if free
+                    && word
+                        .compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
+                        .is_ok()
+                {
+                    return Some(slot);
+                }
+            }
+            if round % SPINS == SPINS - 1 {
+                sys::sched_yield();
+            } else {
+                spin_loop();
+            }
+        }
+        None
+    }
+
+    /// Gives a claimed slot back.
+    #[inline]
+    pub fn release(&self, slot: u32) {
+        if let Some(word) = self.owner(slot) {
+            word.store(0, Ordering::Release);
+        }
+    }
+}
+
+fn dead(holder: u64) -> bool {
+    let ids = ThreadIds::from_pid_tgid(holder);
+    !sys::alive(ids.pid, ids.tid)
+}

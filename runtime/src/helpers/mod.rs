@@ -1,1 +1,73 @@
-//! To be written.
+//! The functions that programs call: one file per family, one row per helper.
+//! They know maps and the run they serve; no hook and no bpf(2) command.
+//!
+//! They run inside the functions of a target: no allocation, no lock that
+//! blocks, no call of libc, no panic, system calls only through [`shm::sys`].
+//!
+//! To add a helper, copy a row in its family's file and name it in [`lookup`].
+
+mod map;
+mod perf;
+mod read;
+mod row;
+mod task;
+mod text;
+mod time;
+
+pub use map::tail_call_target;
+pub use row::Helper;
+
+/// The rows there are.
+static ROWS: &[&Helper] = &[
+    &map::map_lookup_elem::ROW,
+    &map::map_update_elem::ROW,
+    &map::map_delete_elem::ROW,
+    &map::map_lookup_percpu_elem::ROW,
+    &map::tail_call::ROW,
+    &perf::perf_event_output::ROW,
+    &read::probe_read::ROW,
+    &read::probe_read_user::ROW,
+    &read::probe_read_kernel::ROW,
+    &read::probe_read_str::ROW,
+    &read::probe_read_user_str::ROW,
+    &read::probe_read_kernel_str::ROW,
+    &read::copy_from_user::ROW,
+    &task::get_current_pid_tgid::ROW,
+    &task::get_current_uid_gid::ROW,
+    &task::get_current_comm::ROW,
+    &task::get_current_task::ROW,
+    &task::get_current_cgroup_id::ROW,
+    &task::get_ns_current_pid_tgid::ROW,
+    &task::get_smp_processor_id::ROW,
+    &task::get_numa_node_id::ROW,
+    &task::get_prandom_u32::ROW,
+    &task::get_func_ip::ROW,
+    &task::get_attach_cookie::ROW,
+    &text::strncmp::ROW,
+    &time::ktime_get_ns::ROW,
+    &time::ktime_get_boot_ns::ROW,
+    &time::ktime_get_coarse_ns::ROW,
+    &time::ktime_get_tai_ns::ROW,
+];
+
+/// The helper with number `id` (`BPF_FUNC_*`).
+pub fn lookup(id: u32) -> Option<&'static Helper> {
+    ROWS.iter().find(|row| row.proto.id == id).copied()
+}
+
+/// All helpers, in no particular order.
+pub fn all() -> impl Iterator<Item = &'static Helper> {
+    ROWS.iter().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_number_is_taken_twice() {
+        let mut ids: Vec<u32> = super::all().map(|row| row.proto.id).collect();
+        let rows = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), rows);
+    }
+}

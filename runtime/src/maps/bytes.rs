@@ -37,6 +37,27 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
+/// Writes `len` zeros.
+///
+/// # Safety
+/// `dst` is writable for `len` bytes, now and until return.
+#[inline]
+pub(crate) unsafe fn zero(dst: *mut u8, len: usize) {
+    let mut at = 0;
+    if dst.addr().is_multiple_of(8) {
+        while len - at >= 8 {
+            // SAFETY: in range by the loop's condition, aligned by the `if`.
+            unsafe { word64(dst.add(at)).store(0, Relaxed) };
+            at += 8;
+        }
+    }
+    while at < len {
+        // SAFETY: in range by the loop's condition.
+        unsafe { byte(dst.add(at)).store(0, Relaxed) };
+        at += 1;
+    }
+}
+
 /// The `u32` at `src`, aligned or not.
 ///
 /// # Safety

@@ -8,7 +8,7 @@
 //! Nothing in storage is believed: offsets and indexes are checked at each use.
 
 mod array;
-mod bytes;
+pub(crate) mod bytes;
 mod kind;
 mod map;
 mod percpu_array;

@@ -1,0 +1,7 @@
+//! What differs between processors: thread-local words at a fixed offset,
+//! the current CPU without a system call.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::{cpu, thread_words};

@@ -1,0 +1,140 @@
+//! Helpers that read memory of the process at any address: a bad one is an
+//! error, never a fault. The kernel does the copy (process_vm_readv(2) on the
+//! own process), so signal handlers of the target are not disturbed.
+
+use core::mem::MaybeUninit;
+
+use shm::sys;
+use uapi::Errno;
+
+use super::row::{Any, LenOrZero, Room, helper};
+use crate::maps::bytes;
+use crate::thread;
+
+/// Copies `len` bytes from `from`; all or nothing.
+///
+/// # Safety
+/// `to` is writable for `len` bytes.
+pub(super) unsafe fn read(to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
+    if len == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller vouches for `to`.
+    let done = unsafe { sys::read_own(thread::ids().pid, to, from, len) };
+    if done == len as isize {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
+    }
+}
+
+/// The kernel's `copy_from_user_nofault` and its kin: on failure the
+/// destination is zeroed.
+fn probe_read_bytes(to: Room, len: LenOrZero, from: Any) -> i64 {
+    // SAFETY: the verifier proved that `to` has `len` bytes.
+    unsafe {
+        match read(to.0, from.0, len.0) {
+            Ok(()) => 0,
+            Err(errno) => {
+                bytes::zero(to.0, len.0);
+                errno.ret()
+            }
+        }
+    }
+}
+
+/// The kernel's `strncpy_from_user_nofault`: copies up to the zero byte or
+/// `len - 1` bytes and ends with a zero; returns the length with the zero.
+/// Nothing that follows the zero in memory reaches the destination, so that
+/// equal strings make equal keys.
+fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
+    /// Bytes that lie on one page when they start at a multiple.
+    const STEP: usize = 256;
+    if len.0 == 0 {
+        return 0;
+    }
+    let mut bounce = MaybeUninit::<[u8; STEP]>::uninit();
+    let bounce = bounce.as_mut_ptr().cast::<u8>();
+    let mut done = 0;
+    while done < len.0 {
+        let address = from.0.wrapping_add(done as u64);
+        // Up to the next multiple of STEP, so that a string that ends just
+        // before an unmapped page is read whole.
+        let step = (STEP - address as usize % STEP).min(len.0 - done);
+        // SAFETY: `bounce` has STEP bytes.
+        if let Err(errno) = unsafe { read(bounce, address, step) } {
+            // SAFETY: the verifier proved that `to` has `len` bytes.
+            unsafe { bytes::zero(to.0, len.0) };
+            return errno.ret();
+        }
+        // SAFETY: `step` bytes were just read.
+        let zero = (0..step).find(|at| unsafe { bounce.wrapping_add(*at).read_volatile() } == 0);
+        let copied = zero.map_or(step, |at| at + 1);
+        // SAFETY: `done + copied` is at most `len`.
+        unsafe { bytes::copy(to.0.wrapping_add(done), bounce, copied) };
+        done += copied;
+        if zero.is_some() {
+            // The kernel stores whole words and clears what follows the zero.
+            let word = done.next_multiple_of(8).min(len.0);
+            // SAFETY: `word` is at most `len`.
+            unsafe { bytes::zero(to.0.wrapping_add(done), word - done) };
+            return done as i64;
+        }
+    }
+    // SAFETY: the last of the `len` bytes.
+    unsafe { bytes::zero(to.0.wrapping_add(len.0 - 1), 1) };
+    len.0 as i64
+}
+
+helper! {
+    /// bpf_probe_read: as bpf_probe_read_user; there is one address space.
+    /// EFAULT for a bad address, the destination is zeroed then.
+    gpl fn probe_read(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ {
+        probe_read_bytes(to, len, from)
+    }
+}
+
+helper! {
+    /// bpf_probe_read_user: `len` bytes at `from`. EFAULT for a bad address,
+    /// the destination is zeroed then.
+    gpl fn probe_read_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_USER {
+        probe_read_bytes(to, len, from)
+    }
+}
+
+helper! {
+    /// bpf_probe_read_kernel: programs also use it on their own stack and on
+    /// map values, which lie in the process here.
+    gpl fn probe_read_kernel(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_KERNEL {
+        probe_read_bytes(to, len, from)
+    }
+}
+
+helper! {
+    /// bpf_probe_read_str: as bpf_probe_read_user_str.
+    gpl fn probe_read_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_STR {
+        probe_read_text(to, len, from)
+    }
+}
+
+helper! {
+    /// bpf_probe_read_user_str: a string of at most `len` bytes with its zero;
+    /// returns its length with the zero, or EFAULT with the destination zeroed.
+    gpl fn probe_read_user_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_USER_STR {
+        probe_read_text(to, len, from)
+    }
+}
+
+helper! {
+    /// bpf_probe_read_kernel_str: as bpf_probe_read_user_str.
+    gpl fn probe_read_kernel_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_KERNEL_STR {
+        probe_read_text(to, len, from)
+    }
+}
+
+helper! {
+    /// bpf_copy_from_user: as bpf_probe_read_user; nothing needs paging in.
+    fn copy_from_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_COPY_FROM_USER {
+        probe_read_bytes(to, len, from)
+    }
+}

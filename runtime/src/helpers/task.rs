@@ -1,0 +1,136 @@
+//! Helpers about who runs: task, CPU, link.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use shm::sys;
+use uapi::Errno;
+
+use super::row::{Any, Ctx, Len, Opaque, Room, helper};
+use crate::maps::bytes;
+use crate::thread;
+
+helper! {
+    /// bpf_get_current_pid_tgid: process id in the upper, thread id in the
+    /// lower 32 bits, as the process sees them in its own pid namespace.
+    fn get_current_pid_tgid(run) -> u64 = BPF_FUNC_GET_CURRENT_PID_TGID {
+        thread::ids().pid_tgid()
+    }
+}
+
+helper! {
+    /// bpf_get_current_uid_gid: real group id in the upper, user id in the lower half.
+    fn get_current_uid_gid(run) -> u64 = BPF_FUNC_GET_CURRENT_UID_GID {
+        (u64::from(sys::getgid()) << 32) | u64::from(sys::getuid())
+    }
+}
+
+/// Bytes of a task's name (`TASK_COMM_LEN`).
+const COMM: usize = 16;
+
+helper! {
+    /// bpf_get_current_comm: the thread's name, cut to `size` and zero-padded.
+    fn get_current_comm(run, to: Room, size: Len) -> i64 = BPF_FUNC_GET_CURRENT_COMM {
+        let mut comm = [0u8; COMM];
+        // SAFETY: PR_GET_NAME writes 16 bytes.
+        let ret = unsafe {
+            sys::syscall6(
+                libc::SYS_prctl as usize,
+                libc::PR_GET_NAME as usize,
+                comm.as_mut_ptr() as usize,
+                0, 0, 0, 0,
+            )
+        };
+        // SAFETY: the verifier proved that `to` has `size` bytes, of which the
+        // name takes at most what there is.
+        unsafe {
+            if ret != 0 {
+                bytes::zero(to.0, size.0);
+                return Errno::EINVAL.ret();
+            }
+            let len = size.0.min(COMM);
+            bytes::copy(to.0, comm.as_ptr(), len);
+            bytes::zero(to.0.wrapping_add(len), size.0 - len);
+            // The last byte ends the string, as strscpy_pad does.
+            if len > 0 {
+                bytes::zero(to.0.wrapping_add(len - 1), 1);
+            }
+        }
+        0
+    }
+}
+
+helper! {
+    /// bpf_get_current_task: an address that no read reaches; user space has
+    /// no task_struct.
+    gpl fn get_current_task(run) -> Opaque = BPF_FUNC_GET_CURRENT_TASK {
+        Opaque(u64::from(thread::ids().tid as u32))
+    }
+}
+
+helper! {
+    /// bpf_get_current_cgroup_id: 0; a process cannot see its cgroup's id
+    /// without reading files.
+    fn get_current_cgroup_id(run) -> u64 = BPF_FUNC_GET_CURRENT_CGROUP_ID {
+        0
+    }
+}
+
+helper! {
+    /// bpf_get_ns_current_pid_tgid: {u32 pid, u32 tgid}. The namespace asked
+    /// for is taken to be the process's own. EINVAL unless `size` is 8.
+    fn get_ns_current_pid_tgid(run, _dev: Any, _ino: Any, to: Room, size: Len) -> i64 = BPF_FUNC_GET_NS_CURRENT_PID_TGID {
+        let ids = thread::ids();
+        let pair = [ids.tid, ids.pid];
+        // SAFETY: the verifier proved that `to` has `size` bytes.
+        unsafe {
+            if size.0 != size_of_val(&pair) {
+                bytes::zero(to.0, size.0);
+                return Errno::EINVAL.ret();
+            }
+            bytes::copy(to.0, pair.as_ptr().cast(), size.0);
+        }
+        0
+    }
+}
+
+helper! {
+    /// bpf_get_smp_processor_id: the vCPU that the run holds, else the CPU.
+    fn get_smp_processor_id(run) -> u64 = BPF_FUNC_GET_SMP_PROCESSOR_ID {
+        u64::from(run.cpu())
+    }
+}
+
+helper! {
+    /// bpf_get_numa_node_id: 0; the node is not ours to tell apart.
+    fn get_numa_node_id(run) -> u64 = BPF_FUNC_GET_NUMA_NODE_ID {
+        0
+    }
+}
+
+helper! {
+    /// bpf_get_prandom_u32: not for secrets. SplitMix64 (Steele, Lea, Flood,
+    /// OOPSLA 2014) over a counter shared by the process's threads.
+    fn get_prandom_u32(run) -> u64 = BPF_FUNC_GET_PRANDOM_U32 {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let step = COUNTER.fetch_add(GAMMA, Ordering::Relaxed);
+        let mut z = step ^ sys::clock_ns(libc::CLOCK_MONOTONIC);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) >> 32
+    }
+}
+
+helper! {
+    /// bpf_get_func_ip: address of the probed function or instruction.
+    gpl fn get_func_ip(run, _ctx: Ctx) -> u64 = BPF_FUNC_GET_FUNC_IP {
+        run.func_ip
+    }
+}
+
+helper! {
+    /// bpf_get_attach_cookie: the link's cookie.
+    fn get_attach_cookie(run, _ctx: Ctx) -> u64 = BPF_FUNC_GET_ATTACH_COOKIE {
+        run.cookie
+    }
+}

@@ -1,0 +1,156 @@
+//! Who the calling thread is, without a system call on most hits. It knows no
+//! session. Callable from trampolines: no allocation, no lock, no libc, no panic.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+
+use shm::sys;
+
+use crate::arch;
+
+/// Process and thread id in the process's own pid namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadIds {
+    /// The process (kernel: tgid).
+    pub pid: i32,
+    /// The thread (kernel: pid).
+    pub tid: i32,
+}
+
+impl ThreadIds {
+    /// As `bpf_get_current_pid_tgid` returns it.
+    #[inline]
+    pub fn pid_tgid(self) -> u64 {
+        (u64::from(self.pid as u32) << 32) | u64::from(self.tid as u32)
+    }
+
+    /// From a word made by [`ThreadIds::pid_tgid`].
+    #[inline]
+    pub fn from_pid_tgid(word: u64) -> ThreadIds {
+        ThreadIds {
+            pid: (word >> 32) as i32,
+            tid: word as u32 as i32,
+        }
+    }
+}
+
+/// A page that the kernel clears in a forked child (`MADV_WIPEONFORK`): what
+/// threads remember of themselves is valid while it holds the epoch they noted.
+static EPOCH: OnceLock<EpochPage> = OnceLock::new();
+
+struct EpochPage(*const AtomicU64);
+
+// SAFETY: points to a page that is never unmapped, used atomically only.
+unsafe impl Send for EpochPage {}
+// SAFETY: as above.
+unsafe impl Sync for EpochPage {}
+
+/// Prepares the cache. Without it (or when the kernel refuses the page) every
+/// [`ids`] asks the kernel. Call outside of trampolines.
+pub fn init() {
+    EPOCH.get_or_init(|| EpochPage(epoch_page().unwrap_or(core::ptr::null())));
+}
+
+fn epoch_page() -> Option<*const AtomicU64> {
+    // SAFETY: a fresh private page at an address of the kernel's choice.
+    let page = unsafe {
+        sys::syscall6(
+            libc::SYS_mmap as usize,
+            0,
+            shm::PAGE as usize,
+            (libc::PROT_READ | libc::PROT_WRITE) as usize,
+            (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize,
+            usize::MAX,
+            0,
+        )
+    };
+    if page < 0 {
+        return None;
+    }
+    // SAFETY: the page was just mapped.
+    let wiped = unsafe {
+        sys::syscall6(
+            libc::SYS_madvise as usize,
+            page as usize,
+            shm::PAGE as usize,
+            libc::MADV_WIPEONFORK as usize,
+            0,
+            0,
+            0,
+        )
+    };
+    (wiped == 0).then_some(page as *const AtomicU64)
+}
+
+/// The calling thread's ids.
+///
+/// A `vfork` child shares its parent's memory and is taken for its parent
+/// until it executes another program.
+#[inline]
+pub fn ids() -> ThreadIds {
+    // SAFETY: the words live as long as the thread.
+    let words = unsafe { &*arch::thread_words() };
+    if let Some(page) = EPOCH.get()
+        && !page.0.is_null()
+    {
+        // SAFETY: the page is never unmapped.
+        let epoch = unsafe { &*page.0 }.load(Ordering::Relaxed);
+        if epoch != 0 && words[1].load(Ordering::Relaxed) == epoch {
+            return ThreadIds::from_pid_tgid(words[0].load(Ordering::Relaxed));
+        }
+    }
+    ask(words)
+}
+
+#[cold]
+fn ask(words: &[AtomicU64; 2]) -> ThreadIds {
+    let ids = ThreadIds {
+        pid: sys::getpid(),
+        tid: sys::gettid(),
+    };
+    if let Some(page) = EPOCH.get()
+        && !page.0.is_null()
+    {
+        // The pid is a good epoch: a wiped page takes that of the child.
+        let epoch = ids.pid as u64;
+        // A signal between the two stores must not find a valid epoch with
+        // old ids.
+        words[1].store(0, Ordering::Relaxed);
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        words[0].store(ids.pid_tgid(), Ordering::Relaxed);
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        // SAFETY: the page is never unmapped.
+        unsafe { &*page.0 }.store(epoch, Ordering::Relaxed);
+        words[1].store(epoch, Ordering::Relaxed);
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_and_forks_know_themselves() {
+        init();
+        let here = ids();
+        assert_eq!(here, ids());
+        assert_eq!((here.pid, here.tid), (sys::getpid(), sys::gettid()));
+        let there = std::thread::spawn(|| (ids(), ids(), sys::gettid()))
+            .join()
+            .unwrap();
+        assert_eq!(there.0, there.1);
+        assert_eq!((there.0.pid, there.0.tid), (here.pid, there.2));
+        // SAFETY: the child only makes raw system calls.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let right = ids().pid == sys::getpid() && ids().tid == sys::gettid();
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!right)) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child made above.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(status, 0);
+    }
+}
