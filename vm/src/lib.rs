@@ -2,7 +2,7 @@
 //! interpreter and JIT. It knows no map store and no process: maps and
 //! helpers reach it through [`verifier::Env`] and [`link::Linker`].
 //!
-//! Reading order: [`program`], [`helper`], [`verifier`], [`link`],
+//! Reading order: [`op`], [`program`], [`helper`], [`verifier`], [`link`],
 //! [`interp`], [`jit`]; [`asm`] and [`disasm`] serve people and tests.
 
 pub mod asm;
@@ -11,6 +11,7 @@ pub mod helper;
 pub mod interp;
 pub mod jit;
 pub mod link;
+pub mod op;
 pub mod program;
 pub mod verifier;
 

@@ -1,1 +1,89 @@
-//! To be written.
+//! Compiles a verified program to machine code of this processor. It knows
+//! neither what helpers do nor what hooks a program to a function.
+//!
+//! Code is written to memory that is not yet executable, and is executable
+//! only when it is no longer writable. Everything that knows the processor
+//! is in [`arch`]; where there is no folder for one, compiling fails and
+//! [`crate::interp`] serves.
+
+mod arch;
+
+use std::fmt;
+
+use crate::VerifiedProgram;
+use crate::link::{Code, Entry, LinkError, Linker, Run};
+use arch::ExecutableMemory;
+
+/// A program as machine code; the code is freed when this is dropped.
+pub struct CompiledProgram {
+    memory: ExecutableMemory,
+    entry: usize,
+    tail_target: usize,
+}
+
+/// What a compiler hands over: position-independent code and its doors.
+struct MachineCode {
+    bytes: Vec<u8>,
+    /// Where [`Entry`] begins.
+    entry: usize,
+    /// Where the code begins that a tail call jumps to.
+    tail_target: usize,
+}
+
+impl CompiledProgram {
+    /// Links and compiles a program.
+    ///
+    /// # Errors
+    /// A name the linker does not know, an instruction this machine does not
+    /// know, or no memory.
+    pub fn compile(
+        program: &VerifiedProgram,
+        linker: &dyn Linker,
+    ) -> Result<CompiledProgram, LinkError> {
+        let code = Code::link(program, linker)?;
+        let machine_code = arch::compile(&code, program.facts().stack_bytes)?;
+        Ok(CompiledProgram {
+            memory: ExecutableMemory::new(&machine_code.bytes)?,
+            entry: machine_code.entry,
+            tail_target: machine_code.tail_target,
+        })
+    }
+
+    /// The function to call; valid while this value lives, and then only
+    /// under the conditions of [`CompiledProgram::run`].
+    pub fn entry(&self) -> Entry {
+        let address = &raw const self.memory.bytes()[self.entry];
+        // SAFETY: the compiler put a function with this signature there.
+        unsafe { std::mem::transmute::<*const u8, Entry>(address) }
+    }
+
+    /// What a [`crate::link::TailCallFn`] returns to make another compiled
+    /// program continue as this one; valid while this value lives.
+    pub fn tail_target(&self) -> *const u8 {
+        &raw const self.memory.bytes()[self.tail_target]
+    }
+
+    /// Runs the program; returns r0.
+    ///
+    /// # Safety
+    /// `ctx` and `run` are what the program was verified for and its helpers
+    /// expect, and every address the linker gave is valid during the run.
+    pub unsafe fn run(&self, ctx: *mut u8, run: *mut Run) -> u64 {
+        // SAFETY: the caller's promise.
+        unsafe { self.entry()(ctx, run) }
+    }
+
+    /// The machine code.
+    pub fn code_bytes(&self) -> &[u8] {
+        self.memory.bytes()
+    }
+}
+
+impl fmt::Debug for CompiledProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompiledProgram")
+            .field("address", &self.memory.bytes().as_ptr())
+            .field("bytes", &self.memory.bytes().len())
+            .finish()
+    }
+}

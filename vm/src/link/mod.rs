@@ -1,5 +1,11 @@
 //! How a verified program meets a process: addresses of maps, helpers and
-//! tail-call targets, and the run context that every helper receives.
+//! tail-call targets, and the run context that every helper receives. It
+//! knows no engine; [`LinkError`] is what both can fail with.
+
+mod code;
+
+pub use code::LinkError;
+pub(crate) use code::{Code, Step, target};
 
 /// The state of one run, defined by whoever runs programs; opaque here.
 /// Every helper gets it as its sixth argument.
@@ -15,6 +21,13 @@ pub struct Run {
 /// A helper may clobber every register that convention allows, including
 /// vector registers; whoever enters a program from a trampoline saves those.
 pub type HelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64, *mut Run) -> u64;
+
+/// A callback, as a helper receives it in an argument register (`bpf_loop`,
+/// `bpf_for_each_map_elem`): up to five arguments and the run context it was
+/// itself called with; the callback's r0 comes back. It is of the same shape
+/// as a helper, may be called any number of times until the helper returns,
+/// and only on the same thread.
+pub type CallbackFn = HelperFn;
 
 /// The machine interface of a compiled program: ctx and run context in, r0 out.
 pub type Entry = unsafe extern "C" fn(ctx: *mut u8, run: *mut Run) -> u64;

@@ -1,0 +1,186 @@
+//! Where a subprogram's registers and stack are. Emits nothing.
+//!
+//! | eBPF | x86-64 | |
+//! |---|---|---|
+//! | r0 | rax | result of C functions too |
+//! | r1…r5 | rdi rsi rdx rcx r8 | arguments of C functions too |
+//! | r6…r9 | rbx r13 r14 r15 | preserved by C functions too |
+//! | r10 | rsp + a constant | never needs a register |
+//!
+//! r12 holds the run context in programs that call helpers; rbp counts tail
+//! calls in programs that make them and is otherwise untouched, so that walks
+//! along frame pointers pass through. r9, r10, r11 are free for the use of
+//! one instruction. Subprograms follow the C convention, so that a call is a
+//! `call`, and each saves only what it uses.
+
+use std::ops::Range;
+
+use uapi::insn::MAX_BPF_STACK;
+
+use crate::link::{Code, Step};
+use crate::op::{Address, Op, Operand, Reg};
+
+pub(super) const RAX: u8 = 0;
+pub(super) const RCX: u8 = 1;
+pub(super) const RDX: u8 = 2;
+pub(super) const RBX: u8 = 3;
+/// The count of tail calls.
+pub(super) const RBP: u8 = 5;
+pub(super) const RSI: u8 = 6;
+pub(super) const RDI: u8 = 7;
+pub(super) const R8: u8 = 8;
+/// Scratch.
+pub(super) const R9: u8 = 9;
+/// Scratch.
+pub(super) const R10: u8 = 10;
+/// Scratch, and where r10 is put when an instruction needs its value.
+pub(super) const R11: u8 = 11;
+/// The run context.
+pub(super) const R12: u8 = 12;
+pub(super) const R13: u8 = 13;
+pub(super) const R14: u8 = 14;
+pub(super) const R15: u8 = 15;
+
+const MACHINE: [u8; 10] = [RAX, RDI, RSI, RDX, RCX, R8, RBX, R13, R14, R15];
+
+/// Bytes below the stack pointer that signal handlers leave alone.
+const RED_ZONE: u32 = 128;
+
+/// The machine register of r0…r9; `None` for r10.
+pub(super) fn machine(reg: Reg) -> Option<u8> {
+    MACHINE.get(usize::from(reg.number())).copied()
+}
+
+/// The frame of one subprogram.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Frame {
+    /// Registers pushed on entry, in order.
+    pub saved: Vec<u8>,
+    /// Bytes by which the stack pointer moves after the pushes.
+    pub bytes: i32,
+    /// r10 minus rsp.
+    pub top: i32,
+}
+
+impl Frame {
+    /// Lays out the frame of `range`. `stack_bytes` is the verifier's bound
+    /// for the deepest call chain, 0 if unknown. `saves_run` tells that this
+    /// subprogram must preserve the caller's r12.
+    pub(super) fn new(
+        code: &Code,
+        range: Range<usize>,
+        stack_bytes: u32,
+        saves_run: bool,
+    ) -> Frame {
+        let steps = &code.steps[range];
+        let calls = steps.iter().any(|s| {
+            matches!(
+                s,
+                Step::Helper(_) | Step::TailCall(_) | Step::Op(Op::CallSub { .. })
+            )
+        });
+        // A tail call keeps the ctx here while it looks up its target.
+        let slot = if steps.iter().any(|s| matches!(s, Step::TailCall(_))) {
+            8
+        } else {
+            0
+        };
+
+        let used = steps.iter().fold(0, |used, step| used | mentioned(step));
+        let mut saved = if saves_run { vec![R12] } else { Vec::new() };
+        saved.extend((6..=9).filter(|n| used & (1 << n) != 0).map(|n| MACHINE[n]));
+
+        let stack = stack_needed(steps, stack_bytes);
+        if !calls && stack <= RED_ZONE {
+            return Frame {
+                saved,
+                bytes: 0,
+                top: 0,
+            };
+        }
+        let mut bytes = stack + slot;
+        // C functions want the stack pointer on a multiple of 16 at the call.
+        if !(8 + 8 * saved.len() as u32 + bytes).is_multiple_of(16) {
+            bytes += 8;
+        }
+        Frame {
+            saved,
+            bytes: bytes as i32,
+            top: bytes as i32,
+        }
+    }
+}
+
+/// Bytes of stack below r10, a multiple of 8. Exact where r10 is only the
+/// base of loads and stores; where its value goes elsewhere, the bound.
+fn stack_needed(steps: &[Step], stack_bytes: u32) -> u32 {
+    let bound = match stack_bytes {
+        0 => MAX_BPF_STACK,
+        known => known.min(MAX_BPF_STACK).next_multiple_of(8),
+    };
+    let mut deepest = 0;
+    for step in steps {
+        let Step::Op(op) = step else { continue };
+        if escapes(op) {
+            return bound;
+        }
+        if let Some(Address {
+            base: Reg::R10,
+            off,
+        }) = address(op)
+            && off < 0
+        {
+            deepest = deepest.max(u32::from(off.unsigned_abs()));
+        }
+    }
+    deepest.next_multiple_of(8)
+}
+
+fn address(op: &Op) -> Option<Address> {
+    match *op {
+        Op::Load { addr, .. }
+        | Op::Store { addr, .. }
+        | Op::Atomic { addr, .. }
+        | Op::LoadAcquire { addr, .. }
+        | Op::StoreRelease { addr, .. } => Some(addr),
+        _ => None,
+    }
+}
+
+/// Whether the value of r10 goes anywhere but into an address.
+fn escapes(op: &Op) -> bool {
+    match *op {
+        Op::Alu { src, .. } | Op::Store { src, .. } => src == Operand::Reg(Reg::R10),
+        Op::MovSx { src, .. } | Op::Atomic { src, .. } | Op::StoreRelease { src, .. } => {
+            src == Reg::R10
+        }
+        _ => false,
+    }
+}
+
+/// Registers that a step names, as a bit set.
+fn mentioned(step: &Step) -> u32 {
+    let bit = |reg: Reg| 1 << reg.number();
+    let second = |operand| match operand {
+        Operand::Reg(reg) => bit(reg),
+        Operand::Imm(_) => 0,
+    };
+    match *step {
+        Step::Const { dst, .. } | Step::Func { dst, .. } => bit(dst),
+        Step::Op(op) => match op {
+            Op::Alu { dst, src, .. } | Op::Branch { dst, src, .. } => bit(dst) | second(src),
+            Op::Neg { dst, .. } | Op::Swap { dst, .. } => bit(dst),
+            Op::MovSx { dst, src, .. } => bit(dst) | bit(src),
+            Op::Load { dst, addr, .. } | Op::LoadAcquire { dst, addr, .. } => {
+                bit(dst) | bit(addr.base)
+            }
+            Op::Store { addr, src, .. } => bit(addr.base) | second(src),
+            Op::Atomic { addr, src, .. } | Op::StoreRelease { addr, src, .. } => {
+                bit(addr.base) | bit(src)
+            }
+            Op::LoadImm { dst, .. } => bit(dst),
+            Op::Jump { .. } | Op::CallHelper { .. } | Op::CallSub { .. } | Op::Exit => 0,
+        },
+        Step::Helper(_) | Step::TailCall(_) | Step::Skip | Step::Unreachable => 0,
+    }
+}

@@ -1,0 +1,271 @@
+//! A program with its names resolved: what both engines run. It knows no
+//! machine; an engine needs no further check of jumps, calls or names.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use uapi::helper::BPF_FUNC_TAIL_CALL;
+
+use super::{HelperFn, Linker, TailCallFn};
+use crate::VerifiedProgram;
+use crate::op::{DecodeError, Imm64, Op, Reg};
+
+/// Why a verified program cannot run in this process.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The slot holds no instruction, yet the verifier reached it.
+    #[error("insn {insn}: {source}")]
+    Decode {
+        /// Slot number.
+        insn: usize,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The linker knows no such map.
+    #[error("insn {insn}: no map {id}")]
+    Map {
+        /// Slot number.
+        insn: usize,
+        /// Object id of the map.
+        id: u32,
+    },
+    /// The map has no value area, or the offset lies outside.
+    #[error("insn {insn}: no value at offset {offset} of map {id}")]
+    MapValue {
+        /// Slot number.
+        insn: usize,
+        /// Object id of the map.
+        id: u32,
+        /// Bytes into the value area.
+        offset: u32,
+    },
+    /// The linker knows no such helper.
+    #[error("insn {insn}: no helper {id}")]
+    Helper {
+        /// Slot number.
+        insn: usize,
+        /// `BPF_FUNC_*`.
+        id: u32,
+    },
+    /// A jump, call or function reference leads out of the program, into the
+    /// middle of an instruction or into another subprogram, or the last
+    /// instruction of a subprogram falls through.
+    #[error("insn {insn}: control leaves the subprogram")]
+    Target {
+        /// Slot number.
+        insn: usize,
+    },
+    /// A callback makes a tail call. Nothing would bound the nesting, as the
+    /// count of tail calls does not pass through the helper in between.
+    #[error("insn {insn}: tail call in a callback")]
+    TailCallInCallback {
+        /// First slot of the callback.
+        insn: usize,
+    },
+    /// The program has more callbacks than the interpreter has entries for.
+    #[error("more than {max} callbacks")]
+    Callbacks {
+        /// The most there may be.
+        max: usize,
+    },
+    /// Memory for code could not be had.
+    #[error("code memory: errno {0}")]
+    Memory(i32),
+    /// The program is longer than a near jump reaches.
+    #[error("machine code too large")]
+    TooLarge,
+}
+
+/// One slot of a linked program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// An instruction that needs no name. Never `LoadImm` or `CallHelper`.
+    Op(Op),
+    /// `dst = value`, from any kind of `ld_imm64` but `Func`.
+    Const { dst: Reg, value: u64 },
+    /// `dst` = address of the callback at this slot.
+    Func { dst: Reg, slot: usize },
+    /// Call of a helper.
+    Helper(HelperFn),
+    /// `bpf_tail_call`.
+    TailCall(TailCallFn),
+    /// Second slot of `ld_imm64`.
+    Skip,
+    /// No path leads here; the slot may hold anything.
+    Unreachable,
+}
+
+/// A linked program.
+#[derive(Debug)]
+pub(crate) struct Code {
+    /// One step per slot.
+    pub steps: Box<[Step]>,
+    /// Slots of each subprogram, in order, together all slots.
+    pub subprograms: Vec<Range<usize>>,
+    /// First slots of subprograms whose address is taken, ascending.
+    pub callbacks: Vec<usize>,
+}
+
+impl Code {
+    /// Decodes and links every instruction that can be reached.
+    pub fn link(program: &VerifiedProgram, linker: &dyn Linker) -> Result<Code, LinkError> {
+        let insns = program.insns();
+        let unreachable = &program.facts().unreachable;
+        let mut steps = Vec::with_capacity(insns.len());
+        let mut callbacks = BTreeSet::new();
+        let mut starts = BTreeSet::from([0]);
+        while steps.len() < insns.len() {
+            let at = steps.len();
+            if unreachable.binary_search(&(at as u32)).is_ok() {
+                steps.push(Step::Unreachable);
+                continue;
+            }
+            let op = Op::decode(insns[at], insns.get(at + 1).copied())
+                .map_err(|source| LinkError::Decode { insn: at, source })?;
+            steps.push(link_op(op, at, linker)?);
+            if op.slots() == 2 {
+                steps.push(Step::Skip);
+            }
+            let start = match steps[at] {
+                Step::Func { slot, .. } => {
+                    callbacks.insert(slot);
+                    slot
+                }
+                Step::Op(Op::CallSub { rel }) => target(at, rel)?,
+                _ => continue,
+            };
+            if start >= insns.len() {
+                return Err(LinkError::Target { insn: at });
+            }
+            starts.insert(start);
+        }
+        let starts: Vec<usize> = starts.into_iter().collect();
+        let ends = starts.iter().skip(1).copied().chain([insns.len()]);
+        let subprograms = starts
+            .iter()
+            .copied()
+            .zip(ends)
+            .map(|(s, e)| s..e)
+            .collect();
+        let code = Code {
+            steps: steps.into(),
+            subprograms,
+            callbacks: callbacks.into_iter().collect(),
+        };
+        code.check_control()?;
+        code.check_callbacks()?;
+        Ok(code)
+    }
+
+    /// Whether any instruction makes a tail call.
+    pub fn has_tail_call(&self) -> bool {
+        self.steps.iter().any(|s| matches!(s, Step::TailCall(_)))
+    }
+
+    /// The subprogram that starts at this slot. Every target of a call or
+    /// function reference does start one.
+    pub fn subprogram_at(&self, slot: usize) -> usize {
+        self.subprograms.partition_point(|range| range.start < slot)
+    }
+
+    /// Every jump stays in its subprogram and reaches a whole instruction;
+    /// no subprogram falls through its end.
+    fn check_control(&self) -> Result<(), LinkError> {
+        for range in &self.subprograms {
+            let lands = |at: usize, rel: i32| {
+                let to = target(at, rel)?;
+                let whole = range.contains(&to) && !matches!(self.steps[to], Step::Skip);
+                if whole {
+                    Ok(())
+                } else {
+                    Err(LinkError::Target { insn: at })
+                }
+            };
+            let Some(last) = range.clone().last() else {
+                return Err(LinkError::Target { insn: range.start });
+            };
+            if matches!(self.steps[range.start], Step::Skip) {
+                return Err(LinkError::Target { insn: range.start });
+            }
+            for at in range.clone() {
+                match self.steps[at] {
+                    Step::Op(Op::Jump { rel, .. }) => lands(at, rel)?,
+                    Step::Op(Op::Branch { rel, .. }) => lands(at, rel.into())?,
+                    _ => {}
+                }
+            }
+            match self.steps[last] {
+                Step::Op(Op::Exit | Op::Jump { .. }) | Step::Unreachable => {}
+                _ => return Err(LinkError::Target { insn: last }),
+            }
+        }
+        Ok(())
+    }
+
+    /// No tail call can be reached from a callback.
+    fn check_callbacks(&self) -> Result<(), LinkError> {
+        for &callback in &self.callbacks {
+            let mut seen = BTreeSet::new();
+            let mut pending = vec![self.subprogram_at(callback)];
+            while let Some(index) = pending.pop() {
+                if !seen.insert(index) {
+                    continue;
+                }
+                for at in self.subprograms[index].clone() {
+                    match self.steps[at] {
+                        Step::TailCall(_) => {
+                            return Err(LinkError::TailCallInCallback { insn: callback });
+                        }
+                        Step::Op(Op::CallSub { rel }) => {
+                            pending.push(self.subprogram_at(target(at, rel)?));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The slot a relative target means.
+pub(crate) fn target(at: usize, rel: i32) -> Result<usize, LinkError> {
+    usize::try_from(at as i64 + 1 + i64::from(rel)).map_err(|_| LinkError::Target { insn: at })
+}
+
+fn link_op(op: Op, at: usize, linker: &dyn Linker) -> Result<Step, LinkError> {
+    Ok(match op {
+        Op::LoadImm { dst, imm } => match imm {
+            Imm64::Value(value) => Step::Const { dst, value },
+            Imm64::Map(id) => {
+                let value = linker.map(id).ok_or(LinkError::Map { insn: at, id })?;
+                Step::Const { dst, value }
+            }
+            Imm64::MapValue { map, offset } => {
+                let value = linker.map_value(map, offset);
+                let error = LinkError::MapValue {
+                    insn: at,
+                    id: map,
+                    offset,
+                };
+                Step::Const {
+                    dst,
+                    value: value.ok_or(error)?,
+                }
+            }
+            Imm64::Func(rel) => Step::Func {
+                dst,
+                slot: target(at, rel)?,
+            },
+        },
+        Op::CallHelper {
+            id: BPF_FUNC_TAIL_CALL,
+        } => Step::TailCall(linker.tail_call()),
+        Op::CallHelper { id } => Step::Helper(
+            linker
+                .helper(id)
+                .ok_or(LinkError::Helper { insn: at, id })?,
+        ),
+        other => Step::Op(other),
+    })
+}

@@ -1,0 +1,14 @@
+//! What both engines must agree on, and what each promises alone.
+
+#[path = "engines/arch/mod.rs"]
+mod arch;
+#[path = "engines/common.rs"]
+mod common;
+#[path = "engines/conformance.rs"]
+mod conformance;
+#[path = "engines/linking.rs"]
+mod linking;
+#[path = "engines/random.rs"]
+mod random;
+#[path = "engines/text.rs"]
+mod text;

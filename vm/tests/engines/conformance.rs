@@ -1,0 +1,106 @@
+//! Runs every case in `tests/data` through both engines.
+//!
+//! A file holds cases: `## name`, optionally `mem HEX` (what r1 points to),
+//! the program, `=> r0` and optionally `=> mem HEX` (what is there afterwards).
+
+use std::fmt::Write;
+
+use crate::common::{assemble, run_both};
+
+struct Case {
+    name: String,
+    text: String,
+    memory: Vec<u8>,
+    r0: Option<u64>,
+    memory_after: Option<Vec<u8>>,
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).expect("hex bytes"))
+        .collect()
+}
+
+fn number(text: &str) -> u64 {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let value = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    }
+    .unwrap_or_else(|e| panic!("{text}: {e}"));
+    if negative {
+        value.wrapping_neg()
+    } else {
+        value
+    }
+}
+
+fn cases(file: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for line in file.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("## ") {
+            cases.push(Case {
+                name: name.to_owned(),
+                text: String::new(),
+                memory: Vec::new(),
+                r0: None,
+                memory_after: None,
+            });
+            continue;
+        }
+        let Some(case) = cases.last_mut() else {
+            continue;
+        };
+        if let Some(bytes) = line.strip_prefix("=> mem ") {
+            case.memory_after = Some(hex(bytes));
+        } else if let Some(value) = line.strip_prefix("=> ") {
+            case.r0 = Some(number(value));
+        } else if let Some(bytes) = line.strip_prefix("mem ") {
+            case.memory = hex(bytes);
+        } else {
+            writeln!(case.text, "{line}").expect("a string takes all");
+        }
+    }
+    cases
+}
+
+fn check(file: &str, at_least: usize) {
+    let cases = cases(file);
+    assert!(cases.len() >= at_least, "only {} cases", cases.len());
+    for case in cases {
+        let left = run_both(&assemble(&case.text), &case.memory, std::ptr::null_mut());
+        let r0 = case
+            .r0
+            .unwrap_or_else(|| panic!("{}: nothing expected", case.name));
+        assert_eq!(left.r0, r0, "{}: r0 is {:#x}", case.name, left.r0);
+        if let Some(expected) = case.memory_after {
+            assert_eq!(left.memory, expected, "{}", case.name);
+        }
+    }
+}
+
+macro_rules! files {
+    ($($name:ident: $at_least:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            check(include_str!(concat!("../data/", stringify!($name), ".bpf")), $at_least);
+        })*
+    };
+}
+
+// The number guards against a file that is read as empty.
+files! {
+    arithmetic: 60;
+    atomic: 30;
+    call: 10;
+    divide: 40;
+    jump: 40;
+    memory: 25;
+    moves: 30;
+    shift: 25;
+}
