@@ -117,35 +117,68 @@ pub(crate) fn open(path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno>
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// The whole of a small file (proc and sysfs), at most `limit` bytes.
+/// The whole of a file of /proc or /sys, whose size is not known before, at
+/// most `limit` bytes.
+///
+/// # Errors
+/// As open(2) and read(2).
 pub fn read_small(path: &CStr, limit: usize) -> Result<Vec<u8>, Errno> {
     let fd = open(path, libc::O_RDONLY, 0)?;
     let mut bytes = Vec::new();
     let mut chunk = [0u8; 4096];
     while bytes.len() < limit {
-        // SAFETY: the kernel writes at most the chunk's length into it.
-        let n = unsafe {
+        match read(&fd, &mut chunk)? {
+            0 => break,
+            n => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+        }
+    }
+    bytes.truncate(limit);
+    Ok(bytes)
+}
+
+/// The whole of a regular file. A copy, not a mapping: a mapping of a file
+/// that someone truncates is a SIGBUS.
+///
+/// # Errors
+/// As open(2) and read(2); `EINVAL` for what is not a regular file.
+pub fn read_all(path: &CStr) -> Result<Vec<u8>, Errno> {
+    let fd = open(path, libc::O_RDONLY | libc::O_NONBLOCK, 0)?;
+    let stat = fstat(&fd)?;
+    if stat.mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    let mut bytes = vec![0u8; usize::try_from(stat.size).map_err(|_| Errno::ENOMEM)?];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match read(&fd, rest)? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn read(fd: &OwnedFd, to: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        // SAFETY: the kernel writes at most the slice's length into it.
+        match unsafe {
             call(
                 libc::SYS_read,
                 [
                     fd.as_raw_fd() as usize,
-                    chunk.as_mut_ptr() as usize,
-                    chunk.len(),
+                    to.as_mut_ptr() as usize,
+                    to.len(),
                     0,
                     0,
                     0,
                 ],
             )
-        };
-        match n {
-            Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+        } {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
+            result => return result,
         }
     }
-    bytes.truncate(limit);
-    Ok(bytes)
 }
 
 fn path_call(nr: libc::c_long, path: &CStr, third: usize) -> Result<(), Errno> {
@@ -231,7 +264,8 @@ pub(crate) fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
 }
 
 fn fd_call(nr: libc::c_long, fd: &OwnedFd, args: [usize; 3]) -> Result<usize, Errno> {
-    // SAFETY: only calls whose arguments after the fd are numbers come here.
+    // SAFETY: only calls whose arguments after the fd are numbers come here,
+    // and the one of `append`, whose bytes it reads.
     unsafe {
         call(
             nr,
@@ -248,6 +282,21 @@ pub(crate) fn flock(fd: &OwnedFd, operation: i32) -> Result<(), Errno> {
 /// ftruncate(2).
 pub(crate) fn ftruncate(fd: &OwnedFd, bytes: u64) -> Result<(), Errno> {
     fd_call(libc::SYS_ftruncate, fd, [bytes as usize, 0, 0]).map(drop)
+}
+
+/// Appends to a file of ours, made 0600 when it is missing.
+///
+/// # Errors
+/// As open(2) and write(2).
+pub fn append(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NOFOLLOW;
+    let fd = open(&c_path(path)?, flags, 0o600)?;
+    fd_call(
+        libc::SYS_write,
+        &fd,
+        [bytes.as_ptr() as usize, bytes.len(), 0],
+    )
+    .map(drop)
 }
 
 /// fallocate(2).
@@ -331,6 +380,19 @@ pub(crate) fn for_each_name(dir: &OwnedFd, mut each: impl FnMut(&CStr)) -> Resul
             rest = rest.get(len..).unwrap_or_default();
         }
     }
+}
+
+/// A number nobody can guess.
+pub(crate) fn random() -> Result<u64, Errno> {
+    let mut number = 0u64;
+    // SAFETY: the kernel writes the 8 bytes of `number`.
+    unsafe {
+        call(
+            libc::SYS_getrandom,
+            [&raw mut number as usize, 8, 0, 0, 0, 0],
+        )
+    }?;
+    Ok(number)
 }
 
 /// Effective user id.

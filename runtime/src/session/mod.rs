@@ -6,9 +6,6 @@
 //! [`roster`] (who takes part), `objects` and [`data`] (the two files),
 //! [`owner`] (the tool's side), [`view`] (everyone else's), [`sweep`] (the end).
 
-// Off until `shm` and `maps` are there.
-#![cfg(any())]
-
 pub mod data;
 pub mod dirs;
 mod error;
@@ -39,3 +36,6 @@ const DATA: &str = "data";
 const ARRAY_PREFIX: &str = "array-";
 /// Name prefix of a session's directory while it is made.
 const NEW_PREFIX: &str = ".new-";
+
+#[cfg(test)]
+mod tests;

@@ -135,7 +135,7 @@ impl Session {
         let objects = Objects::create(objects_region, nr_cpus, owner.pack(), command)
             .ok_or_else(too_short)?;
         let rename =
-            |from: &Path, to: &Path| file::rename(&*file::c_path(from)?, &*file::c_path(to)?);
+            |from: &Path, to: &Path| file::rename(&file::c_path(from)?, &file::c_path(to)?);
         rename(&made.hidden, &made.path).map_err(failed(&made.path))?;
         Ok(Session {
             dirs: dirs.clone(),
@@ -204,7 +204,10 @@ impl Session {
     /// # Errors
     /// As `BPF_MAP_CREATE`: `EINVAL` and `E2BIG` for the spec, `ENOMEM`
     /// without space, `EMFILE` without fds.
-    pub fn create_map(&self, spec: MapSpec) -> Result<(u32, Arc<Map>, Option<OwnedFd>), Errno> {
+    pub fn create_map(&self, mut spec: MapSpec) -> Result<(u32, Arc<Map>, Option<OwnedFd>), Errno> {
+        if spec.seed == 0 && !spec.has(uapi::map::BPF_F_ZERO_SEED) {
+            spec.seed = file::random()?;
+        }
         let len = Map::storage_size(&spec, self.nr_cpus)?
             .max(1)
             .checked_next_multiple_of(data::PAGE)
@@ -242,10 +245,6 @@ impl Session {
         Err(made.err().unwrap_or(Errno::ENOMEM))
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "one caller, which takes it apart at once"
-    )]
     fn map_storage_for(
         &self,
         inner: &mut Inner,
@@ -265,7 +264,7 @@ impl Session {
                 _ => Errno::ENOMEM,
             })?;
             if let Err(errno) = make_room(&fd, 0, len) {
-                let _ = file::unlink(&*file::c_path(&path)?);
+                let _ = file::unlink(&file::c_path(&path)?);
                 return Err(errno);
             }
             return Ok((region, Place::Array, 0, Some(fd)));
@@ -585,7 +584,7 @@ fn make_directory(dirs: &Dirs, pid: i32) -> Result<Made, SessionError> {
             path: dirs.sessions.join(format!("{pid}-{number}")),
         };
         let failed = |errno| SessionError::file("make", &made.hidden, errno);
-        let taken = file::lstat(&*file::c_path(&made.path).map_err(failed)?).is_ok();
+        let taken = file::lstat(&file::c_path(&made.path).map_err(failed)?).is_ok();
         if taken {
             continue;
         }

@@ -35,14 +35,14 @@ impl ProcessId {
     /// `ENOENT` or `ESRCH` without one; `EINVAL` when /proc is not as known.
     pub fn of(pid: i32) -> Result<ProcessId, Errno> {
         let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::EINVAL)?;
-        let stat = file::read_small(&path, 4096)?;
-        let (start, state) = parse_stat(&stat).ok_or(Errno::EINVAL)?;
-        if matches!(state, b'Z' | b'X' | b'x') {
+        let stat = Stat::parse(&file::read_small(&path, 4096)?).ok_or(Errno::EINVAL)?;
+        // The first thread may have ended before the others.
+        if stat.first_thread_ended && stat.threads <= 1 {
             return Err(Errno::ESRCH);
         }
         Ok(ProcessId {
             pid,
-            start: start & ((1 << START_BITS) - 1),
+            start: stat.start & ((1 << START_BITS) - 1),
         })
     }
 
@@ -70,17 +70,39 @@ impl ProcessId {
     }
 }
 
-/// Start time (field 22) and state (field 3) of a `/proc/PID/stat` line. The
-/// command name in field 2 may hold any byte, so fields count from the last `)`.
-fn parse_stat(line: &[u8]) -> Option<(u64, u8)> {
-    let name_end = line.iter().rposition(|&b| b == b')')?;
-    let mut fields = line
-        .get(name_end + 1..)?
-        .split(|&b| b == b' ')
-        .filter(|f| !f.is_empty());
-    let state = *fields.next()?.first()?;
-    let start = std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()?;
-    Some((start, state))
+/// What `/proc/PID/stat` says, as far as we look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    /// The state (field 3) is that of the first thread.
+    first_thread_ended: bool,
+    /// Field 20; counts an ended first thread.
+    threads: u32,
+    /// Field 22.
+    start: u64,
+}
+
+impl Stat {
+    /// The command name in field 2 may hold any byte, so fields count from
+    /// the last `)`.
+    fn parse(line: &[u8]) -> Option<Stat> {
+        let name_end = line.iter().rposition(|&b| b == b')')?;
+        let fields = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
+        let mut fields = fields.split_ascii_whitespace();
+        Some(Stat {
+            first_thread_ended: matches!(fields.next()?, "Z" | "X" | "x"),
+            threads: fields.nth(20 - 4)?.parse().ok()?,
+            start: fields.nth(22 - 21)?.parse().ok()?,
+        })
+    }
+}
+
+/// Whether the calling process consists of the calling thread and a first
+/// thread that has ended by pthread_exit(3).
+pub fn is_last_thread() -> bool {
+    file::read_small(c"/proc/self/stat", 4096)
+        .ok()
+        .and_then(|line| Stat::parse(&line))
+        .is_some_and(|stat| stat.first_thread_ended && stat.threads <= 2)
 }
 
 /// Number of possible CPUs, as libbpf's `libbpf_num_possible_cpus` counts
@@ -135,8 +157,13 @@ mod tests {
     #[test]
     fn command_name_with_parenthesis() {
         let line = b"12 (a) (b)) S 1 12 12 0 -1 4194560 95 0 0 0 0 0 0 0 20 0 1 0 77 2 3";
-        assert_eq!(parse_stat(line), Some((77, b'S')));
-        assert_eq!(parse_stat(b"12 (a"), None);
+        let stat = Stat {
+            first_thread_ended: false,
+            threads: 1,
+            start: 77,
+        };
+        assert_eq!(Stat::parse(line), Some(stat));
+        assert_eq!(Stat::parse(b"12 (a"), None);
     }
 
     #[test]

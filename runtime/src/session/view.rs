@@ -120,6 +120,11 @@ impl SessionView {
             .collect()
     }
 
+    /// Whether the tool has not removed a program.
+    pub fn has_program(&self, id: u32) -> bool {
+        self.objects.find(id, ObjectKind::Program).is_some()
+    }
+
     /// A program.
     pub fn program(&self, id: u32) -> Option<ProgramSpec> {
         program(&self.objects, id)

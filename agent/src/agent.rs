@@ -1,0 +1,253 @@
+//! The agent's thread and the lock around what it knows. It knows when to
+//! look at sessions, not what to do about them; that is [`crate::state`].
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use attach::{AttachError, Engine};
+use runtime::session::{Dirs, process};
+use shm::futex;
+
+use crate::lock::ForkLock;
+use crate::log::debug;
+use crate::state::{Round, State};
+use crate::{fork, signals};
+
+/// While sessions exist: how soon a killed tool is noticed although its
+/// sweeper was killed too, and the end of all other threads.
+const WITH_SESSIONS: Duration = Duration::from_millis(500);
+/// Without sessions nothing is urgent; the roster wakes us.
+const WITHOUT_SESSIONS: Duration = Duration::from_secs(10);
+/// After the first thread has ended and before the last one has.
+const LAST_THREADS: Duration = Duration::from_millis(50);
+/// The thread verifies and compiles; pages cost when touched.
+const STACK_BYTES: usize = 1 << 20;
+
+/// The one agent of this process.
+pub struct Agent {
+    lock: ForkLock,
+    /// Only touched with `lock` held.
+    state: UnsafeCell<State>,
+    /// The process that has an agent thread; a forked child finds its
+    /// parent's pid here.
+    running: AtomicI32,
+    stop: AtomicBool,
+    /// The first thread has called pthread_exit(3).
+    first_thread_left: AtomicBool,
+    /// How often a round was asked for, and the count that the latest
+    /// finished round had seen; a futex word.
+    asked: AtomicU32,
+    answered: AtomicU32,
+    /// What the thread sleeps on: a word in the roster, which stays mapped
+    /// for ever, or `own_word`.
+    sleeps_on: AtomicPtr<AtomicU32>,
+    own_word: AtomicU32,
+}
+
+// SAFETY: `state` is only touched with `lock` held; all else is atomic.
+unsafe impl Sync for Agent {}
+// SAFETY: nothing in it belongs to a thread; probes' data is leaked and atomic.
+unsafe impl Send for Agent {}
+
+static AGENT: OnceLock<Agent> = OnceLock::new();
+
+/// The agent, if it was started.
+pub fn get() -> Option<&'static Agent> {
+    AGENT.get()
+}
+
+/// The agent; made at the first call.
+///
+/// # Errors
+/// When hooks cannot work here at all.
+pub fn get_or_make(dirs: Dirs) -> Result<&'static Agent, AttachError> {
+    if let Some(agent) = AGENT.get() {
+        return Ok(agent);
+    }
+    // The engine first: of the handlers for fork(2) the one registered last
+    // runs first, and our lock is always taken before the engine's.
+    let engine = Engine::new()?;
+    let agent = AGENT.get_or_init(|| Agent {
+        lock: ForkLock::new(),
+        state: UnsafeCell::new(State::new(dirs, engine)),
+        running: AtomicI32::new(0),
+        stop: AtomicBool::new(false),
+        first_thread_left: AtomicBool::new(false),
+        asked: AtomicU32::new(0),
+        answered: AtomicU32::new(0),
+        sleeps_on: AtomicPtr::new(std::ptr::null_mut()),
+        own_word: AtomicU32::new(0),
+    });
+    fork::register();
+    Ok(agent)
+}
+
+impl Agent {
+    fn with<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
+        self.lock.with(|| {
+            // SAFETY: the lock is held, and `body` cannot take it again: the
+            // state knows no agent.
+            body(unsafe { &mut *self.state.get() })
+        })
+    }
+
+    /// The lock, for the fork handlers.
+    pub fn lock(&self) -> &ForkLock {
+        &self.lock
+    }
+
+    /// Whether a thread follows sessions in this very process.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire) == shm::sys::getpid()
+    }
+
+    /// Whether a thread followed sessions in this process or, right after
+    /// fork(2), in its parent.
+    pub fn was_running(&self) -> bool {
+        self.running.load(Ordering::Acquire) != 0
+    }
+
+    /// Starts the thread unless it runs. Returns whether it runs then.
+    pub fn start(&'static self) -> bool {
+        let pid = shm::sys::getpid();
+        let before = self.running.load(Ordering::Acquire);
+        if before == pid
+            || self
+                .running
+                .compare_exchange(before, pid, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+        {
+            return true;
+        }
+        self.stop.store(false, Ordering::Release);
+        // Ours must never run the target's handlers.
+        let spawned = signals::with_all_blocked(|| {
+            std::thread::Builder::new()
+                .name("bpftime".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn(move || self.run())
+        });
+        if let Err(error) = &spawned {
+            debug!("no thread: {error}");
+            self.running.store(0, Ordering::Release);
+        }
+        spawned.is_ok()
+    }
+
+    /// Asks for a round and waits until one that began later has finished.
+    /// Allocates nothing, so hooks may call it.
+    pub fn follow_now(&self, timeout: Duration) -> bool {
+        if !self.is_running() {
+            return false;
+        }
+        let ticket = self.asked.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        self.wake();
+        let deadline = Instant::now() + timeout;
+        loop {
+            let answered = self.answered.load(Ordering::Acquire);
+            // Wrapping: answered when it is not before the ticket.
+            if answered.wrapping_sub(ticket) as i32 >= 0 {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.is_running() {
+                return false;
+            }
+            futex::wait(&self.answered, answered, Some(left));
+        }
+    }
+
+    /// Unhooks everything and ends the thread. Returns whether it has ended.
+    pub fn stop(&self, timeout: Duration) -> bool {
+        self.stop.store(true, Ordering::Release);
+        self.follow_now(timeout);
+        !self.is_running()
+    }
+
+    /// The first thread leaves by pthread_exit(3): from now on the process
+    /// ends with its last other thread.
+    pub fn first_thread_leaves(&self) {
+        self.first_thread_left.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// At the end of the process: gives the roster slot back, if nothing is
+    /// in the way.
+    pub fn process_ends(&self) {
+        if self.lock.try_lock() {
+            // SAFETY: the lock is held.
+            unsafe { &mut *self.state.get() }.leave_roster();
+            self.lock.unlock();
+        }
+    }
+
+    /// Whether a hook in this process is meant for it alone.
+    pub fn has_filtered_hooks(&self) -> bool {
+        self.with(|state| state.has_filtered_hooks())
+    }
+
+    fn wake(&self) {
+        let word = self.sleeps_on.load(Ordering::Acquire);
+        // SAFETY: null, or a word that stays mapped for ever (see the field).
+        let word = unsafe { word.as_ref() }.unwrap_or(&self.own_word);
+        word.fetch_add(1, Ordering::AcqRel);
+        futex::wake(word, 1);
+    }
+
+    /// The thread's life.
+    fn run(&self) {
+        Engine::exempt_thread();
+        loop {
+            // Read before looking, so that what comes later wakes us.
+            let seen = self.choose_word().load(Ordering::Acquire);
+            let asked = self.asked.load(Ordering::Acquire);
+            let stop = self.stop.load(Ordering::Acquire);
+            let round = catch_unwind(AssertUnwindSafe(|| self.round(stop)));
+            let ended = !matches!(&round, Ok(Some(_)));
+            if ended {
+                self.running.store(0, Ordering::Release);
+            }
+            self.answered.store(asked, Ordering::Release);
+            futex::wake(&self.answered, u32::MAX >> 1);
+            let Ok(Some(round)) = round else { return };
+            let first_thread_left = self.first_thread_left.load(Ordering::Acquire);
+            if (first_thread_left || round.sessions) && process::is_last_thread() {
+                // As glibc does when the last thread of a program ends.
+                // SAFETY: runs the program's exit handlers, which is wanted.
+                unsafe { libc::exit(0) }
+            }
+            let timeout = if first_thread_left {
+                LAST_THREADS
+            } else if round.sessions || round.resting {
+                WITH_SESSIONS
+            } else {
+                WITHOUT_SESSIONS
+            };
+            futex::wait(self.choose_word(), seen, Some(timeout));
+        }
+    }
+
+    /// The word to sleep on: the roster's once there is a slot.
+    fn choose_word(&self) -> &AtomicU32 {
+        let word = self.sleeps_on.load(Ordering::Acquire);
+        // SAFETY: null, or a word that stays mapped for ever (see the field).
+        unsafe { word.as_ref() }.unwrap_or(&self.own_word)
+    }
+
+    /// One look at everything; `None` when it was the last.
+    fn round(&self, stop: bool) -> Option<Round> {
+        self.with(|state| {
+            let word = state.wake_word().unwrap_or(std::ptr::null_mut());
+            self.sleeps_on.store(word, Ordering::Release);
+            if stop || state.detach_requested() {
+                debug!("leaving");
+                state.leave();
+                return None;
+            }
+            Some(state.follow())
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! The executable file mappings of this process, as /proc/self/maps lists
+//! them. It knows no link. Not dl_iterate_phdr(3): it takes the lock that a
+//! thread in dlopen(3) holds while it waits for us.
+
+use std::ffi::{CString, OsString};
+use std::ops::Range;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use runtime::session::file;
+use uapi::Errno;
+
+/// One executable mapping of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Addresses.
+    pub range: Range<usize>,
+    /// File offset of the first byte.
+    pub offset: u64,
+    /// Device as the mapping shows it.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Path when it was mapped.
+    pub path: PathBuf,
+}
+
+impl Mapping {
+    /// Address at which a byte of the file lies, if it lies in this mapping.
+    pub fn address_of(&self, offset: u64) -> Option<usize> {
+        let inside = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+        let address = self.range.start.checked_add(inside)?;
+        self.range.contains(&address).then_some(address)
+    }
+}
+
+/// Most bytes of /proc/self/maps that are read: some 100,000 mappings.
+const LIMIT: usize = 16 << 20;
+
+/// All executable file mappings, by address.
+pub fn executable() -> Result<Vec<Mapping>, Errno> {
+    let text = file::read_small(c"/proc/self/maps", LIMIT)?;
+    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
+}
+
+/// `START-END PERMS OFFSET MAJOR:MINOR INODE   PATH`, proc_pid_maps(5).
+fn parse(line: &[u8]) -> Option<Mapping> {
+    let mut fields = line.splitn(6, |&b| b == b' ');
+    let mut field = || std::str::from_utf8(fields.next()?).ok();
+    let (start, end) = field()?.split_once('-')?;
+    let perms = field()?;
+    let offset = field()?;
+    let (major, minor) = field()?.split_once(':')?;
+    let ino = field()?.parse().ok()?;
+    if perms.as_bytes().get(2) != Some(&b'x') || ino == 0 {
+        return None;
+    }
+    let path = fields.next()?.trim_ascii_start();
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    Some(Mapping {
+        range: address(start)?..address(end)?,
+        offset: hex(offset)?,
+        dev: libc::makedev(number(major)?, number(minor)?),
+        ino,
+        path: unescape(path),
+    })
+}
+
+/// The kernel writes a newline in a path as `\012`.
+fn unescape(path: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&first, tail)) = rest.split_first() {
+        if let Some(after) = rest.strip_prefix(br"\012") {
+            bytes.push(b'\n');
+            rest = after;
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// Device and inode as stat(2) shows them, which is how links name files. On
+/// some file systems (btrfs, overlayfs) the mapping shows another device.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let stat = file::stat(&name).ok()?;
+    Some((stat.dev, stat.ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executable_files_only() {
+        let line = b"7f0000001000-7f0000003000 r-xp 00028000 fd:01 1234    /usr/lib/a b\\012c.so";
+        let mapping = parse(line).unwrap();
+        assert_eq!(mapping.range, 0x7f00_0000_1000..0x7f00_0000_3000);
+        assert_eq!(mapping.dev, libc::makedev(0xfd, 1));
+        assert_eq!(mapping.path, Path::new("/usr/lib/a b\nc.so"));
+        assert_eq!(mapping.address_of(0x28010), Some(0x7f00_0000_1010));
+        assert_eq!(mapping.address_of(0x27fff), None);
+        assert_eq!(mapping.address_of(0x2a000), None);
+        for line in [
+            &b"7f00-7f10 rw-p 00000000 fd:01 1234 /lib/a.so"[..],
+            b"7f00-7f10 r-xp 00000000 00:00 0 [vdso]",
+            b"7f00-7f10 r-xp",
+            b"",
+        ] {
+            assert_eq!(parse(line), None);
+        }
+    }
+
+    #[test]
+    fn finds_this_program() {
+        let here = finds_this_program as *const () as usize;
+        let mapping = executable()
+            .unwrap()
+            .into_iter()
+            .find(|m| m.range.contains(&here))
+            .unwrap();
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(identity(&mapping.path), identity(&own));
+    }
+}

@@ -1,0 +1,205 @@
+//! From a link to addresses: which mappings of this process hold the probed
+//! file, and what the file says about its text. It knows no program.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use attach::Module;
+use object::ElfFile;
+use runtime::session::file;
+
+use crate::maps::{self, Mapping};
+
+/// The executable mappings at one moment, each with its file's identity.
+#[derive(Default)]
+pub struct Image {
+    mappings: Vec<Mapping>,
+    /// By device and inode, both as stat(2) and as the mapping show them.
+    by_file: HashMap<(u64, u64), Vec<usize>>,
+}
+
+impl Image {
+    /// Reads the mappings; none when /proc is not there.
+    pub fn read() -> Image {
+        let mut image = Image {
+            mappings: maps::executable().unwrap_or_default(),
+            by_file: HashMap::new(),
+        };
+        let mut known: HashMap<&Path, Option<(u64, u64)>> = HashMap::new();
+        for (index, mapping) in image.mappings.iter().enumerate() {
+            let shown = (mapping.dev, mapping.ino);
+            let named = *known
+                .entry(&mapping.path)
+                .or_insert_with(|| maps::identity(&mapping.path));
+            image.by_file.entry(shown).or_default().push(index);
+            // A new file of that name has another inode, and is not ours.
+            if let Some(named) = named
+                && named != shown
+                && named.1 == shown.1
+            {
+                image.by_file.entry(named).or_default().push(index);
+            }
+        }
+        image
+    }
+
+    /// The mappings of a file that hold `offset`, with its address in each.
+    pub fn places(&self, file: (u64, u64), offset: u64) -> impl Iterator<Item = (&Mapping, usize)> {
+        self.by_file
+            .get(&file)
+            .into_iter()
+            .flatten()
+            .filter_map(move |&index| {
+                let mapping = self.mappings.get(index)?;
+                Some((mapping, mapping.address_of(offset)?))
+            })
+    }
+
+    /// Whether a mapping that was seen before is still there.
+    pub fn still_has(&self, mapping: &Mapping) -> bool {
+        // Parts of it may have become writable or been split since.
+        self.mappings.iter().any(|now| {
+            (now.dev, now.ino) == (mapping.dev, mapping.ino)
+                && now.range.start <= mapping.range.start
+                && now.range.end >= mapping.range.end
+        })
+    }
+
+    /// All ranges of a file that belong to one load of it: its load bias is `bias`.
+    fn text_of(&self, mapping: &Mapping, elf: &ElfFile<'_>, bias: u64) -> Vec<Range<usize>> {
+        self.mappings
+            .iter()
+            .filter(|m| (m.dev, m.ino) == (mapping.dev, mapping.ino))
+            .filter(|m| bias_of(m, elf) == Some(bias))
+            .map(|m| m.range.clone())
+            .collect()
+    }
+}
+
+/// What has to be added to the file's addresses to get this process's.
+fn bias_of(mapping: &Mapping, elf: &ElfFile<'_>) -> Option<u64> {
+    // The mapping begins on a page, the segment perhaps later in that page.
+    let (start, end) = (mapping.offset, mapping.offset + mapping.range.len() as u64);
+    elf.segments()
+        .filter(|segment| segment.executable)
+        .find_map(|segment| {
+            let first = segment.file.start.max(start);
+            (first < segment.file.end.min(end)).then_some(())?;
+            let address = elf.address_of_offset(first)?;
+            Some((mapping.range.start as u64 + (first - start)).wrapping_sub(address))
+        })
+}
+
+/// Modules made so far; making one reads the whole file.
+#[derive(Default)]
+pub struct Modules {
+    made: Vec<(Mapping, Result<Arc<Module>, String>)>,
+}
+
+impl Modules {
+    /// The module whose text is in `mapping`, or why there is none.
+    pub fn of(&mut self, mapping: &Mapping, image: &Image) -> Result<Arc<Module>, String> {
+        if let Some((_, module)) = self.made.iter().find(|(made, _)| made == mapping) {
+            return module.clone();
+        }
+        let module = make(mapping, image);
+        self.made.push((mapping.clone(), module.clone()));
+        module
+    }
+
+    /// Forgets the modules that are not mapped any more; returns their ranges.
+    pub fn retain(&mut self, image: &Image) -> Vec<Range<usize>> {
+        let mut gone = Vec::new();
+        self.made.retain(|(mapping, _)| {
+            let stays = image.still_has(mapping);
+            if !stays {
+                gone.push(mapping.range.clone());
+            }
+            stays
+        });
+        gone
+    }
+}
+
+fn make(mapping: &Mapping, image: &Image) -> Result<Arc<Module>, String> {
+    let path = mapping.path.display();
+    let bytes =
+        open_mapped(mapping).ok_or_else(|| format!("{path} was replaced since it was mapped"))?;
+    let elf = ElfFile::parse(&bytes).map_err(|error| format!("{path}: {error}"))?;
+    let bias =
+        bias_of(mapping, &elf).ok_or_else(|| format!("{path}: no segment holds its text"))?;
+    let text = image.text_of(mapping, &elf, bias);
+    Module::new(&bytes, bias, &text)
+        .map(Arc::new)
+        .map_err(|error| format!("{path}: {error}"))
+}
+
+/// The bytes of the very file that is mapped: by its path when that still
+/// names it, else through /proc, which finds a deleted executable.
+fn open_mapped(mapping: &Mapping) -> Option<Vec<u8>> {
+    let link = format!(
+        "/proc/self/map_files/{:x}-{:x}",
+        mapping.range.start, mapping.range.end
+    );
+    let paths = [
+        mapping.path.as_os_str().as_bytes(),
+        b"/proc/self/exe",
+        link.as_bytes(),
+    ];
+    paths.into_iter().find_map(|path| {
+        let name = CString::new(path).ok()?;
+        let stat = file::stat(&name).ok()?;
+        (stat.ino == mapping.ino).then(|| file::read_all(&name).ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn makes_a_module_of_this_program() {
+        let image = Image::read();
+        let here = makes_a_module_of_this_program as *const () as usize;
+        let own = maps::identity(Path::new("/proc/self/exe")).unwrap();
+        let mapping = image
+            .mappings
+            .iter()
+            .find(|m| m.range.contains(&here))
+            .unwrap();
+        let offset = mapping.offset + (here - mapping.range.start) as u64;
+        let places: Vec<usize> = image
+            .places(own, offset)
+            .map(|(_, address)| address)
+            .collect();
+        assert_eq!(places, [here]);
+        let mut modules = Modules::default();
+        assert!(modules.of(mapping, &image).is_ok());
+        assert!(modules.retain(&image).is_empty());
+        assert_eq!(modules.retain(&Image::default()), [mapping.range.clone()]);
+    }
+
+    #[test]
+    fn the_bias_agrees_with_the_loader() {
+        // SAFETY: dladdr only fills the structure, which outlives the call.
+        let base = unsafe {
+            let mut info: libc::Dl_info = std::mem::zeroed();
+            assert_ne!(libc::dladdr(libc::malloc as *const _, &raw mut info), 0);
+            info.dli_fbase as u64
+        };
+        let image = Image::read();
+        let address = libc::malloc as *const () as usize;
+        let mapping = image
+            .mappings
+            .iter()
+            .find(|m| m.range.contains(&address))
+            .unwrap();
+        let bytes = open_mapped(mapping).unwrap();
+        let elf = ElfFile::parse(&bytes).unwrap();
+        assert_eq!(bias_of(mapping, &elf), Some(base));
+    }
+}
