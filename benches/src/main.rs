@@ -1,0 +1,42 @@
+//! `make bench`: what a probe costs here and in the kernel, measured on the
+//! same machine code in one run. It goes the way that users go (`bpftime
+//! load`, `bpftime start`) and knows none of bpftime's crates.
+//!
+//! Reading order: [`probes`] (nanoseconds a call), [`startup`] (the agent in
+//! `/bin/true`), [`report`] (table and JSON).
+
+mod probes;
+mod report;
+mod startup;
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tests::World;
+
+fn main() -> Result<()> {
+    let ours = World::new();
+    let kernel = World::kernel();
+    let report = report::Report {
+        probes: probes::measure(&ours, kernel.as_ref())?,
+        startup: startup::measure(&ours)?,
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace")?;
+    let path = root.join("target/bench.json");
+    std::fs::write(&path, serde_json::to_vec_pretty(&report)?)?;
+    write!(
+        std::io::stdout(),
+        "{report}\nwritten to {}\n",
+        path.display()
+    )?;
+    Ok(())
+}
+
+/// The middle one of `values`; the upper of two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

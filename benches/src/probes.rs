@@ -1,0 +1,120 @@
+//! Nanoseconds that a probe adds to a call. Both worlds have a victim process
+//! of their own (the kernel's uprobes go by file and would reach ours, too)
+//! and a tool that attaches and detaches for each measurement. Rounds are
+//! interleaved: drift of the machine meets everything alike.
+
+use anyhow::{Context, Result, ensure};
+use tests::{Program, World};
+
+use crate::median;
+use crate::report::ProbeCost;
+
+/// Functions of the victim, and what their first instruction is.
+const FUNCTIONS: [(&str, &str); 4] = [
+    ("v_push", "push"),
+    ("v_nop5", "5-byte nop"),
+    ("v_lea", "lea"),
+    ("v_endbr", "endbr64"),
+];
+
+/// What is measured on each function: program, kind of probe, name.
+const PROBES: [(&str, &str, &str); 5] = [
+    ("empty", "entry", "empty uprobe"),
+    ("empty", "return", "empty uretprobe"),
+    ("hash", "entry", "uprobe + hash ++"),
+    ("percpu", "entry", "uprobe + per-CPU array ++"),
+    ("record", "entry", "uprobe + 16-byte ring record"),
+];
+
+const ROUNDS: usize = 9;
+
+/// Calls in one measurement; a kernel probe costs up to 10,000 ns.
+const OUR_CALLS: u64 = 200_000;
+const KERNEL_CALLS: u64 = 20_000;
+const PLAIN_CALLS: u64 = 1_000_000;
+
+/// A victim and a tool of one world.
+struct Pair {
+    victim: Program,
+    tool: Program,
+    calls: u64,
+    counted: u64,
+}
+
+impl Pair {
+    fn start(world: &World, calls: u64) -> Pair {
+        let path = world.fixture("victim");
+        let mut tool = Program::on_pipes(world.tool(&[world.fixture("cost"), path.clone()]));
+        assert_eq!(tool.line(), "ready");
+        let mut victim = world.start(&[path]);
+        assert_eq!(victim.line(), format!("pid {}", victim.pid()));
+        Pair {
+            victim,
+            tool,
+            calls,
+            counted: 0,
+        }
+    }
+
+    /// Nanoseconds a call of `function`.
+    fn time(&mut self, function: &str, calls: u64) -> Result<f64> {
+        let total: f64 = self.victim.ask(&format!("{function} {calls}")).parse()?;
+        Ok(total / calls as f64)
+    }
+
+    /// The same with a probe, which must have run at every call.
+    fn time_probed(&mut self, function: &str, program: &str, kind: &str) -> Result<f64> {
+        ensure!(
+            self.tool
+                .ask(&format!("attach {program} {function} {kind}"))
+                == "attached"
+        );
+        self.time(function, self.calls / 10)?; // the first calls find cold caches
+        let time = self.time(function, self.calls)?;
+        let answer = self.tool.ask("detach");
+        let counted: u64 = answer
+            .strip_prefix("counted ")
+            .context("a count")?
+            .parse()?;
+        let expected = if program == "empty" {
+            0
+        } else {
+            self.calls / 10 + self.calls
+        };
+        ensure!(
+            counted - self.counted == expected,
+            "{program} on {function}: {} runs counted instead of {expected}",
+            counted - self.counted
+        );
+        self.counted = counted;
+        Ok(time)
+    }
+}
+
+/// Measures every probe on every function in both worlds.
+pub fn measure(ours: &World, kernel: Option<&World>) -> Result<Vec<ProbeCost>> {
+    let mut ours = Pair::start(ours, OUR_CALLS);
+    let mut kernel = kernel.map(|world| Pair::start(world, KERNEL_CALLS));
+    let mut costs = Vec::new();
+    for (function, first) in FUNCTIONS {
+        for (program, kind, name) in PROBES {
+            let (mut plain, mut here, mut there) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                plain.push(ours.time(function, PLAIN_CALLS)?);
+                here.push(ours.time_probed(function, program, kind)?);
+                if let Some(kernel) = &mut kernel {
+                    there.push(kernel.time_probed(function, program, kind)?);
+                }
+            }
+            let plain = median(plain);
+            costs.push(ProbeCost {
+                probe: name,
+                first_instruction: first,
+                unprobed_ns: plain,
+                bpftime_ns: median(here) - plain,
+                kernel_ns: kernel.is_some().then(|| median(there) - plain),
+            });
+        }
+    }
+    Ok(costs)
+}
