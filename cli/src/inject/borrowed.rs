@@ -158,7 +158,7 @@ impl Borrowed {
                 Stop::Syscall => return Ok(()),
                 // Late news of an interruption, or job control, which takes
                 // hold when the thread is back.
-                Stop::Asked => {}
+                Stop::Asked | Stop::Step => {}
                 Stop::Signal(signal) => {
                     let raised_here = thread.signal_info()?.si_code > 0;
                     if raised_here && FAULTS.contains(&signal) {
@@ -221,7 +221,7 @@ impl Borrowed {
             }
             match thread.wait(deadline)? {
                 Stop::Asked => return Ok(()),
-                Stop::Syscall => {}
+                Stop::Syscall | Stop::Step => {}
                 Stop::Signal(signal) => {
                     if thread.signal_info()?.si_code <= 0 {
                         self.held.push(signal);

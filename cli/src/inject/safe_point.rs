@@ -21,8 +21,16 @@ use crate::problem::Problem;
 
 /// How long one thread is tried before the next one's turn.
 const TURN: Duration = Duration::from_millis(100);
-/// How long a running thread runs between two looks.
-const PACE: Duration = Duration::from_millis(1);
+/// How long a running thread runs between two looks, at least and at most.
+const PACE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(1));
+/// Starts and ends of system calls to look at before a thread may run past
+/// them for a while: one that lives in brk(2) is elsewhere only in between.
+const SYSCALL_STOPS: u32 = 8;
+/// How long to follow a thread instruction by instruction; malloc and free
+/// take some hundred of them, a step a few microseconds.
+const STEPS: Duration = Duration::from_millis(20);
+/// The signal of single steps in a mask.
+const SIGTRAP: u64 = 1 << (libc::SIGTRAP - 1);
 /// More threads than this are not tried in one round.
 const MOST_THREADS: usize = 64;
 /// How much of a stack is searched for frames that forbid it.
@@ -162,11 +170,13 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
     thread.interrupt()?;
     let mut asked = true;
     let mut in_syscall = false;
+    let mut syscall_stops = 0;
+    let mut pace = PACE.0;
     loop {
         let patience = if asked {
             deadline
         } else {
-            deadline.min(Instant::now() + PACE)
+            deadline.min(Instant::now() + pace)
         };
         match thread.wait(patience) {
             Err(Lost::Late) if !asked => {
@@ -175,38 +185,105 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
                 continue;
             }
             Err(lost) => return Err(lost),
-            Ok(Stop::Asked) => asked = false,
-            Ok(Stop::Syscall) => in_syscall = !in_syscall,
+            Ok(Stop::Asked | Stop::Step) => {
+                asked = false;
+                syscall_stops = 0;
+                // Not in step with what the program does.
+                pace = if pace > PACE.1 { PACE.0 } else { pace * 9 / 8 };
+            }
+            Ok(Stop::Syscall) => {
+                in_syscall = !in_syscall;
+                syscall_stops += 1;
+            }
             Ok(Stop::Signal(signal)) => {
                 thread.resume(signal)?;
                 continue;
             }
         }
-        if !in_syscall && is_safe(thread, target)? {
-            return Ok(true);
+        if !in_syscall {
+            if is_safe(thread, target)? {
+                return Ok(true);
+            }
+            if syscall_stops == 0 {
+                match step_out(thread, target, deadline)? {
+                    Step::Safe => return Ok(true),
+                    Step::Stopped => {}
+                    Step::Asked => {
+                        asked = true;
+                        continue;
+                    }
+                }
+            }
         }
         if Instant::now() >= deadline {
             return Ok(false);
         }
-        // On to the next end of a system call, or to another look soon.
-        thread.resume(0)?;
+        if !in_syscall && syscall_stops > SYSCALL_STOPS {
+            thread.run()?;
+        } else {
+            thread.resume(0)?;
+        }
     }
+}
+
+/// How [`step_out`] leaves a thread.
+enum Step {
+    /// Stopped at a safe point.
+    Safe,
+    /// Stopped elsewhere.
+    Stopped,
+    /// Running, but asked to stop.
+    Asked,
+}
+
+/// Leads a thread out of the function of libc that it is in, instruction by
+/// instruction. Each raises SIGTRAP, which the kernel would force upon a
+/// thread that blocks or ignores it; then nothing is done.
+fn step_out(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<Step, Lost> {
+    if thread.blocked()? & SIGTRAP != 0 || target.ignores(SIGTRAP) {
+        return Ok(Step::Stopped);
+    }
+    let mut signal = 0;
+    let enough = deadline.min(Instant::now() + STEPS);
+    while Instant::now() < enough {
+        thread.step(std::mem::take(&mut signal))?;
+        match thread.wait(deadline.min(Instant::now() + PACE.1)) {
+            Ok(Stop::Signal(other)) => signal = other,
+            Ok(Stop::Step | Stop::Asked | Stop::Syscall) => {}
+            Err(Lost::Late) => {
+                thread.interrupt()?;
+                return Ok(Step::Asked);
+            }
+            Err(lost) => return Err(lost),
+        }
+        if signal == 0 && is_safe(thread, target)? {
+            return Ok(Step::Safe);
+        }
+    }
+    if signal != 0 {
+        thread.resume(signal)?;
+        thread.interrupt()?;
+        return Ok(Step::Asked);
+    }
+    Ok(Step::Stopped)
 }
 
 /// Whether the stopped thread is at a point where it may be borrowed.
 fn is_safe(thread: &Thread, target: &Target) -> Result<bool, Lost> {
     let registers = thread.registers()?;
     let at = arch::instruction(&registers);
-    let stack = Stack::of(target, arch::stack(&registers));
-    let own_point = match arch::syscall_number(&registers) {
+    let number = arch::syscall_number(&registers);
+    let own_point = match number {
         Some(number) => is_harmless(number, &registers) && !target.is_loader(at),
-        // Old frames leave addresses behind, so the allocator may be seen
-        // where it is not; then another look will come.
-        None => {
-            !target.is_careful(at) && !target.has_own_allocator() && !stack.mentions(&target.malloc)
-        }
+        None => !target.is_careful(at) && !target.has_own_allocator(),
     };
-    Ok(own_point && !stack.handles_signal_of(target))
+    if !own_point {
+        return Ok(false);
+    }
+    let stack = Stack::of(target, arch::stack(&registers));
+    // Old frames leave addresses behind, so the allocator may be seen where
+    // it is not; then another look will come. It never sleeps.
+    Ok((number.is_some() || !stack.mentions(&target.malloc)) && !stack.handles_signal_of(target))
 }
 
 fn is_harmless(number: i64, registers: &Registers) -> bool {

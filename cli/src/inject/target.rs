@@ -179,6 +179,16 @@ impl Target {
         self.loader.iter().any(|range| range.contains(&address))
     }
 
+    /// Whether the process ignores any of the `signals` of a mask.
+    pub fn ignores(&self, signals: u64) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        // Unknown counts as ignored.
+        ignored
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_none_or(|mask| mask & signals != 0)
+    }
+
     /// Whether the program brings its own malloc, somewhere in its code.
     pub fn has_own_allocator(&self) -> bool {
         *self.own_allocator.get_or_init(|| {

@@ -49,6 +49,9 @@ pub enum Stop {
     Syscall,
     /// Because we asked, or because its process is stopped by job control.
     Asked,
+    /// After an instruction that we asked for. The SIGTRAP is ours, and must
+    /// never reach the target.
+    Step,
     /// The signal of this number is about to be delivered.
     Signal(i32),
 }
@@ -60,6 +63,8 @@ pub struct Vectors(Vec<u8>);
 pub struct Thread {
     tid: Pid,
     attached: bool,
+    /// A step was asked for and not reported yet.
+    stepping: bool,
 }
 
 impl Thread {
@@ -72,6 +77,7 @@ impl Thread {
         Ok(Self {
             tid,
             attached: true,
+            stepping: false,
         })
     }
 
@@ -91,8 +97,19 @@ impl Thread {
         self.request(libc::PTRACE_SYSCALL, signal)
     }
 
+    /// Lets a stopped thread run until something else stops it.
+    pub fn run(&self) -> Result<(), Lost> {
+        self.request(libc::PTRACE_CONT, 0)
+    }
+
+    /// Lets a stopped thread execute one instruction.
+    pub fn step(&mut self, signal: i32) -> Result<(), Lost> {
+        self.stepping = true;
+        self.request(libc::PTRACE_SINGLESTEP, signal)
+    }
+
     fn request(&self, request: libc::c_uint, signal: i32) -> Result<(), Lost> {
-        // SAFETY: both requests that are made take no address and a signal number.
+        // SAFETY: the requests made here take no address and a signal number.
         let result =
             unsafe { libc::ptrace(request, self.tid.as_raw(), 0, libc::c_long::from(signal)) };
         Errno::result(result)?;
@@ -137,6 +154,10 @@ impl Thread {
         match (status >> 16, libc::WSTOPSIG(status)) {
             (libc::PTRACE_EVENT_EXEC, _) => Err(Lost::Replaced),
             (0, SYSCALL_STOP) => Ok(Stop::Syscall),
+            (0, libc::SIGTRAP) if self.stepping && self.signal_info()?.si_code > 0 => {
+                self.stepping = false;
+                Ok(Stop::Step)
+            }
             (0, signal) => Ok(Stop::Signal(signal)),
             _ => Ok(Stop::Asked),
         }
