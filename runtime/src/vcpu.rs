@@ -13,10 +13,17 @@ use crate::thread::ThreadIds;
 
 /// Bytes of one claim, a cache line.
 pub const CLAIM_BYTES: u64 = 64;
-/// Rounds over all slots before a run is given up.
-const ROUNDS: u32 = 4096;
-/// Spins within a round before the CPU is yielded.
+/// Rounds over all slots before a run is given up: at first the CPU is
+/// yielded after each [`SPINS`], then the thread sleeps [`NAP_NS`].
+const ROUNDS: u32 = 4096 + 64 * 1000;
+/// Rounds of plain looking.
 const SPINS: u32 = 64;
+/// Rounds after which a yield did not help: the holders wait for a CPU.
+const YIELDS: u32 = 4096;
+/// A nap; a thousand of them are the longest that a target waits.
+const NAP_NS: i64 = 100_000;
+/// Offset in a claim of the holder that was waited for in vain.
+const STUCK: u64 = 8;
 
 /// The claims of a session.
 #[derive(Clone, Debug)]
@@ -64,6 +71,7 @@ impl Vcpus {
     #[cold]
     fn claim_any(&self, first: u32, me: u64) -> Option<u32> {
         for round in 0..ROUNDS {
+            let mut stuck = 0;
             for step in 0..self.count {
                 let slot = (first + step) % self.count;
                 let word = self.owner(slot)?;
@@ -78,14 +86,30 @@ impl Vcpus {
                 {
                     return Some(slot);
                 }
+                if holder == self.stuck(slot)?.load(Ordering::Relaxed) {
+                    stuck += 1;
+                }
             }
-            if round % SPINS == SPINS - 1 {
-                sys::sched_yield();
-            } else {
-                spin_loop();
+            // Nobody waits twice for holders that do not move: stopped
+            // processes, threads that left their run and probe no more.
+            if stuck == self.count && round > SPINS {
+                return None;
+            }
+            match round % SPINS {
+                0 if round >= YIELDS => nap(),
+                0 => sys::sched_yield(),
+                _ => spin_loop(),
             }
         }
+        for slot in 0..self.count {
+            let holder = self.owner(slot)?.load(Ordering::Relaxed);
+            self.stuck(slot)?.store(holder, Ordering::Relaxed);
+        }
         None
+    }
+
+    fn stuck(&self, slot: u32) -> Option<&AtomicU64> {
+        self.region.u64_at(u64::from(slot) * CLAIM_BYTES + STUCK)
     }
 
     /// Gives a claimed slot back.
@@ -100,4 +124,23 @@ impl Vcpus {
 fn dead(holder: u64) -> bool {
     let ids = ThreadIds::from_pid_tgid(holder);
     !sys::alive(ids.pid, ids.tid)
+}
+
+fn nap() {
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: NAP_NS,
+    };
+    // SAFETY: the kernel reads one timespec; a signal cuts the nap short.
+    unsafe {
+        sys::syscall6(
+            libc::SYS_nanosleep as usize,
+            &raw const time as usize,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
+    };
 }

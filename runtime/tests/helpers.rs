@@ -1,0 +1,271 @@
+//! Helpers called as an engine calls them.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bpftime_runtime::helpers;
+use bpftime_runtime::run::{NO_VCPU, ProcessEnv, RunState};
+use bpftime_runtime::thread;
+use bpftime_runtime::vcpu::{CLAIM_BYTES, Vcpus};
+use shm::{Region, Segment};
+use uapi::helper::*;
+use uapi::{Errno, PtRegs};
+
+fn segment(bytes: u64) -> Region {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = CString::new(dir.path().join("data").as_os_str().as_bytes()).unwrap();
+    let (segment, _fd) = Segment::create(&path, bytes).unwrap();
+    segment.region(0, bytes).unwrap()
+}
+
+/// A run on its own little session.
+struct Bench {
+    env: Box<ProcessEnv>,
+    regs: PtRegs,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let region = segment(3 * shm::PAGE);
+        let vcpus = region.sub(0, 2 * CLAIM_BYTES).unwrap();
+        let doorbell = region.sub(shm::PAGE, shm::PAGE).unwrap();
+        Bench {
+            env: Box::new(ProcessEnv::new(vcpus, doorbell).unwrap()),
+            regs: PtRegs::default(),
+        }
+    }
+
+    fn call(&self, id: u32, args: [u64; 5]) -> i64 {
+        let mut run = RunState {
+            env: &raw const *self.env,
+            regs: &raw const self.regs,
+            cookie: 0xc00c1e,
+            func_ip: 0xf00,
+            vcpu: NO_VCPU,
+        };
+        let [a, b, c, d, e] = args;
+        let helper = helpers::lookup(id).unwrap_or_else(|| panic!("no helper {id}"));
+        // SAFETY: each test passes what the helper's prototype demands.
+        unsafe { (helper.call)(a, b, c, d, e, run.as_run()) as i64 }
+    }
+}
+
+fn address<T: ?Sized>(of: *const T) -> u64 {
+    of.cast::<u8>() as u64
+}
+
+/// A page followed by one that is not mapped.
+fn page_before_a_hole() -> *mut u8 {
+    // SAFETY: a fresh mapping; its second page is given back at once.
+    unsafe {
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            8192,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert_ne!(page, libc::MAP_FAILED);
+        libc::munmap(page.byte_add(4096), 4096);
+        page.cast()
+    }
+}
+
+#[test]
+fn reads_copy_or_fail_whole() {
+    let bench = Bench::new();
+    let from = *b"0123456789abcdef";
+    let mut to = [0xffu8; 16];
+    for id in [
+        BPF_FUNC_PROBE_READ,
+        BPF_FUNC_PROBE_READ_USER,
+        BPF_FUNC_PROBE_READ_KERNEL,
+        BPF_FUNC_COPY_FROM_USER,
+    ] {
+        to.fill(0xff);
+        assert_eq!(bench.call(id, [address(&to), 16, address(&from), 0, 0]), 0);
+        assert_eq!(to, from);
+        for bad in [
+            0,
+            1,
+            4096,
+            0x7fff_ffff_f000,
+            0xffff_8000_0000_0000,
+            u64::MAX,
+        ] {
+            to.fill(0xff);
+            let ret = bench.call(id, [address(&to), 16, bad, 0, 0]);
+            assert_eq!(ret, Errno::EFAULT.ret());
+            assert_eq!(to, [0; 16], "the kernel zeroes the destination");
+        }
+        to.fill(0xff);
+        assert_eq!(bench.call(id, [address(&to), 0, 0, 0, 0]), 0);
+        assert_eq!(to, [0xff; 16]);
+    }
+    let edge = page_before_a_hole() as u64 + 4096 - 8;
+    let read = |len| bench.call(BPF_FUNC_PROBE_READ_USER, [address(&to), len, edge, 0, 0]);
+    assert_eq!(read(8), 0);
+    assert_eq!(read(9), Errno::EFAULT.ret());
+}
+
+#[test]
+fn strings_end_where_they_end() {
+    let bench = Bench::new();
+    let read = |to: &mut [u8], from: u64| {
+        let args = [address(&*to), to.len() as u64, from, 0, 0];
+        bench.call(BPF_FUNC_PROBE_READ_USER_STR, args)
+    };
+    let from = *b"hello\0junk that must stay out\0";
+    let mut to = [0xff; 24];
+    assert_eq!(read(&mut to, address(&from)), 6);
+    assert_eq!(
+        &to[..8],
+        b"hello\0\0\0",
+        "up to the word's end, as the kernel"
+    );
+    assert_eq!(to[8..], [0xff; 16]);
+
+    let mut short = [0xff; 4];
+    assert_eq!(read(&mut short, address(&from)), 4);
+    assert_eq!(&short, b"hel\0");
+    let mut one = [0xff; 1];
+    assert_eq!(read(&mut one, address(&from)), 1);
+    assert_eq!(one, [0]);
+    assert_eq!(read(&mut [], address(&from)), 0);
+
+    let edge = page_before_a_hole().wrapping_add(4096 - 4);
+    // SAFETY: the last four bytes of a mapped page.
+    unsafe { std::ptr::copy_nonoverlapping(b"end\0".as_ptr(), edge, 4) };
+    let mut to = [0xff; 64];
+    assert_eq!(read(&mut to, edge as u64), 4);
+    assert_eq!(&to[..4], b"end\0");
+    // SAFETY: the last byte of that page.
+    unsafe { edge.add(3).write(b'!') };
+    assert_eq!(read(&mut to, edge as u64), Errno::EFAULT.ret());
+    assert_eq!(to, [0; 64]);
+
+    let long = [b'x'; 1000];
+    let mut to = [0; 700];
+    assert_eq!(read(&mut to, address(&long)), 700);
+    assert_eq!((&to[..699], to[699]), (&long[..699], 0));
+}
+
+#[test]
+fn who_runs() {
+    thread::init();
+    let bench = Bench::new();
+    let call = |id| bench.call(id, [0; 5]) as u64;
+    // SAFETY: no preconditions.
+    let (tid, uid, gid) = unsafe { (libc::gettid(), libc::getuid(), libc::getgid()) };
+    let pid = u64::from(std::process::id());
+    assert_eq!(call(BPF_FUNC_GET_CURRENT_PID_TGID), pid << 32 | tid as u64);
+    let ids = u64::from(gid) << 32 | u64::from(uid);
+    assert_eq!(call(BPF_FUNC_GET_CURRENT_UID_GID), ids);
+    assert_eq!(call(BPF_FUNC_GET_ATTACH_COOKIE), 0xc00c1e);
+    assert_eq!(call(BPF_FUNC_GET_FUNC_IP), 0xf00);
+
+    let named = std::thread::Builder::new().name("fifteen-letters".into());
+    let thread = named.spawn(|| {
+        let bench = Bench::new();
+        let mut comm = [0xff; 20];
+        let room = [address(&comm), 20, 0, 0, 0];
+        assert_eq!(bench.call(BPF_FUNC_GET_CURRENT_COMM, room), 0);
+        assert_eq!(&comm, b"fifteen-letters\0\0\0\0\0");
+        comm.fill(0xff);
+        let room = [address(&comm), 4, 0, 0, 0];
+        assert_eq!(bench.call(BPF_FUNC_GET_CURRENT_COMM, room), 0);
+        assert_eq!(&comm[..5], b"fif\0\xff");
+    });
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn clocks_are_the_kernels() {
+    let bench = Bench::new();
+    for (id, clock) in [
+        (BPF_FUNC_KTIME_GET_NS, libc::CLOCK_MONOTONIC),
+        (BPF_FUNC_KTIME_GET_BOOT_NS, libc::CLOCK_BOOTTIME),
+        (BPF_FUNC_KTIME_GET_TAI_NS, libc::CLOCK_TAI),
+    ] {
+        let before = shm::sys::clock_ns(clock);
+        let now = bench.call(id, [0; 5]) as u64;
+        let after = shm::sys::clock_ns(clock);
+        assert!(before > 0 && before <= now && now <= after, "helper {id}");
+    }
+}
+
+#[test]
+fn strncmp_is_strncmp() {
+    let bench = Bench::new();
+    let compare = |a: &[u8], b: &[u8]| {
+        let args = [address(a), a.len() as u64, address(b), 0, 0];
+        bench.call(BPF_FUNC_STRNCMP, args).signum()
+    };
+    assert_eq!(compare(b"abc", b"abcdef\0"), 0);
+    assert_eq!(compare(b"abc\0", b"abcdef\0"), -1);
+    assert_eq!(compare(b"abd", b"abc\0"), 1);
+    assert_eq!(compare(b"\0zz", b"\0"), 0);
+}
+
+#[test]
+fn a_vcpu_has_one_holder() {
+    const THREADS: usize = 8;
+    const ROUNDS: u64 = 200_000;
+    thread::init();
+    let region = segment(2 * shm::PAGE);
+    let vcpus = Vcpus::new(region.sub(0, 2 * CLAIM_BYTES).unwrap()).unwrap();
+    let values = region.sub(shm::PAGE, 2 * 64).unwrap();
+    let missed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    let Some(slot) = vcpus.claim(thread::ids()) else {
+                        missed.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    };
+                    // A program's `(*v)++`: a load and a store.
+                    let value = values.u64_at(u64::from(slot) * 64).unwrap();
+                    value.store(value.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    vcpus.release(slot);
+                }
+            });
+        }
+    });
+    let read = |slot: u64| values.u64_at(slot * 64).unwrap().load(Ordering::Relaxed);
+    assert_eq!(missed.into_inner(), 0);
+    assert_eq!(read(0) + read(1), THREADS as u64 * ROUNDS);
+}
+
+#[test]
+fn a_dead_holder_loses_its_vcpu() {
+    thread::init();
+    let region = segment(shm::PAGE);
+    let vcpus = Vcpus::new(region.sub(0, 2 * CLAIM_BYTES).unwrap()).unwrap();
+    // SAFETY: the child stores two words and is gone.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        for slot in 0..2 {
+            let owner = region.u64_at(slot * CLAIM_BYTES).unwrap();
+            owner.store(thread::ids().pid_tgid(), Ordering::Release);
+        }
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    let held = |slot| {
+        region
+            .u64_at(slot * CLAIM_BYTES)
+            .unwrap()
+            .load(Ordering::Acquire)
+    };
+    assert_eq!((status, held(0) >> 32), (0, child as u64));
+    let slot = vcpus.claim(thread::ids()).unwrap();
+    assert_eq!(held(u64::from(slot)), thread::ids().pid_tgid());
+    vcpus.release(slot);
+    assert_eq!(held(u64::from(slot)), 0);
+}
