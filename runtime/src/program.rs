@@ -1,1 +1,233 @@
-//! To be written.
+//! From stored bytecode to code that runs: verify against a session's maps
+//! and the helpers, link to their addresses here, compile. It knows no hook.
+
+use std::sync::Arc;
+
+use uapi::Errno;
+use uapi::helper::{BPF_FUNC_PERF_EVENT_OUTPUT, BPF_FUNC_TAIL_CALL};
+use uapi::map as types;
+use vm::helper::Proto;
+use vm::jit::CompiledProgram;
+use vm::link::{Entry, HelperFn, LinkError, Linker, TailCallFn};
+use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
+use vm::{Facts, ProgramSpec, VerifiedProgram};
+
+use crate::helpers;
+use crate::maps::{Map, MapSpec};
+use crate::run::RunState;
+use crate::session::{Session, SessionView};
+
+/// Where programs and the maps they name come from.
+pub trait Objects {
+    /// A map by object id; the same one each time.
+    fn map(&self, id: u32) -> Option<Arc<Map>>;
+    /// A program by object id.
+    fn program(&self, id: u32) -> Option<ProgramSpec>;
+}
+
+impl Objects for Session {
+    fn map(&self, id: u32) -> Option<Arc<Map>> {
+        Session::map(self, id)
+    }
+
+    fn program(&self, id: u32) -> Option<ProgramSpec> {
+        Session::program(self, id)
+    }
+}
+
+impl Objects for SessionView {
+    fn map(&self, id: u32) -> Option<Arc<Map>> {
+        SessionView::map(self, id)
+    }
+
+    fn program(&self, id: u32) -> Option<ProgramSpec> {
+        SessionView::program(self, id)
+    }
+}
+
+/// Why a program cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The session has no such program (any more).
+    #[error("no such program")]
+    Missing,
+    /// It was not proven safe.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// It could not be compiled.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Proves a program safe with the maps of `objects` and the helpers that
+/// programs here may call. `log` receives what `BPF_PROG_LOAD` logs.
+///
+/// # Errors
+/// The first instruction that could not be proven.
+pub fn verify(
+    objects: &dyn Objects,
+    spec: ProgramSpec,
+    log: Option<&mut Log>,
+) -> Result<VerifiedProgram, VerifyError> {
+    verifier::verify(spec, &Names { objects }, log)
+}
+
+/// What verifier and linker ask, answered from a session.
+struct Names<'a> {
+    objects: &'a dyn Objects,
+}
+
+impl Env for Names<'_> {
+    fn map(&self, id: u32) -> Option<MapInfo> {
+        let map = self.objects.map(id)?;
+        let spec = *map.spec();
+        Some(MapInfo {
+            id,
+            map_type: spec.map_type,
+            key_size: spec.key_size,
+            value_size: spec.value_size,
+            max_entries: spec.max_entries,
+            map_flags: spec.map_flags,
+            rodata: rodata(&map, &spec),
+        })
+    }
+
+    fn helper(&self, id: u32) -> Option<&Proto> {
+        helpers::lookup(id).map(|helper| &helper.proto)
+    }
+}
+
+impl Linker for Names<'_> {
+    fn map(&self, id: u32) -> Option<u64> {
+        // `LoadedProgram` keeps the map, so the address stays its.
+        self.objects.map(id).map(|map| Arc::as_ptr(&map) as u64)
+    }
+
+    fn map_value(&self, id: u32, offset: u32) -> Option<u64> {
+        let value = self.objects.map(id)?.direct_value(offset).ok()?;
+        Some(value as u64)
+    }
+
+    fn helper(&self, id: u32) -> Option<HelperFn> {
+        helpers::lookup(id).map(|helper| helper.call)
+    }
+
+    fn tail_call(&self) -> TailCallFn {
+        helpers::tail_call_target
+    }
+}
+
+/// The contents of an array that neither programs nor bpf(2) can change any
+/// more (kernel/bpf/verifier.c, `bpf_map_is_rdonly`).
+fn rodata(map: &Map, spec: &MapSpec) -> Option<Vec<u8>> {
+    if spec.map_type != types::BPF_MAP_TYPE_ARRAY
+        || !spec.has(types::BPF_F_RDONLY_PROG)
+        || spec.max_entries != 1
+        || !map.frozen()
+    {
+        return None;
+    }
+    let mut value = vec![0; map.syscall_value_size()];
+    map.lookup(&0u32.to_ne_bytes(), &mut value, 0).ok()?;
+    Some(value)
+}
+
+/// A program that runs in this process.
+pub struct LoadedProgram {
+    compiled: CompiledProgram,
+    facts: Facts,
+    needs_vcpu: bool,
+    /// Their addresses are in the code.
+    _maps: Vec<Arc<Map>>,
+}
+
+impl LoadedProgram {
+    /// Verifies and compiles the program `id`.
+    ///
+    /// # Errors
+    /// When it is gone, not proven safe, or cannot be compiled.
+    pub fn load(objects: &dyn Objects, id: u32) -> Result<LoadedProgram, LoadError> {
+        let spec = objects.program(id).ok_or(LoadError::Missing)?;
+        let verified = verify(objects, spec, None)?;
+        Ok(LoadedProgram::compile(objects, &verified)?)
+    }
+
+    /// Compiles a program that was verified against the same `objects`.
+    ///
+    /// # Errors
+    /// When a map went away meanwhile, or memory is short.
+    pub fn compile(
+        objects: &dyn Objects,
+        verified: &VerifiedProgram,
+    ) -> Result<LoadedProgram, LinkError> {
+        let facts = verified.facts().clone();
+        // First hold the maps, then let their addresses be taken.
+        let maps: Vec<Arc<Map>> = facts
+            .maps
+            .iter()
+            .filter_map(|&id| objects.map(id))
+            .collect();
+        let compiled = CompiledProgram::compile(verified, &Names { objects })?;
+        Ok(LoadedProgram {
+            compiled,
+            needs_vcpu: needs_vcpu(&facts, &maps),
+            facts,
+            _maps: maps,
+        })
+    }
+
+    /// The function to call with the target's registers and a
+    /// [`RunState`]; valid while this lives.
+    pub fn entry(&self) -> Entry {
+        self.compiled.entry()
+    }
+
+    /// What a tail call into the program jumps to; valid while this lives.
+    pub fn tail_target(&self) -> *const u8 {
+        self.compiled.tail_target()
+    }
+
+    /// What the verifier learnt.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether a run must hold a vCPU: the program, or one it may tail-call,
+    /// uses values or rings that have one writer per CPU.
+    pub fn needs_vcpu(&self) -> bool {
+        self.needs_vcpu
+    }
+
+    /// Runs the program once; returns r0.
+    ///
+    /// # Safety
+    /// `ctx` is what the program type promises (168 bytes of `pt_regs` for
+    /// kprobe programs), `run.env` is live, and `run.vcpu` is held when
+    /// [`LoadedProgram::needs_vcpu`].
+    pub unsafe fn run(&self, ctx: *mut u8, run: &mut RunState) -> u64 {
+        // SAFETY: the caller's contract; maps and code live as long as `self`.
+        unsafe { self.entry()(ctx, run.as_run()) }
+    }
+}
+
+fn needs_vcpu(facts: &Facts, maps: &[Arc<Map>]) -> bool {
+    let per_cpu = [
+        types::BPF_MAP_TYPE_PERCPU_ARRAY,
+        types::BPF_MAP_TYPE_PERCPU_HASH,
+        types::BPF_MAP_TYPE_LRU_PERCPU_HASH,
+    ];
+    let helpers = [BPF_FUNC_PERF_EVENT_OUTPUT, BPF_FUNC_TAIL_CALL];
+    maps.iter()
+        .any(|map| per_cpu.contains(&map.spec().map_type))
+        || facts.helpers.iter().any(|id| helpers.contains(id))
+}
+
+impl From<&LoadError> for Errno {
+    fn from(error: &LoadError) -> Errno {
+        match error {
+            LoadError::Missing => Errno::ENOENT,
+            LoadError::Verify(error) => error.errno,
+            LoadError::Link(_) => Errno::ENOMEM,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use shm::Region;
 use uapi::PtRegs;
@@ -78,6 +78,9 @@ const LEAF: usize = 1 << (SLOT_BITS / 2);
 /// made when first needed.
 struct IdTable<T> {
     leaves: Box<[OnceLock<Leaf<T>>]>,
+    /// Entries that were taken out: a program may hold one as long as the
+    /// table lives.
+    retired: Mutex<Vec<Box<Entry<T>>>>,
 }
 
 type Leaf<T> = Box<[AtomicPtr<Entry<T>>]>;
@@ -91,6 +94,7 @@ impl<T> IdTable<T> {
     fn new() -> IdTable<T> {
         IdTable {
             leaves: (0..LEAF).map(|_| OnceLock::new()).collect(),
+            retired: Mutex::default(),
         }
     }
 
@@ -110,26 +114,51 @@ impl<T> IdTable<T> {
             .get()?
             .get(slot)?
             .load(Ordering::Acquire);
-        // SAFETY: entries are never freed: a program may hold one.
+        // SAFETY: entries are freed with the table only.
         let entry = unsafe { entry.as_ref() }?;
         (entry.id == id).then_some(&entry.object)
     }
 
     fn insert(&self, id: u32, object: T) {
+        self.replace(id, Box::into_raw(Box::new(Entry { id, object })));
+    }
+
+    fn remove(&self, id: u32) {
+        if self.get(id).is_some() {
+            self.replace(id, ptr::null_mut());
+        }
+    }
+
+    fn replace(&self, id: u32, entry: *mut Entry<T>) {
         let (leaf, slot) = Self::place(id);
-        let Some(leaf) = self.leaves.get(leaf) else {
-            return;
-        };
-        let leaf = leaf.get_or_init(|| (0..LEAF).map(|_| AtomicPtr::default()).collect());
-        if let Some(slot) = leaf.get(slot) {
-            let entry = Box::into_raw(Box::new(Entry { id, object }));
-            slot.store(entry, Ordering::Release);
+        let place = self.leaves.get(leaf).and_then(|leaf| {
+            leaf.get_or_init(|| (0..LEAF).map(|_| AtomicPtr::default()).collect())
+                .get(slot)
+        });
+        let old = place.map_or(entry, |place| place.swap(entry, Ordering::AcqRel));
+        if !old.is_null() {
+            // SAFETY: came from `Box::into_raw` and is in no place any more.
+            let old = unsafe { Box::from_raw(old) };
+            let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            retired.push(old);
         }
     }
 }
 
-/// A session as this process's programs see it. Lives as long as the process
-/// once programs run: a hit may be under way at any time.
+impl<T> Drop for IdTable<T> {
+    fn drop(&mut self) {
+        for place in self.leaves.iter().filter_map(OnceLock::get).flatten() {
+            let entry = place.load(Ordering::Acquire);
+            if !entry.is_null() {
+                // SAFETY: came from `Box::into_raw`, and nobody uses the table.
+                drop(unsafe { Box::from_raw(entry) });
+            }
+        }
+    }
+}
+
+/// A session as this process's programs see it. Outlives the last hook of the
+/// session by a while: a hit may be under way when it goes.
 pub struct ProcessEnv {
     /// vCPU claims.
     pub vcpus: Vcpus,
@@ -143,8 +172,7 @@ pub struct ProcessEnv {
 #[derive(Clone, Copy, Debug)]
 struct TailTarget(*const u8);
 
-// SAFETY: the address of immutable code or of an immutable program that is
-// never freed.
+// SAFETY: the address of immutable code or of an immutable program.
 unsafe impl Send for TailTarget {}
 // SAFETY: as above.
 unsafe impl Sync for TailTarget {}
@@ -173,9 +201,19 @@ impl ProcessEnv {
     }
 
     /// Makes a program reachable by tail calls: `target` is what the engine
-    /// gave as its tail target, and lives for ever.
+    /// gave as its tail target, and lives as long as this.
     pub fn add_program(&self, id: u32, target: *const u8) {
         self.programs.insert(id, TailTarget(target));
+    }
+
+    /// Tail calls of the program fall through from now on.
+    pub fn remove_program(&self, id: u32) {
+        self.programs.remove(id);
+    }
+
+    /// A perf ring was removed.
+    pub fn remove_perf_ring(&self, id: u32) {
+        self.perf_rings.remove(id);
     }
 
     /// The tail target of a program id; null when it is not known here.

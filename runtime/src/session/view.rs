@@ -26,7 +26,6 @@ pub struct SessionView {
     objects: Objects,
     data: Data,
     maps: Mutex<HashMap<u32, Arc<Map>>>,
-    rings: Mutex<HashMap<u32, Arc<PerfRing>>>,
 }
 
 impl SessionView {
@@ -53,7 +52,6 @@ impl SessionView {
             objects,
             data,
             maps: Mutex::default(),
-            rings: Mutex::default(),
         };
         if view.alive() {
             Ok(view)
@@ -155,21 +153,15 @@ impl SessionView {
         Some(map)
     }
 
-    /// A perf ring; opened once and kept until [`SessionView::forget_removed`].
-    pub fn perf_ring(&self, id: u32) -> Option<Arc<PerfRing>> {
+    /// A perf ring.
+    pub fn perf_ring(&self, id: u32) -> Option<PerfRing> {
         let record = self.objects.find(id, ObjectKind::PerfRing)?;
         let body: RingBody = record.body()?;
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ring) = rings.get(&id) {
-            return Some(ring.clone());
-        }
         let len = PerfRing::storage_size(body.data_pages);
         if record.place != Place::Data || record.len < len {
             return None;
         }
-        let ring = Arc::new(PerfRing::open(self.data.storage(record.offset, len)?));
-        rings.insert(id, ring.clone());
-        Some(ring)
+        Some(PerfRing::open(self.data.storage(record.offset, len)?))
     }
 
     /// Ids of all perf rings.
@@ -180,12 +172,10 @@ impl SessionView {
             .collect()
     }
 
-    /// Drops views of maps and rings that the tool has removed.
+    /// Drops views of maps that the tool has removed.
     pub fn forget_removed(&self) {
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         maps.retain(|&id, _| self.objects.find(id, ObjectKind::Map).is_some());
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        rings.retain(|&id, _| self.objects.find(id, ObjectKind::PerfRing).is_some());
     }
 
     /// Hit and miss counts of a link.
