@@ -5,6 +5,7 @@
 //! [`maps`], [`helpers`], [`program`] (verify, link, compile), [`command`].
 
 mod arch;
+pub mod clock;
 pub mod command;
 pub mod doorbell;
 pub mod helpers;
