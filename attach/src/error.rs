@@ -56,6 +56,9 @@ pub enum Refusal {
     /// Returns twice, on another stack or not at all.
     #[error("does not return as functions do (setjmp, vfork, clone, context switch, loader)")]
     OddReturn,
+    /// It behaves by who called it.
+    #[error("reads its return address to learn who called it (dlopen, dlsym)")]
+    LooksBack,
     /// The runtime moves stacks and checks return addresses.
     #[error("Go code: its runtime checks return addresses")]
     Go,

@@ -1,15 +1,31 @@
 //! Function hooks in the own process: uprobe and uretprobe at addresses. It
 //! knows no eBPF program, no map and no other process.
 //!
+//! A probe's first bytes become a jump to a trampoline near by, which saves
+//! the registers, runs the probes, runs the instruction that the jump replaced
+//! and goes on behind it. No breakpoint is ever in the text, no thread is
+//! stopped, no signal handler is installed and no fd is kept.
+//!
 //! Reading order: [`probe`] (what is asked), [`module`] (the text it is asked
-//! of), [`engine`] (who keeps the sites).
+//! of), [`engine`] (who keeps the sites); then what happens when one is made:
+//! `arch::plan`, `arena`, `text`; and when one is hit: `arch::entry`, `hit`,
+//! `guard`, `shadow`, `arch::stub`.
 
+mod arch;
+mod arena;
 pub mod engine;
 mod error;
+mod guard;
+mod hit;
+mod lock;
 pub mod module;
 pub mod probe;
+mod shadow;
+mod site;
+mod text;
 
 pub use engine::{Engine, HookId, SiteInfo};
 pub use error::{AttachError, Refusal};
 pub use module::{Module, ModuleError};
 pub use probe::{Callback, Kind, Point, Probe, Tactic};
+pub use shadow::true_return_address;

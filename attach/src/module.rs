@@ -1,23 +1,228 @@
 //! The text of one loaded ELF file: original bytes, functions, padding. It
 //! knows no hook.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
+use object::{Class, ElfFile, Function, Functions, Machine, ObjectError, Origin, SymbolKind};
 use thiserror::Error;
+
+use crate::error::Refusal;
+
+/// Longest function whose end is looked at to prove that padding is dead.
+const LONGEST_DECODED: u64 = 1 << 16;
+/// Longest space between functions that is taken for padding.
+const LONGEST_PADDING: u64 = 64;
 
 /// Why a file cannot be understood as the origin of text in memory.
 #[derive(Debug, Error)]
-pub enum ModuleError {}
+pub enum ModuleError {
+    /// Not an ELF file, or a damaged one.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// For another processor or address width.
+    #[error("not a 64-bit x86-64 file")]
+    Machine,
+}
+
+/// One piece of text in memory with what the file has for it.
+#[derive(Debug)]
+struct Text {
+    range: Range<u64>,
+    bytes: Box<[u8]>,
+}
 
 /// One loaded ELF file: where its text lies in this process and what the file
 /// says should be there.
 #[derive(Debug)]
-pub struct Module {}
+pub struct Module {
+    bias: u64,
+    text: Vec<Text>,
+    functions: Functions,
+    /// Functions by link-time address that cannot be return-probed, by name.
+    odd: HashMap<u64, Refusal>,
+    /// Restartable sequences, link-time addresses.
+    restartable: Vec<Range<u64>>,
+    is_go: bool,
+}
 
 impl Module {
-    /// Describes a module from its file's bytes, its load bias (`l_addr`) and
-    /// the executable ranges of memory that are mapped from it.
-    pub fn new(_file: &[u8], _bias: u64, _text: &[Range<usize>]) -> Result<Module, ModuleError> {
-        Ok(Module {})
+    /// Describes a module from its file's bytes, its load bias (`l_addr`, what
+    /// is added to the file's addresses) and the executable ranges of memory
+    /// that are mapped from it.
+    ///
+    /// Errors: [`ModuleError`].
+    pub fn new(file: &[u8], bias: u64, mapped: &[Range<usize>]) -> Result<Module, ModuleError> {
+        let elf = ElfFile::parse(file)?;
+        if elf.class() != Class::Elf64 || elf.machine() != Machine::X86_64 {
+            return Err(ModuleError::Machine);
+        }
+        let mut text = Vec::new();
+        for segment in elf.segments().filter(|segment| segment.executable) {
+            let bytes = elf.file_bytes(segment.file);
+            let start = bias.wrapping_add(segment.vaddr);
+            for range in mapped {
+                let from = start.max(range.start as u64);
+                let to = start
+                    .saturating_add(bytes.len() as u64)
+                    .min(range.end as u64);
+                if from < to {
+                    text.push(Text {
+                        range: from..to,
+                        bytes: bytes[(from - start) as usize..(to - start) as usize].into(),
+                    });
+                }
+            }
+        }
+        let functions = elf
+            .symbols()
+            .filter(|s| matches!(s.kind, SymbolKind::Function | SymbolKind::Ifunc));
+        let odd = functions.filter_map(|s| odd_return(s.name).map(|refusal| (s.address, refusal)));
+        Ok(Module {
+            bias,
+            text,
+            odd: odd.collect(),
+            restartable: restartable_sequences(&elf),
+            is_go: elf.is_go(),
+            functions: elf.functions(),
+        })
     }
+
+    /// Start addresses in this process of all functions with a symbol.
+    pub fn function_entries(&self) -> Vec<usize> {
+        let functions = self.functions.iter().filter(|f| f.origin == Origin::Symbol);
+        let entries = functions.map(|f| self.bias.wrapping_add(f.range.start));
+        entries
+            .filter(|addr| self.original(*addr, 1).is_some())
+            .map(|addr| addr as usize)
+            .collect()
+    }
+
+    /// At most `len` original bytes from `addr` on, to the end of the text.
+    pub(crate) fn original(&self, addr: u64, len: usize) -> Option<&[u8]> {
+        let text = self.text.iter().find(|text| text.range.contains(&addr))?;
+        let from = (addr - text.range.start) as usize;
+        text.bytes.get(from..text.bytes.len().min(from + len))
+    }
+
+    /// Bytes of the function that starts at `addr`, if one is known to.
+    pub(crate) fn function_len(&self, addr: u64) -> Option<u64> {
+        let function = self.functions.at(addr.wrapping_sub(self.bias))?;
+        Some(function.range.end - function.range.start)
+    }
+
+    /// What stands against any probe at `addr`.
+    pub(crate) fn entry_refusal(&self, addr: u64) -> Option<Refusal> {
+        let inside = addr.wrapping_sub(self.bias);
+        // The displaced instruction would run outside of the sequence.
+        let restartable = self.restartable.iter().any(|range| range.contains(&inside));
+        restartable.then_some(Refusal::Rseq)
+    }
+
+    /// What stands against a return probe at `addr`.
+    pub(crate) fn return_refusal(&self, addr: u64) -> Option<Refusal> {
+        let inside = addr.wrapping_sub(self.bias);
+        if self.is_go {
+            return Some(Refusal::Go);
+        }
+        match self.functions.at(inside) {
+            Some(function) if function.origin == Origin::Symbol => self.odd.get(&inside).copied(),
+            _ => Some(Refusal::NotFunction),
+        }
+    }
+
+    /// Dead padding that starts in `range`: between functions, of padding
+    /// instructions only, and nothing runs into it from above.
+    pub(crate) fn padding_starting_in(
+        &self,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Range<u64>> + '_ {
+        let from = range.start.wrapping_sub(self.bias);
+        let to = range.end.wrapping_sub(self.bias);
+        // A function's end is in the range: it starts at most so much before.
+        let before = self.functions.before(from).map_or(from, |f| f.range.start);
+        let candidates = self.functions.starting_in(before..to).iter();
+        candidates.filter_map(move |function| {
+            let padding = self.padding_after(function)?;
+            (padding.start >= range.start && padding.start < range.end).then_some(padding)
+        })
+    }
+
+    /// The dead padding behind a function, at its address in this process.
+    fn padding_after(&self, function: &Function) -> Option<Range<u64>> {
+        let end = function.range.end;
+        let next = self
+            .functions
+            .starting_in(function.range.start + 1..u64::MAX)
+            .first()?;
+        let space = next.range.start.checked_sub(end)?;
+        let len = end - function.range.start;
+        if space == 0 || space > LONGEST_PADDING || len > LONGEST_DECODED {
+            return None;
+        }
+        let start = self.bias.wrapping_add(function.range.start);
+        let code = self.original(start, (len + space) as usize)?;
+        if code.len() as u64 != len + space {
+            return None;
+        }
+        let (code, padding) = code.split_at(len as usize);
+        let is_dead =
+            crate::arch::decode::is_padding(padding) && crate::arch::decode::ends_for_good(code);
+        is_dead.then_some(start + len..start + len + space)
+    }
+
+    /// The dead padding behind the function that starts at `addr`.
+    pub(crate) fn padding_of(&self, addr: u64) -> Option<Range<u64>> {
+        self.padding_after(self.functions.at(addr.wrapping_sub(self.bias))?)
+    }
+}
+
+/// Why a function of this name must keep its return address as it is.
+fn odd_return(name: &str) -> Option<Refusal> {
+    let name = name.split('@').next().unwrap_or(name);
+    let bare = name.trim_start_matches('_');
+    let is_odd = bare.contains("setjmp")
+        || bare.contains("longjmp")
+        || bare == "vfork"
+        || bare.starts_with("libc_vfork")
+        || bare == "clone"
+        || bare == "clone3"
+        || bare.starts_with("clone_internal")
+        || matches!(
+            bare,
+            "getcontext" | "setcontext" | "swapcontext" | "makecontext" | "start_context"
+        )
+        || bare.starts_with("dl_runtime_")
+        || matches!(
+            bare,
+            "start" | "dl_start" | "dl_start_user" | "morestack" | "restore_rt"
+        );
+    if is_odd {
+        return Some(Refusal::OddReturn);
+    }
+    // These find out who called them by their return address.
+    let looks_back = matches!(
+        bare,
+        "dlopen" | "dlmopen" | "dlsym" | "dlvsym" | "mcount" | "fentry"
+    );
+    looks_back.then_some(Refusal::LooksBack)
+}
+
+/// `struct rseq_cs` entries that the file declares (`__rseq_cs` section):
+/// version, flags, start, length, abort address.
+fn restartable_sequences(elf: &ElfFile<'_>) -> Vec<Range<u64>> {
+    const ENTRY: usize = 32;
+    let Some((_, bytes)) = elf.section("__rseq_cs") else {
+        return Vec::new();
+    };
+    let word = |entry: &[u8], at: usize| -> u64 {
+        let bytes = entry
+            .get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u64::from_le_bytes)
+    };
+    let entries = bytes.chunks_exact(ENTRY);
+    entries
+        .map(|entry| word(entry, 8)..word(entry, 8).saturating_add(word(entry, 16)))
+        .collect()
 }

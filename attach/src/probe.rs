@@ -11,8 +11,8 @@ use crate::module::Module;
 
 /// What a hook calls, on the thread that hit the point.
 ///
-/// `regs` are the target's registers at the point; writing to them changes
-/// nothing. At a return, `ax` is the return value, `ip` the address returned
+/// `regs` are the target's registers at the point. They are to be read only:
+/// the target goes on with what is in them. At a return, `ax` is the return value, `ip` the address returned
 /// to and `sp` the stack pointer after the return. `data` is
 /// [`Probe::data`]. `func_ip` is the entry address of the probed function.
 ///

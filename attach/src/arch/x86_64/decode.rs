@@ -1,0 +1,142 @@
+//! Instructions: lengths, ends of code, padding, and moving one elsewhere.
+
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
+    InstructionBlock, Mnemonic, OpKind, Register,
+};
+
+use super::emit::Emitter;
+use crate::error::Refusal;
+
+/// `mov rax, 15; syscall`: rt_sigreturn, known to unwinders by its bytes.
+const SIGNAL_RETURN: &[u8] = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05";
+
+/// A first instruction that may run elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First {
+    instruction: Instruction,
+}
+
+impl First {
+    /// Decodes the instruction at `addr`, of which `bytes` are the original
+    /// bytes from there on.
+    pub(crate) fn decode(bytes: &[u8], addr: u64) -> Result<First, Refusal> {
+        if bytes.starts_with(SIGNAL_RETURN) {
+            return Err(Refusal::SignalReturn);
+        }
+        let instruction = Decoder::with_ip(64, bytes, addr, DecoderOptions::NONE).decode();
+        if instruction.is_invalid() {
+            return Err(Refusal::Undecodable);
+        }
+        let cannot_move = matches!(
+            instruction.flow_control(),
+            FlowControl::XbeginXabortXend | FlowControl::Interrupt | FlowControl::Exception
+        );
+        if cannot_move
+            || matches!(
+                instruction.code(),
+                Code::Sysenter | Code::Sysexitq | Code::Sysretq
+            )
+        {
+            return Err(Refusal::Immovable);
+        }
+        Ok(First { instruction })
+    }
+
+    /// Bytes of the instruction.
+    pub(crate) fn len(&self) -> usize {
+        self.instruction.len()
+    }
+
+    /// The code that does at `at` what the instruction does at its address,
+    /// then goes on behind it.
+    pub(crate) fn relocate(&self, at: u64) -> Result<Vec<u8>, Refusal> {
+        let instruction = &self.instruction;
+        let mut code = Emitter::new(at);
+        match instruction.flow_control() {
+            // iced counts `syscall` among the calls.
+            FlowControl::Call if instruction.code() != Code::Syscall => {
+                if instruction.op0_kind() != OpKind::NearBranch64 {
+                    return Err(Refusal::Immovable);
+                }
+                // A return address in a trampoline could not be unwound: push
+                // the one that the original would push.
+                code.push_imm64(instruction.next_ip());
+                code.jump(instruction.near_branch64());
+                return Ok(code.into_bytes());
+            }
+            FlowControl::IndirectCall => {
+                let jump = indirect_jump(instruction).ok_or(Refusal::Immovable)?;
+                code.push_imm64(instruction.next_ip());
+                let moved = encode(jump, code.here()).ok_or(Refusal::Immovable)?;
+                code.bytes(&moved);
+                return Ok(code.into_bytes());
+            }
+            _ => {}
+        }
+        let moved = encode(*instruction, at).ok_or(Refusal::Immovable)?;
+        code.bytes(&moved);
+        code.jump(instruction.next_ip());
+        Ok(code.into_bytes())
+    }
+}
+
+/// `jmp` to where `call r/m64` calls, after the return address was pushed.
+fn indirect_jump(call: &Instruction) -> Option<Instruction> {
+    if call.code() != Code::Call_rm64 {
+        return None;
+    }
+    let mut jump = *call;
+    jump.set_code(Code::Jmp_rm64);
+    match call.op0_kind() {
+        OpKind::Register if call.op0_register() != Register::RSP => {}
+        OpKind::Memory if call.memory_base() == Register::RSP => {
+            let displacement = call.memory_displacement64().wrapping_add(8);
+            jump.set_memory_displacement64(displacement);
+            jump.set_memory_displ_size(4);
+        }
+        OpKind::Memory => {}
+        _ => return None,
+    }
+    Some(jump)
+}
+
+fn encode(instruction: Instruction, at: u64) -> Option<Vec<u8>> {
+    let one = [instruction];
+    let block = InstructionBlock::new(&one, at);
+    let result = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).ok()?;
+    Some(result.code_buffer)
+}
+
+/// Whether straight decoding of a whole function ends, exactly at its end,
+/// with an instruction after which nothing runs on.
+pub(crate) fn ends_for_good(function: &[u8]) -> bool {
+    let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if instruction.is_invalid() {
+            return false;
+        }
+    }
+    // `hlt`, `int3` and the like do not count: someone may resume behind them.
+    match instruction.flow_control() {
+        FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
+            true
+        }
+        FlowControl::Exception => instruction.mnemonic() == Mnemonic::Ud2,
+        _ => false,
+    }
+}
+
+/// Whether the bytes are whole padding instructions.
+pub(crate) fn is_padding(bytes: &[u8]) -> bool {
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+            return false;
+        }
+    }
+    true
+}

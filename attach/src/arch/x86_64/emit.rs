@@ -1,0 +1,129 @@
+//! Machine code, by safe code: trampolines and jumps.
+
+use super::decode::First;
+use super::entry;
+use crate::error::Refusal;
+
+/// Bytes of `jmp rel32`.
+pub(crate) const JUMP_LEN: usize = 5;
+/// Bytes of `jmp [rip]` with its address.
+const FAR_JUMP_LEN: u64 = 14;
+/// Room for one trampoline: two addresses, 26 bytes of code, the displaced
+/// code and a far jump back.
+pub(crate) const TRAMPOLINE_BYTES: u64 = 96;
+
+/// Code for a known address.
+pub(crate) struct Emitter {
+    at: u64,
+    code: Vec<u8>,
+}
+
+impl Emitter {
+    /// Code that will stand at `at`.
+    pub(crate) fn new(at: u64) -> Emitter {
+        Emitter {
+            at,
+            code: Vec::new(),
+        }
+    }
+
+    /// Address of the next byte.
+    pub(crate) fn here(&self) -> u64 {
+        self.at + self.code.len() as u64
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.code.extend_from_slice(bytes);
+    }
+
+    /// `jmp target`, near if it reaches.
+    pub(crate) fn jump(&mut self, target: u64) {
+        match near_jump(self.here(), target) {
+            Some(jump) => self.bytes(&jump),
+            None => {
+                self.bytes(&[0xff, 0x25, 0, 0, 0, 0]);
+                self.bytes(&target.to_le_bytes());
+            }
+        }
+    }
+
+    /// `push value`, without touching a register or flag.
+    pub(crate) fn push_imm64(&mut self, value: u64) {
+        // push imm32 (sign-extended); mov dword [rsp + 4], high half.
+        self.bytes(&[0x68]);
+        self.bytes(&(value as u32).to_le_bytes());
+        self.bytes(&[0xc7, 0x44, 0x24, 0x04]);
+        self.bytes(&((value >> 32) as u32).to_le_bytes());
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.code
+    }
+}
+
+/// `jmp rel32` at `at`, if it reaches.
+pub(crate) fn near_jump(at: u64, target: u64) -> Option<[u8; JUMP_LEN]> {
+    let distance = target.wrapping_sub(at.wrapping_add(JUMP_LEN as u64)) as i64;
+    let [b0, b1, b2, b3] = i32::try_from(distance).ok()?.to_le_bytes();
+    Some([0xe9, b0, b1, b2, b3])
+}
+
+/// `jmp rel8` at `at`, if it reaches.
+pub(crate) fn short_jump(at: u64, target: u64) -> Option<[u8; 2]> {
+    let distance = target.wrapping_sub(at.wrapping_add(2)) as i64;
+    let [byte] = i8::try_from(distance).ok()?.to_le_bytes();
+    Some([0xeb, byte])
+}
+
+/// A jump from `at` to `target` of at most [`FAR_JUMP_LEN`] bytes.
+pub(crate) fn any_jump(at: u64, target: u64) -> Vec<u8> {
+    let mut code = Emitter::new(at);
+    code.jump(target);
+    code.into_bytes()
+}
+
+/// Where a trampoline that is written to `at` is entered.
+pub(crate) const fn trampoline_entry(at: u64) -> u64 {
+    at + 16
+}
+
+/// A trampoline at `at`: thunk and site addresses, then
+///
+/// ```text
+///     lea rsp, [rsp - 136]        ; red zone, and a word to jump through
+///     call [thunk]
+///     jmp [rsp]                   ; the thunk wrote the next line's address,
+///     lea rsp, [rsp + 136]        ; or the return stub's
+///     displaced instruction
+///     jmp behind it
+/// ```
+pub(crate) fn trampoline(at: u64, site: u64, first: &First) -> Result<Vec<u8>, Refusal> {
+    let thunk = entry::bpftime_attach_entry as *const () as u64;
+    let mut code = Emitter::new(at);
+    code.bytes(&thunk.to_le_bytes());
+    code.bytes(&site.to_le_bytes());
+    code.bytes(&[0x48, 0x8d, 0xa4, 0x24]);
+    code.bytes(&(-entry::SKIPPED).to_le_bytes());
+    let after_call = code.here() + 6;
+    debug_assert_eq!(after_call - (at + 8), entry::SITE_BEFORE_RETURN as u64);
+    code.bytes(&[0xff, 0x15]);
+    code.bytes(&(at.wrapping_sub(after_call) as i32).to_le_bytes());
+    code.bytes(&[0xff, 0x24, 0x24]);
+    debug_assert_eq!(code.here() - after_call, entry::RESTORE_AFTER_RETURN as u64);
+    code.bytes(&[0x48, 0x8d, 0xa4, 0x24]);
+    code.bytes(&entry::SKIPPED.to_le_bytes());
+    debug_assert_eq!(
+        code.here() - after_call,
+        entry::DISPLACED_AFTER_RETURN as u64
+    );
+    let displaced = first.relocate(code.here())?;
+    code.bytes(&displaced);
+    let code = code.into_bytes();
+    if code.len() as u64 > TRAMPOLINE_BYTES {
+        return Err(Refusal::Immovable);
+    }
+    Ok(code)
+}
+
+/// Most bytes that [`any_jump`] gives.
+pub(crate) const LANDING_BYTES: u64 = FAR_JUMP_LEN;

@@ -1,0 +1,10 @@
+//! x86-64: raw system calls, the per-thread block, instruction decoding and
+//! relocation, trampolines and the return stub.
+
+pub(crate) mod decode;
+pub(crate) mod emit;
+pub(crate) mod entry;
+pub(crate) mod plan;
+pub(crate) mod stub;
+pub(crate) mod sys;
+pub(crate) mod thread;

@@ -1,0 +1,244 @@
+//! The static return stub: every hijacked return address is the label in here,
+//! and its call-frame information leads unwinders to the true one. It is part
+//! of the library, so it stays valid after a detach.
+
+use core::arch::{asm, global_asm};
+use core::ffi::c_void;
+
+use crate::hit::on_return;
+
+/// The stub lies in one block of this size, by which unwind information and
+/// code recognise its addresses.
+pub(crate) const STUB_BYTES: u64 = 1024;
+
+unsafe extern "C" {
+    /// What a hijacked function returns to.
+    fn bpftime_attach_return_label();
+    /// Head of the list of shadow stacks, zeroed: here so that unwind
+    /// information can name it relative to the stub.
+    static mut bpftime_attach_shadows: *mut c_void;
+}
+
+/// Where the head of the list of shadow stacks is kept.
+pub(crate) fn shadows() -> *mut *mut c_void {
+    &raw mut bpftime_attach_shadows
+}
+
+/// The address that stands in the place of a hijacked return address.
+pub(crate) fn label() -> u64 {
+    bpftime_attach_return_label as *const () as u64
+}
+
+/// Ends the process with SIGILL: a hijacked function returned on a stack that
+/// we never saw.
+pub(crate) fn lost() -> ! {
+    // SAFETY: does not return.
+    unsafe { asm!("ud2", options(noreturn, nomem, nostack)) }
+}
+
+// The trampoline jumps to `..._call` with rsp = S - 136 (S as in `entry`). It
+// drops the return address and calls the displaced code, whose address is at
+// S - 8: the call writes the label where the return address was, so that call
+// and return stay paired for the processor's return predictor.
+//
+// At the label rsp = S + 8 and the slot at S is ours again; on_return writes
+// the true address there.
+//
+// The unwind rule: the frame is a signal frame (its caller has the same CFA,
+// which unwinders tell apart by that flag, and look the caller's address up as
+// it is, hence the 1 taken off). Return address, as a DWARF expression:
+//
+//     page = pc & -1024; th = *(page + *page)         -> head of the shadow stacks
+//     for (; th; th = th->next)
+//         for (p = th->top; p != th->base; )
+//             if ((--p)->key == cfa && (p->ra & -1024) != page) return p->ra - 1
+//     ra = *(cfa - 8); return (ra & -1024) != page ? ra - 1 : 0
+//
+// libgcc refuses a DW_OP_pick of the bottom element, hence the CFA twice.
+global_asm!(
+    r#"
+    .pushsection .data.bpftime_attach,"aw",@progbits
+    .globl bpftime_attach_shadows
+    .hidden bpftime_attach_shadows
+    .type bpftime_attach_shadows,@object
+    .size bpftime_attach_shadows,8
+    .p2align 3
+bpftime_attach_shadows:
+    .quad 0
+    .popsection
+
+    .pushsection .text.bpftime_attach_return,"ax",@progbits
+    .p2align 10
+bpftime_attach_return_page:
+    .quad bpftime_attach_shadows - .
+    .globl bpftime_attach_return_call
+    .hidden bpftime_attach_return_call
+    .type bpftime_attach_return_call,@function
+    .p2align 4
+bpftime_attach_return_call:
+    .cfi_startproc
+    .cfi_signal_frame
+    .cfi_def_cfa rsp, 144
+    .cfi_escape 0x16, 0x10, 0x63
+    .cfi_escape 0x12, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x12, 0x06, 0x22, 0x06
+    .cfi_escape 0x12, 0x28, 0x03, 0x00, 0x2f, 0x3b, 0x00
+    .cfi_escape 0x12, 0x23, 0x08, 0x06
+    .cfi_escape 0x12, 0x15, 0x02, 0x23, 0x10, 0x06, 0x29, 0x28, 0x28, 0x00
+    .cfi_escape 0x08, 0x20, 0x1c, 0x12, 0x06, 0x15, 0x03, 0x29, 0x28, 0x03, 0x00, 0x2f, 0xe8, 0xff
+    .cfi_escape 0x12, 0x23, 0x08, 0x06, 0x12, 0x0b, 0x00, 0xfc, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x29
+    .cfi_escape 0x28, 0x03, 0x00, 0x2f, 0x1d, 0x00, 0x13, 0x2f, 0xce, 0xff
+    .cfi_escape 0x13, 0x06, 0x2f, 0xbe, 0xff
+    .cfi_escape 0x13, 0x38, 0x1c, 0x06, 0x12, 0x0b, 0x00, 0xfc, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x2e
+    .cfi_escape 0x28, 0x01, 0x00, 0x31, 0x31, 0x1c
+    lea rsp, [rsp + 144]
+    .cfi_def_cfa rsp, 0
+    call qword ptr [rsp - 16]
+    .globl bpftime_attach_return_label
+    .hidden bpftime_attach_return_label
+bpftime_attach_return_label:
+    lea rsp, [rsp - 8]
+    .cfi_adjust_cfa_offset 8
+    push 0x2b
+    .cfi_adjust_cfa_offset 8
+    push rax
+    .cfi_adjust_cfa_offset 8
+    pushfq
+    .cfi_adjust_cfa_offset 8
+    push 0x33
+    .cfi_adjust_cfa_offset 8
+    push rax
+    .cfi_adjust_cfa_offset 8
+    push -1
+    .cfi_adjust_cfa_offset 8
+    push rdi
+    .cfi_adjust_cfa_offset 8
+    push rsi
+    .cfi_adjust_cfa_offset 8
+    push rdx
+    .cfi_adjust_cfa_offset 8
+    push rcx
+    .cfi_adjust_cfa_offset 8
+    push rax
+    .cfi_adjust_cfa_offset 8
+    push r8
+    .cfi_adjust_cfa_offset 8
+    push r9
+    .cfi_adjust_cfa_offset 8
+    push r10
+    .cfi_adjust_cfa_offset 8
+    push r11
+    .cfi_adjust_cfa_offset 8
+    push rbx
+    .cfi_adjust_cfa_offset 8
+    push rbp
+    .cfi_adjust_cfa_offset 8
+    push r12
+    .cfi_adjust_cfa_offset 8
+    push r13
+    .cfi_adjust_cfa_offset 8
+    push r14
+    .cfi_adjust_cfa_offset 8
+    push r15
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset rbp, -144
+    mov rbp, rsp
+    .cfi_def_cfa rbp, 176
+    lea rax, [rbp + 176]
+    mov [rbp + 152], rax
+    test byte ptr [rbp + 145], 4
+    jz 2f
+    cld
+2:
+    sub rsp, 256
+    and rsp, -16
+    movaps [rsp], xmm0
+    movaps [rsp + 16], xmm1
+    movaps [rsp + 32], xmm2
+    movaps [rsp + 48], xmm3
+    movaps [rsp + 64], xmm4
+    movaps [rsp + 80], xmm5
+    movaps [rsp + 96], xmm6
+    movaps [rsp + 112], xmm7
+    movaps [rsp + 128], xmm8
+    movaps [rsp + 144], xmm9
+    movaps [rsp + 160], xmm10
+    movaps [rsp + 176], xmm11
+    movaps [rsp + 192], xmm12
+    movaps [rsp + 208], xmm13
+    movaps [rsp + 224], xmm14
+    movaps [rsp + 240], xmm15
+    mov rdi, rbp
+    lea rsi, [rbp + 168]
+    call {on_return}
+    movaps xmm0, [rsp]
+    movaps xmm1, [rsp + 16]
+    movaps xmm2, [rsp + 32]
+    movaps xmm3, [rsp + 48]
+    movaps xmm4, [rsp + 64]
+    movaps xmm5, [rsp + 80]
+    movaps xmm6, [rsp + 96]
+    movaps xmm7, [rsp + 112]
+    movaps xmm8, [rsp + 128]
+    movaps xmm9, [rsp + 144]
+    movaps xmm10, [rsp + 160]
+    movaps xmm11, [rsp + 176]
+    movaps xmm12, [rsp + 192]
+    movaps xmm13, [rsp + 208]
+    movaps xmm14, [rsp + 224]
+    movaps xmm15, [rsp + 240]
+    mov rcx, [rbp + 144]
+    test ch, 4
+    jz 3f
+    std
+3:
+    mov eax, ecx
+    shr eax, 11
+    and eax, 1
+    mov ah, cl
+    add al, 127
+    sahf
+    mov rsp, rbp
+    .cfi_def_cfa rsp, 176
+    pop r15
+    .cfi_adjust_cfa_offset -8
+    pop r14
+    .cfi_adjust_cfa_offset -8
+    pop r13
+    .cfi_adjust_cfa_offset -8
+    pop r12
+    .cfi_adjust_cfa_offset -8
+    pop rbp
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore rbp
+    pop rbx
+    .cfi_adjust_cfa_offset -8
+    pop r11
+    .cfi_adjust_cfa_offset -8
+    pop r10
+    .cfi_adjust_cfa_offset -8
+    pop r9
+    .cfi_adjust_cfa_offset -8
+    pop r8
+    .cfi_adjust_cfa_offset -8
+    pop rax
+    .cfi_adjust_cfa_offset -8
+    pop rcx
+    .cfi_adjust_cfa_offset -8
+    pop rdx
+    .cfi_adjust_cfa_offset -8
+    pop rsi
+    .cfi_adjust_cfa_offset -8
+    pop rdi
+    .cfi_adjust_cfa_offset -8
+    lea rsp, [rsp + 48]
+    .cfi_adjust_cfa_offset -48
+    ret
+    .cfi_endproc
+    .size bpftime_attach_return_call, . - bpftime_attach_return_call
+    # Refuses to assemble if the stub does not fit.
+    .org bpftime_attach_return_page + {stub_bytes}
+    .popsection
+"#,
+    on_return = sym on_return,
+    stub_bytes = const STUB_BYTES,
+);

@@ -1,0 +1,256 @@
+//! Executable memory near text: where trampolines and the landings of punned
+//! jumps lie. It knows no instruction and writes nothing.
+//!
+//! Pages are private (a forked child keeps them), readable and executable;
+//! their bytes are written once, like a debugger would, and stay for ever.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use uapi::Errno;
+
+use crate::arch::sys;
+
+const PAGE: u64 = 4096;
+/// Trampolines are mapped in pieces of this size.
+const CHUNK: u64 = 64 << 10;
+/// How far a trampoline may be from the text it serves: RIP-relative operands
+/// of displaced code, up to 128 MB further away, must stay in reach.
+const REACH: u64 = 0x7000_0000;
+/// The lowest address a process may map (vm.mmap_min_addr's usual value).
+const LOWEST: u64 = 0x1_0000;
+/// The end of user addresses without five-level paging.
+const HIGHEST: u64 = 0x7fff_ffff_f000;
+/// The heap grows up by brk(2): this much is left to it. Trampolines go below
+/// the text where they can, and malloc(3) does without brk(2) in the end.
+const HEAP_GROWTH: u64 = 64 << 20;
+/// The main stack grows down: the kernel itself maps nothing nearer than this
+/// (MIN_GAP in arch/x86/mm/mmap.c, 6.18).
+const STACK_GROWTH: u64 = 128 << 20;
+
+/// Ranges by start that do not overlap.
+#[derive(Debug, Default)]
+pub(crate) struct Intervals {
+    by_start: BTreeMap<u64, u64>,
+}
+
+impl Intervals {
+    pub(crate) const fn new() -> Intervals {
+        Intervals {
+            by_start: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
+        self.overlapping(range).is_some()
+    }
+
+    pub(crate) fn insert(&mut self, range: Range<u64>) {
+        let end = self.by_start.entry(range.start).or_insert(range.end);
+        *end = range.end.max(*end);
+    }
+
+    /// Inserts a range that may overlap others: they become one.
+    fn merge(&mut self, mut range: Range<u64>) {
+        while let Some((start, end)) = self.overlapping(&range) {
+            self.by_start.remove(&start);
+            range = range.start.min(start)..range.end.max(end);
+        }
+        self.by_start.insert(range.start, range.end);
+    }
+
+    fn overlapping(&self, range: &Range<u64>) -> Option<(u64, u64)> {
+        let below = self.by_start.range(..range.end).next_back();
+        let below = below.map(|(start, end)| (*start, *end));
+        below.filter(|(_, end)| *end > range.start)
+    }
+
+    pub(crate) fn remove_starting_in(&mut self, range: &Range<u64>) {
+        self.by_start.retain(|start, _| !range.contains(start));
+    }
+}
+
+/// All executable memory of the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    /// Pages that we mapped.
+    mapped: Intervals,
+    /// Bytes given away.
+    used: Intervals,
+    /// Pieces for trampolines: what is left of each.
+    chunks: Vec<Range<u64>>,
+    /// What the process had mapped when we last looked, and room for growth.
+    taken: Intervals,
+}
+
+impl Arena {
+    /// Looks at the process's mappings anew; called before a batch.
+    pub(crate) fn survey(&mut self, maps: &str) {
+        self.taken = Intervals::default();
+        for line in maps.lines() {
+            let Some(mut range) = parse_range(line) else {
+                continue;
+            };
+            if line.ends_with("[heap]") {
+                range.end = range.end.saturating_add(HEAP_GROWTH);
+            } else if line.ends_with("[stack]") {
+                range.start = range.start.saturating_sub(STACK_GROWTH);
+            }
+            // Growth may run over a neighbour.
+            self.taken.merge(range);
+        }
+    }
+
+    /// Room for a trampoline in reach of all of `near`.
+    pub(crate) fn near(&mut self, near: u64, len: u64) -> Option<u64> {
+        if let Some(at) = self.take_from_chunk(near, len) {
+            return Some(at);
+        }
+        let mut distance = 1 << 20;
+        while distance < REACH {
+            for start in [near.checked_sub(distance), near.checked_add(distance)] {
+                let Some(start) = start.map(|start| start & !(CHUNK - 1)) else {
+                    continue;
+                };
+                let chunk = start..start + CHUNK;
+                if self.map(&chunk).is_ok() {
+                    self.chunks.push(chunk);
+                    return self.take_from_chunk(near, len);
+                }
+            }
+            distance += 1 << 20;
+        }
+        None
+    }
+
+    /// Room for `len` bytes inside a window where a jump can land, taken.
+    pub(crate) fn within(&mut self, window: Range<u64>, len: u64) -> Option<u64> {
+        let mut at = window.start;
+        while at < window.end {
+            let range = at..at.checked_add(len)?;
+            if let Some((_, end)) = self.used.overlapping(&range) {
+                at = end;
+                continue;
+            }
+            let Some(blocked_until) = self.map_pages_of(&range) else {
+                self.used.insert(range);
+                return Some(at);
+            };
+            at = blocked_until;
+        }
+        None
+    }
+
+    /// Gives bytes back that were never written.
+    pub(crate) fn give_back(&mut self, range: &Range<u64>) {
+        self.used.remove_starting_in(range);
+    }
+
+    fn take_from_chunk(&mut self, near: u64, len: u64) -> Option<u64> {
+        for chunk in &mut self.chunks {
+            if chunk.start.abs_diff(near) >= REACH {
+                continue;
+            }
+            // Landings may lie in a chunk: step over them.
+            let mut at = chunk.start;
+            while at + len <= chunk.end {
+                let range = at..at + len;
+                at += len;
+                if !self.used.overlaps(&range) {
+                    chunk.start = range.end;
+                    self.used.insert(range.clone());
+                    return Some(range.start);
+                }
+            }
+        }
+        None
+    }
+
+    /// Maps what is missing under `range`; gives where to go on if it cannot.
+    fn map_pages_of(&mut self, range: &Range<u64>) -> Option<u64> {
+        let mut page = range.start & !(PAGE - 1);
+        while page < range.end {
+            let one = page..page + PAGE;
+            if !self.mapped.overlaps(&one) && self.map(&one).is_err() {
+                let taken = self.taken.overlapping(&one).map_or(one.end, |(_, end)| end);
+                return Some(taken.max(one.end));
+            }
+            page = one.end;
+        }
+        None
+    }
+
+    fn map(&mut self, range: &Range<u64>) -> Result<(), Errno> {
+        let outside = range.start < LOWEST || range.end > HIGHEST;
+        if outside || self.taken.overlaps(range) || self.mapped.overlaps(range) {
+            return Err(Errno::EEXIST);
+        }
+        let mapped = sys::map_text_at(range.start, range.end - range.start);
+        match mapped {
+            Ok(()) => self.mapped.insert(range.clone()),
+            // Someone was faster: do not ask again in this batch.
+            Err(_) => self.taken.merge(range.clone()),
+        }
+        mapped
+    }
+}
+
+fn parse_range(line: &str) -> Option<Range<u64>> {
+    let (start, rest) = line.split_once('-')?;
+    let (end, _) = rest.split_once(' ')?;
+    let start = u64::from_str_radix(start, 16).ok()?;
+    let end = u64::from_str_radix(end, 16).ok()?;
+    Some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_do_not_overlap() {
+        let mut intervals = Intervals::default();
+        intervals.insert(10..20);
+        assert!(!intervals.overlaps(&(0..10)));
+        assert!(!intervals.overlaps(&(20..30)));
+        assert!(intervals.overlaps(&(19..20)));
+        assert!(intervals.overlaps(&(0..11)));
+        assert!(intervals.overlaps(&(0..100)));
+    }
+
+    #[test]
+    fn heap_and_stack_may_grow() {
+        let mut arena = Arena::default();
+        arena.survey(
+            "00400000-00401000 r-xp 00000000 00:00 0 /bin/x\n\
+             00401000-00500000 rw-p 00000000 00:00 0 [heap]\n\
+             7ffe00000000-7ffe00021000 rw-p 00000000 00:00 0 [stack]\n",
+        );
+        assert!(arena.taken.overlaps(&(0x0100_0000..0x0100_1000)));
+        assert!(arena.taken.overlaps(&(0x7ffd_f900_0000..0x7ffd_f900_1000)));
+        assert!(!arena.taken.overlaps(&(0x5000_0000..0x5000_1000)));
+    }
+
+    #[test]
+    fn the_same_bytes_are_given_once() {
+        let mut arena = Arena::default();
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("own maps");
+        arena.survey(&maps);
+        let near = heap_and_stack_may_grow as *const () as u64;
+        let first = arena.near(near, 96).expect("room");
+        let second = arena.near(near, 96).expect("room");
+        assert!(first.abs_diff(second) >= 96);
+        assert!(first.abs_diff(near) < REACH);
+        let landing = second + 96 * 3;
+        assert_eq!(arena.within(second..second + 1, 14), None, "taken");
+        assert_eq!(arena.within(landing..landing + 1, 14), Some(landing));
+        let third = arena.near(near, 96).expect("room");
+        let fourth = arena.near(near, 96).expect("room");
+        assert_eq!((third, fourth), (second + 96, second + 96 * 2));
+        assert_eq!(
+            arena.near(near, 96),
+            Some(second + 96 * 4),
+            "over the landing"
+        );
+    }
+}

@@ -1,0 +1,414 @@
+//! Who keeps the hooked sites of this process. It knows no instruction and no
+//! callback's meaning.
+//!
+//! A site (its record, trampoline and displaced code) is made once per address
+//! and stays for ever: a thread may be anywhere in it. Attaching and detaching
+//! swap its probe lists and, for the first and the last probe, its first bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use uapi::Errno;
+
+use crate::arch::plan::{Plan, Planner};
+use crate::arch::{sys, thread};
+use crate::arena::{Arena, Intervals};
+use crate::error::{AttachError, Refusal};
+use crate::guard;
+use crate::lock::Lock;
+use crate::module::Module;
+use crate::probe::{Kind, Point, Probe, Tactic};
+use crate::shadow;
+use crate::site::{Attached, ProbeList, Site};
+use crate::text::{self, Change, Outcome, TextWriter};
+
+/// One attached probe.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HookId(u64);
+
+/// One hooked address, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SiteInfo {
+    /// First instruction of the function.
+    pub addr: usize,
+    /// How the jump fits.
+    pub tactic: Tactic,
+    /// Probes that run at entry.
+    pub entry_probes: usize,
+    /// Probes that run at return.
+    pub return_probes: usize,
+    /// Hits skipped since the site was made.
+    pub missed: u64,
+}
+
+/// What the engine knows of a site.
+struct Record {
+    site: &'static Site,
+    tactic: Tactic,
+    head: Change,
+    is_patched: bool,
+    entry: Vec<Attached>,
+    exit: Vec<Attached>,
+}
+
+impl Record {
+    fn probes(&mut self, kind: Kind) -> &mut Vec<Attached> {
+        match kind {
+            Kind::Entry => &mut self.entry,
+            Kind::Return => &mut self.exit,
+        }
+    }
+
+    /// Lets threads see the lists; the old ones stay readable.
+    fn publish(&self) {
+        self.site
+            .entry
+            .store(ProbeList::publish(&self.entry), Ordering::Release);
+        self.site
+            .exit
+            .store(ProbeList::publish(&self.exit), Ordering::Release);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.entry.is_empty() && self.exit.is_empty()
+    }
+}
+
+/// All that the engine's lock protects.
+struct State {
+    sites: BTreeMap<u64, Record>,
+    hooks: BTreeMap<HookId, (u64, Kind)>,
+    arena: Option<Arena>,
+    owned: Intervals,
+    next_id: u64,
+}
+
+// SAFETY: the raw pointers in probes are passed through, not followed; that
+// they may be used on any thread is the contract of `Probe`.
+unsafe impl Send for State {}
+
+/// There is one text per process, so there is one state, whoever opens it.
+static STATE: Lock<State> = Lock::new(State {
+    sites: BTreeMap::new(),
+    hooks: BTreeMap::new(),
+    arena: None,
+    owned: Intervals::new(),
+    next_id: 1,
+});
+
+/// The hook engine. Engines of one process share their sites.
+#[derive(Debug)]
+pub struct Engine {
+    can_step: bool,
+}
+
+impl Engine {
+    /// Registers with the kernel (membarrier) and for fork(2).
+    ///
+    /// Errors: [`AttachError::System`] if fork handlers cannot be registered.
+    pub fn new() -> Result<Engine, AttachError> {
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        if !REGISTERED.swap(true, Ordering::Relaxed) {
+            // SAFETY: the handlers only take and give the engine's lock; they
+            // stay loaded as long as the sites do.
+            let error = unsafe {
+                libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child))
+            };
+            if error != 0 {
+                REGISTERED.store(false, Ordering::Relaxed);
+                return Err(AttachError::System {
+                    what: "register for fork",
+                    error: Errno(error),
+                });
+            }
+        }
+        Ok(Engine {
+            can_step: sys::register_sync_cores().is_ok(),
+        })
+    }
+
+    /// Attaches a batch. Probes of one point run in the order they came.
+    /// When it returns, every thread runs the probes that were attached; the
+    /// text of the others is unchanged.
+    pub fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
+        let mut state = STATE.lock();
+        let mut plans = Vec::new();
+        let mut results = Vec::with_capacity(batch.len());
+        let mut touched = BTreeSet::new();
+        for (point, probe) in batch {
+            let addr = point.addr as u64;
+            let added = state
+                .site_for(addr, point.kind, &point.module, self.can_step, &mut plans)
+                .map(|()| state.add(addr, point.kind, *probe));
+            if added.is_ok() {
+                touched.insert(addr);
+            }
+            results.push(added.map_err(|reason| AttachError::Refused {
+                addr: point.addr,
+                reason,
+            }));
+        }
+        let mut failed = write_plans(&plans);
+        for addr in &touched {
+            if let Some(record) = state.sites.get(addr) {
+                record.publish();
+            }
+        }
+        failed.extend(state.patch(&touched, &failed, self.can_step));
+        if !failed.is_empty() {
+            for (result, (point, _)) in results.iter_mut().zip(batch) {
+                let Some(error) = failed.get(&(point.addr as u64)) else {
+                    continue;
+                };
+                if let Ok(id) = *result {
+                    state.remove(id);
+                    *result = Err(error.clone());
+                }
+            }
+            for addr in failed.keys() {
+                if let Some(record) = state.sites.get(addr) {
+                    record.publish();
+                }
+            }
+        }
+        results
+    }
+
+    /// Detaches probes; ids that are gone already are skipped. Functions
+    /// without a probe have their original bytes again when this returns. A
+    /// thread may still be inside a callback.
+    pub fn detach(&self, ids: &[HookId]) {
+        let mut state = STATE.lock();
+        let touched: BTreeSet<u64> = ids.iter().filter_map(|id| state.remove(*id)).collect();
+        for addr in &touched {
+            if let Some(record) = state.sites.get(addr) {
+                record.publish();
+            }
+        }
+        state.unpatch(&touched, self.can_step);
+    }
+
+    /// A module was unmapped: forget its sites, write nothing.
+    pub fn forget_range(&self, range: Range<usize>) {
+        let mut state = STATE.lock();
+        let range = range.start as u64..range.end as u64;
+        let gone: Vec<u64> = state
+            .sites
+            .range(range.clone())
+            .map(|(addr, _)| *addr)
+            .collect();
+        for addr in gone {
+            state.sites.remove(&addr);
+        }
+        state.hooks.retain(|_, (addr, _)| !range.contains(addr));
+        state.owned.remove_starting_in(&range);
+    }
+
+    /// All sites that have probes.
+    pub fn sites(&self) -> Vec<SiteInfo> {
+        let state = STATE.lock();
+        let sites = state.sites.iter().filter(|(_, record)| !record.is_idle());
+        sites
+            .map(|(addr, record)| SiteInfo {
+                addr: *addr as usize,
+                tactic: record.tactic,
+                entry_probes: record.entry.len(),
+                return_probes: record.exit.len(),
+                missed: record.site.missed.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    /// Probes are skipped, and not counted as missed, on the calling thread
+    /// from now on: the agent's own.
+    pub fn exempt_thread() {
+        guard::exempt(thread::current());
+    }
+}
+
+impl State {
+    /// Sees to it that there is a site at `addr`, planned if it is new.
+    fn site_for(
+        &mut self,
+        addr: u64,
+        kind: Kind,
+        module: &Module,
+        can_step: bool,
+        plans: &mut Vec<(u64, Plan)>,
+    ) -> Result<(), Refusal> {
+        if let (Kind::Return, Some(refusal)) = (kind, module.return_refusal(addr)) {
+            return Err(refusal);
+        }
+        if self.sites.contains_key(&addr) {
+            return Ok(());
+        }
+        // One look at the process's mappings per batch.
+        if plans.is_empty() {
+            let maps = std::fs::read_to_string("/proc/self/maps").map_err(|_| Refusal::NoMemory)?;
+            self.arena.get_or_insert_default().survey(&maps);
+        }
+        let site = Box::new(Site::new(addr));
+        let plan = Planner {
+            arena: self.arena.get_or_insert_default(),
+            owned: &self.owned,
+            can_step,
+        }
+        .plan(module, addr, &raw const *site as u64)?;
+        self.owned.insert(plan.owned.clone());
+        if let Some(padding) = &plan.padding {
+            self.owned
+                .insert(padding.addr..padding.addr + padding.len as u64);
+        }
+        let record = Record {
+            site: Box::leak(site),
+            tactic: plan.tactic,
+            head: plan.head,
+            is_patched: false,
+            entry: Vec::new(),
+            exit: Vec::new(),
+        };
+        self.sites.insert(addr, record);
+        plans.push((addr, plan));
+        Ok(())
+    }
+
+    fn add(&mut self, addr: u64, kind: Kind, probe: Probe) -> HookId {
+        let id = self.next_id;
+        self.next_id += 1;
+        if let Some(record) = self.sites.get_mut(&addr) {
+            record.probes(kind).push(Attached { id, probe });
+        }
+        self.hooks.insert(HookId(id), (addr, kind));
+        HookId(id)
+    }
+
+    /// Takes a probe off its list; gives the site to publish.
+    fn remove(&mut self, id: HookId) -> Option<u64> {
+        let (addr, kind) = self.hooks.remove(&id)?;
+        let record = self.sites.get_mut(&addr)?;
+        record.probes(kind).retain(|attached| attached.id != id.0);
+        Some(addr)
+    }
+
+    /// Writes the jumps of sites that have none yet; gives what failed.
+    fn patch(
+        &mut self,
+        sites: &BTreeSet<u64>,
+        without: &BTreeMap<u64, AttachError>,
+        can_step: bool,
+    ) -> BTreeMap<u64, AttachError> {
+        let is_due = |addr: &&u64| {
+            !without.contains_key(addr) && self.sites.get(addr).is_some_and(|r| !r.is_patched)
+        };
+        let due: Vec<u64> = sites.iter().filter(is_due).copied().collect();
+        let changes: Vec<Change> = due
+            .iter()
+            .filter_map(|addr| Some(self.sites.get(addr)?.head))
+            .collect();
+        // SAFETY: we hold the lock. The planner proved each change to be one
+        // instruction's; its trampoline is written.
+        let outcomes = unsafe { text::change(&changes, can_step) };
+        let mut failed = BTreeMap::new();
+        for (addr, outcome) in due.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Done => {
+                    if let Some(record) = self.sites.get_mut(addr) {
+                        record.is_patched = true;
+                    }
+                }
+                Outcome::Unexpected => {
+                    failed.insert(*addr, refused(*addr, Refusal::Patched));
+                }
+                Outcome::Denied(error) => {
+                    failed.insert(*addr, denied(error));
+                }
+            }
+        }
+        failed
+    }
+
+    /// Gives sites without probes their original bytes back. What someone else
+    /// has changed in the meantime stays as it is, and so does our trampoline.
+    fn unpatch(&mut self, sites: &BTreeSet<u64>, can_step: bool) {
+        let is_due = |addr: &&u64| {
+            self.sites
+                .get(addr)
+                .is_some_and(|r| r.is_patched && r.is_idle())
+        };
+        let due: Vec<u64> = sites.iter().filter(is_due).copied().collect();
+        let heads = due
+            .iter()
+            .filter_map(|addr| Some(self.sites.get(addr)?.head));
+        let changes: Vec<Change> = heads.map(Change::reversed).collect();
+        // SAFETY: as in `patch`; the original bytes are what was there.
+        let outcomes = unsafe { text::change(&changes, can_step) };
+        for (addr, outcome) in due.iter().zip(outcomes) {
+            if let (Outcome::Done, Some(record)) = (outcome, self.sites.get_mut(addr)) {
+                record.is_patched = false;
+            }
+        }
+    }
+}
+
+/// Writes trampolines, landings and jumps in padding; gives what failed.
+fn write_plans(plans: &[(u64, Plan)]) -> BTreeMap<u64, AttachError> {
+    let mut failed = BTreeMap::new();
+    if plans.is_empty() {
+        return failed;
+    }
+    let writer = TextWriter::open();
+    for (addr, plan) in plans {
+        let padding = plan
+            .padding
+            .iter()
+            .map(|change| (change.addr, &change.to[..]));
+        let writes = plan
+            .writes
+            .iter()
+            .map(|(at, code)| (*at, &code[..]))
+            .chain(padding);
+        for (at, code) in writes {
+            // SAFETY: fresh arena bytes, or padding that the planner proved
+            // dead; nothing jumps there yet.
+            if let Err(error) = unsafe { writer.write(at, code) } {
+                failed.insert(*addr, denied(error));
+                break;
+            }
+        }
+    }
+    drop(writer);
+    // Cores may have fetched the old bytes ahead; where this does not work,
+    // jumps are still seen after what they lead to.
+    let _serialised = sys::sync_cores();
+    failed
+}
+
+fn denied(error: Errno) -> AttachError {
+    AttachError::System {
+        what: "write to the process's text",
+        error,
+    }
+}
+
+fn refused(addr: u64, reason: Refusal) -> AttachError {
+    AttachError::Refused {
+        addr: addr as usize,
+        reason,
+    }
+}
+
+extern "C" fn before_fork() {
+    STATE.acquire();
+}
+
+extern "C" fn after_fork() {
+    // SAFETY: `before_fork` has acquired it on this thread.
+    unsafe { STATE.release() };
+}
+
+extern "C" fn in_child() {
+    // SAFETY: `before_fork` has acquired it on the thread that became us.
+    unsafe { STATE.release() };
+    shadow::after_fork(thread::current());
+}

@@ -1,0 +1,94 @@
+//! A probe never runs inside a probe of the same thread. Reachable from
+//! trampolines: no allocation, no lock, no libc, no panic.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use crate::arch::sys;
+use crate::arch::thread::Thread;
+
+/// The guard of a thread on which probes are skipped for ever.
+const EXEMPT: u64 = u64::MAX;
+
+/// Mixed into the mark so that a copied stack word is not taken for it.
+const MARK: u64 = 0x6270_6674_696d_6521;
+
+/// A word in the frame of a running hit. Its address is the thread's guard:
+/// a handler may siglongjmp(3) out of a hit and nobody resets the guard, but
+/// then the frame is dead, which shows.
+pub(crate) struct Mark(u64);
+
+impl Mark {
+    pub(crate) const fn new() -> Mark {
+        Mark(0)
+    }
+}
+
+/// Whether a hit may run its probes.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It runs; call [`leave`] afterwards.
+    Run,
+    /// A hit of this thread is running: count a miss.
+    Nested,
+    /// The thread is ours.
+    Exempt,
+}
+
+/// Enters a hit whose frame holds `mark`.
+#[inline]
+pub(crate) fn enter(thread: &Thread, mark: &mut Mark) -> Admission {
+    let here = &raw mut *mark as u64;
+    let guard = thread.guard.get();
+    if guard != 0 {
+        if guard == EXEMPT {
+            return Admission::Exempt;
+        }
+        if is_running(guard, here) {
+            return Admission::Nested;
+        }
+    }
+    // SAFETY: `mark` is exclusively ours. Volatile: a signal handler reads it
+    // through the guard.
+    unsafe { (&raw mut mark.0).write_volatile(here ^ MARK) };
+    compiler_fence(Ordering::SeqCst);
+    thread.guard.set(here);
+    compiler_fence(Ordering::SeqCst);
+    Admission::Run
+}
+
+/// Leaves a hit that was admitted.
+#[inline]
+pub(crate) fn leave(thread: &Thread, mark: &mut Mark) {
+    compiler_fence(Ordering::SeqCst);
+    thread.guard.set(0);
+    // SAFETY: as in `enter`.
+    unsafe { (&raw mut mark.0).write_volatile(0) };
+}
+
+/// Probes are skipped on this thread from now on.
+pub(crate) fn exempt(thread: &Thread) {
+    thread.guard.set(EXEMPT);
+}
+
+/// Whether the hit that set `guard` still runs, seen from a frame at `here`.
+/// Wrong only towards "runs", and only until its stack is used again.
+#[cold]
+fn is_running(guard: u64, here: u64) -> bool {
+    if !sys::is_readable(guard) {
+        return false;
+    }
+    // SAFETY: readable just now; stacks of this thread do not go away while a
+    // frame of it runs here.
+    let mark = unsafe { (guard as *const u64).read_volatile() };
+    if mark != guard ^ MARK {
+        return false;
+    }
+    // A frame below its caller's has been left, unless we are on another stack.
+    here < guard || sys::on_alternate_stack()
+}

@@ -1,0 +1,100 @@
+//! The lock that the engine holds while it changes text. It survives fork(2)
+//! and is never held by a thread that a signal can interrupt.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::arch::sys;
+
+/// A value that one thread at a time reaches, with all signals blocked.
+pub(crate) struct Lock<T> {
+    /// Process id of the holder's process, 0 when free: what a fork without
+    /// handlers left locked has another process's id.
+    holder: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached by the lock's holder only.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Lock<T> {
+        Lock {
+            holder: AtomicU32::new(0),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits for the lock.
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        let mask = sys::block_signals();
+        self.acquire();
+        Guard { lock: self, mask }
+    }
+
+    /// Takes the lock without a guard, for the prepare handler of fork(2).
+    pub(crate) fn acquire(&self) {
+        let me = sys::getpid();
+        loop {
+            let free = 0;
+            match self
+                .holder
+                .compare_exchange(free, me, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(holder) if holder != me => {
+                    // Its holder is in the process that forked us.
+                    let taken = Ordering::Acquire;
+                    if self
+                        .holder
+                        .compare_exchange(holder, me, taken, Ordering::Relaxed)
+                        .is_ok()
+                    {
+                        return;
+                    }
+                }
+                Err(holder) => sys::futex_wait(&self.holder, holder),
+            }
+        }
+    }
+
+    /// Gives the lock back, for the handlers of fork(2) in parent and child.
+    ///
+    /// # Safety
+    /// The calling thread, or the one that forked it, has called `acquire`.
+    pub(crate) unsafe fn release(&self) {
+        self.holder.store(0, Ordering::Release);
+        sys::futex_wake(&self.holder);
+    }
+}
+
+/// The value while it is locked.
+pub(crate) struct Guard<'a, T> {
+    lock: &'a Lock<T>,
+    mask: u64,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the guard is the lock's holder.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the guard is the lock's holder.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: `lock` acquired it.
+        unsafe { self.lock.release() };
+        sys::restore_signals(self.mask);
+    }
+}

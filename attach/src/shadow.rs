@@ -1,0 +1,364 @@
+//! Where the true return addresses are while a function runs with ours: one
+//! stack of entries per thread, in memory that outlives the thread, linked for
+//! unwinders and for coroutines that move between threads. Reachable from
+//! trampolines: no allocation, no lock, no libc, no panic.
+//!
+//! An entry's **key** is the stack pointer after the return, its **slot** the
+//! word below. Entries of frames that never return (longjmp, exceptions,
+//! thread exit) are recognised by their slot, which no longer holds our label,
+//! never by comparing stack pointers: a lower key may be a coroutine's.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence};
+
+use crate::arch::thread::Thread;
+use crate::arch::{stub, sys};
+use crate::site::{ProbeList, Site};
+
+/// Frames that a thread can have under return probes at a time.
+const DEPTH: usize = 1 << 16;
+/// Bytes before the first entry.
+const HEADER: usize = 4096;
+
+/// One hijacked frame. Unwind information reads `key` and `return_address`.
+#[repr(C)]
+struct Entry {
+    /// Stack pointer after the return; 0 once popped.
+    key: AtomicU64,
+    return_address: AtomicU64,
+    site: AtomicPtr<Site>,
+    probes: AtomicPtr<ProbeList>,
+}
+
+/// What an entry says.
+pub(crate) struct Frame {
+    pub(crate) return_address: u64,
+    site: *const Site,
+    probes: *const ProbeList,
+}
+
+impl Frame {
+    pub(crate) fn site(&self) -> &'static Site {
+        // SAFETY: entries are made from references to sites, which are never freed.
+        unsafe { &*self.site }
+    }
+
+    pub(crate) fn probes(&self) -> &'static ProbeList {
+        // SAFETY: entries are made from references to lists, which are never freed.
+        unsafe { &*self.probes }
+    }
+}
+
+/// One thread's stack of entries. Unwind information reads the first three.
+#[repr(C)]
+pub(crate) struct Shadow {
+    next: AtomicPtr<Shadow>,
+    top: AtomicPtr<Entry>,
+    base: *mut Entry,
+    end: *mut Entry,
+    /// Process and thread id of the owner; a dead owner's stack is reused.
+    owner: AtomicU64,
+}
+
+// The call-frame information in `arch::stub` knows these.
+const _: () = assert!(size_of::<Entry>() == 32 && offset_of!(Entry, return_address) == 8);
+const _: () = assert!(offset_of!(Shadow, next) == 0);
+const _: () = assert!(offset_of!(Shadow, top) == 8 && offset_of!(Shadow, base) == 16);
+const _: () = assert!(size_of::<Shadow>() + size_of::<Entry>() <= HEADER);
+
+/// Head of the list of all shadow stacks; it only ever grows.
+fn head() -> &'static AtomicPtr<Shadow> {
+    // SAFETY: a pointer-sized aligned word that only this module uses.
+    unsafe { AtomicPtr::from_ptr(stub::shadows().cast()) }
+}
+
+/// All shadow stacks of the process.
+fn all() -> impl Iterator<Item = &'static Shadow> {
+    // SAFETY: linked stacks are initialised before and never unmapped.
+    let first = unsafe { head().load(Ordering::Acquire).as_ref() };
+    // SAFETY: as above.
+    core::iter::successors(first, |shadow| unsafe {
+        shadow.next.load(Ordering::Acquire).as_ref()
+    })
+}
+
+impl Shadow {
+    /// Takes the return address at `sp` (the slot) for `site` and puts the
+    /// stub's label there. False if there is no room: the slot is unchanged.
+    ///
+    /// # Safety
+    /// `sp` points to the return address of a function that has just been
+    /// called and will be entered through the return stub.
+    pub(crate) unsafe fn push(thread: &Thread, sp: u64, site: &Site, probes: &ProbeList) -> bool {
+        // SAFETY: `Thread::shadow` is null or a linked stack.
+        let shadow = match unsafe { thread.shadow.get().as_ref() } {
+            Some(shadow) => shadow,
+            None => match acquire() {
+                Some(shadow) => {
+                    thread.shadow.set(core::ptr::from_ref(shadow).cast_mut());
+                    shadow
+                }
+                None => return false,
+            },
+        };
+        let slot = sp as *mut u64;
+        let key = sp + 8;
+        // SAFETY: the caller's contract.
+        let return_address = unsafe { slot.read_volatile() };
+        let mut top = shadow.top.load(Ordering::Relaxed);
+        // SAFETY: a sentinel with the highest key lies below `base`.
+        if unsafe { &*top.sub(1) }.key.load(Ordering::Relaxed) <= key {
+            top = shadow.reap(key, return_address);
+        }
+        if top >= shadow.end {
+            return false;
+        }
+        // SAFETY: `base <= top < end`, in the mapping.
+        let entry = unsafe { &*top };
+        entry
+            .return_address
+            .store(return_address, Ordering::Relaxed);
+        entry
+            .site
+            .store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+        entry
+            .probes
+            .store(core::ptr::from_ref(probes).cast_mut(), Ordering::Relaxed);
+        entry.key.store(key, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: at most `end`.
+        shadow.top.store(unsafe { top.add(1) }, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: the caller's contract.
+        unsafe { slot.write_volatile(stub::label()) };
+        true
+    }
+
+    /// The true return address of the frame with `key`, behind tail calls.
+    pub(crate) fn return_address(thread: &Thread, key: u64) -> u64 {
+        match find(thread, key, true) {
+            Some((entry, _)) => entry.return_address.load(Ordering::Relaxed),
+            // The stack was copied or switched under us; nobody knows where to
+            // go. The kernel does the same (uprobe_handle_trampoline, 6.18).
+            None => stub::lost(),
+        }
+    }
+
+    /// The newest frame with `key`.
+    pub(crate) fn last(thread: &Thread, key: u64) -> Frame {
+        match find(thread, key, false) {
+            Some((entry, _)) => Frame {
+                return_address: entry.return_address.load(Ordering::Relaxed),
+                site: entry.site.load(Ordering::Relaxed),
+                probes: entry.probes.load(Ordering::Relaxed),
+            },
+            None => stub::lost(),
+        }
+    }
+
+    /// Removes the newest frame with `key`.
+    pub(crate) fn pop(thread: &Thread, key: u64) {
+        let Some((entry, shadow)) = find(thread, key, false) else {
+            return;
+        };
+        entry.key.store(0, Ordering::Relaxed);
+        let is_own = core::ptr::eq(shadow, thread.shadow.get());
+        if !is_own {
+            return;
+        }
+        compiler_fence(Ordering::SeqCst);
+        let top = shadow.top.load(Ordering::Relaxed);
+        // SAFETY: `entry` is below `top`, so `top - 1` is an entry.
+        let newest = unsafe { top.sub(1) };
+        if core::ptr::eq(entry, newest) {
+            shadow.top.store(newest, Ordering::Release);
+        } else {
+            shadow.close_gap(core::ptr::from_ref(entry).cast_mut(), top);
+        }
+    }
+
+    /// Pops entries whose frames are gone, as far as it shows from the top.
+    #[cold]
+    fn reap(&self, key: u64, return_address: u64) -> *mut Entry {
+        let mut top = self.top.load(Ordering::Relaxed);
+        while top > self.base {
+            // SAFETY: above `base`.
+            let entry = unsafe { &*top.sub(1) };
+            let its_key = entry.key.load(Ordering::Relaxed);
+            let is_gone = if its_key == key {
+                // The slot is being used anew, unless by a tail call.
+                return_address != stub::label()
+            } else {
+                its_key < key && !is_alive(its_key)
+            };
+            if !is_gone {
+                break;
+            }
+            entry.key.store(0, Ordering::Relaxed);
+            // SAFETY: above `base`.
+            top = unsafe { top.sub(1) };
+        }
+        self.top.store(top, Ordering::Release);
+        top
+    }
+
+    /// Moves the live entries above `hole` down and drops the dead ones.
+    #[cold]
+    fn close_gap(&self, hole: *mut Entry, top: *mut Entry) {
+        let mut to = hole;
+        let mut from = hole;
+        while from < top {
+            // SAFETY: between `base` and `top`.
+            let (source, target) = unsafe { (&*from, &*to) };
+            let key = source.key.load(Ordering::Relaxed);
+            if key != 0 && is_alive(key) {
+                if to != from {
+                    let relaxed = Ordering::Relaxed;
+                    target
+                        .return_address
+                        .store(source.return_address.load(relaxed), relaxed);
+                    target.site.store(source.site.load(relaxed), relaxed);
+                    target.probes.store(source.probes.load(relaxed), relaxed);
+                    target.key.store(key, Ordering::Release);
+                    source.key.store(0, Ordering::Relaxed);
+                }
+                // SAFETY: at most `top`.
+                to = unsafe { to.add(1) };
+            }
+            // SAFETY: at most `top`.
+            from = unsafe { from.add(1) };
+        }
+        self.top.store(to, Ordering::Release);
+    }
+
+    /// Whether no frame that is still alive has an entry here.
+    fn is_unused(&self) -> bool {
+        self.entries().all(|entry| {
+            let key = entry.key.load(Ordering::Relaxed);
+            key == 0 || !is_alive(key)
+        })
+    }
+
+    /// Entries from the newest to the oldest.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let mut at = self.top.load(Ordering::Acquire);
+        core::iter::from_fn(move || {
+            if at <= self.base {
+                return None;
+            }
+            // SAFETY: above `base`.
+            at = unsafe { at.sub(1) };
+            // SAFETY: an entry of the mapping; all bit patterns are valid.
+            Some(unsafe { &*at })
+        })
+    }
+}
+
+/// Whether the frame's slot still holds our label.
+fn is_alive(key: u64) -> bool {
+    let slot = key.wrapping_sub(8);
+    // SAFETY: readable just now. A stack that is unmapped in between by another
+    // thread is one that no frame lives on any more.
+    sys::is_readable(slot) && unsafe { (slot as *const u64).read_volatile() } == stub::label()
+}
+
+/// The newest entry with `key`, of this thread or, for a coroutine that has
+/// moved, of any. With `outermost`, the newest that is not a tail call's.
+fn find(thread: &Thread, key: u64, outermost: bool) -> Option<(&'static Entry, &'static Shadow)> {
+    let label = stub::label();
+    let fits = |entry: &&Entry| {
+        entry.key.load(Ordering::Acquire) == key
+            && !(outermost && entry.return_address.load(Ordering::Relaxed) == label)
+    };
+    // SAFETY: `Thread::shadow` is null or a linked stack, never unmapped.
+    let own: Option<&'static Shadow> = unsafe { thread.shadow.get().as_ref() };
+    let in_own = own.and_then(|shadow| shadow.entries().find(fits).map(|entry| (entry, shadow)));
+    in_own.or_else(|| {
+        all().find_map(|shadow| shadow.entries().find(fits).map(|entry| (entry, shadow)))
+    })
+}
+
+/// A stack for the calling thread: one whose owner is dead, or a new one.
+#[cold]
+fn acquire() -> Option<&'static Shadow> {
+    let (pid, tid) = (sys::getpid(), sys::gettid());
+    let me = u64::from(pid) << 32 | u64::from(tid);
+    for shadow in all() {
+        let owner = shadow.owner.load(Ordering::Relaxed);
+        let (its_pid, its_tid) = ((owner >> 32) as u32, owner as u32);
+        // After a raw fork the owner may be us under our parent's id: leave it.
+        if its_pid != pid || (its_tid != tid && sys::thread_exists(pid, its_tid)) {
+            continue;
+        }
+        let claim = shadow
+            .owner
+            .compare_exchange(owner, me, Ordering::Acquire, Ordering::Relaxed);
+        if claim.is_ok() {
+            if shadow.is_unused() {
+                shadow.top.store(shadow.base, Ordering::Release);
+                return Some(shadow);
+            }
+            // A coroutine of the dead thread lives on: its addresses stay.
+            shadow.owner.store(owner, Ordering::Release);
+        }
+    }
+    let bytes = HEADER + DEPTH * size_of::<Entry>();
+    let mapped = sys::map_private(bytes).ok()?;
+    // SAFETY: the mapping is page-aligned, zeroed, ours, and longer than this.
+    let base = unsafe { mapped.add(HEADER) }.cast::<Entry>();
+    // SAFETY: in the header, after the `Shadow` (asserted above).
+    unsafe { &*base.sub(1) }
+        .key
+        .store(u64::MAX, Ordering::Relaxed);
+    let shadow = mapped.cast::<Shadow>();
+    let first = head().load(Ordering::Relaxed);
+    // SAFETY: exclusively ours until linked.
+    unsafe {
+        shadow.write(Shadow {
+            next: AtomicPtr::new(first),
+            top: AtomicPtr::new(base),
+            base,
+            end: base.add(DEPTH),
+            owner: AtomicU64::new(me),
+        });
+    }
+    // SAFETY: written just above, never unmapped.
+    let shadow: &'static Shadow = unsafe { &*shadow };
+    let mut expected = first;
+    loop {
+        shadow.next.store(expected, Ordering::Relaxed);
+        let linked = core::ptr::from_ref(shadow).cast_mut();
+        match head().compare_exchange(expected, linked, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => return Some(shadow),
+            Err(other) => expected = other,
+        }
+    }
+}
+
+/// In the child after fork(2): the calling thread's stack is its own still.
+pub(crate) fn after_fork(thread: &Thread) {
+    // SAFETY: `Thread::shadow` is null or a linked stack.
+    if let Some(shadow) = unsafe { thread.shadow.get().as_ref() } {
+        let me = u64::from(sys::getpid()) << 32 | u64::from(sys::gettid());
+        shadow.owner.store(me, Ordering::Relaxed);
+    }
+}
+
+/// The address that the function whose return address lies at `slot` really
+/// returns to. For stack walkers: `found` is what they read from the slot.
+/// Reachable from callbacks.
+pub fn true_return_address(slot: u64, found: u64) -> u64 {
+    if found != stub::label() {
+        return found;
+    }
+    let entry = find(crate::arch::thread::current(), slot.wrapping_add(8), true);
+    entry.map_or(found, |(entry, _)| {
+        entry.return_address.load(Ordering::Relaxed)
+    })
+}
