@@ -1,7 +1,7 @@
 //! The fixture tools under the kernel and under bpftime: the same commands
 //! must give the same text.
 
-use bpftime_tests::{Program, World};
+use bpftime_tests::{Counted, Program, World};
 
 /// Runs a story in both worlds and compares what it says.
 fn same(story: impl Fn(&World) -> String) -> String {
@@ -14,8 +14,7 @@ fn same(story: impl Fn(&World) -> String) -> String {
 
 /// All that `counter` has counted.
 fn print(counter: &mut Program) -> String {
-    counter.tell("print");
-    counter.lines_until(|line| line == ".").join("\n")
+    Counted::by(counter).text()
 }
 
 /// Tells the puppet each line; all must go well.

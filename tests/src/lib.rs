@@ -4,13 +4,18 @@
 //! `bpftime` command from outside only and links none of its crates.
 //!
 //! Reading order: [`stage`] (files that any user can read), [`world`] (one
-//! test's surroundings), [`program`] (a running process), [`wait`].
+//! test's surroundings), [`program`] (a running process), [`counted`] and [`hot`]
+//! (two fixtures from the outside), [`wait`].
 
+pub mod counted;
+pub mod hot;
 pub mod program;
 pub mod stage;
 pub mod wait;
 pub mod world;
 
+pub use counted::Counted;
+pub use hot::Hot;
 pub use program::{Exit, Program};
 pub use stage::Stage;
 pub use world::{Mode, World};
