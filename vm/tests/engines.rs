@@ -6,6 +6,8 @@ mod arch;
 mod common;
 #[path = "engines/conformance.rs"]
 mod conformance;
+#[path = "engines/kernel.rs"]
+mod kernel;
 #[path = "engines/linking.rs"]
 mod linking;
 #[path = "engines/random.rs"]

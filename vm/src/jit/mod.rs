@@ -40,8 +40,29 @@ impl CompiledProgram {
         program: &VerifiedProgram,
         linker: &dyn Linker,
     ) -> Result<CompiledProgram, LinkError> {
+        CompiledProgram::compile_for(program, linker, arch::Features::detect())
+    }
+
+    /// As [`CompiledProgram::compile`], for the oldest processor of this
+    /// architecture, so that tests cover what newer ones do not need.
+    ///
+    /// # Errors
+    /// As [`CompiledProgram::compile`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn compile_for_baseline(
+        program: &VerifiedProgram,
+        linker: &dyn Linker,
+    ) -> Result<CompiledProgram, LinkError> {
+        CompiledProgram::compile_for(program, linker, arch::Features::BASELINE)
+    }
+
+    fn compile_for(
+        program: &VerifiedProgram,
+        linker: &dyn Linker,
+        features: arch::Features,
+    ) -> Result<CompiledProgram, LinkError> {
         let code = Code::link(program, linker)?;
-        let machine_code = arch::compile(&code, program.facts().stack_bytes)?;
+        let machine_code = arch::compile(&code, program.facts().stack_bytes, features)?;
         Ok(CompiledProgram {
             memory: ExecutableMemory::new(&machine_code.bytes)?,
             entry: machine_code.entry,

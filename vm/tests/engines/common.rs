@@ -172,6 +172,14 @@ pub fn run_both(program: &VerifiedProgram, memory: &[u8], run: *mut Run) -> Left
     let interpreted = leave(memory, |ctx| unsafe { both.interpreter.run(ctx, run) });
     // SAFETY: as above.
     let compiled = leave(memory, |ctx| unsafe { both.compiled.run(ctx, run) });
+    let baseline = CompiledProgram::compile_for_baseline(program, &Names);
+    let baseline = baseline.expect("what compiled compiles again");
+    // SAFETY: as above.
+    let baseline = leave(memory, |ctx| unsafe { baseline.run(ctx, run) });
+    assert_eq!(
+        baseline, compiled,
+        "JIT for old and new processors disagree"
+    );
     assert_eq!(interpreted, compiled, "interpreter and JIT disagree");
     compiled
 }

@@ -1,12 +1,15 @@
 //! What linking refuses, tail calls, unreachable code, entries.
 
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use bpftime_vm::link::LinkError;
 use bpftime_vm::op::DecodeError;
 use bpftime_vm::{Facts, asm};
+use uapi::insn::{BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD};
 
 use crate::common::{Both, LOOP, MAP, Targets, assemble, both, program, run_both};
+use crate::kernel;
 
 fn refused(text: &str) -> LinkError {
     match both(&assemble(text)) {
@@ -145,10 +148,24 @@ fn tail_call_from_a_subprogram_returns_to_the_caller() {
     assert_eq!(run_tail(first, &["r6 = 7\nr0 = 42\nexit"]), 1042);
 }
 
-/// Counts runs in a cell of the ctx.
-fn count_runs(text: &str) -> u64 {
+/// Counts runs, in `cb[0]` of the ctx, of a program that calls itself last.
+fn count_kernel_runs(text: &str) -> u32 {
+    let array = kernel::program_array(1).expect("a map");
+    let mut insns = asm::assemble(text).expect("assembles");
+    for insn in &mut insns {
+        if insn.code == BPF_LD | BPF_IMM | BPF_DW && insn.src() == BPF_PSEUDO_MAP_FD {
+            insn.imm = array.as_raw_fd();
+        }
+    }
+    let program = kernel::load_classifier(&insns).expect("the verifier accepts it");
+    kernel::set_slot(&array, 0, &program).expect("a slot");
+    counted(&kernel::test_run_classifier(&program).expect("it runs"))
+}
+
+/// The same in both engines.
+fn count_our_runs(text: &str) -> u32 {
     let both = both(&assemble(text)).expect("links");
-    let mut counts = [0u64; 2];
+    let mut counts = [0; 2];
     for (count, compiled) in counts.iter_mut().zip([false, true]) {
         let target = if compiled {
             both.compiled.tail_target()
@@ -160,8 +177,9 @@ fn count_runs(text: &str) -> u64 {
             lookups: 0,
             map: 0,
         };
-        let (ctx, run) = ((&raw mut *count).cast(), (&raw mut run).cast());
-        // SAFETY: the program touches its stack and the counter only.
+        let mut buffer = [0u8; kernel::SK_BUFF_BYTES];
+        let (ctx, run) = (buffer.as_mut_ptr(), (&raw mut run).cast());
+        // SAFETY: the program touches its stack and `cb` only.
         unsafe {
             if compiled {
                 both.compiled.run(ctx, run);
@@ -169,28 +187,37 @@ fn count_runs(text: &str) -> u64 {
                 both.interpreter.run(ctx, run);
             }
         }
+        *count = counted(&buffer);
     }
     assert_eq!(counts[0], counts[1]);
     counts[1]
 }
 
-const COUNT: &str = "r2 = *(u64 *)(r1 + 0)\nr2 += 1\n*(u64 *)(r1 + 0) = r2\n";
+fn counted(buffer: &[u8; kernel::SK_BUFF_BYTES]) -> u32 {
+    u32::from_le_bytes(buffer[48..52].try_into().expect("four bytes"))
+}
+
+/// Counts in `cb[0]` of `struct __sk_buff`.
+const COUNT: &str = "r2 = *(u32 *)(r1 + 48)\nr2 += 1\n*(u32 *)(r1 + 48) = r2\n";
 
 #[test]
 fn tail_calls_end_after_33() {
     let text = format!("{COUNT}r2 = map[3]\nr3 = 0\ncall 12\nr0 = 0\nexit");
-    assert_eq!(count_runs(&text), 34);
+    assert_eq!(count_our_runs(&text), 34);
+    if kernel::available() {
+        assert_eq!(count_kernel_runs(&text), 34);
+    }
 }
 
 #[test]
 fn tail_calls_of_all_frames_count_together() {
     // Each run calls itself last from two subprograms: without one count for
-    // all frames that would be 2^33 runs. Linux 6.18 counts 34 as well.
+    // all frames that would be 2^33 runs. The kernel wants BTF to load this.
     let text = format!(
         "r6 = r1\n{COUNT}call sub\nr1 = r6\ncall sub\nr0 = 0\nexit
         sub:\nr2 = map[3]\nr3 = 0\ncall 12\nr0 = 0\nexit"
     );
-    assert_eq!(count_runs(&text), 34);
+    assert_eq!(count_our_runs(&text), 34);
 }
 
 #[test]
@@ -209,4 +236,44 @@ fn an_empty_program_is_three_bytes() {
     // SAFETY: the program touches nothing.
     let r0 = unsafe { both.compiled.entry()(ptr::null_mut(), ptr::null_mut()) };
     assert_eq!(r0, 0);
+}
+
+#[test]
+fn frames_follow_the_stack_bound() {
+    // r10 escapes, so only the verifier's bound says how deep the stack is:
+    // within the red zone, around a call, and beyond the red zone.
+    let leaf = "r2 = r10\nr2 += -16\n*(u64 *)(r2 + 0) = 5\nr0 = *(u64 *)(r10 - 16)\nexit";
+    let caller = "r6 = r10\nr6 += -16\n*(u64 *)(r6 + 0) = 5\ncall 3
+        r0 = *(u64 *)(r10 - 16)\nexit";
+    for stack_bytes in [16, 20, 24, 128, 136, 512] {
+        for text in [leaf, caller] {
+            let insns = asm::assemble(text).expect("assembles");
+            let facts = Facts {
+                stack_bytes,
+                ..Facts::default()
+            };
+            assert_eq!(run_both(&program(insns, facts), &[], ptr::null_mut()).r0, 5);
+        }
+    }
+}
+
+/// Permissions of the mapping that holds an address, from /proc/self/maps.
+fn permissions(address: usize) -> Option<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+    maps.lines().find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        (start..end)
+            .contains(&address)
+            .then(|| rest[..4].to_owned())
+    })
+}
+
+#[test]
+fn code_is_executable_and_not_writable() {
+    let both = both(&assemble("r0 = 0\nexit")).expect("links");
+    let address = both.compiled.code_bytes().as_ptr() as usize;
+    assert_eq!(permissions(address).as_deref(), Some("r-xp"));
 }

@@ -1,4 +1,4 @@
-//! Random programs give the same in interpreter, JIT and rbpf.
+//! Random programs give the same in interpreter, JIT, rbpf and the kernel.
 
 use bpftime_vm::Facts;
 use bpftime_vm::disasm::disassemble;
@@ -8,6 +8,7 @@ use proptest::sample::select;
 use uapi::Insn;
 
 use crate::common::{program, run_both};
+use crate::kernel;
 
 /// Bytes of ctx, which the program ends by copying its registers to.
 const CTX: usize = 128;
@@ -301,6 +302,65 @@ fn known_to_rbpf(op: &Op) -> bool {
     )
 }
 
+/// The same with operands that the kernel's verifier accepts: no constant
+/// division by zero, no constant shift beyond the width, no atomics in ctx.
+fn for_kernel(op: Op) -> Op {
+    match op {
+        Op::Alu {
+            width,
+            op,
+            dst,
+            src: Operand::Imm(imm),
+        } => {
+            let imm = match op {
+                AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod if imm == 0 => 3,
+                AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => imm & 31,
+                _ => imm,
+            };
+            Op::Alu {
+                width,
+                op,
+                dst,
+                src: Operand::Imm(imm),
+            }
+        }
+        Op::Atomic {
+            op,
+            fetch,
+            size,
+            addr,
+            src,
+        } => Op::Atomic {
+            op,
+            fetch,
+            size,
+            addr: in_stack(addr),
+            src,
+        },
+        Op::LoadAcquire { size, dst, addr } => Op::LoadAcquire {
+            size,
+            dst,
+            addr: in_stack(addr),
+        },
+        Op::StoreRelease { size, addr, src } => Op::StoreRelease {
+            size,
+            addr: in_stack(addr),
+            src,
+        },
+        other => other,
+    }
+}
+
+fn in_stack(addr: Address) -> Address {
+    match addr.base {
+        Reg::R10 => addr,
+        _ => Address {
+            base: Reg::R10,
+            off: -8 - addr.off % 64,
+        },
+    }
+}
+
 fn bytes(insns: &[Insn]) -> Vec<u8> {
     insns.iter().flat_map(|insn| insn.to_bytes()).collect()
 }
@@ -337,5 +397,17 @@ proptest! {
         let r0 = vm.execute_program(&mut memory).expect("rbpf runs it");
         prop_assert_eq!(left.r0, r0, "{}", text);
         prop_assert_eq!(left.memory, memory.to_vec(), "{}", text);
+    }
+
+    #[test]
+    fn kernel_agrees(seed in proptest::array::uniform9(number()), body in body()) {
+        let body: Vec<Op> = body.into_iter().map(for_kernel).collect();
+        let insns = whole(&seed, &body);
+        let Some(in_kernel) = kernel::run(&insns, &[0x5a; CTX]) else {
+            return Ok(());
+        };
+        let program = program(insns, Facts::default());
+        let left = run_both(&program, &[0x5a; CTX], std::ptr::null_mut());
+        prop_assert_eq!(left, in_kernel, "{}", disassemble(program.insns()));
     }
 }

@@ -4,4 +4,4 @@
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86_64::{ExecutableMemory, compile};
+pub(super) use x86_64::{ExecutableMemory, Features, compile};

@@ -51,9 +51,14 @@ use {emit, emit_byte};
 ///
 /// # Errors
 /// The code would be larger than jumps reach.
-pub(in crate::jit) fn compile(code: &Code, stack_bytes: u32) -> Result<MachineCode, LinkError> {
-    let (_, estimate) = Compiler::new(code, stack_bytes, None).program()?;
-    let (machine_code, _) = Compiler::new(code, stack_bytes, Some(estimate)).program()?;
+pub(in crate::jit) fn compile(
+    code: &Code,
+    stack_bytes: u32,
+    features: Features,
+) -> Result<MachineCode, LinkError> {
+    let pass = |estimate| Compiler::new(code, stack_bytes, features, estimate).program();
+    let (_, estimate) = pass(None)?;
+    let (machine_code, _) = pass(Some(estimate))?;
     Ok(machine_code)
 }
 
@@ -67,22 +72,38 @@ struct Compiler<'a> {
     features: Features,
 }
 
-/// What this processor can do beyond the base architecture.
+/// What a processor can do beyond the base architecture.
 #[derive(Clone, Copy)]
-struct Features {
+pub(in crate::jit) struct Features {
     bmi2: bool,
 }
 
+impl Features {
+    /// Nothing.
+    #[cfg(any(test, feature = "testing"))]
+    pub(in crate::jit) const BASELINE: Features = Features { bmi2: false };
+
+    /// What this processor can do.
+    pub(in crate::jit) fn detect() -> Features {
+        Features {
+            bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+        }
+    }
+}
+
 impl<'a> Compiler<'a> {
-    fn new(code: &'a Code, stack_bytes: u32, estimate: Option<Places>) -> Compiler<'a> {
+    fn new(
+        code: &'a Code,
+        stack_bytes: u32,
+        features: Features,
+        estimate: Option<Places>,
+    ) -> Compiler<'a> {
         Compiler {
             code,
             buffer: Buffer::new(estimate),
             frame: Frame::default(),
             stack_bytes,
-            features: Features {
-                bmi2: std::arch::is_x86_feature_detected!("bmi2"),
-            },
+            features,
         }
     }
 
@@ -100,7 +121,12 @@ impl<'a> Compiler<'a> {
             self.prologue(takes_run);
             for at in range.clone() {
                 self.buffer.begin_slot();
-                self.step(at)?;
+                // The last of a run of unreachable slots stands for all.
+                let dead = |at: usize| matches!(self.code.steps[at], Step::Unreachable);
+                let repeated = at + 1 < range.end && dead(at) && dead(at + 1);
+                if !repeated {
+                    self.step(at)?;
+                }
             }
         }
         for &callback in &self.code.callbacks {
