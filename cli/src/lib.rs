@@ -8,7 +8,6 @@
 //! a session), [`inject`] (into a running process), [`problem`] (what a user is told).
 
 mod commands;
-mod dirs;
 mod elf_head;
 mod inject;
 mod launch;

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use runtime::session::SessionError;
+
 /// Exit status of a command that exists but cannot be run, as shells use it.
 pub const CANNOT_RUN: u8 = 126;
 /// Exit status of a command that does not exist, as shells use it.
@@ -39,6 +41,16 @@ impl Problem {
         self
     }
 
+    /// What happened, without to whom.
+    pub fn happened(&self) -> &str {
+        &self.happened
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> &str {
+        &self.advice
+    }
+
     /// The exit status of `bpftime`.
     pub fn status(&self) -> u8 {
         self.status
@@ -48,6 +60,28 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.who, self.happened, self.advice)
+    }
+}
+
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::NotWritable {
+                path,
+                variable,
+                errno,
+            } => Self::new(
+                path.display(),
+                format_args!("not writable ({errno})"),
+                format_args!("set {variable} to a directory of your own"),
+            ),
+            SessionError::Foreign { path, variable, .. } => Self::new(
+                path.display(),
+                "is not a directory of yours",
+                format_args!("remove it, or set {variable} to another one"),
+            ),
+            other => Self::new("sessions", other, "see bpftime doctor"),
+        }
     }
 }
 

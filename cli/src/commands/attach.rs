@@ -2,10 +2,10 @@
 
 use nix::unistd::Pid;
 
-use crate::dirs::Dirs;
 use crate::inject;
 use crate::libraries::{self, Library};
 use crate::problem::Problem;
+use runtime::session::Dirs;
 
 /// Let tools trace running processes
 ///

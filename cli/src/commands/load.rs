@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 
-use crate::dirs::Dirs;
 use crate::launch::Program;
 use crate::libraries::{self, Library};
 use crate::problem::Problem;
 use crate::sessions_dir;
+use runtime::session::Dirs;
 
 /// Run an eBPF tool; its programs run in user space
 ///

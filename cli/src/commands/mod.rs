@@ -2,8 +2,13 @@
 //! `run`, and a row in [`Command`] and in [`run`].
 
 mod attach;
+mod detach;
+mod doctor;
 mod load;
 mod start;
+mod status;
+
+use std::io::Write;
 
 use clap::{Parser, Subcommand};
 
@@ -33,6 +38,24 @@ enum Command {
     Load(load::Args),
     Start(start::Args),
     Attach(attach::Args),
+    Detach(detach::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+}
+
+/// Writes a command's result to stdout.
+fn print(text: &str) -> Result<(), Problem> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| {
+            Problem::new(
+                "stdout",
+                format_args!("cannot be written ({})", crate::libraries::reason(&error)),
+                "check where the output goes",
+            )
+        })
 }
 
 /// Runs the subcommand. `Ok` means exit status 0.
@@ -41,5 +64,8 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Load(args) => load::run(args),
         Command::Start(args) => start::run(args),
         Command::Attach(args) => attach::run(args),
+        Command::Detach(args) => detach::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Doctor(args) => doctor::run(args),
     }
 }

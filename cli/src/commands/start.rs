@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
-use crate::dirs::Dirs;
 use crate::launch::Program;
 use crate::libraries::{self, Library};
 use crate::problem::Problem;
+use runtime::session::Dirs;
 
 /// Run a program that tools can trace, and its children too
 ///

@@ -22,6 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 
@@ -30,7 +31,7 @@ use crate::log::debug;
 use crate::problem::Problem;
 use borrowed::Borrowed;
 use target::Target;
-use thread::Lost;
+use thread::{Lost, Thread};
 
 /// How long the target may take to reach a safe point.
 const SAFE_POINT: Duration = Duration::from_secs(2);
@@ -68,6 +69,20 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
         (Ok(outcome), Ok(())) => outcome,
         (Err(lost), _) | (Ok(_), Err(lost)) => Err(explain(pid, lost)),
     }
+}
+
+/// Stops and releases the process `pid`, to see whether we may.
+pub fn can_trace(pid: Pid, deadline: Instant) -> Result<(), Errno> {
+    let _quiet = Quiet::begin();
+    let mut thread = Thread::seize(pid)?;
+    let stopped = thread
+        .interrupt()
+        .and_then(|()| thread.wait(deadline))
+        .and_then(|_| thread.detach());
+    stopped.map_err(|lost| match lost {
+        Lost::Io(errno) => errno,
+        _ => Errno::ETIMEDOUT,
+    })
 }
 
 /// The calls in the borrowed thread. The outer error means that the thread is
@@ -117,7 +132,7 @@ fn start(
     )]
     let status = borrowed.call(base + start_offset, [sessions, 0])? as i32;
     if status != 0 {
-        let errno = nix::errno::Errno::from_raw(status.saturating_neg());
+        let errno = Errno::from_raw(status.saturating_neg());
         return Ok(Err(Problem::new(
             pid,
             format_args!("the agent could not start ({})", errno.desc()),
