@@ -15,6 +15,11 @@ use crate::program::{Facts, ProgramSpec};
 /// Branches that wait, at most (kernel: `BPF_COMPLEXITY_LIMIT_JMP_SEQ`).
 const MAX_PENDING: usize = 8192;
 
+/// Comparisons in vain after which a checkpoint is dropped: one that is proven
+/// (three more for each hit), and one whose paths are still open.
+const PROVEN_MISSES: u32 = 16;
+const OPEN_MISSES: u32 = 64;
+
 /// A path still to be walked.
 struct Pending {
     state: State,
@@ -191,7 +196,7 @@ impl<'a> Walk<'a> {
         let at = self.at;
         let mut keep = Vec::with_capacity(self.known[at].len() + 1);
         let list = std::mem::take(&mut self.known[at]);
-        let mut found = false;
+        let (mut found, mut looping) = (false, false);
         for (position, &index) in list.iter().enumerate() {
             let checkpoint = &mut self.checkpoints[index];
             let Some(state) = &checkpoint.state else {
@@ -199,13 +204,20 @@ impl<'a> Walk<'a> {
             };
             if checkpoint.open > 0 {
                 // An ancestor of this path: coming back to it unchanged never ends.
-                if prune::covers(self.cfg, at, state, &self.state)
-                    && prune::covers(self.cfg, at, &self.state, state)
+                if prune::covers(self.cfg, at, &self.state, state)
+                    && prune::covers(self.cfg, at, state, &self.state)
                 {
                     let text = format!("infinite loop detected at insn {at}");
-                    return Err(Fail::einval(text));
+                    return Err(Fail::einval(text).hint("give the loop a bound"));
                 }
-                keep.push(index);
+                looping = true;
+                checkpoint.misses += 1;
+                if checkpoint.misses > OPEN_MISSES {
+                    checkpoint.state = None;
+                    self.live_states -= 1;
+                } else {
+                    keep.push(index);
+                }
                 continue;
             }
             if prune::covers(self.cfg, at, state, &self.state) {
@@ -215,7 +227,7 @@ impl<'a> Walk<'a> {
                 break;
             }
             checkpoint.misses += 1;
-            if checkpoint.misses > 3 * checkpoint.hits + 16 {
+            if checkpoint.misses > 3 * checkpoint.hits + PROVEN_MISSES {
                 checkpoint.state = None;
                 self.live_states -= 1;
             } else {
@@ -223,8 +235,14 @@ impl<'a> Walk<'a> {
             }
         }
         self.known[at] = keep;
-        let worth = self.jumps - self.jumps_at_checkpoint >= 2
-            && self.counts.insns - self.insns_at_checkpoint >= 8;
+        let jumps = self.jumps - self.jumps_at_checkpoint;
+        let insns = self.counts.insns - self.insns_at_checkpoint;
+        // Inside a loop that makes progress, states rarely meet: keep fewer.
+        let worth = if looping {
+            jumps >= 20 || insns >= 100
+        } else {
+            jumps >= 2 && insns >= 8
+        };
         if !found && worth {
             self.add_checkpoint();
         }

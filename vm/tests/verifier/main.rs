@@ -1,0 +1,14 @@
+//! The verifier against known programs and against the kernel of this machine.
+
+#![expect(
+    clippy::print_stderr,
+    reason = "skips and counts are said to whoever runs the tests"
+)]
+
+extern crate bpftime_vm as vm;
+
+mod kernel;
+mod mutate;
+mod oracle;
+mod pack;
+mod protos;

@@ -1,0 +1,190 @@
+//! Verdicts on captured programs and their mutants, ours beside the kernel's.
+//! `BPFTIME_PACKS` names a folder of packs; without it only the programs of
+//! this file are used.
+
+use std::path::Path;
+
+use vm::verifier::{Log, verify};
+
+use super::kernel::Kernel;
+use super::pack::Pack;
+
+fn packs() -> Vec<Pack> {
+    let Some(folder) = std::env::var_os("BPFTIME_PACKS") else {
+        return Vec::new();
+    };
+    let mut paths: Vec<_> = std::fs::read_dir(Path::new(&folder))
+        .expect("BPFTIME_PACKS is a folder")
+        .map(|e| e.expect("readable folder").path())
+        .collect();
+    paths.sort();
+    let mut packs: Vec<Pack> = paths.iter().filter_map(|p| Pack::read(p)).collect();
+    packs.retain(|p| matches!(p.spec.prog_type, 1 | 2 | 5 | 7 | 17));
+    let mut seen = std::collections::HashSet::new();
+    packs.retain(|p| seen.insert((p.spec.prog_type, p.spec.insns.clone())));
+    packs
+}
+
+fn ours(pack: &Pack) -> (i32, String) {
+    let mut log = Log {
+        level: 1,
+        ..Log::default()
+    };
+    match verify(pack.spec.clone(), pack, Some(&mut log)) {
+        Ok(_) => (0, log.text),
+        Err(e) => (e.errno.0, format!("{}\n{e}", log.text)),
+    }
+}
+
+#[test]
+fn captured_programs_get_the_kernels_verdict() {
+    let (mut agree, mut refused) = (0, 0);
+    for pack in packs() {
+        let (errno, text) = ours(&pack);
+        if (errno == 0) == (pack.captured == 0) {
+            agree += 1;
+            continue;
+        }
+        if pack.captured == 0 {
+            refused += 1;
+            eprintln!(
+                "REFUSED {} ({} insns): {text}",
+                pack.spec.name,
+                pack.spec.insns.len()
+            );
+        } else {
+            let kernel = Kernel::open().map(|mut k| k.explain(&pack));
+            eprintln!(
+                "ACCEPTED {} captured {}: {kernel:?}",
+                pack.spec.name, pack.captured
+            );
+        }
+    }
+    eprintln!("{agree} agree, {refused} refused by us");
+}
+
+/// How often the kernel gave a reason for refusing what we accept.
+#[derive(Default)]
+struct Disagreements {
+    by_reason: std::collections::BTreeMap<String, (usize, String)>,
+}
+
+impl Disagreements {
+    fn add(&mut self, kernel: &mut Kernel, pack: &Pack) {
+        let (errno, log) = kernel.explain(pack);
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|l| !l.starts_with("processed"))
+            .collect();
+        let reason: String = lines
+            .last()
+            .unwrap_or(&"")
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '#' } else { c })
+            .collect();
+        // Which helpers a program type has is our environment's to say.
+        if reason.contains("cannot use helper") {
+            return;
+        }
+        let entry = self
+            .by_reason
+            .entry(format!("{errno} {reason}"))
+            .or_default();
+        entry.0 += 1;
+        if entry.0 == 1 {
+            let listing: Vec<String> = pack
+                .spec
+                .insns
+                .iter()
+                .enumerate()
+                .map(|(n, i)| {
+                    format!(
+                        "{n}: {:02x} r{} r{} {} {}",
+                        i.code,
+                        i.dst(),
+                        i.src(),
+                        i.off,
+                        i.imm
+                    )
+                })
+                .collect();
+            let listing = if listing.len() < 60 {
+                listing.join("\n")
+            } else {
+                String::new()
+            };
+            entry.1 = format!(
+                "{} type {}\n{log}\n{listing}",
+                pack.spec.name, pack.spec.prog_type
+            );
+        }
+    }
+}
+
+#[test]
+fn no_mutant_that_the_kernel_refuses_is_accepted() {
+    let Some(mut kernel) = Kernel::open() else {
+        eprintln!("skipped: loading programs into the kernel needs root or CAP_BPF");
+        return;
+    };
+    let per_pack: usize = std::env::var("BPFTIME_MUTANTS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(200);
+    let seed: u64 = std::env::var("BPFTIME_SEED")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
+    let mut stream = super::mutate::Stream(0x9e37_79b9_7f4a_7c15 ^ seed);
+    let (mut both, mut neither, mut stricter) = (0, 0, 0);
+    let mut found = Disagreements::default();
+    let mut why_strict = std::collections::BTreeMap::<String, usize>::new();
+    let start = std::time::Instant::now();
+    let limit: u64 = std::env::var("BPFTIME_SECONDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(60);
+    for pack in packs() {
+        if pack.spec.insns.len() > 1500 || ours(&pack).0 != 0 {
+            continue;
+        }
+        if start.elapsed().as_secs() > limit {
+            eprintln!("stopped after {limit} s");
+            break;
+        }
+        for _ in 0..per_pack {
+            let mut mutant = pack.clone();
+            super::mutate::mutate(&mut stream, &mut mutant.spec.insns);
+            let (errno, text) = ours(&mutant);
+            let theirs = kernel.verdict(&mutant);
+            match (errno == 0, theirs == 0) {
+                (true, true) => both += 1,
+                (false, false) => neither += 1,
+                (true, false) => found.add(&mut kernel, &mutant),
+                (false, true) => {
+                    stricter += 1;
+                    let line = text.lines().rfind(|l| !l.is_empty()).unwrap_or_default();
+                    let line: String = line
+                        .chars()
+                        .map(|c| if c.is_ascii_digit() { '#' } else { c })
+                        .collect();
+                    let n = why_strict.entry(line).or_default();
+                    *n += 1;
+                }
+            }
+        }
+    }
+    eprintln!(
+        "{both} accepted by both, {neither} by neither, {stricter} by the kernel only; {:?}",
+        start.elapsed()
+    );
+    let mut why: Vec<_> = why_strict.into_iter().collect();
+    why.sort_by_key(|w| std::cmp::Reverse(w.1));
+    for (line, n) in why.iter().take(25) {
+        eprintln!("  kernel only {n}: {line}");
+    }
+    for (reason, (count, example)) in &found.by_reason {
+        eprintln!("== {count} x {reason}\n{example}");
+    }
+    assert!(found.by_reason.is_empty());
+}
