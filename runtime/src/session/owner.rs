@@ -338,6 +338,11 @@ impl Session {
         self.lock().rings.get(&id).cloned()
     }
 
+    /// A view of its own of a perf ring, for programs that run in the tool.
+    pub fn open_perf_ring(&self, id: u32) -> Option<PerfRing> {
+        view::perf_ring(&self.objects, &self.data, id)
+    }
+
     /// Ids of all perf rings.
     pub fn perf_rings(&self) -> Vec<u32> {
         self.lock().rings.keys().copied().collect()

@@ -155,13 +155,7 @@ impl SessionView {
 
     /// A perf ring.
     pub fn perf_ring(&self, id: u32) -> Option<PerfRing> {
-        let record = self.objects.find(id, ObjectKind::PerfRing)?;
-        let body: RingBody = record.body()?;
-        let len = PerfRing::storage_size(body.data_pages);
-        if record.place != Place::Data || record.len < len {
-            return None;
-        }
-        Some(PerfRing::open(self.data.storage(record.offset, len)?))
+        perf_ring(&self.objects, &self.data, id)
     }
 
     /// Ids of all perf rings.
@@ -192,6 +186,17 @@ impl SessionView {
     pub fn doorbell(&self) -> Option<Region> {
         self.data.doorbell()
     }
+}
+
+/// A view of a perf ring, if its record is sane.
+pub(super) fn perf_ring(objects: &Objects, data: &Data, id: u32) -> Option<PerfRing> {
+    let record = objects.find(id, ObjectKind::PerfRing)?;
+    let body: RingBody = record.body()?;
+    let len = PerfRing::storage_size(body.data_pages);
+    if record.place != Place::Data || record.len < len {
+        return None;
+    }
+    Some(PerfRing::open(data.storage(record.offset, len)?))
 }
 
 /// A program of an `objects` file, if its record and bytecode are sane.
