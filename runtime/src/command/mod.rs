@@ -1,1 +1,72 @@
-//! To be written.
+//! bpf(2), written once, on a [`Session`]: whoever plays the kernel for a tool
+//! (the preloaded server today) decodes attributes, pointers and fds, and
+//! calls what is here with plain values and objects. It knows no fd, no user
+//! pointer and no hook.
+//!
+//! An object is an `Arc`: it lives while a caller's fd, a link, a program or a
+//! map's slot refers to it, and leaves the session when the last one lets go.
+//!
+//! Reading order: [`object`], then one file per command family: [`map`],
+//! [`elem`], [`batch`], [`prog`], `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
+//! [`link`], [`info`], [`ids`], [`pin`].
+
+pub mod batch;
+pub mod btf;
+pub mod elem;
+mod here;
+pub mod ids;
+pub mod info;
+pub mod link;
+pub mod map;
+pub mod object;
+pub mod perf;
+pub mod pin;
+pub mod prog;
+pub mod test_run;
+pub mod timer;
+
+use std::sync::Arc;
+
+use crate::session::Session;
+use object::Home;
+
+pub use btf::BtfObject;
+pub use link::LinkObject;
+pub use map::MapObject;
+pub use perf::PerfEvent;
+pub use prog::ProgObject;
+
+/// What an fd of bpf(2) or perf_event_open(2) stands for.
+#[derive(Clone)]
+pub enum Object {
+    /// A map.
+    Map(Arc<MapObject>),
+    /// A program.
+    Prog(Arc<ProgObject>),
+    /// A type description.
+    Btf(Arc<BtfObject>),
+    /// A link.
+    Link(Arc<LinkObject>),
+    /// A perf event.
+    Event(Arc<PerfEvent>),
+}
+
+/// The commands of bpf(2) on one session; commands are methods, in the file of
+/// their family.
+pub struct Bpf {
+    home: Arc<Home>,
+}
+
+impl Bpf {
+    /// The commands on `session`, whose objects belong to this process.
+    pub fn new(session: Session) -> Bpf {
+        Bpf {
+            home: Arc::new(Home::new(session)),
+        }
+    }
+
+    /// The session that holds the objects.
+    pub fn session(&self) -> &Session {
+        self.home.session()
+    }
+}

@@ -1,0 +1,183 @@
+//! `BPF_MAP_{LOOKUP,UPDATE,DELETE,LOOKUP_AND_DELETE}_ELEM` and
+//! `BPF_MAP_GET_NEXT_KEY`. It knows no storage and copies no user memory.
+
+use std::sync::Arc;
+
+use uapi::Errno;
+use uapi::map::{BPF_ANY, BPF_F_LOCK};
+
+use super::map::{Elements, Slot};
+use super::object::locked;
+use super::{Bpf, MapObject, PerfEvent, ProgObject};
+
+/// The value of an update, after the caller translated an fd.
+pub enum NewValue<'a> {
+    /// Bytes as bpf(2) passes them: per-CPU maps have one value per CPU.
+    Bytes(&'a [u8]),
+    /// A program for a program array.
+    Prog(Arc<ProgObject>),
+    /// A perf event for a perf event array.
+    Event(Arc<PerfEvent>),
+}
+
+impl Bpf {
+    /// `BPF_MAP_LOOKUP_ELEM`; `value` has [`value_size`] bytes.
+    ///
+    /// # Errors
+    /// The kernel's: ENOENT without such a key, EINVAL for unknown flags,
+    /// ENOTSUPP for maps without lookup.
+    pub fn map_lookup(
+        &self,
+        map: &MapObject,
+        key: &[u8],
+        value: &mut [u8],
+        flags: u64,
+    ) -> Result<(), Errno> {
+        if flags & !BPF_F_LOCK != 0 {
+            return Err(Errno::EINVAL);
+        }
+        match map.elements() {
+            Elements::Bytes => map.map().lookup(key, value, flags),
+            // The kernel answers with the program's id.
+            Elements::Progs => {
+                let id = map.map().slot(index(key)?).ok_or(Errno::ENOENT)?;
+                if id == 0 {
+                    return Err(Errno::ENOENT);
+                }
+                value
+                    .first_chunk_mut()
+                    .map(|word| *word = id.to_le_bytes())
+                    .ok_or(Errno::EINVAL)
+            }
+            Elements::Events | Elements::Cgroups => Err(Errno::ENOTSUPP),
+        }
+    }
+
+    /// `BPF_MAP_UPDATE_ELEM`.
+    ///
+    /// # Errors
+    /// The kernel's: E2BIG full or index too large, EEXIST and ENOENT by
+    /// flags, EINVAL for unknown flags, EPERM frozen.
+    pub fn map_update(
+        &self,
+        map: &MapObject,
+        key: &[u8],
+        value: NewValue<'_>,
+        flags: u64,
+    ) -> Result<(), Errno> {
+        if map.map().frozen() {
+            return Err(Errno::EPERM);
+        }
+        match (map.elements(), value) {
+            (Elements::Bytes, NewValue::Bytes(value)) => map.map().update(key, value, flags),
+            (Elements::Progs, NewValue::Prog(prog)) => {
+                let index = slot_index(map, key, flags)?;
+                let id = prog.id();
+                put(map, index, id, Slot::Prog(prog))
+            }
+            (Elements::Events, NewValue::Event(event)) => {
+                let index = slot_index(map, key, flags)?;
+                // Before the event has a ring, records for it go nowhere, as
+                // in the kernel; the ring enters the slot when it is made.
+                let ring = event.enter_slot(map, index)?;
+                put(map, index, ring, Slot::Event(event))
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// `BPF_MAP_DELETE_ELEM`.
+    ///
+    /// # Errors
+    /// The kernel's: ENOENT without such a key, EINVAL for arrays, EPERM frozen.
+    pub fn map_delete(&self, map: &MapObject, key: &[u8]) -> Result<(), Errno> {
+        if map.map().frozen() {
+            return Err(Errno::EPERM);
+        }
+        if map.elements() == Elements::Bytes {
+            return map.map().delete(key);
+        }
+        let index = slot_index(map, key, BPF_ANY)?;
+        let mut slots = locked(&map.slots);
+        if !slots.contains_key(&index) {
+            return Err(Errno::ENOENT);
+        }
+        map.map().set_slot(index, 0)?;
+        let old = slots.remove(&index);
+        // The last reference to a program or ring may go here, and its removal
+        // takes other locks.
+        drop(slots);
+        drop(old);
+        Ok(())
+    }
+
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`.
+    ///
+    /// # Errors
+    /// The kernel's: as lookup and delete; ENOTSUPP for maps without it.
+    pub fn map_lookup_and_delete(
+        &self,
+        map: &MapObject,
+        key: &[u8],
+        value: &mut [u8],
+        flags: u64,
+    ) -> Result<(), Errno> {
+        if map.map().frozen() {
+            return Err(Errno::EPERM);
+        }
+        if flags & !BPF_F_LOCK != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if map.elements() != Elements::Bytes {
+            return Err(Errno::ENOTSUPP);
+        }
+        map.map().lookup_and_delete(key, value, flags)
+    }
+
+    /// `BPF_MAP_GET_NEXT_KEY`: the first key for `None`.
+    ///
+    /// # Errors
+    /// ENOENT after the last key; ENOTSUPP for maps without keys.
+    pub fn map_next_key(
+        &self,
+        map: &MapObject,
+        key: Option<&[u8]>,
+        next: &mut [u8],
+    ) -> Result<(), Errno> {
+        map.map().next_key(key, next)
+    }
+}
+
+/// Bytes of a value as bpf(2) copies it: what `BPF_MAP_LOOKUP_ELEM` writes.
+pub fn value_size(map: &MapObject) -> usize {
+    match map.elements() {
+        Elements::Bytes => map.map().syscall_value_size(),
+        Elements::Progs | Elements::Events | Elements::Cgroups => size_of::<u32>(),
+    }
+}
+
+fn index(key: &[u8]) -> Result<u32, Errno> {
+    let key = key.try_into().map_err(|_| Errno::EINVAL)?;
+    Ok(u32::from_le_bytes(key))
+}
+
+/// The checks of `fd_array_map_update_elem` and `..._delete_elem`.
+fn slot_index(map: &MapObject, key: &[u8], flags: u64) -> Result<u32, Errno> {
+    if flags != BPF_ANY {
+        return Err(Errno::EINVAL);
+    }
+    let index = index(key)?;
+    if index >= map.map().spec().max_entries {
+        return Err(Errno::E2BIG);
+    }
+    Ok(index)
+}
+
+fn put(map: &MapObject, index: u32, id: u32, slot: Slot) -> Result<(), Errno> {
+    let mut slots = locked(&map.slots);
+    map.map().set_slot(index, id)?;
+    let old = slots.insert(index, slot);
+    drop(slots);
+    drop(old);
+    Ok(())
+}

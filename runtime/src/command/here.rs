@@ -1,0 +1,65 @@
+//! Running programs in the process that owns the session: test runs and
+//! timers. It knows no hook.
+
+use uapi::Errno;
+
+use crate::maps::PerfRing;
+use crate::program::LoadedProgram;
+use crate::run::{NO_VCPU, ProcessEnv, RunState};
+use crate::session::Session;
+use crate::thread;
+
+/// The session as programs in this process see it.
+pub(super) struct Here {
+    env: ProcessEnv,
+}
+
+impl Here {
+    /// The view of a session; `None` when its shared areas are too small.
+    pub(super) fn new(session: &Session) -> Option<Here> {
+        thread::init();
+        let env = ProcessEnv::new(session.vcpus()?, session.doorbell()?)?;
+        Some(Here { env })
+    }
+
+    /// Lets programs here write to a perf ring.
+    pub(super) fn add_perf_ring(&self, id: u32, ring: PerfRing) {
+        self.env.add_perf_ring(id, ring);
+    }
+
+    /// A perf ring is about to go.
+    pub(super) fn remove_perf_ring(&self, id: u32) {
+        self.env.remove_perf_ring(id);
+    }
+
+    /// Runs a program once on `ctx`, which has at least the bytes that the
+    /// program's type promises. Returns its result.
+    ///
+    /// # Errors
+    /// EBUSY when all vCPUs stay taken.
+    pub(super) fn run(
+        &self,
+        program: &LoadedProgram,
+        ctx: &mut [u64],
+        cookie: u64,
+    ) -> Result<u64, Errno> {
+        let mut run = RunState {
+            env: &raw const self.env,
+            regs: std::ptr::null(),
+            cookie,
+            func_ip: 0,
+            vcpu: NO_VCPU,
+        };
+        if program.needs_vcpu() {
+            run.vcpu = self.env.vcpus.claim(thread::ids()).ok_or(Errno::EBUSY)?;
+        }
+        let claimed = run.vcpu;
+        // SAFETY: the caller's ctx has what the program's type promises, `env`
+        // lives as long as `self`, and a vCPU is held where it is needed.
+        let result = unsafe { program.run(ctx.as_mut_ptr().cast(), &mut run) };
+        if claimed != NO_VCPU {
+            self.env.vcpus.release(claimed);
+        }
+        Ok(result)
+    }
+}

@@ -1,0 +1,148 @@
+//! `BPF_OBJ_GET_INFO_BY_FD`: what objects tell about themselves, as the bytes
+//! of the kernel's `struct bpf_*_info`. Fields that are user pointers stay
+//! zero here; whoever copies to a tool fills what they point to. It knows no
+//! user pointer.
+
+use uapi::cmd::{
+    BPF_F_UPROBE_MULTI_RETURN, BPF_PERF_EVENT_EVENT, BPF_PERF_EVENT_UPROBE,
+    BPF_PERF_EVENT_URETPROBE,
+};
+
+use super::link::Target;
+use super::perf::EventKind;
+use super::{BtfObject, LinkObject, MapObject, ProgObject};
+use crate::session::LinkKind;
+
+/// Bytes of `struct bpf_map_info` in Linux 6.18.
+pub const MAP_INFO_BYTES: usize = 104;
+/// Bytes of `struct bpf_prog_info`.
+pub const PROG_INFO_BYTES: usize = 232;
+/// Bytes of `struct bpf_btf_info`.
+pub const BTF_INFO_BYTES: usize = 32;
+/// Bytes of `struct bpf_link_info`.
+pub const LINK_INFO_BYTES: usize = 64;
+
+/// Byte offsets of fields in the info structures.
+#[expect(missing_docs, reason = "structure and field are the kernel's names")]
+pub mod at {
+    pub const PROG_XLATED_LEN: usize = 20;
+    pub const PROG_XLATED_INSNS: usize = 32;
+    pub const PROG_NR_MAP_IDS: usize = 52;
+    pub const PROG_MAP_IDS: usize = 56;
+    pub const BTF_BTF: usize = 0;
+    pub const BTF_SIZE: usize = 8;
+    pub const BTF_NAME: usize = 16;
+    pub const BTF_NAME_LEN: usize = 24;
+    pub const LINK_PERF_FILE_NAME: usize = 24;
+    pub const LINK_PERF_NAME_LEN: usize = 32;
+    pub const LINK_MULTI_PATH: usize = 16;
+    pub const LINK_MULTI_OFFSETS: usize = 24;
+    pub const LINK_MULTI_REF_CTRS: usize = 32;
+    pub const LINK_MULTI_COOKIES: usize = 40;
+    pub const LINK_MULTI_PATH_SIZE: usize = 48;
+    pub const LINK_MULTI_COUNT: usize = 52;
+}
+
+/// Bytes of a structure that are filled field by field.
+struct Bytes<const N: usize>([u8; N]);
+
+impl<const N: usize> Bytes<N> {
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn put_u32(&mut self, at: usize, value: u32) {
+        self.put(at, &value.to_le_bytes());
+    }
+
+    fn put_u64(&mut self, at: usize, value: u64) {
+        self.put(at, &value.to_le_bytes());
+    }
+}
+
+/// `struct bpf_map_info`.
+pub fn map_info(map: &MapObject) -> [u8; MAP_INFO_BYTES] {
+    let spec = map.map().spec();
+    let mut info = Bytes([0; MAP_INFO_BYTES]);
+    info.put_u32(0, spec.map_type);
+    info.put_u32(4, map.id());
+    info.put_u32(8, spec.key_size);
+    info.put_u32(12, spec.value_size);
+    info.put_u32(16, spec.max_entries);
+    info.put_u32(20, spec.map_flags);
+    info.put(24, &spec.name);
+    if let Some(btf) = map.btf() {
+        info.put_u32(64, btf.id());
+        info.put_u32(68, spec.btf_key_type_id);
+        info.put_u32(72, spec.btf_value_type_id);
+    }
+    info.put_u64(80, spec.map_extra);
+    info.0
+}
+
+/// `struct bpf_prog_info`.
+pub fn prog_info(prog: &ProgObject) -> [u8; PROG_INFO_BYTES] {
+    let spec = prog.spec();
+    let mut info = Bytes([0; PROG_INFO_BYTES]);
+    info.put_u32(0, spec.prog_type);
+    info.put_u32(4, prog.id());
+    info.put_u32(at::PROG_XLATED_LEN, (spec.insns.len() * 8) as u32);
+    let load_time = u64::try_from(prog.load_time().as_nanos()).unwrap_or(u64::MAX);
+    info.put_u64(40, load_time);
+    info.put_u32(48, shm::sys::getuid());
+    info.put_u32(at::PROG_NR_MAP_IDS, prog.map_ids().len() as u32);
+    let name = spec.name.as_bytes();
+    info.put(64, &name[..name.len().min(15)]);
+    info.put_u32(84, u32::from(spec.gpl));
+    if let Some(btf) = prog.btf() {
+        info.put_u32(128, btf.id());
+    }
+    info.put_u32(216, prog.verified_insns());
+    info.0
+}
+
+/// `struct bpf_btf_info`.
+pub fn btf_info(btf: &BtfObject) -> [u8; BTF_INFO_BYTES] {
+    let mut info = Bytes([0; BTF_INFO_BYTES]);
+    info.put_u32(at::BTF_SIZE, btf.bytes().len() as u32);
+    info.put_u32(12, btf.id());
+    info.0
+}
+
+/// `struct bpf_link_info`.
+pub fn link_info(link: &LinkObject) -> [u8; LINK_INFO_BYTES] {
+    let mut info = Bytes([0; LINK_INFO_BYTES]);
+    info.put_u32(0, link.link_type());
+    info.put_u32(4, link.id());
+    info.put_u32(8, link.prog().id());
+    match link.target() {
+        Target::Event { event, cookie } => match event.kind() {
+            EventKind::Probe(probe) => {
+                let kind = match probe.kind {
+                    LinkKind::Uprobe => BPF_PERF_EVENT_UPROBE,
+                    LinkKind::Uretprobe => BPF_PERF_EVENT_URETPROBE,
+                };
+                info.put_u32(16, kind);
+                info.put_u32(at::LINK_PERF_NAME_LEN, probe.path.len() as u32 + 1);
+                info.put_u32(36, probe.offset as u32);
+                info.put_u64(40, *cookie);
+                info.put_u64(48, probe.ref_ctr_offset);
+            }
+            _ => {
+                info.put_u32(16, BPF_PERF_EVENT_EVENT);
+                info.put_u64(40, *cookie);
+            }
+        },
+        Target::Places { places } => {
+            info.put_u32(at::LINK_MULTI_COUNT, places.len() as u32);
+            if let Some(place) = places.first() {
+                info.put_u32(at::LINK_MULTI_PATH_SIZE, place.probe.path.len() as u32 + 1);
+                if place.probe.kind == LinkKind::Uretprobe {
+                    info.put_u32(56, BPF_F_UPROBE_MULTI_RETURN);
+                }
+                info.put_u32(60, place.probe.pid.max(0) as u32);
+            }
+        }
+    }
+    info.0
+}

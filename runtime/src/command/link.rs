@@ -1,0 +1,214 @@
+//! `BPF_LINK_CREATE`, `_UPDATE` and `_DETACH`. It knows no hook: a link is a
+//! wish that agents read in the session.
+
+use std::sync::Arc;
+
+use uapi::Errno;
+use uapi::cmd::{BPF_LINK_TYPE_PERF_EVENT, BPF_LINK_TYPE_UPROBE_MULTI};
+use uapi::prog::{
+    BPF_PERF_EVENT, BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_TRACEPOINT,
+    BPF_TRACE_KPROBE_MULTI, BPF_TRACE_KPROBE_SESSION, BPF_TRACE_UPROBE_MULTI,
+    BPF_TRACE_UPROBE_SESSION,
+};
+
+use super::object::Home;
+use super::perf::{Probe, link_spec};
+use super::{Bpf, PerfEvent, ProgObject};
+
+/// Most places of one multi link (`MAX_UPROBE_MULTI_CNT`).
+pub const MAX_UPROBE_MULTI_CNT: u32 = 1 << 20;
+
+/// A link that an fd refers to.
+pub struct LinkObject {
+    id: u32,
+    prog: Arc<ProgObject>,
+    target: Target,
+    home: Arc<Home>,
+}
+
+/// What a link binds its program to.
+pub enum Target {
+    /// A perf event.
+    Event {
+        /// The event.
+        event: Arc<PerfEvent>,
+        /// For `bpf_get_attach_cookie`.
+        cookie: u64,
+    },
+    /// Many places in one file.
+    Places {
+        /// The places, each with its cookie and its id in the session.
+        places: Vec<Place>,
+    },
+}
+
+/// One place of a multi link.
+pub struct Place {
+    /// Where.
+    pub probe: Probe,
+    /// For `bpf_get_attach_cookie`.
+    pub cookie: u64,
+    id: u32,
+}
+
+impl LinkObject {
+    /// The object id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The program.
+    pub fn prog(&self) -> &Arc<ProgObject> {
+        &self.prog
+    }
+
+    /// What the program is bound to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// `BPF_LINK_TYPE_*`.
+    pub fn link_type(&self) -> u32 {
+        match self.target {
+            Target::Event { .. } => BPF_LINK_TYPE_PERF_EVENT,
+            Target::Places { .. } => BPF_LINK_TYPE_UPROBE_MULTI,
+        }
+    }
+}
+
+impl Drop for LinkObject {
+    fn drop(&mut self) {
+        match &self.target {
+            Target::Event { event, .. } => event.detach(),
+            Target::Places { places } => {
+                if self.home.is_owner() {
+                    for place in places {
+                        self.home.remove(place.id);
+                    }
+                    self.home.session().publish();
+                }
+            }
+        }
+    }
+}
+
+/// Whether a program may be attached by a link of this type
+/// (`bpf_prog_attach_check_attach_type`), checked before the target is.
+///
+/// # Errors
+/// EINVAL when the kernel would refuse the pair.
+pub fn check_attach_type(prog: &ProgObject, attach_type: u32) -> Result<(), Errno> {
+    let spec = prog.spec();
+    let multi = [
+        BPF_TRACE_KPROBE_MULTI,
+        BPF_TRACE_KPROBE_SESSION,
+        BPF_TRACE_UPROBE_MULTI,
+        BPF_TRACE_UPROBE_SESSION,
+    ];
+    let allowed = match spec.prog_type {
+        BPF_PROG_TYPE_KPROBE => {
+            let expected = spec.expected_attach_type;
+            if multi.contains(&expected) {
+                attach_type == expected
+            } else {
+                attach_type == BPF_PERF_EVENT || multi.contains(&attach_type)
+            }
+        }
+        BPF_PROG_TYPE_PERF_EVENT | BPF_PROG_TYPE_TRACEPOINT => attach_type == BPF_PERF_EVENT,
+        _ => false,
+    };
+    allowed.then_some(()).ok_or(Errno::EINVAL)
+}
+
+impl Bpf {
+    /// `BPF_LINK_CREATE` on a perf event. The probe is in place in every
+    /// process when this returns.
+    ///
+    /// # Errors
+    /// As [`PerfEvent::attach`]; EINVAL as [`check_attach_type`].
+    pub fn link_perf_event(
+        &self,
+        prog: &Arc<ProgObject>,
+        event: &Arc<PerfEvent>,
+        cookie: u64,
+    ) -> Result<Arc<LinkObject>, Errno> {
+        check_attach_type(prog, BPF_PERF_EVENT)?;
+        event.attach(prog, cookie)?;
+        let mut tables = self.home.tables();
+        let id = tables.links.next_free_id();
+        let link = Arc::new(LinkObject {
+            id,
+            prog: Arc::clone(prog),
+            target: Target::Event {
+                event: Arc::clone(event),
+                cookie,
+            },
+            home: Arc::clone(&self.home),
+        });
+        tables.links.insert(id, &link);
+        Ok(link)
+    }
+
+    /// `BPF_LINK_CREATE` with `BPF_TRACE_UPROBE_MULTI`: one program at many
+    /// places, each with its cookie. All are in place in every process when
+    /// this returns.
+    ///
+    /// # Errors
+    /// EINVAL without places or for a program that was not loaded for it,
+    /// E2BIG above [`MAX_UPROBE_MULTI_CNT`], ENOMEM without room.
+    pub fn link_uprobe_multi(
+        &self,
+        prog: &Arc<ProgObject>,
+        places: Vec<(Probe, u64)>,
+    ) -> Result<Arc<LinkObject>, Errno> {
+        check_attach_type(prog, BPF_TRACE_UPROBE_MULTI)?;
+        if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || places.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        if places.len() > MAX_UPROBE_MULTI_CNT as usize {
+            return Err(Errno::E2BIG);
+        }
+        let mut made = Vec::with_capacity(places.len());
+        for (probe, cookie) in places {
+            let spec = link_spec(&probe, prog.id(), cookie);
+            match self.session().create_link(spec) {
+                Ok(id) => made.push(Place { probe, cookie, id }),
+                Err(errno) => {
+                    for place in &made {
+                        self.home.remove(place.id);
+                    }
+                    return Err(errno);
+                }
+            }
+        }
+        self.session().publish();
+        let mut tables = self.home.tables();
+        let id = tables.links.next_free_id();
+        let link = Arc::new(LinkObject {
+            id,
+            prog: Arc::clone(prog),
+            target: Target::Places { places: made },
+            home: Arc::clone(&self.home),
+        });
+        tables.links.insert(id, &link);
+        Ok(link)
+    }
+
+    /// `BPF_LINK_UPDATE`: no link of ours can change its program, as in the
+    /// kernel (neither kind has `update_prog`).
+    ///
+    /// # Errors
+    /// Always EINVAL.
+    pub fn link_update(&self, _link: &LinkObject) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// `BPF_LINK_DETACH`: no link of ours can be detached before its fd is
+    /// closed, as in the kernel (neither kind has `detach`).
+    ///
+    /// # Errors
+    /// Always EOPNOTSUPP.
+    pub fn link_detach(&self, _link: &LinkObject) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+}

@@ -1,0 +1,125 @@
+//! `BPF_MAP_CREATE` and `BPF_MAP_FREEZE`, and the map as an object. It knows
+//! no map type's storage; that is [`crate::maps`]'s.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use uapi::Errno;
+use uapi::map::{
+    BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+};
+
+use super::batch::Cursors;
+use super::object::{Home, check_name};
+use super::{Bpf, BtfObject, PerfEvent, ProgObject};
+use crate::maps::{Map, MapSpec};
+
+/// A map that an fd, a program or another map refers to.
+pub struct MapObject {
+    id: u32,
+    map: Arc<Map>,
+    home: Arc<Home>,
+    btf: Option<Arc<BtfObject>>,
+    /// The file that is the storage of a `BPF_F_MMAPABLE` array.
+    file: Option<OwnedFd>,
+    pub(super) slots: Mutex<BTreeMap<u32, Slot>>,
+    pub(super) cursors: Mutex<Cursors>,
+}
+
+/// What an element of a map of objects keeps alive.
+pub(super) enum Slot {
+    #[expect(dead_code, reason = "held so that the program lives")]
+    Prog(Arc<ProgObject>),
+    #[expect(dead_code, reason = "held so that the event lives")]
+    Event(Arc<PerfEvent>),
+}
+
+/// What the elements of a map are to a caller of bpf(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// Bytes.
+    Bytes,
+    /// Programs; updated by program fd.
+    Progs,
+    /// Perf events; updated by perf event fd.
+    Events,
+    /// Control groups; updated by fd of a cgroup directory.
+    Cgroups,
+}
+
+impl MapObject {
+    /// The object id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The map itself.
+    pub fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    /// The types of key and value, when the loader described them.
+    pub fn btf(&self) -> Option<&Arc<BtfObject>> {
+        self.btf.as_ref()
+    }
+
+    /// The file that the kernel can mmap by itself, of a `BPF_F_MMAPABLE` array.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What an update's value is.
+    pub fn elements(&self) -> Elements {
+        match self.map.spec().map_type {
+            BPF_MAP_TYPE_PROG_ARRAY => Elements::Progs,
+            BPF_MAP_TYPE_PERF_EVENT_ARRAY => Elements::Events,
+            BPF_MAP_TYPE_CGROUP_ARRAY => Elements::Cgroups,
+            _ => Elements::Bytes,
+        }
+    }
+}
+
+impl Drop for MapObject {
+    fn drop(&mut self) {
+        self.home.remove(self.id);
+    }
+}
+
+impl Bpf {
+    /// `BPF_MAP_CREATE`. `btf` describes key and value by the type ids in `spec`.
+    ///
+    /// # Errors
+    /// The kernel's, per map type; EINVAL for a name with other characters
+    /// than letters, digits, `_` and `.`; ENOMEM without room in the session.
+    pub fn map_create(
+        &self,
+        spec: MapSpec,
+        btf: Option<Arc<BtfObject>>,
+    ) -> Result<Arc<MapObject>, Errno> {
+        check_name(&spec.name)?;
+        let (id, map, file) = self.session().create_map(spec)?;
+        let object = Arc::new(MapObject {
+            id,
+            map,
+            home: Arc::clone(&self.home),
+            btf,
+            file,
+            slots: Mutex::default(),
+            cursors: Mutex::default(),
+        });
+        self.home.tables().maps.insert(id, &object);
+        Ok(object)
+    }
+
+    /// `BPF_MAP_FREEZE`: no more changes by bpf(2).
+    ///
+    /// # Errors
+    /// EPERM when it is frozen: freezing needs the right to write.
+    pub fn map_freeze(&self, map: &MapObject) -> Result<(), Errno> {
+        if map.map.frozen() {
+            return Err(Errno::EPERM);
+        }
+        map.map.freeze()
+    }
+}

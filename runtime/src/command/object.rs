@@ -1,0 +1,137 @@
+//! What all objects have in common: the session they live in, the process
+//! that owns them, and the table by id. It knows no object's contents.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use uapi::Errno;
+
+use super::here::Here;
+use super::{BtfObject, LinkObject, MapObject, ProgObject};
+use crate::session::Session;
+
+/// Where objects live.
+pub(super) struct Home {
+    session: Session,
+    /// The process whose objects these are. A forked child has copies of
+    /// them, and must not take them out of the session when it drops those.
+    pid: i32,
+    here: Option<Here>,
+    tables: Mutex<Tables>,
+}
+
+/// Objects by id, for the commands that iterate.
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) maps: Table<MapObject>,
+    pub(super) progs: Table<ProgObject>,
+    pub(super) btfs: Table<BtfObject>,
+    pub(super) links: Table<LinkObject>,
+    pub(super) pins: BTreeMap<Vec<u8>, super::Object>,
+}
+
+impl Home {
+    pub(super) fn new(session: Session) -> Home {
+        Home {
+            here: Here::new(&session),
+            session,
+            pid: shm::sys::getpid(),
+            tables: Mutex::default(),
+        }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Where programs run in this process.
+    ///
+    /// # Errors
+    /// ENOMEM when the session's shared areas are too small for that.
+    pub(super) fn here(&self) -> Result<&Here, Errno> {
+        self.here.as_ref().ok_or(Errno::ENOMEM)
+    }
+
+    /// Whether this process owns the objects (it is not a forked child).
+    pub(super) fn is_owner(&self) -> bool {
+        shm::sys::getpid() == self.pid
+    }
+
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+        locked(&self.tables)
+    }
+
+    /// Takes objects out of the session when their last reference went.
+    pub(super) fn remove(&self, id: u32) {
+        if self.is_owner() {
+            // ENOENT, the only failure, means that it is gone already.
+            let _ = self.session.remove(id);
+        }
+    }
+}
+
+/// A lock whose data stays consistent when a holder panicked: every change
+/// under the locks of this module is one insertion or removal.
+pub(super) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Objects of one kind by id; ids ascend and are never reused.
+pub(super) struct Table<T> {
+    by_id: BTreeMap<u32, Weak<T>>,
+    last: u32,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Table<T> {
+        Table {
+            by_id: BTreeMap::new(),
+            last: 0,
+        }
+    }
+}
+
+impl<T> Table<T> {
+    /// Enters an object under the id that the session gave it.
+    pub(super) fn insert(&mut self, id: u32, object: &Arc<T>) {
+        self.by_id.retain(|_, object| object.strong_count() > 0);
+        self.by_id.insert(id, Arc::downgrade(object));
+        self.last = self.last.max(id);
+    }
+
+    /// An id for an object that the session does not know.
+    pub(super) fn next_free_id(&self) -> u32 {
+        self.last + 1
+    }
+
+    /// The object with this id, or ENOENT.
+    pub(super) fn get(&self, id: u32) -> Result<Arc<T>, Errno> {
+        self.by_id
+            .get(&id)
+            .and_then(Weak::upgrade)
+            .ok_or(Errno::ENOENT)
+    }
+
+    /// The smallest id above `id`, or ENOENT.
+    pub(super) fn next_after(&self, id: u32) -> Result<u32, Errno> {
+        self.by_id
+            .range((Bound::Excluded(id), Bound::Unbounded))
+            .find(|(_, object)| object.strong_count() > 0)
+            .map(|(&id, _)| id)
+            .ok_or(Errno::ENOENT)
+    }
+}
+
+/// Whether `name` is one the kernel accepts for an object: zero-terminated,
+/// letters, digits, `_` and `.` (`bpf_obj_name_cpy`).
+pub(super) fn check_name(name: &[u8; uapi::map::BPF_OBJ_NAME_LEN]) -> Result<(), Errno> {
+    let end = name.iter().position(|&b| b == 0).ok_or(Errno::EINVAL)?;
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'.';
+    // After the terminator the kernel does not look.
+    name[..end]
+        .iter()
+        .all(allowed)
+        .then_some(())
+        .ok_or(Errno::EINVAL)
+}

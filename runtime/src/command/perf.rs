@@ -1,0 +1,285 @@
+//! Perf events as far as BPF tools use them: probes in user space, rings that
+//! receive `bpf_perf_event_output`, and clocks. It knows no fd, no user
+//! pointer and no sampling.
+
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use uapi::Errno;
+use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT};
+
+use super::object::{Home, locked};
+use super::timer::Timer;
+use super::{Bpf, MapObject, ProgObject};
+use crate::maps::PerfRing;
+use crate::session::{LinkKind, LinkSpec};
+
+/// Where an uprobe or uretprobe is, as `perf_event_open` asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Entry or return.
+    pub kind: LinkKind,
+    /// Device of the file's inode (`st_dev`).
+    pub dev: u64,
+    /// The file's inode (`st_ino`).
+    pub ino: u64,
+    /// The file's path, for people.
+    pub path: String,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Process (tgid), or -1 for all.
+    pub pid: i32,
+    /// Offset of a 16-bit count of attached probes in the file, or 0.
+    pub ref_ctr_offset: u64,
+}
+
+/// What a perf event is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A program runs when a process gets to a place.
+    Probe(Probe),
+    /// Receives records of `bpf_perf_event_output`; wakes its reader after so
+    /// many records.
+    Output {
+        /// Records per wake-up; 0 means no wake-ups.
+        wakeup_events: u32,
+    },
+    /// A program runs periodically, in this process.
+    Clock {
+        /// Time between runs.
+        period: Duration,
+    },
+    /// Does nothing.
+    Dummy,
+}
+
+/// A perf event that an fd, a link or a map refers to.
+pub struct PerfEvent {
+    kind: EventKind,
+    home: Arc<Home>,
+    ring: OnceLock<Ring>,
+    state: Mutex<State>,
+}
+
+struct Ring {
+    id: u32,
+    ring: Arc<PerfRing>,
+    data_pages: u32,
+}
+
+#[derive(Default)]
+struct State {
+    enabled: bool,
+    attached: Option<Attached>,
+    /// Slots that were filled with this event before it had a ring.
+    waiting: Vec<(Weak<crate::maps::Map>, u32)>,
+}
+
+/// A program on an event, and what makes it run.
+struct Attached {
+    prog: Arc<ProgObject>,
+    cookie: u64,
+    running: Running,
+}
+
+enum Running {
+    /// Id of the session's link.
+    Link(u32),
+    /// None while the event is disabled.
+    Timer(Option<Timer>),
+}
+
+impl Bpf {
+    /// `perf_event_open`, after decoding. A clock starts when it is enabled;
+    /// a probe is attached as soon as it has a program, enabled or not, as in
+    /// the kernel.
+    pub fn perf_event(&self, kind: EventKind, enabled: bool) -> Arc<PerfEvent> {
+        Arc::new(PerfEvent {
+            kind,
+            home: Arc::clone(&self.home),
+            ring: OnceLock::new(),
+            state: Mutex::new(State {
+                enabled,
+                ..State::default()
+            }),
+        })
+    }
+
+    /// Makes the ring of an output event, as mmap(2) of its fd does.
+    ///
+    /// # Errors
+    /// EINVAL when the event receives no records, the size is not a power of
+    /// two or differs from that of the ring it has; ENOMEM without room.
+    pub fn perf_ring(
+        &self,
+        event: &PerfEvent,
+        data_pages: u32,
+    ) -> Result<(u32, Arc<PerfRing>), Errno> {
+        let EventKind::Output { wakeup_events } = event.kind else {
+            return Err(Errno::EINVAL);
+        };
+        let mut state = locked(&event.state);
+        if let Some(made) = event.ring.get() {
+            return if made.data_pages == data_pages {
+                Ok((made.id, Arc::clone(&made.ring)))
+            } else {
+                Err(Errno::EINVAL)
+            };
+        }
+        let (id, ring) = self.session().create_perf_ring(data_pages, wakeup_events)?;
+        if let (Ok(here), Some(view)) = (self.home.here(), self.session().open_perf_ring(id)) {
+            here.add_perf_ring(id, view);
+        }
+        let made = event.ring.get_or_init(|| Ring {
+            id,
+            ring,
+            data_pages,
+        });
+        for (map, index) in state.waiting.drain(..) {
+            if let Some(map) = map.upgrade() {
+                map.set_slot(index, id)?;
+            }
+        }
+        Ok((id, Arc::clone(&made.ring)))
+    }
+}
+
+impl PerfEvent {
+    /// What it is.
+    pub fn kind(&self) -> &EventKind {
+        &self.kind
+    }
+
+    /// Its ring and the ring's id, once it was mmapped.
+    pub fn ring(&self) -> Option<(u32, &Arc<PerfRing>)> {
+        self.ring.get().map(|made| (made.id, &made.ring))
+    }
+
+    /// The program on it, and the cookie.
+    pub fn attached(&self) -> Option<(Arc<ProgObject>, u64)> {
+        let state = locked(&self.state);
+        let attached = state.attached.as_ref()?;
+        Some((Arc::clone(&attached.prog), attached.cookie))
+    }
+
+    /// Notes that a slot of a map holds this event; the id to put there, 0
+    /// while there is no ring.
+    pub(super) fn enter_slot(&self, map: &MapObject, index: u32) -> Result<u32, Errno> {
+        if !matches!(self.kind, EventKind::Output { .. }) {
+            return Err(Errno::EINVAL);
+        }
+        let mut state = locked(&self.state);
+        if let Some(made) = self.ring.get() {
+            return Ok(made.id);
+        }
+        state.waiting.push((Arc::downgrade(map.map()), index));
+        Ok(0)
+    }
+
+    /// Puts a program on the event: `PERF_EVENT_IOC_SET_BPF`, or a link.
+    /// A probe is in place in every process when this returns.
+    ///
+    /// # Errors
+    /// EEXIST when it has one; EINVAL for a program of another type.
+    pub fn attach(&self, prog: &Arc<ProgObject>, cookie: u64) -> Result<(), Errno> {
+        let mut state = locked(&self.state);
+        if state.attached.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let running = match &self.kind {
+            EventKind::Probe(probe) => {
+                if prog.spec().prog_type != BPF_PROG_TYPE_KPROBE {
+                    return Err(Errno::EINVAL);
+                }
+                let id = self
+                    .home
+                    .session()
+                    .create_link(link_spec(probe, prog.id(), cookie))?;
+                self.home.session().publish();
+                Running::Link(id)
+            }
+            EventKind::Clock { period } => {
+                if prog.spec().prog_type != BPF_PROG_TYPE_PERF_EVENT {
+                    return Err(Errno::EINVAL);
+                }
+                let timer = if state.enabled {
+                    Some(Timer::start(prog, *period, cookie)?)
+                } else {
+                    None
+                };
+                Running::Timer(timer)
+            }
+            EventKind::Output { .. } | EventKind::Dummy => return Err(Errno::EINVAL),
+        };
+        state.attached = Some(Attached {
+            prog: Arc::clone(prog),
+            cookie,
+            running,
+        });
+        Ok(())
+    }
+
+    /// Takes the program off, if there is one. A probe is gone from every
+    /// process when this returns.
+    pub fn detach(&self) {
+        let attached = locked(&self.state).attached.take();
+        let Some(attached) = attached else { return };
+        if let Running::Link(id) = attached.running
+            && self.home.is_owner()
+        {
+            self.home.remove(id);
+            self.home.session().publish();
+        }
+    }
+
+    /// `PERF_EVENT_IOC_ENABLE` and `_DISABLE`: starts and stops a clock. A
+    /// probe runs its program either way, as in the kernel, where the program
+    /// array of an uprobe does not look at the event's state.
+    ///
+    /// # Errors
+    /// EAGAIN when no thread could be made for a clock.
+    pub fn enable(&self, enabled: bool) -> Result<(), Errno> {
+        let mut state = locked(&self.state);
+        state.enabled = enabled;
+        let (EventKind::Clock { period }, Some(attached)) = (&self.kind, &mut state.attached)
+        else {
+            return Ok(());
+        };
+        if let Running::Timer(timer) = &mut attached.running {
+            *timer = match (enabled, timer.take()) {
+                (true, None) => Some(Timer::start(&attached.prog, *period, attached.cookie)?),
+                (true, running) => running,
+                (false, _) => None,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PerfEvent {
+    fn drop(&mut self) {
+        self.detach();
+        if let Some(made) = self.ring.get() {
+            if let Ok(here) = self.home.here() {
+                here.remove_perf_ring(made.id);
+            }
+            self.home.remove(made.id);
+        }
+    }
+}
+
+/// The session's link for a program at a place.
+pub(super) fn link_spec(probe: &Probe, prog: u32, cookie: u64) -> LinkSpec {
+    LinkSpec {
+        kind: probe.kind,
+        prog,
+        dev: probe.dev,
+        ino: probe.ino,
+        path: probe.path.clone(),
+        offset: probe.offset,
+        pid: probe.pid,
+        cookie,
+        enabled: true,
+        ref_ctr_offset: probe.ref_ctr_offset,
+    }
+}

@@ -1,0 +1,229 @@
+//! `BPF_PROG_LOAD` and `BPF_PROG_BIND_MAP`, and the program as an object. It
+//! knows no engine and no hook.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use uapi::cmd::{BPF_LOG_LEVEL1, BPF_LOG_LEVEL2, BPF_LOG_STATS};
+use uapi::insn::{
+    BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE,
+    BPF_PSEUDO_MAP_VALUE,
+};
+use uapi::prog::{
+    BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_RAW_TRACEPOINT,
+    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT,
+    BPF_PROG_TYPE_XDP,
+};
+use uapi::{Errno, Insn};
+use vm::ProgramSpec;
+use vm::verifier::Log;
+
+use super::object::{Home, check_name, locked};
+use super::{Bpf, BtfObject, MapObject};
+use crate::program;
+
+/// Program types that are verified; only some can be attached, the others
+/// serve the feature probes of loaders.
+const PROG_TYPES: [u32; 7] = [
+    BPF_PROG_TYPE_SOCKET_FILTER,
+    BPF_PROG_TYPE_KPROBE,
+    BPF_PROG_TYPE_SCHED_CLS,
+    BPF_PROG_TYPE_TRACEPOINT,
+    BPF_PROG_TYPE_XDP,
+    BPF_PROG_TYPE_PERF_EVENT,
+    BPF_PROG_TYPE_RAW_TRACEPOINT,
+];
+
+/// Flags of `BPF_PROG_LOAD` that change nothing here or are honoured:
+/// strict and any alignment, the two kinds of test runs of the verifier's
+/// own state, sleepable, register invariants.
+const PROG_FLAGS: u32 = 0b1001_1111;
+
+/// `BPF_LD | BPF_IMM | BPF_DW`.
+const LD_IMM64: u8 = BPF_LD | BPF_IMM | BPF_DW;
+
+/// A program that an fd, a link or a map refers to.
+pub struct ProgObject {
+    id: u32,
+    spec: ProgramSpec,
+    home: Arc<Home>,
+    /// The maps it names and those that were bound to it, by id.
+    maps: Mutex<BTreeMap<u32, Arc<MapObject>>>,
+    btf: Option<Arc<BtfObject>>,
+    /// Time since boot at which it was loaded.
+    load_time: Duration,
+    verified_insns: u32,
+}
+
+impl ProgObject {
+    /// The object id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The program, with map ids in place of fds.
+    pub fn spec(&self) -> &ProgramSpec {
+        &self.spec
+    }
+
+    /// Its types, when the loader described them.
+    pub fn btf(&self) -> Option<&Arc<BtfObject>> {
+        self.btf.as_ref()
+    }
+
+    /// Ids of the maps it uses, ascending.
+    pub fn map_ids(&self) -> Vec<u32> {
+        locked(&self.maps).keys().copied().collect()
+    }
+
+    /// Time since boot at which it was loaded.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// Instructions the verifier walked through.
+    pub fn verified_insns(&self) -> u32 {
+        self.verified_insns
+    }
+
+    pub(super) fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+}
+
+impl Drop for ProgObject {
+    fn drop(&mut self) {
+        self.home.remove(self.id);
+    }
+}
+
+/// What `BPF_PROG_LOAD` asks, with objects in place of fds.
+pub struct ProgLoad {
+    /// The program; `ld_imm64` of maps carry ids ([`name_maps`] does that).
+    pub spec: ProgramSpec,
+    /// The maps that the instructions name.
+    pub maps: Vec<Arc<MapObject>>,
+    /// Its types.
+    pub btf: Option<Arc<BtfObject>>,
+    /// Bits of `BPF_LOG_MASK`; 0 for no log.
+    pub log_level: u32,
+}
+
+/// What a load says besides its result: the text for `log_buf`.
+pub type LoadLog = String;
+
+impl Bpf {
+    /// `BPF_PROG_LOAD`: verifies and stores. The log is that of the kernel's
+    /// verifier, also when the load succeeds.
+    ///
+    /// # Errors
+    /// The kernel's: EINVAL for a type or flag that cannot run here, EACCES
+    /// or EINVAL when the verifier refuses, ENOMEM without room.
+    pub fn prog_load(&self, load: ProgLoad) -> (Result<Arc<ProgObject>, Errno>, LoadLog) {
+        let mut log = Log {
+            level: load.log_level & (BPF_LOG_LEVEL1 | BPF_LOG_LEVEL2),
+            ..Log::default()
+        };
+        let wants_log = load.log_level & (BPF_LOG_LEVEL1 | BPF_LOG_LEVEL2 | BPF_LOG_STATS) != 0;
+        let result = self.verify_and_store(load, wants_log.then_some(&mut log));
+        (result, log.text)
+    }
+
+    fn verify_and_store(
+        &self,
+        load: ProgLoad,
+        log: Option<&mut Log>,
+    ) -> Result<Arc<ProgObject>, Errno> {
+        let spec = &load.spec;
+        if spec.prog_flags & !PROG_FLAGS != 0 || !PROG_TYPES.contains(&spec.prog_type) {
+            return Err(Errno::EINVAL);
+        }
+        let verified =
+            program::verify(self.session(), load.spec, log).map_err(|error| error.errno)?;
+        let id = self.session().create_program(verified.spec())?;
+        let prog = Arc::new(ProgObject {
+            id,
+            verified_insns: verified.facts().insns_processed,
+            spec: verified.spec().clone(),
+            home: Arc::clone(&self.home),
+            maps: Mutex::new(load.maps.into_iter().map(|map| (map.id(), map)).collect()),
+            btf: load.btf,
+            load_time: since_boot(),
+        });
+        self.home.tables().progs.insert(id, &prog);
+        Ok(prog)
+    }
+
+    /// `BPF_PROG_BIND_MAP`: the map lives as long as the program.
+    ///
+    /// # Errors
+    /// None today; the kernel's ENOMEM cannot happen here.
+    pub fn prog_bind_map(&self, prog: &ProgObject, map: &Arc<MapObject>) -> Result<(), Errno> {
+        locked(&prog.maps).insert(map.id(), Arc::clone(map));
+        Ok(())
+    }
+}
+
+/// Checks a program's name as the kernel does.
+///
+/// # Errors
+/// EINVAL for other characters than letters, digits, `_` and `.`.
+pub fn prog_name(name: &[u8; uapi::map::BPF_OBJ_NAME_LEN]) -> Result<String, Errno> {
+    check_name(name)?;
+    let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
+    // Checked: ASCII.
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+/// Replaces the fds that name maps in `insns` by object ids, and indexes into
+/// `fd_array` by the plain forms. Returns the maps. Anything malformed stays
+/// for the verifier to refuse.
+///
+/// # Errors
+/// What `by_fd` and `by_index` say of an fd or index that is no map.
+pub fn name_maps(
+    insns: &mut [Insn],
+    by_fd: impl Fn(i32) -> Result<Arc<MapObject>, Errno>,
+    by_index: impl Fn(u32) -> Result<Arc<MapObject>, Errno>,
+) -> Result<Vec<Arc<MapObject>>, Errno> {
+    let mut maps: BTreeMap<u32, Arc<MapObject>> = BTreeMap::new();
+    let mut at = 0;
+    while at < insns.len() {
+        let insn = &mut insns[at];
+        at += 1;
+        if insn.code != LD_IMM64 {
+            continue;
+        }
+        at += 1;
+        let (map, plain) = match insn.src() {
+            BPF_PSEUDO_MAP_FD => (by_fd(insn.imm)?, BPF_PSEUDO_MAP_FD),
+            BPF_PSEUDO_MAP_VALUE => (by_fd(insn.imm)?, BPF_PSEUDO_MAP_VALUE),
+            BPF_PSEUDO_MAP_IDX => (by_index(insn.imm as u32)?, BPF_PSEUDO_MAP_FD),
+            BPF_PSEUDO_MAP_IDX_VALUE => (by_index(insn.imm as u32)?, BPF_PSEUDO_MAP_VALUE),
+            _ => continue,
+        };
+        insn.imm = map.id() as i32;
+        insn.regs = insn.dst() | plain << 4;
+        maps.insert(map.id(), map);
+    }
+    Ok(maps.into_values().collect())
+}
+
+/// Whether programs under this licence may use GPL-only helpers
+/// (`license_is_gpl_compatible`).
+pub fn is_gpl_compatible(license: &[u8]) -> bool {
+    let compatible: [&[u8]; 6] = [
+        b"GPL",
+        b"GPL v2",
+        b"GPL and additional rights",
+        b"Dual BSD/GPL",
+        b"Dual MIT/GPL",
+        b"Dual MPL/GPL",
+    ];
+    compatible.contains(&license)
+}
+
+fn since_boot() -> Duration {
+    Duration::from_nanos(shm::sys::clock_ns(libc::CLOCK_BOOTTIME))
+}
