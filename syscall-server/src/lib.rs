@@ -1,1 +1,29 @@
-//! To be written.
+//! The library preloaded into tools: it answers bpf(2), perf_event_open(2)
+//! and the calls on their fds, and passes everything else to the kernel
+//! untouched. It knows no hook and no program's meaning; commands are
+//! [`runtime::command`]'s.
+//!
+//! Nothing happens (no session, no thread, no output) until the process makes
+//! its first bpf(2) call: wrappers such as `timeout` and `sh -c` stay what
+//! they are.
+//!
+//! Reading order: `exports` (the C functions), [`server`] (what exists once
+//! the process is a tool), [`fds`], [`bpf`] (one file per command family),
+//! [`perf`], [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
+//! [`files`] (files that are not there), [`raw`], [`user`].
+
+pub mod bpf;
+pub mod bridge;
+pub mod environment;
+#[cfg(not(test))]
+mod exports;
+pub mod fds;
+pub mod files;
+pub mod forks;
+pub mod log;
+pub mod mapping;
+pub mod perf;
+pub mod raw;
+pub mod readiness;
+pub mod server;
+pub mod user;

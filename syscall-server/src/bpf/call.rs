@@ -1,0 +1,156 @@
+//! One call of bpf(2): its attribute, what it writes back, and the fds it
+//! names and makes. It knows no command.
+
+use std::ffi::c_int;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use runtime::command::{BtfObject, LinkObject, MapObject, Object, ProgObject};
+use uapi::Errno;
+use uapi::attr::{ATTR_BYTES, AttrBytes};
+use uapi::map::BPF_MAP_TYPE_RINGBUF;
+
+use crate::bridge::Waker;
+use crate::fds::{self, FDS, File};
+use crate::server::Server;
+use crate::{raw, user};
+
+/// Most bytes of an attribute, of whatever future kernel (`PAGE_SIZE`).
+const MAX_ATTR_BYTES: u32 = 4096;
+
+/// A call of bpf(2).
+pub struct Call {
+    /// The tool's session.
+    pub server: &'static Server,
+    /// The attribute, zero-extended.
+    pub bytes: AttrBytes,
+    /// Where the tool has it.
+    pub attr: u64,
+    /// How much of it the tool has.
+    pub size: usize,
+}
+
+/// The attribute of `size` bytes at `attr`, zero-extended
+/// (`bpf_check_uarg_tail_zero` and the copy after it).
+pub fn copy_attr(attr: u64, size: u32) -> Result<AttrBytes, Errno> {
+    if size > MAX_ATTR_BYTES {
+        return Err(Errno::E2BIG);
+    }
+    let all = user::read_vec(attr, size as usize)?;
+    let (known, unknown) = all.split_at(all.len().min(ATTR_BYTES));
+    if unknown.iter().any(|&b| b != 0) {
+        return Err(Errno::E2BIG);
+    }
+    let mut bytes = [0; ATTR_BYTES];
+    bytes[..known.len()].copy_from_slice(known);
+    Ok(bytes)
+}
+
+impl Call {
+    /// Writes a field back, as far as the tool's attribute has it.
+    pub fn put(&self, at: usize, bytes: &[u8]) -> Result<(), Errno> {
+        if at + bytes.len() > self.size {
+            return Ok(());
+        }
+        user::write(self.attr + at as u64, bytes)
+    }
+
+    /// Writes a field of four bytes back.
+    pub fn put_u32(&self, at: usize, value: u32) -> Result<(), Errno> {
+        self.put(at, &value.to_le_bytes())
+    }
+
+    /// Makes an fd for an object, of the kind that serves it best: the file of
+    /// an array that can be mmapped, else an eventfd, which follows the data
+    /// of a ring.
+    pub fn new_fd(&self, object: Object) -> Result<i64, Errno> {
+        let fd = match &object {
+            Object::Map(map) if let Some(file) = map.file() => raw::checked(
+                libc::SYS_fcntl,
+                [
+                    file.as_raw_fd() as usize,
+                    libc::F_DUPFD_CLOEXEC as usize,
+                    3,
+                    0,
+                    0,
+                    0,
+                ],
+            )? as c_int,
+            _ => fds::eventfd()?,
+        };
+        let is_ring = matches!(&object, Object::Map(map)
+            if map.map().spec().map_type == BPF_MAP_TYPE_RINGBUF);
+        let waker = if is_ring {
+            match self.watch(&object, fd) {
+                Ok(waker) => Some(waker),
+                Err(errno) => {
+                    raw::close(fd);
+                    return Err(errno);
+                }
+            }
+        } else {
+            None
+        };
+        FDS.insert(fd, Arc::new(File { object, waker }))?;
+        Ok(i64::from(fd))
+    }
+
+    fn watch(&self, object: &Object, fd: c_int) -> Result<Arc<Waker>, Errno> {
+        let waker = Waker::new(object.clone(), fd)?;
+        self.server.bridge.watch(&waker)?;
+        Ok(waker)
+    }
+}
+
+/// What an fd stands for, or EBADF.
+pub fn object(fd: c_int) -> Result<Object, Errno> {
+    FDS.get(fd)
+        .map(|file| file.object.clone())
+        .ok_or(Errno::EBADF)
+}
+
+/// The fd is open, but is not what the command needs: EINVAL; it is not open:
+/// EBADF (`__bpf_map_get` and its kin).
+fn wrong(fd: c_int) -> Errno {
+    let open = raw::checked(
+        libc::SYS_fcntl,
+        [fd as usize, libc::F_GETFD as usize, 0, 0, 0, 0],
+    );
+    if open.is_ok() {
+        Errno::EINVAL
+    } else {
+        Errno::EBADF
+    }
+}
+
+/// The map that an fd stands for.
+pub fn map(fd: c_int) -> Result<Arc<MapObject>, Errno> {
+    match object(fd) {
+        Ok(Object::Map(map)) => Ok(map),
+        _ => Err(wrong(fd)),
+    }
+}
+
+/// The program that an fd stands for.
+pub fn prog(fd: c_int) -> Result<Arc<ProgObject>, Errno> {
+    match object(fd) {
+        Ok(Object::Prog(prog)) => Ok(prog),
+        _ => Err(wrong(fd)),
+    }
+}
+
+/// The type description that an fd stands for.
+pub fn btf(fd: c_int) -> Result<Arc<BtfObject>, Errno> {
+    match object(fd) {
+        Ok(Object::Btf(btf)) => Ok(btf),
+        _ => Err(wrong(fd)),
+    }
+}
+
+/// The link that an fd stands for.
+pub fn link(fd: c_int) -> Result<Arc<LinkObject>, Errno> {
+    match object(fd) {
+        Ok(Object::Link(link)) => Ok(link),
+        _ => Err(wrong(fd)),
+    }
+}

@@ -1,0 +1,96 @@
+//! `BPF_MAP_{LOOKUP,UPDATE,DELETE,LOOKUP_AND_DELETE}_ELEM` and
+//! `BPF_MAP_GET_NEXT_KEY`.
+
+use std::sync::Arc;
+
+use runtime::command::elem::{NewValue, value_size};
+use runtime::command::map::Elements;
+use runtime::command::{MapObject, Object};
+use uapi::Errno;
+use uapi::attr::MapElem;
+
+use super::call::{self, Call};
+use crate::user;
+
+/// One past the last byte that a deletion reads.
+pub const KEY_END: usize = 16;
+/// One past the last byte that a walk reads.
+pub const VALUE_END: usize = 24;
+
+/// The map and key of a call; a map without keys wants a null pointer.
+fn map_and_key(attr: &MapElem) -> Result<(Arc<MapObject>, Vec<u8>), Errno> {
+    let map = call::map(attr.map_fd)?;
+    let key_size = map.map().spec().key_size as usize;
+    if key_size == 0 && attr.key != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let key = user::read_vec(attr.key, key_size)?;
+    Ok((map, key))
+}
+
+pub fn lookup(call: &Call) -> Result<i64, Errno> {
+    let attr = MapElem::decode(&call.bytes);
+    let (map, key) = map_and_key(&attr)?;
+    let mut value = vec![0; value_size(&map)];
+    call.server
+        .bpf
+        .map_lookup(&map, &key, &mut value, attr.flags)?;
+    user::write(attr.value, &value)?;
+    Ok(0)
+}
+
+pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
+    let attr = MapElem::decode(&call.bytes);
+    let (map, key) = map_and_key(&attr)?;
+    let mut value = vec![0; value_size(&map)];
+    call.server
+        .bpf
+        .map_lookup_and_delete(&map, &key, &mut value, attr.flags)?;
+    user::write(attr.value, &value)?;
+    Ok(0)
+}
+
+pub fn update(call: &Call) -> Result<i64, Errno> {
+    let attr = MapElem::decode(&call.bytes);
+    let (map, key) = map_and_key(&attr)?;
+    let bytes = user::read_vec(attr.value, value_size(&map))?;
+    let fd = || -> Result<i32, Errno> {
+        let word = bytes.first_chunk().ok_or(Errno::EINVAL)?;
+        Ok(i32::from_le_bytes(*word))
+    };
+    let value = match map.elements() {
+        Elements::Bytes => NewValue::Bytes(&bytes),
+        Elements::Progs => NewValue::Prog(call::prog(fd()?)?),
+        Elements::Events => match call::object(fd()?)? {
+            Object::Event(event) => NewValue::Event(event),
+            _ => return Err(Errno::EINVAL),
+        },
+        // Only control groups could be put there, and those are the kernel's.
+        Elements::Cgroups => return Err(Errno::EBADF),
+    };
+    call.server.bpf.map_update(&map, &key, value, attr.flags)?;
+    Ok(0)
+}
+
+pub fn delete(call: &Call) -> Result<i64, Errno> {
+    let attr = MapElem::decode(&call.bytes);
+    let (map, key) = map_and_key(&attr)?;
+    call.server.bpf.map_delete(&map, &key)?;
+    Ok(0)
+}
+
+pub fn next_key(call: &Call) -> Result<i64, Errno> {
+    let attr = MapElem::decode(&call.bytes);
+    let map = call::map(attr.map_fd)?;
+    let key_size = map.map().spec().key_size as usize;
+    let key = match attr.key {
+        0 => None,
+        address => Some(user::read_vec(address, key_size)?),
+    };
+    let mut next = vec![0; key_size];
+    call.server
+        .bpf
+        .map_next_key(&map, key.as_deref(), &mut next)?;
+    user::write(attr.value, &next)?;
+    Ok(0)
+}

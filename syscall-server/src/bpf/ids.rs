@@ -1,0 +1,56 @@
+//! `BPF_*_GET_NEXT_ID` and `BPF_*_GET_FD_BY_ID`.
+
+use runtime::command::ids::Kind;
+use uapi::Errno;
+use uapi::attr::{GetFdById, GetNextId, out};
+
+use super::call::Call;
+
+/// One past the last byte that a step of the walk reads.
+pub const NEXT_END: usize = 12;
+
+fn next(call: &Call, kind: Kind) -> Result<i64, Errno> {
+    let attr = GetNextId::decode(&call.bytes);
+    let id = call.server.bpf.next_id(kind, attr.start_id)?;
+    call.put_u32(out::NEXT_ID, id)?;
+    Ok(0)
+}
+
+pub fn next_map(call: &Call) -> Result<i64, Errno> {
+    next(call, Kind::Map)
+}
+
+pub fn next_prog(call: &Call) -> Result<i64, Errno> {
+    next(call, Kind::Prog)
+}
+
+pub fn next_btf(call: &Call) -> Result<i64, Errno> {
+    next(call, Kind::Btf)
+}
+
+pub fn next_link(call: &Call) -> Result<i64, Errno> {
+    next(call, Kind::Link)
+}
+
+fn open(call: &Call, kind: Kind) -> Result<i64, Errno> {
+    let attr = GetFdById::decode(&call.bytes);
+    // Restricted fds are not made here; a full one serves as well.
+    let object = call.server.bpf.by_id(kind, attr.id)?;
+    call.new_fd(object)
+}
+
+pub fn map(call: &Call) -> Result<i64, Errno> {
+    open(call, Kind::Map)
+}
+
+pub fn prog(call: &Call) -> Result<i64, Errno> {
+    open(call, Kind::Prog)
+}
+
+pub fn btf(call: &Call) -> Result<i64, Errno> {
+    open(call, Kind::Btf)
+}
+
+pub fn link(call: &Call) -> Result<i64, Errno> {
+    open(call, Kind::Link)
+}

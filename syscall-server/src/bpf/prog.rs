@@ -1,0 +1,182 @@
+//! `BPF_PROG_LOAD`, `BPF_PROG_TEST_RUN` and `BPF_PROG_BIND_MAP`, and the log
+//! buffer that loading commands share.
+
+use runtime::command::prog::{ProgLoad, is_gpl_compatible, name_maps, prog_name};
+use runtime::command::{Object, test_run};
+use uapi::attr::{self, out};
+use uapi::cmd::{BPF_LOG_FIXED, BPF_LOG_MASK};
+use uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS;
+use uapi::{Errno, Insn};
+use vm::ProgramSpec;
+
+use super::call::{self, Call};
+use crate::{log, user};
+
+/// Most bytes of a licence, with its terminating zero (`bpf_prog_load`).
+const MAX_LICENSE: usize = 128;
+
+pub fn load(call: &Call) -> Result<i64, Errno> {
+    let attr = attr::ProgLoad::decode(&call.bytes);
+    let license = user::read_string(attr.license, MAX_LICENSE).or_else(|errno| match errno {
+        // Cut there, as the kernel does.
+        Errno::E2BIG => user::read_vec(attr.license, MAX_LICENSE - 1),
+        other => Err(other),
+    })?;
+    if attr.insn_cnt == 0 || attr.insn_cnt > BPF_COMPLEXITY_LIMIT_INSNS {
+        return Err(Errno::E2BIG);
+    }
+    let log = Text {
+        level: attr.log_level,
+        address: attr.log_buf,
+        size: attr.log_size,
+        true_size_at: out::PROG_LOAD_LOG_TRUE_SIZE,
+    };
+    log.check()?;
+    let name = prog_name(&attr.prog_name)?;
+    let mut insns = read_insns(attr.insns, attr.insn_cnt)?;
+    // Types are looked at only when something refers to them (`check_btf_info`).
+    let btf = if attr.func_info_cnt != 0 || attr.line_info_cnt != 0 {
+        Some(call::btf(attr.prog_btf_fd)?)
+    } else {
+        None
+    };
+    let by_index = |index: u32| {
+        if attr.fd_array == 0 {
+            return Err(Errno::EPROTO);
+        }
+        let fd = user::read_u32(attr.fd_array.wrapping_add(u64::from(index) * 4))?;
+        call::map(fd as i32)
+    };
+    let maps = match name_maps(&mut insns, call::map, by_index) {
+        Ok(maps) => maps,
+        Err(errno) => {
+            put_log(call, &log, "fd is not pointing to valid bpf_map\n")?;
+            return Err(errno);
+        }
+    };
+    let (prog_type, insn_cnt) = (attr.prog_type, attr.insn_cnt);
+    let (result, text) = call.server.bpf.prog_load(ProgLoad {
+        spec: ProgramSpec {
+            name: name.clone(),
+            prog_type,
+            expected_attach_type: attr.expected_attach_type,
+            prog_flags: attr.prog_flags,
+            gpl: is_gpl_compatible(&license),
+            insns,
+        },
+        maps,
+        btf,
+        log_level: attr.log_level,
+    });
+    if let Err(errno) = &result {
+        log::debug(format_args!(
+            "program \"{name}\" of type {prog_type} with {insn_cnt} instructions: {errno}"
+        ));
+    }
+    put_log(call, &log, &text)?;
+    call.new_fd(Object::Prog(result?))
+}
+
+fn read_insns(address: u64, count: u32) -> Result<Vec<Insn>, Errno> {
+    let bytes = user::read_vec(address, count as usize * size_of::<Insn>())?;
+    let (insns, _) = bytes.as_chunks::<8>();
+    Ok(insns.iter().map(|insn| Insn::from_bytes(*insn)).collect())
+}
+
+pub fn bind_map(call: &Call) -> Result<i64, Errno> {
+    let attr = attr::ProgBindMap::decode(&call.bytes);
+    if attr.flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let prog = call::prog(attr.prog_fd)?;
+    let map = call::map(attr.map_fd)?;
+    call.server.bpf.prog_bind_map(&prog, &map)?;
+    Ok(0)
+}
+
+/// `BPF_F_TEST_RUN_ON_CPU`.
+const ON_CPU: u32 = 1;
+
+pub fn test_run(call: &Call) -> Result<i64, Errno> {
+    let attr = attr::ProgTestRun::decode(&call.bytes);
+    let prog = call::prog(attr.prog_fd)?;
+    // What raw tracepoints do not have (`bpf_prog_test_run_raw_tp`).
+    let foreign = [
+        attr.data_in,
+        attr.data_out,
+        attr.ctx_out,
+        attr.duration.into(),
+        attr.repeat.into(),
+        attr.batch_size.into(),
+    ];
+    if foreign.iter().any(|&field| field != 0)
+        || attr.flags & !ON_CPU != 0
+        || (attr.flags & ON_CPU == 0 && attr.cpu != 0)
+        || attr.ctx_size_in as usize > test_run::RAW_TRACEPOINT_ARGS * 8
+    {
+        return Err(Errno::EINVAL);
+    }
+    let ctx = user::read_vec(attr.ctx_in, attr.ctx_size_in as usize)?;
+    let result = call.server.bpf.prog_test_run(&prog, &ctx)?;
+    call.put_u32(out::TEST_RUN_RETVAL, result)?;
+    Ok(0)
+}
+
+/// A log buffer of the tool.
+pub struct Text {
+    /// Bits of `BPF_LOG_MASK`.
+    pub level: u32,
+    /// The buffer.
+    pub address: u64,
+    /// Its bytes.
+    pub size: u32,
+    /// Where in the attribute the size that would have sufficed goes.
+    pub true_size_at: usize,
+}
+
+impl Text {
+    /// `bpf_verifier_log_attr_valid`.
+    ///
+    /// # Errors
+    /// EINVAL for a buffer without size or level and the other way round.
+    pub fn check(&self) -> Result<(), Errno> {
+        let valid = (self.address != 0) == (self.size != 0)
+            && (self.address == 0 || self.level != 0)
+            && self.level & !BPF_LOG_MASK == 0
+            && self.size <= u32::MAX >> 2;
+        valid.then_some(()).ok_or(Errno::EINVAL)
+    }
+}
+
+/// Gives the tool the log: all of it, or its end (its start with
+/// `BPF_LOG_FIXED`) when it is longer than the buffer.
+///
+/// # Errors
+/// ENOSPC when it was longer; EFAULT.
+pub fn put_log(call: &Call, log: &Text, text: &str) -> Result<(), Errno> {
+    if log.level == 0 {
+        return Ok(());
+    }
+    let text = text.as_bytes();
+    // With the terminating zero.
+    let true_size = text.len() + 1;
+    call.put_u32(
+        log.true_size_at,
+        u32::try_from(true_size).unwrap_or(u32::MAX),
+    )?;
+    let size = log.size as usize;
+    if size == 0 {
+        return Ok(());
+    }
+    let room = text.len().min(size - 1);
+    let part = if log.level & BPF_LOG_FIXED != 0 {
+        &text[..room]
+    } else {
+        &text[text.len() - room..]
+    };
+    user::write(log.address, &[part, &[0]].concat())?;
+    if true_size > size {
+        return Err(Errno::ENOSPC);
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Makes the fds of rings readable when their data comes: programs ring a
+//! doorbell in shared memory, a thread here hears it and writes eventfds. It
+//! knows no program and no reader.
+//!
+//! Readers never read an eventfd (libbpf maps the ring and polls the fd), so
+//! nobody but us makes it unreadable again: that is done before each wait, in
+//! [`crate::readiness`].
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use runtime::command::Object;
+use runtime::command::timer::with_signals_blocked;
+use runtime::doorbell::Doorbell;
+use uapi::Errno;
+
+use crate::fds::PrivateFd;
+use crate::server::{self, Server};
+use crate::{log, raw};
+
+/// The rings of the tool, and the thread that watches them.
+#[derive(Default)]
+pub struct Bridge {
+    wakers: Mutex<Vec<Weak<Waker>>>,
+    thread: OnceLock<()>,
+}
+
+/// A ring and the eventfd that is its fd.
+pub struct Waker {
+    ring: Object,
+    fd: PrivateFd,
+    /// Whether the eventfd is readable. Locked while that changes, so that a
+    /// reader that makes it unreadable and the bridge that makes it readable
+    /// do not cancel each other.
+    readable: Mutex<bool>,
+}
+
+impl Waker {
+    /// Makes `fd`, an eventfd, follow `ring`.
+    ///
+    /// # Errors
+    /// EMFILE without another fd.
+    pub fn new(ring: Object, fd: i32) -> Result<Arc<Waker>, Errno> {
+        Ok(Arc::new(Waker {
+            ring,
+            fd: PrivateFd::duplicate(fd)?,
+            readable: Mutex::new(false),
+        }))
+    }
+
+    fn has_data(&self) -> bool {
+        match &self.ring {
+            Object::Map(map) => map.map().ready(),
+            Object::Event(event) => event.ring().is_some_and(|(_, ring)| ring.ready()),
+            _ => false,
+        }
+    }
+
+    fn readable(&self) -> MutexGuard<'_, bool> {
+        self.readable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the fd readable if there is data.
+    pub fn raise(&self) {
+        if !self.has_data() {
+            return;
+        }
+        let mut readable = self.readable();
+        if !*readable {
+            let one = 1u64.to_ne_bytes();
+            let written = raw::checked(
+                libc::SYS_write,
+                [
+                    self.fd.raw() as usize,
+                    one.as_ptr() as usize,
+                    one.len(),
+                    0,
+                    0,
+                    0,
+                ],
+            );
+            *readable = written.is_ok();
+        }
+    }
+
+    /// Makes the fd say exactly whether there is data, before a reader looks.
+    pub fn settle(&self) {
+        if !self.has_data() {
+            let mut readable = self.readable();
+            if *readable {
+                let mut count = [0u8; 8];
+                // EAGAIN means that it was unreadable already.
+                raw::call(
+                    libc::SYS_read,
+                    [
+                        self.fd.raw() as usize,
+                        count.as_mut_ptr() as usize,
+                        count.len(),
+                        0,
+                        0,
+                        0,
+                    ],
+                );
+                *readable = false;
+            }
+        }
+        // Also looks again after the drain: data may have come meanwhile, and
+        // the bridge saw a readable fd then.
+        self.raise();
+    }
+}
+
+impl Bridge {
+    /// Has `waker` follow its ring from now on.
+    ///
+    /// # Errors
+    /// EAGAIN when the thread cannot be made.
+    pub fn watch(&self, waker: &Arc<Waker>) -> Result<(), Errno> {
+        let mut wakers = self.wakers();
+        wakers.retain(|waker| waker.strong_count() > 0);
+        wakers.push(Arc::downgrade(waker));
+        drop(wakers);
+        if self.thread.get().is_none() {
+            let made = with_signals_blocked(|| {
+                std::thread::Builder::new()
+                    .name("bpftime".to_owned())
+                    .spawn(watch_all)
+            });
+            made.map_err(|_| Errno::EAGAIN)?;
+            // Two first rings at once make two threads, which does no harm.
+            let _ = self.thread.set(());
+        }
+        // The thread may sleep without a deadline: let it see the new ring.
+        waker.raise();
+        Ok(())
+    }
+
+    /// The rings that somebody still has an fd of.
+    pub fn wakers_now(&self) -> Vec<Arc<Waker>> {
+        self.wakers().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Weak<Waker>>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn watch_all() {
+    // The thread is made by a server that exists.
+    let Ok(Server { bpf, bridge }) = server::server() else {
+        return;
+    };
+    let Some(doorbell) = bpf.session().doorbell().and_then(Doorbell::new) else {
+        log::debug(format_args!("the session has no doorbell"));
+        return;
+    };
+    loop {
+        let heard = doorbell.listen();
+        for waker in bridge.wakers_now() {
+            waker.raise();
+        }
+        doorbell.wait(heard, None);
+        doorbell.awake();
+    }
+}

@@ -1,0 +1,252 @@
+//! The calls that open files and ask about them: where the kernel has none,
+//! a virtual one may stand in. Every call is made to libc first.
+
+use std::ffi::{CString, c_char, c_int};
+
+use libc::{FILE, mode_t};
+use uapi::Errno;
+
+use super::next::next_function;
+use crate::files::{self, Content};
+use crate::raw::{self, errno, fail};
+use crate::user;
+
+/// What stands in for the file at `path` after a call for it failed. Only
+/// absolute paths are looked at, so the directory of an `*at` call is not.
+fn stand_in(path: *const c_char) -> Option<Content> {
+    if !files::may_stand_in(errno()) {
+        return None;
+    }
+    let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
+    let path = CString::new(path).ok()?;
+    files::stand_in(&path)
+}
+
+/// Runs `f` when a call failed; errno stays that of the call unless `f`
+/// has an answer.
+fn or_virtual<T>(f: impl FnOnce() -> Option<T> + std::panic::UnwindSafe) -> Option<T> {
+    let before = errno();
+    let answer = std::panic::catch_unwind(f).ok().flatten();
+    if answer.is_none() {
+        fail(before);
+    }
+    answer
+}
+
+fn open_virtual(path: *const c_char, flags: c_int) -> c_int {
+    or_virtual(|| files::open(stand_in(path)?, flags).ok()).unwrap_or(-1)
+}
+
+/// Defines an exported `open`-like function with a path and flags.
+macro_rules! opens {
+    ($(#[$doc:meta])* fn $name:ident([$($before:ident: $bt:ty)?], path, flags, [$($mode:ident: $mt:ty)?])) => {
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name($($before: $bt,)? path: *const c_char, flags: c_int $(, $mode: $mt)?) -> c_int {
+            next_function! {
+                /// libc's own.
+                unsafe fn $name($($before: $bt,)? path: *const c_char, flags: c_int $(, $mode: $mt)?) -> c_int,
+                else fail(Errno::ENOSYS) as c_int
+            }
+            // SAFETY: the caller's contract for this function is passed on.
+            match unsafe { own::$name($($before,)? path, flags $(, $mode)?) } {
+                -1 => open_virtual(path, flags),
+                fd => fd,
+            }
+        }
+    };
+}
+
+opens! {
+    /// open(2).
+    fn open([], path, flags, [mode: mode_t])
+}
+opens! {
+    /// open64, the same on 64-bit machines.
+    fn open64([], path, flags, [mode: mode_t])
+}
+opens! {
+    /// openat(2).
+    fn openat([directory: c_int], path, flags, [mode: mode_t])
+}
+opens! {
+    /// openat64, the same on 64-bit machines.
+    fn openat64([directory: c_int], path, flags, [mode: mode_t])
+}
+opens! {
+    /// open(2) of programs built with `_FORTIFY_SOURCE`.
+    fn __open_2([], path, flags, [])
+}
+opens! {
+    /// open64 of programs built with `_FORTIFY_SOURCE`.
+    fn __open64_2([], path, flags, [])
+}
+opens! {
+    /// openat(2) of programs built with `_FORTIFY_SOURCE`.
+    fn __openat_2([directory: c_int], path, flags, [])
+}
+opens! {
+    /// openat64 of programs built with `_FORTIFY_SOURCE`.
+    fn __openat64_2([directory: c_int], path, flags, [])
+}
+
+/// A stream on a virtual file, or null with errno as it was.
+fn fopen_virtual(path: *const c_char, mode: *const c_char) -> *mut FILE {
+    let stream = or_virtual(|| {
+        let fd = files::open(stand_in(path)?, libc::O_CLOEXEC).ok()?;
+        // SAFETY: `mode` is the caller's, which fopen has just read.
+        let stream = unsafe { libc::fdopen(fd, mode) };
+        if stream.is_null() {
+            raw::close(fd);
+            return None;
+        }
+        Some(stream)
+    });
+    stream.unwrap_or(std::ptr::null_mut())
+}
+
+/// Defines an exported `fopen`-like function.
+macro_rules! fopens {
+    ($(#[$doc:meta])* fn $name:ident) => {
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE {
+            next_function! {
+                /// libc's own.
+                unsafe fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE,
+                else std::ptr::null_mut()
+            }
+            // SAFETY: the caller's contract for this function is passed on.
+            let stream = unsafe { own::$name(path, mode) };
+            if stream.is_null() {
+                fopen_virtual(path, mode)
+            } else {
+                stream
+            }
+        }
+    };
+}
+
+fopens! {
+    /// fopen(3).
+    fn fopen
+}
+fopens! {
+    /// fopen64, the same on 64-bit machines.
+    fn fopen64
+}
+
+fn access_virtual(path: *const c_char, mode: c_int) -> c_int {
+    or_virtual(|| {
+        let content = stand_in(path)?;
+        // Nothing of ours is a program.
+        let executable = content == Content::Directory || mode & libc::X_OK == 0;
+        executable.then_some(0)
+    })
+    .unwrap_or(-1)
+}
+
+/// access(2).
+#[unsafe(no_mangle)]
+extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
+    let arguments = [path as usize, mode as usize, 0, 0, 0, 0];
+    match raw::pass(libc::SYS_access, arguments) {
+        -1 => access_virtual(path, mode),
+        answer => answer as c_int,
+    }
+}
+
+/// faccessat(3), whose flags libc knows how to emulate.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn faccessat(
+    directory: c_int,
+    path: *const c_char,
+    mode: c_int,
+    flags: c_int,
+) -> c_int {
+    next_function! {
+        /// libc's own.
+        unsafe fn faccessat(directory: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int,
+        else fail(Errno::ENOSYS) as c_int
+    }
+    // SAFETY: the caller's contract for this function is passed on.
+    match unsafe { own::faccessat(directory, path, mode, flags) } {
+        -1 => access_virtual(path, mode),
+        answer => answer,
+    }
+}
+
+fn stat_virtual(path: *const c_char, to: *mut libc::stat) -> c_int {
+    or_virtual(|| {
+        let stat = files::stat(stand_in(path)?);
+        // SAFETY: the bytes of a structure of numbers; padding was zeroed.
+        let bytes = unsafe {
+            std::slice::from_raw_parts((&raw const stat).cast::<u8>(), size_of::<libc::stat>())
+        };
+        user::write(to as u64, bytes).ok()?;
+        Some(0)
+    })
+    .unwrap_or(-1)
+}
+
+/// newfstatat(2), in the terms of all `stat` functions.
+fn stat_at(directory: c_int, path: *const c_char, to: *mut libc::stat, flags: c_int) -> c_int {
+    let arguments = [
+        directory as usize,
+        path as usize,
+        to as usize,
+        flags as usize,
+        0,
+        0,
+    ];
+    match raw::pass(libc::SYS_newfstatat, arguments) {
+        -1 => stat_virtual(path, to),
+        answer => answer as c_int,
+    }
+}
+
+/// stat(2).
+#[unsafe(no_mangle)]
+extern "C" fn stat(path: *const c_char, to: *mut libc::stat) -> c_int {
+    stat_at(libc::AT_FDCWD, path, to, 0)
+}
+
+/// stat64, the same on 64-bit machines.
+#[unsafe(no_mangle)]
+extern "C" fn stat64(path: *const c_char, to: *mut libc::stat) -> c_int {
+    stat_at(libc::AT_FDCWD, path, to, 0)
+}
+
+/// lstat(2).
+#[unsafe(no_mangle)]
+extern "C" fn lstat(path: *const c_char, to: *mut libc::stat) -> c_int {
+    stat_at(libc::AT_FDCWD, path, to, libc::AT_SYMLINK_NOFOLLOW)
+}
+
+/// lstat64, the same on 64-bit machines.
+#[unsafe(no_mangle)]
+extern "C" fn lstat64(path: *const c_char, to: *mut libc::stat) -> c_int {
+    stat_at(libc::AT_FDCWD, path, to, libc::AT_SYMLINK_NOFOLLOW)
+}
+
+/// fstatat(2).
+#[unsafe(no_mangle)]
+extern "C" fn fstatat(
+    directory: c_int,
+    path: *const c_char,
+    to: *mut libc::stat,
+    flags: c_int,
+) -> c_int {
+    stat_at(directory, path, to, flags)
+}
+
+/// fstatat64, the same on 64-bit machines.
+#[unsafe(no_mangle)]
+extern "C" fn fstatat64(
+    directory: c_int,
+    path: *const c_char,
+    to: *mut libc::stat,
+    flags: c_int,
+) -> c_int {
+    stat_at(directory, path, to, flags)
+}

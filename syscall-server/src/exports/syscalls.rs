@@ -1,0 +1,81 @@
+//! `syscall` and `ioctl`.
+
+use std::ffi::{c_int, c_long, c_ulong};
+
+use super::{fds, guarded, memory};
+use crate::perf::{self, Request};
+use crate::{bpf, raw, readiness};
+
+/// syscall(2): bpf(2) and perf_event_open(2) have no other way in libc, and
+/// libbpf makes some calls on its fds this way too.
+#[unsafe(no_mangle)]
+extern "C" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    match number {
+        libc::SYS_bpf => guarded(|| bpf::bpf(a as u32, b as u64, c as u32)),
+        libc::SYS_perf_event_open => perf_event_open(a, b, c, d, e),
+        libc::SYS_ioctl => c_long::from(ioctl(a as c_int, b as c_ulong, c)),
+        libc::SYS_close => c_long::from(fds::close(a as c_int)),
+        libc::SYS_dup => c_long::from(fds::dup(a as c_int)),
+        libc::SYS_dup2 => c_long::from(fds::dup2(a as c_int, b as c_int)),
+        libc::SYS_dup3 => c_long::from(fds::dup3(a as c_int, b as c_int, c as c_int)),
+        libc::SYS_fcntl => c_long::from(fds::fcntl(a as c_int, b as c_int, c)),
+        libc::SYS_close_range => c_long::from(fds::close_range(a as u32, b as u32, c as c_int)),
+        libc::SYS_mmap => {
+            memory::mmap(a, b, c as c_int, d as c_int, e as c_int, f as i64) as c_long
+        }
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_poll | libc::SYS_ppoll => {
+            readiness::settle();
+            raw::pass(number, [a, b, c, d, e, f])
+        }
+        _ => raw::pass(number, [a, b, c, d, e, f]),
+    }
+}
+
+fn perf_event_open(attr: usize, pid: usize, cpu: usize, group_fd: usize, flags: usize) -> c_long {
+    let request = Request {
+        attr: attr as u64,
+        pid: pid as i32,
+        cpu: cpu as i32,
+        group_fd: group_fd as i32,
+        flags: flags as u64,
+    };
+    guarded(|| match perf::open(request)? {
+        Some(fd) => Ok(fd),
+        None => raw::checked(
+            libc::SYS_perf_event_open,
+            [attr, pid, cpu, group_fd, flags, 0],
+        )
+        .map(|fd| fd as i64),
+    })
+}
+
+/// ioctl(2) of perf events.
+#[unsafe(no_mangle)]
+extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
+    let pass = || {
+        raw::pass(
+            libc::SYS_ioctl,
+            [fd as usize, request as usize, argument, 0, 0, 0],
+        ) as c_int
+    };
+    if !crate::fds::FDS.may_be_ours(fd) {
+        return pass();
+    }
+    let mut ours = true;
+    let answer = guarded(|| match perf::ioctl(fd, request as u32, argument as u64) {
+        Some(result) => result,
+        None => {
+            ours = false;
+            Ok(0)
+        }
+    });
+    if ours { answer as c_int } else { pass() }
+}

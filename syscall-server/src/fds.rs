@@ -1,0 +1,210 @@
+//! Which fds of the process are ours, and what each stands for. It knows no
+//! command.
+//!
+//! Looking at an fd that is not ours takes no lock, so the interposed calls
+//! stay as async-signal-safe for those as libc's are.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use runtime::command::Object;
+use uapi::Errno;
+
+use crate::bridge::Waker;
+use crate::raw;
+
+/// What one open file of ours is; duplicates of an fd share it.
+pub struct File {
+    /// The object it refers to.
+    pub object: Object,
+    /// Makes the fd readable while the ring behind it has data.
+    pub waker: Option<Arc<Waker>>,
+}
+
+/// An fd that is ours but not the tool's: it cannot close it.
+pub struct PrivateFd(c_int);
+
+/// fds beyond this number are never ours.
+const MAX_FDS: usize = 1 << 16;
+/// Where private fds begin, out of the way of programs that count on the
+/// lowest free number.
+const PRIVATE_FDS: c_int = 600;
+
+enum Entry {
+    File(Arc<File>),
+    Private,
+}
+
+/// The fds of the process that are ours.
+pub struct Fds {
+    /// One bit per fd: a hint that needs no lock.
+    ours: [AtomicU64; MAX_FDS / 64],
+    entries: Mutex<Option<HashMap<c_int, Entry>>>,
+}
+
+/// The one table of the process; as fds are global, so is it.
+pub static FDS: Fds = Fds {
+    ours: [const { AtomicU64::new(0) }; MAX_FDS / 64],
+    entries: Mutex::new(None),
+};
+
+impl Fds {
+    /// Whether `fd` may be ours; false for most, without a lock.
+    pub fn may_be_ours(&self, fd: c_int) -> bool {
+        let Ok(fd) = usize::try_from(fd) else {
+            return false;
+        };
+        // Pairs with the stores in `insert` and `remove`: a thread that got
+        // the number from another got it after the store.
+        fd < MAX_FDS && self.ours[fd / 64].load(Ordering::Acquire) & (1 << (fd % 64)) != 0
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Option<HashMap<c_int, Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `fd` stands for.
+    pub fn get(&self, fd: c_int) -> Option<Arc<File>> {
+        if !self.may_be_ours(fd) {
+            return None;
+        }
+        match self.entries().as_ref()?.get(&fd)? {
+            Entry::File(file) => Some(Arc::clone(file)),
+            Entry::Private => None,
+        }
+    }
+
+    /// Whether the tool may not touch `fd`.
+    pub fn is_private(&self, fd: c_int) -> bool {
+        self.may_be_ours(fd)
+            && matches!(
+                self.entries().as_ref().and_then(|entries| entries.get(&fd)),
+                Some(Entry::Private)
+            )
+    }
+
+    /// Enters a new fd. On failure the fd is closed.
+    ///
+    /// # Errors
+    /// EMFILE for a number beyond those we keep.
+    pub fn insert(&self, fd: c_int, file: Arc<File>) -> Result<(), Errno> {
+        self.put(fd, Entry::File(file))
+    }
+
+    fn put(&self, fd: c_int, entry: Entry) -> Result<(), Errno> {
+        let slot = usize::try_from(fd).ok().filter(|&fd| fd < MAX_FDS);
+        let Some(slot) = slot else {
+            raw::close(fd);
+            return Err(Errno::EMFILE);
+        };
+        let old = self.entries().get_or_insert_default().insert(fd, entry);
+        self.ours[slot / 64].fetch_or(1 << (slot % 64), Ordering::Release);
+        // Dropped with the table unlocked: an object's end takes other locks.
+        drop(old);
+        Ok(())
+    }
+
+    /// Forgets an fd that is closed or replaced; its object goes with the
+    /// last fd, unless something else refers to it.
+    pub fn remove(&self, fd: c_int) {
+        if !self.may_be_ours(fd) {
+            return;
+        }
+        let mut entries = self.entries();
+        let slot = fd as usize;
+        self.ours[slot / 64].fetch_and(!(1 << (slot % 64)), Ordering::Release);
+        let old = entries.as_mut().and_then(|entries| entries.remove(&fd));
+        drop(entries);
+        drop(old);
+    }
+
+    /// `new` is now a duplicate of `old` (dup2(2) and its kin).
+    pub fn duplicated(&self, old: c_int, new: c_int) -> Result<(), Errno> {
+        match self.get(old) {
+            Some(file) => self.insert(new, file),
+            None => {
+                self.remove(new);
+                Ok(())
+            }
+        }
+    }
+
+    /// Our fds from `first` to `last`, ascending.
+    pub fn in_range(&self, first: c_int, last: c_int) -> Vec<c_int> {
+        let mut fds: Vec<c_int> = match self.entries().as_ref() {
+            Some(entries) => entries
+                .keys()
+                .copied()
+                .filter(|fd| (first..=last).contains(fd))
+                .collect(),
+            None => Vec::new(),
+        };
+        fds.sort_unstable();
+        fds
+    }
+}
+
+/// The table, locked while a fork copies it.
+pub struct Locked(
+    #[expect(dead_code, reason = "held, not looked at")]
+    MutexGuard<'static, Option<HashMap<c_int, Entry>>>,
+);
+
+impl Fds {
+    /// Keeps the table from changing until the result is dropped.
+    pub fn lock(&'static self) -> Locked {
+        Locked(self.entries())
+    }
+}
+
+impl PrivateFd {
+    /// A duplicate of `fd` that the tool cannot close, closed on exec.
+    ///
+    /// # Errors
+    /// EMFILE when the process has no more fds.
+    pub fn duplicate(fd: c_int) -> Result<PrivateFd, Errno> {
+        let duplicate = |least: c_int| {
+            raw::checked(
+                libc::SYS_fcntl,
+                [
+                    fd as usize,
+                    libc::F_DUPFD_CLOEXEC as usize,
+                    least as usize,
+                    0,
+                    0,
+                    0,
+                ],
+            )
+        };
+        // EINVAL: the limit on fds is below our usual place.
+        let fd = match duplicate(PRIVATE_FDS) {
+            Err(Errno::EINVAL | Errno::EMFILE) => duplicate(3)?,
+            other => other?,
+        } as c_int;
+        FDS.put(fd, Entry::Private)?;
+        Ok(PrivateFd(fd))
+    }
+
+    /// The number.
+    pub fn raw(&self) -> c_int {
+        self.0
+    }
+}
+
+impl Drop for PrivateFd {
+    fn drop(&mut self) {
+        FDS.remove(self.0);
+        raw::close(self.0);
+    }
+}
+
+/// A new eventfd, closed on exec.
+///
+/// # Errors
+/// EMFILE when the process has no more fds.
+pub fn eventfd() -> Result<c_int, Errno> {
+    let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+    raw::checked(libc::SYS_eventfd2, [0, flags as usize, 0, 0, 0, 0]).map(|fd| fd as c_int)
+}

@@ -1,0 +1,77 @@
+//! Which virtual files there are and what is in them. It knows no fd.
+
+/// The number of the uprobe PMU where the kernel shows none.
+pub const UPROBE_TYPE: u32 = 8;
+/// Where the kernel shows it.
+pub const UPROBE_TYPE_PATH: &str = "/sys/bus/event_source/devices/uprobe/type";
+
+/// What is at a virtual path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A file with this text.
+    Text(&'static str),
+    /// A directory.
+    Directory,
+}
+
+/// Places where tracefs is mounted; tools look at either.
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// In the directory of the uprobe PMU.
+const UPROBE_PMU: &[(&str, Content)] = &[
+    ("", Content::Directory),
+    ("/type", Content::Text("8\n")),
+    ("/format", Content::Directory),
+    ("/format/retprobe", Content::Text("config:0\n")),
+    ("/format/ref_ctr_offset", Content::Text("config:32-63\n")),
+];
+
+/// In tracefs: there are no events, and no probes by name.
+const TRACING: &[(&str, Content)] = &[
+    ("", Content::Directory),
+    ("/events", Content::Directory),
+    ("/available_events", Content::Text("")),
+    ("/uprobe_events", Content::Text("")),
+    ("/kprobe_events", Content::Text("")),
+];
+
+/// What is at `path`, if it is one of ours.
+pub fn find(path: &[u8]) -> Option<Content> {
+    // Nearly every path of a process ends here.
+    if !path.starts_with(b"/sys/") {
+        return None;
+    }
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    let under = |root: &str, files: &[(&str, Content)]| {
+        let rest = path.strip_prefix(root.as_bytes())?;
+        let found = files.iter().find(|(name, _)| name.as_bytes() == rest)?;
+        Some(found.1)
+    };
+    under("/sys/bus/event_source/devices/uprobe", UPROBE_PMU)
+        .or_else(|| TRACEFS.iter().find_map(|root| under(root, TRACING)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(
+            find(UPROBE_TYPE_PATH.as_bytes()),
+            Some(Content::Text("8\n"))
+        );
+        assert_eq!(UPROBE_TYPE, 8);
+        assert_eq!(
+            find(b"/sys/kernel/debug/tracing/available_events"),
+            Some(Content::Text(""))
+        );
+        assert_eq!(find(b"/sys/kernel/tracing/"), Some(Content::Directory));
+        assert_eq!(
+            find(b"/sys/kernel/tracing/available_filter_functions"),
+            None
+        );
+        assert_eq!(find(b"/etc/passwd"), None);
+        assert_eq!(find(b"/sys/bus/event_source/devices/uprobes"), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! Decodes perf_event_open(2) and the ioctls of its fds. It knows no
+//! program's meaning and no hook.
+//!
+//! Ours are events of the uprobe PMU and of `BPF_OUTPUT`; clocks and dummies
+//! are ours in a process that has used bpf(2). Everything else is the
+//! kernel's.
+
+pub mod place;
+
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::command::Object;
+use runtime::command::perf::EventKind;
+use runtime::session::LinkKind;
+use uapi::Errno;
+use uapi::perf::{
+    PERF_ATTR_BYTES, PERF_ATTR_SIZE_VER0, PERF_COUNT_SW_BPF_OUTPUT, PERF_COUNT_SW_CPU_CLOCK,
+    PERF_COUNT_SW_DUMMY, PERF_EVENT_IOC_DISABLE, PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_ID,
+    PERF_EVENT_IOC_PAUSE_OUTPUT, PERF_EVENT_IOC_REFRESH, PERF_EVENT_IOC_RESET,
+    PERF_EVENT_IOC_SET_BPF, PERF_FLAG_FD_CLOEXEC, PERF_FLAG_FD_NO_GROUP, PERF_FLAG_FD_OUTPUT,
+    PERF_FLAG_PID_CGROUP, PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT, PerfEventAttr,
+};
+
+use crate::bridge::Waker;
+use crate::fds::{self, FDS, File};
+use crate::server::{self, Server};
+use crate::{files, log, raw, user};
+
+/// Bit of `config` that asks for a return probe (format/retprobe).
+const RETPROBE: u64 = 1;
+/// Where `config` has the offset of the reference count
+/// (format/ref_ctr_offset).
+const REF_CTR_SHIFT: u32 = 32;
+/// Largest `perf_event_attr` of whatever future kernel.
+const MAX_ATTR_BYTES: usize = 4096;
+
+/// The arguments of perf_event_open(2).
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// Address of the attribute.
+    pub attr: u64,
+    /// Process, 0 for the caller's, -1 for all.
+    pub pid: i32,
+    /// CPU, -1 for all.
+    pub cpu: i32,
+    /// Leader of the group, or -1.
+    pub group_fd: i32,
+    /// `PERF_FLAG_*`.
+    pub flags: u64,
+}
+
+/// perf_event_open(2): an fd, or None when the event is the kernel's.
+///
+/// # Errors
+/// The kernel's: E2BIG for an attribute it does not know, EINVAL, EFAULT,
+/// ESRCH for a process, ENOENT for a tracepoint.
+pub fn open(request: Request) -> Result<Option<i64>, Errno> {
+    // Below this size the kernel refuses whatever the type; it shall say so.
+    let Ok(attr) = copy_attr(request.attr) else {
+        return Ok(None);
+    };
+    let kind = match attr.kind {
+        PERF_TYPE_SOFTWARE if attr.config == PERF_COUNT_SW_BPF_OUTPUT => Kind::Output,
+        PERF_TYPE_SOFTWARE if server::existing().is_some() => match attr.config {
+            PERF_COUNT_SW_CPU_CLOCK => Kind::Clock,
+            PERF_COUNT_SW_DUMMY => Kind::Dummy,
+            _ => return Ok(None),
+        },
+        PERF_TYPE_TRACEPOINT if server::existing().is_some() => {
+            log::debug(format_args!("tracepoint {} is the kernel's", attr.config));
+            return Err(Errno::ENOENT);
+        }
+        other if other == files::uprobe_pmu_type() => Kind::Probe,
+        _ => return Ok(None),
+    };
+    check(&request)?;
+    let event = match kind {
+        Kind::Output => EventKind::Output {
+            wakeup_events: attr.wakeup_events,
+        },
+        Kind::Clock => clock(&attr, request.cpu)?,
+        Kind::Dummy => EventKind::Dummy,
+        Kind::Probe => probe(&attr, request.pid)?,
+    };
+    let server = server::server()?;
+    new_fd(server, event, &attr, request.flags).map(Some)
+}
+
+enum Kind {
+    Output,
+    Clock,
+    Dummy,
+    Probe,
+}
+
+/// `perf_copy_attr`.
+fn copy_attr(address: u64) -> Result<PerfEventAttr, Errno> {
+    let size = match user::read_u32(address + 4)? as usize {
+        0 => PERF_ATTR_SIZE_VER0,
+        size => size,
+    };
+    if !(PERF_ATTR_SIZE_VER0..=MAX_ATTR_BYTES).contains(&size) {
+        return Err(Errno::E2BIG);
+    }
+    let all = user::read_vec(address, size)?;
+    let (known, unknown) = all.split_at(size.min(PERF_ATTR_BYTES));
+    if unknown.iter().any(|&b| b != 0) {
+        return Err(Errno::E2BIG);
+    }
+    let mut bytes = [0; PERF_ATTR_BYTES];
+    bytes[..known.len()].copy_from_slice(known);
+    Ok(PerfEventAttr::decode(&bytes))
+}
+
+/// The checks of perf_event_open(2) that do not look at the event.
+fn check(request: &Request) -> Result<(), Errno> {
+    let known =
+        PERF_FLAG_FD_NO_GROUP | PERF_FLAG_FD_OUTPUT | PERF_FLAG_PID_CGROUP | PERF_FLAG_FD_CLOEXEC;
+    if request.flags & !known != 0 || request.flags & PERF_FLAG_PID_CGROUP != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if request.pid == -1 && request.cpu == -1 || request.cpu < -1 {
+        return Err(Errno::EINVAL);
+    }
+    if request.cpu >= 0 && request.cpu as u32 >= runtime::session::possible_cpus() {
+        return Err(Errno::EINVAL);
+    }
+    if request.group_fd != -1 && FDS.get(request.group_fd).is_none() {
+        return Err(Errno::EBADF);
+    }
+    Ok(())
+}
+
+fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
+    if attr.config1 == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = user::read_string(attr.config1, user::PATH_MAX).map_err(|errno| match errno {
+        // `perf_uprobe_init` turns a string that is too long into this.
+        Errno::E2BIG => Errno::E2BIG,
+        other => other,
+    })?;
+    if path.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    let file = place::file(&path)?;
+    if !file.is_regular || attr.config2 > file.size {
+        return Err(Errno::EINVAL);
+    }
+    let kind = if attr.config & RETPROBE != 0 {
+        LinkKind::Uretprobe
+    } else {
+        LinkKind::Uprobe
+    };
+    let pid = match pid {
+        -1 => -1,
+        0 => shm::sys::getpid() as i32,
+        pid => place::tgid(pid)?,
+    };
+    // bcc passes whatever is on its stack here (always 6): whether it is a
+    // count at all shows where the file is mapped, in the target.
+    let ref_ctr_offset = attr.config >> REF_CTR_SHIFT;
+    Ok(EventKind::Probe(file.probe(
+        kind,
+        attr.config2,
+        pid,
+        ref_ctr_offset,
+    )))
+}
+
+/// A clock on one CPU ticks in this process; sampling, which is what a
+/// frequency or a clock on every CPU asks for, needs the kernel.
+fn clock(attr: &PerfEventAttr, cpu: i32) -> Result<EventKind, Errno> {
+    if attr.freq || cpu > 0 {
+        log::debug(format_args!("sampling by the CPU clock is the kernel's"));
+        return Err(Errno::EOPNOTSUPP);
+    }
+    Ok(EventKind::Clock {
+        period: Duration::from_nanos(attr.sample_period),
+    })
+}
+
+fn new_fd(
+    server: &'static Server,
+    kind: EventKind,
+    attr: &PerfEventAttr,
+    flags: u64,
+) -> Result<i64, Errno> {
+    let event = server.bpf.perf_event(kind, !attr.disabled);
+    let fd = fds::eventfd()?;
+    if flags & PERF_FLAG_FD_CLOEXEC == 0 {
+        raw::call(
+            libc::SYS_fcntl,
+            [fd as usize, libc::F_SETFD as usize, 0, 0, 0, 0],
+        );
+    }
+    let object = Object::Event(Arc::clone(&event));
+    // An event that does not wake its reader still is readable when polled.
+    let waker = if matches!(event.kind(), EventKind::Output { .. }) {
+        let watched = Waker::new(object.clone(), fd)
+            .and_then(|waker| server.bridge.watch(&waker).map(|()| waker));
+        match watched {
+            Ok(waker) => Some(waker),
+            Err(errno) => {
+                raw::close(fd);
+                return Err(errno);
+            }
+        }
+    } else {
+        None
+    };
+    FDS.insert(fd, Arc::new(File { object, waker }))?;
+    Ok(i64::from(fd))
+}
+
+/// ioctl(2) of an fd of ours; None when the fd is not.
+///
+/// # Errors
+/// The kernel's: ENOTTY for an unknown request, EINVAL for a program that
+/// cannot be put there, EEXIST when there is one, EBADF.
+pub fn ioctl(fd: c_int, request: u32, argument: u64) -> Option<Result<i64, Errno>> {
+    let file = FDS.get(fd)?;
+    let Object::Event(event) = &file.object else {
+        // eventfds and arrays' files: what those answer.
+        return None;
+    };
+    Some(match request {
+        PERF_EVENT_IOC_ENABLE => event.enable(true).map(|()| 0),
+        PERF_EVENT_IOC_DISABLE => event.enable(false).map(|()| 0),
+        // Nobody reads our events' counts.
+        PERF_EVENT_IOC_RESET | PERF_EVENT_IOC_REFRESH | PERF_EVENT_IOC_PAUSE_OUTPUT => Ok(0),
+        PERF_EVENT_IOC_SET_BPF => set_bpf(event, argument),
+        PERF_EVENT_IOC_ID => user::write(argument, &(fd as u64).to_le_bytes()).map(|()| 0),
+        _ => Err(Errno::ENOTTY),
+    })
+}
+
+fn set_bpf(event: &runtime::command::PerfEvent, argument: u64) -> Result<i64, Errno> {
+    let Some(file) = FDS.get(argument as c_int) else {
+        return Err(Errno::EBADF);
+    };
+    let Object::Prog(prog) = &file.object else {
+        return Err(Errno::EINVAL);
+    };
+    event.attach(prog, 0)?;
+    Ok(0)
+}

@@ -1,0 +1,92 @@
+//! What exists once the process is a tool: its session, made by the first
+//! bpf(2) call. It knows no command and no fd.
+
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use runtime::command::Bpf;
+use runtime::session::{Dirs, Session, SessionError, spawn_sweeper};
+use uapi::Errno;
+
+use crate::bridge::Bridge;
+use crate::{environment, forks, log};
+
+/// The tool's session and what serves it.
+pub struct Server {
+    /// The commands on the session.
+    pub bpf: Bpf,
+    /// Wakes readers of rings.
+    pub bridge: Bridge,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+
+/// The server, if the process is a tool already.
+pub fn existing() -> Option<&'static Server> {
+    SERVER.get()
+}
+
+/// The server; makes the process a tool.
+///
+/// # Errors
+/// EPERM when no session can be made, after one line on stderr that says why:
+/// what an unprivileged user gets from the kernel.
+pub fn server() -> Result<&'static Server, Errno> {
+    static STARTING: Mutex<bool> = Mutex::new(false);
+    if let Some(server) = SERVER.get() {
+        return Ok(server);
+    }
+    let mut failed = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = SERVER.get() {
+        return Ok(server);
+    }
+    if *failed {
+        return Err(Errno::EPERM);
+    }
+    match start() {
+        Ok(server) => Ok(SERVER.get_or_init(|| server)),
+        Err(error) => {
+            *failed = true;
+            log::problem(format_args!("{error}"));
+            Err(Errno::EPERM)
+        }
+    }
+}
+
+fn start() -> Result<Server, SessionError> {
+    let own_path = own_path();
+    let dirs = Dirs::for_library(own_path.as_deref());
+    let session = Session::create(&dirs)?;
+    spawn_sweeper(&session)?;
+    forks::watch();
+    if let Some(path) = &own_path {
+        environment::hand_children_the_agent(path);
+    }
+    log::debug(format_args!("session {}", session.path().display()));
+    Ok(Server {
+        bpf: Bpf::new(session),
+        bridge: Bridge::default(),
+    })
+}
+
+/// The file that this code was loaded from.
+fn own_path() -> Option<PathBuf> {
+    let mut info = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    };
+    let code = own_path as *const libc::c_void;
+    // SAFETY: `info` is a place for the answer, and any address may be asked for.
+    let found = unsafe { libc::dladdr(code, &raw mut info) };
+    if found == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the loader's name of a loaded file: a string that lives as long
+    // as the file is loaded, which this code is.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    std::path::absolute(Path::new(OsStr::from_bytes(name.to_bytes()))).ok()
+}
