@@ -58,6 +58,52 @@ pub(crate) unsafe fn zero(dst: *mut u8, len: usize) {
     }
 }
 
+/// Are `len` bytes the same?
+///
+/// # Safety
+/// Both sides are readable for `len` bytes, now and until return.
+#[inline]
+pub(crate) unsafe fn equal(a: *const u8, b: *const u8, len: usize) -> bool {
+    let both = a.addr() | b.addr();
+    let mut at = 0;
+    if both.is_multiple_of(8) {
+        while len - at >= 8 {
+            // SAFETY: in range by the loop's condition, aligned by the `if`.
+            if unsafe { word64(a.add(at)).load(Relaxed) != word64(b.add(at)).load(Relaxed) } {
+                return false;
+            }
+            at += 8;
+        }
+    }
+    if both.is_multiple_of(4) {
+        while len - at >= 4 {
+            // SAFETY: as above; `at` is a multiple of 4.
+            if unsafe { word32(a.add(at)).load(Relaxed) != word32(b.add(at)).load(Relaxed) } {
+                return false;
+            }
+            at += 4;
+        }
+    }
+    while at < len {
+        // SAFETY: in range by the loop's condition.
+        if unsafe { byte(a.add(at)).load(Relaxed) != byte(b.add(at)).load(Relaxed) } {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// The byte at `src`.
+///
+/// # Safety
+/// `src` is readable.
+#[inline]
+pub(crate) unsafe fn read_u8(src: *const u8) -> u8 {
+    // SAFETY: the caller's contract.
+    unsafe { byte(src).load(Relaxed) }
+}
+
 /// The `u32` at `src`, aligned or not.
 ///
 /// # Safety
@@ -74,6 +120,20 @@ pub(crate) unsafe fn read_u32(src: *const u8) -> u32 {
         word |= u32::from(unsafe { byte(src.add(at)).load(Relaxed) }) << (8 * at);
     }
     word
+}
+
+/// The `u64` at `src`, aligned or not.
+///
+/// # Safety
+/// `src` is readable for 8 bytes.
+#[inline]
+pub(crate) unsafe fn read_u64(src: *const u8) -> u64 {
+    if src.addr().is_multiple_of(8) {
+        // SAFETY: readable by the caller's contract, aligned by the `if`.
+        return unsafe { word64(src).load(Relaxed) };
+    }
+    // SAFETY: two halves of the 8 bytes.
+    unsafe { u64::from(read_u32(src)) | u64::from(read_u32(src.add(4))) << 32 }
 }
 
 /// # Safety

@@ -8,12 +8,13 @@ use core::ptr;
 use shm::Region;
 use uapi::Errno;
 use uapi::map::{
-    BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY,
-    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_HASH,
+    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+    BPF_MAP_TYPE_PROG_ARRAY,
 };
 
 use super::spec::MapSpec;
-use super::{array, percpu_array, slots};
+use super::{array, hash, percpu_array, slots};
 
 /// Is the storage fresh, or does another process use it already?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct MapType {
 /// The map types there are.
 pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
     Some(match number {
+        BPF_MAP_TYPE_HASH => &hash::HASH,
+        BPF_MAP_TYPE_PERCPU_HASH => &hash::PERCPU_HASH,
         BPF_MAP_TYPE_ARRAY => &array::TYPE,
         BPF_MAP_TYPE_PERCPU_ARRAY => &percpu_array::TYPE,
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {
@@ -144,6 +147,9 @@ pub(super) trait MapKind: Send + Sync {
     fn ready(&self) -> bool {
         false
     }
+
+    /// Takes back what killed processes held of the map.
+    fn reclaim(&self) {}
 
     /// Puts an object id in a slot.
     fn set_slot(&self, index: u32, id: u32) -> Result<(), Errno> {

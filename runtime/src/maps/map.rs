@@ -165,10 +165,10 @@ impl Map {
     /// `BPF_MAP_FREEZE`: no more changes through bpf(2).
     ///
     /// # Errors
-    /// `EBUSY` if frozen already.
+    /// `EPERM` if frozen already.
     pub fn freeze(&self) -> Result<(), Errno> {
         match self.frozen.swap(true, Ordering::Relaxed) {
-            true => Err(Errno::EBUSY),
+            true => Err(Errno::EPERM),
             false => Ok(()),
         }
     }
@@ -208,6 +208,13 @@ impl Map {
     /// Would a poll of the map's fd say that it is readable?
     pub fn ready(&self) -> bool {
         self.kind.ready()
+    }
+
+    /// Takes back what killed processes held of the map: elements of a full
+    /// hash map, busy records of a ring. Walks all elements ever used; for the
+    /// tool, when it learns that a target died.
+    pub fn reclaim(&self) {
+        self.kind.reclaim();
     }
 
     /// Puts object id `id` (0 = none) in slot `index` of a program, perf event

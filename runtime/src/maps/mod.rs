@@ -9,8 +9,10 @@
 
 mod array;
 pub(crate) mod bytes;
+mod hash;
 mod kind;
 mod map;
+mod owner;
 mod percpu_array;
 mod perf_ring;
 mod slots;

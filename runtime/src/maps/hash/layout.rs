@@ -1,0 +1,128 @@
+//! Where the parts of a hash table lie in its storage. It knows no operation.
+
+use uapi::Errno;
+use uapi::map::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NUMA_NODE, BPF_F_ZERO_SEED};
+
+use super::super::spec::{ACCESS_MASK, MapSpec, PCPU_MIN_UNIT_SIZE, WORD};
+use super::element::{HEADER, NUMBER_BITS};
+use super::hints::Hints;
+
+/// `HTAB_CREATE_FLAG_MASK` (kernel/bpf/hashtab.c).
+const KNOWN_FLAGS: u32 =
+    BPF_F_NO_PREALLOC | BPF_F_NO_COMMON_LRU | BPF_F_NUMA_NODE | ACCESS_MASK | BPF_F_ZERO_SEED;
+/// `KMALLOC_MAX_SIZE - sizeof(struct htab_elem)` on x86-64.
+const MAX_ELEMENT: u64 = (4 << 20) - 48;
+/// `U32_MAX / sizeof(struct bucket)`, as a power of two.
+const MAX_BUCKETS: u64 = 1 << 27;
+/// Least number of spare elements: updates of existing keys that can be under
+/// way (or have leaked with killed processes) at the same time.
+const LEAST_SPARES: u64 = 64;
+/// Bytes before the buckets.
+const HEADER_BYTES: u64 = 256;
+const LINE: u64 = 64;
+
+/// Words of the header, a cache line each.
+pub(super) mod header {
+    /// Regular elements that were ever given out.
+    pub const REGULAR_USED: u64 = 0;
+    /// Spare elements that were ever given out.
+    pub const SPARE_USED: u64 = 64;
+    /// When the last scan for leaked elements began, in ns of
+    /// `CLOCK_MONOTONIC`.
+    pub const LAST_SCAN: u64 = 128;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub bucket_mask: u64,
+    pub buckets: u64,
+    /// Hints of free regular and of free spare elements.
+    pub regular_hints: u64,
+    pub spare_hints: u64,
+    pub elements: u64,
+    pub element_bytes: u64,
+    /// Elements, regular ones first.
+    pub count: u64,
+    pub regular: u64,
+    /// Where the value of element 0 of CPU 0 lies.
+    pub values: u64,
+    /// From one element's value to the next one's.
+    pub value_step: u64,
+    /// From one CPU's values to the next one's.
+    pub cpu_step: u64,
+    /// All of it.
+    pub bytes: u64,
+}
+
+impl Layout {
+    /// `htab_map_alloc_check` and `htab_map_alloc`, then the places.
+    pub fn of(spec: &MapSpec, nr_cpus: u32, per_cpu: bool) -> Result<Layout, Errno> {
+        spec.check_flags(KNOWN_FLAGS)?;
+        if spec.has(BPF_F_NO_COMMON_LRU) || (per_cpu && spec.has(BPF_F_NUMA_NODE)) {
+            return Err(Errno::EINVAL);
+        }
+        if spec.max_entries == 0 || spec.key_size == 0 || spec.value_size == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if u64::from(spec.key_size) + u64::from(spec.value_size) >= MAX_ELEMENT
+            || (per_cpu && spec.stride() > u64::from(PCPU_MIN_UNIT_SIZE))
+        {
+            return Err(Errno::E2BIG);
+        }
+        let regular = u64::from(spec.max_entries);
+        let bucket_count = regular.next_power_of_two();
+        if bucket_count > MAX_BUCKETS {
+            return Err(Errno::E2BIG);
+        }
+        Layout::place(spec, nr_cpus, per_cpu, regular, bucket_count).ok_or(Errno::ENOMEM)
+    }
+
+    fn place(
+        spec: &MapSpec,
+        nr_cpus: u32,
+        per_cpu: bool,
+        regular: u64,
+        bucket_count: u64,
+    ) -> Option<Layout> {
+        let count = regular + LEAST_SPARES.max(2 * u64::from(nr_cpus));
+        if count >> NUMBER_BITS != 0 {
+            return None;
+        }
+        let mut end = HEADER_BYTES;
+        let mut take = |bytes: u64| -> Option<u64> {
+            let at = end;
+            end = end.checked_add(bytes)?.checked_next_multiple_of(LINE)?;
+            Some(at)
+        };
+        let buckets = take(bucket_count * WORD)?;
+        // Elements are numbered from 1.
+        let regular_hints = take(Hints::bytes(count + 1))?;
+        let spare_hints = take(Hints::bytes(count + 1))?;
+        let key_bytes = u64::from(spec.key_size).next_multiple_of(WORD);
+        let own_value = if per_cpu { 0 } else { spec.stride() };
+        let element_bytes = HEADER + key_bytes + own_value;
+        let elements = take(count.checked_mul(element_bytes)?)?;
+        let (values, value_step, cpu_step) = match per_cpu {
+            false => (elements + HEADER + key_bytes, element_bytes, 0),
+            true => {
+                let cpu_step = (count * spec.stride()).next_multiple_of(2 * LINE);
+                let values = take(cpu_step.checked_mul(u64::from(nr_cpus))?)?;
+                (values, spec.stride(), cpu_step)
+            }
+        };
+        Some(Layout {
+            bucket_mask: bucket_count - 1,
+            buckets,
+            regular_hints,
+            spare_hints,
+            elements,
+            element_bytes,
+            count,
+            regular,
+            values,
+            value_step,
+            cpu_step,
+            bytes: end,
+        })
+    }
+}

@@ -1,0 +1,243 @@
+//! `BPF_MAP_TYPE_HASH` and `BPF_MAP_TYPE_PERCPU_HASH` (kernel/bpf/hashtab.c).
+//! They know no process: who may be killed where is `table`'s business.
+//!
+//! Reading order: `layout` (where things lie), `element` (one of them),
+//! `table` (the operations), `pool` (elements in and out), `hints`, `hasher`.
+//!
+//! A value that a program holds a pointer to stays readable when its key is
+//! deleted, and may become another key's value, as in the kernel.
+
+mod element;
+mod hasher;
+mod hints;
+mod layout;
+mod pool;
+mod table;
+
+use core::ptr;
+
+use shm::Region;
+use uapi::Errno;
+use uapi::map::{BPF_F_ZERO_SEED, BPF_MAP_TYPE_PERCPU_HASH};
+
+use self::element::Element;
+use self::layout::Layout;
+use self::pool::Pool;
+use self::table::Table;
+use super::bytes;
+use super::kind::{MapKind, MapType, Start};
+use super::spec::MapSpec;
+
+pub(super) const HASH: MapType = MapType {
+    storage_size,
+    over,
+    per_cpu: false,
+};
+
+pub(super) const PERCPU_HASH: MapType = MapType {
+    storage_size,
+    over,
+    per_cpu: true,
+};
+
+fn layout(spec: &MapSpec, nr_cpus: u32) -> Result<Layout, Errno> {
+    Layout::of(spec, nr_cpus, is_per_cpu(spec))
+}
+
+fn is_per_cpu(spec: &MapSpec) -> bool {
+    spec.map_type == BPF_MAP_TYPE_PERCPU_HASH
+}
+
+fn storage_size(spec: &MapSpec, nr_cpus: u32) -> Result<u64, Errno> {
+    Ok(layout(spec, nr_cpus)?.bytes)
+}
+
+fn over(
+    spec: &MapSpec,
+    storage: Region,
+    nr_cpus: u32,
+    _start: Start,
+) -> Result<Box<dyn MapKind>, Errno> {
+    // Zeros are an empty table, so nothing is initialised.
+    let pool = Pool::new(storage, layout(spec, nr_cpus)?).ok_or(Errno::ENOMEM)?;
+    Ok(Box::new(Hash {
+        table: Table {
+            pool,
+            key_size: spec.key_size as usize,
+            seed: if spec.has(BPF_F_ZERO_SEED) {
+                0
+            } else {
+                spec.seed
+            },
+        },
+        value_size: spec.value_size as usize,
+        stride: spec.stride() as usize,
+        cpus: is_per_cpu(spec).then_some(nr_cpus),
+    }))
+}
+
+struct Hash {
+    table: Table,
+    value_size: usize,
+    /// Bytes of a value, rounded up to words.
+    stride: usize,
+    /// Values of an element, if there is one for each CPU.
+    cpus: Option<u32>,
+}
+
+impl Hash {
+    /// The value that a program on `vcpu` sees; null without a vCPU.
+    #[inline]
+    fn value(&self, element: Element<'_>, vcpu: u32) -> *mut u8 {
+        match self.cpus {
+            None => self.table.pool.value(element, 0),
+            Some(cpus) if vcpu < cpus => self.table.pool.value(element, vcpu),
+            Some(_) => ptr::null_mut(),
+        }
+    }
+
+    /// Calls `each` for every value of an element, with its place among the
+    /// bytes that bpf(2) copies.
+    fn values(&self, element: Element<'_>, mut each: impl FnMut(*mut u8, usize)) {
+        for cpu in 0..self.cpus.unwrap_or(1) {
+            let offset = cpu as usize * self.stride;
+            each(self.table.pool.value(element, cpu), offset);
+        }
+    }
+
+    /// Bytes of each value that bpf(2) copies.
+    fn copied(&self) -> usize {
+        match self.cpus {
+            None => self.value_size,
+            Some(_) => self.stride,
+        }
+    }
+
+    /// Copies an element's values to `to`, as bpf(2) wants them.
+    fn read(&self, element: Element<'_>, to: &mut [u8]) {
+        let len = self.copied();
+        self.values(element, |value, offset| {
+            if let Some(to) = to.get_mut(offset..offset + len) {
+                // SAFETY: a value of the element, into as many bytes.
+                unsafe { bytes::copy(to.as_mut_ptr(), value, len) };
+            }
+        });
+    }
+
+    /// Copies what bpf(2) gave to an element's values.
+    fn write(&self, element: Element<'_>, from: &[u8]) {
+        let len = self.copied();
+        self.values(element, |value, offset| {
+            if let Some(from) = from.get(offset..offset + len) {
+                // SAFETY: a value of the element, from as many bytes.
+                unsafe { bytes::copy(value, from.as_ptr(), len) };
+            }
+        });
+    }
+}
+
+impl MapKind for Hash {
+    unsafe fn lookup_ptr(&self, key: *const u8, vcpu: u32) -> *mut u8 {
+        // SAFETY: the caller's contract.
+        let found = unsafe { self.table.find(key, self.table.hash(key)) };
+        found.map_or(ptr::null_mut(), |entry| self.value(entry.element, vcpu))
+    }
+
+    unsafe fn lookup_percpu_ptr(&self, key: *const u8, cpu: u32) -> *mut u8 {
+        if self.cpus.is_none() {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.lookup_ptr(key, cpu) }
+    }
+
+    unsafe fn update_prog(
+        &self,
+        key: *const u8,
+        value: *const u8,
+        flags: u64,
+        vcpu: u32,
+    ) -> Result<(), Errno> {
+        let put = |element: Element<'_>| {
+            // SAFETY: a value of the element; `value` by the caller's contract.
+            unsafe { bytes::copy(self.value(element, vcpu), value, self.value_size) };
+        };
+        let Some(cpus) = self.cpus else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.table.update(key, flags, vcpu, &put, None) };
+        };
+        if vcpu >= cpus {
+            return Err(Errno::EBUSY);
+        }
+        // `pcpu_init_value`: the other CPUs' values of a new key are 0.
+        let fill = |element: Element<'_>| {
+            self.values(element, |value, _| {
+                // SAFETY: a value of the element.
+                unsafe { bytes::zero(value, self.stride) };
+            });
+            put(element);
+        };
+        // SAFETY: the caller's contract.
+        unsafe { self.table.update(key, flags, vcpu, &fill, Some(&put)) }
+    }
+
+    unsafe fn delete_prog(&self, key: *const u8) -> Result<(), Errno> {
+        // SAFETY: the caller's contract.
+        unsafe { self.table.delete(key, None) }
+    }
+
+    fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+        loop {
+            // SAFETY: `key` has the map's key size (`MapKind`).
+            let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
+            let entry = found.ok_or(Errno::ENOENT)?;
+            self.read(entry.element, value);
+            if self.table.is_current(entry) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
+        let fill = |element: Element<'_>| self.write(element, value);
+        let in_place: Option<&dyn Fn(Element<'_>)> = match self.cpus {
+            Some(_) => Some(&fill),
+            None => None,
+        };
+        // SAFETY: `key` has the map's key size (`MapKind`).
+        unsafe { self.table.update(key.as_ptr(), flags, 0, &fill, in_place) }
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<(), Errno> {
+        // SAFETY: `key` has the map's key size (`MapKind`).
+        unsafe { self.table.delete(key.as_ptr(), None) }
+    }
+
+    fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        loop {
+            let from = key.and_then(|key| {
+                // SAFETY: `key` has the map's key size (`MapKind`).
+                let hash = unsafe { self.table.hash(key.as_ptr()) };
+                // SAFETY: as above.
+                let entry = unsafe { self.table.find(key.as_ptr(), hash) }?;
+                Some((entry, hash))
+            });
+            let entry = self.table.after(from).ok_or(Errno::ENOENT)?;
+            // SAFETY: the element's key, into as many bytes (`MapKind`).
+            unsafe { bytes::copy(next.as_mut_ptr(), entry.element.key(), next.len()) };
+            if self.table.is_current(entry) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn lookup_and_delete(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+        let mut last = |element: Element<'_>| self.read(element, value);
+        // SAFETY: `key` has the map's key size (`MapKind`).
+        unsafe { self.table.delete(key.as_ptr(), Some(&mut last)) }
+    }
+
+    fn reclaim(&self) {
+        self.table.reclaim();
+    }
+}

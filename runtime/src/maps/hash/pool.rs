@@ -1,0 +1,344 @@
+//! Elements on their way into a table and out of it. It knows neither keys'
+//! meaning nor flags.
+//!
+//! What an element is used for is said by its state word alone, and changes
+//! by one compare-and-swap; everything else (hints, counters of elements ever
+//! used) only helps to find one. So a process that is killed leaves elements
+//! signed with its id, which [`Pool::scan`] takes back.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU64, fence};
+
+use shm::Region;
+
+use super::super::owner::{self, Owner};
+use super::element::{Element, Link, Phase, State, Stock};
+use super::hints::Hints;
+use super::layout::{Layout, header};
+
+/// Hints tried before a search for a free element gives up; one is stale only
+/// after a kill or while another process takes the same element.
+const TRIES: u32 = 256;
+
+pub(super) struct Pool {
+    pub region: Region,
+    /// Start of `region`, valid while it lives.
+    base: *mut u8,
+    pub layout: Layout,
+    regular: Hints,
+    spare: Hints,
+    pub owner: Owner,
+}
+
+// SAFETY: `base` points into `region`, which may be used from any thread, and
+// what lies there is only touched as atomics or as `bytes` does.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+/// An element that this process has taken and nobody else sees.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'t> {
+    pub element: Element<'t>,
+    pub stock: Stock,
+    pub generation: u64,
+}
+
+impl Held<'_> {
+    /// The link that leads to it.
+    pub fn link(&self) -> Link {
+        Link::new(self.element.number, self.generation)
+    }
+}
+
+impl Pool {
+    /// `None` when `region` is too short for `layout`.
+    pub fn new(region: Region, layout: Layout) -> Option<Pool> {
+        if region.len() < layout.bytes {
+            return None;
+        }
+        let numbers = layout.count + 1;
+        let hints = |at| Some(Hints::new(region.sub(at, Hints::bytes(numbers))?, numbers));
+        Some(Pool {
+            regular: hints(layout.regular_hints)?,
+            spare: hints(layout.spare_hints)?,
+            base: region.as_ptr(),
+            region,
+            layout,
+            owner: Owner::new(),
+        })
+    }
+
+    /// The element of this number; `None` for the end and for nonsense.
+    #[inline]
+    pub fn element(&self, number: u32) -> Option<Element<'_>> {
+        let index = u64::from(number).wrapping_sub(1);
+        if index >= self.layout.count {
+            return None;
+        }
+        let at = self.layout.elements + index * self.layout.element_bytes;
+        // SAFETY: `index < count`, so the element lies in the region (`new`
+        // compared its length), which lives as long as `self`.
+        Some(unsafe { Element::new(number, self.base.wrapping_add(at as usize)) })
+    }
+
+    /// Where the value of an element (of CPU `cpu`, which is below the number
+    /// that `layout` was made for) lies.
+    #[inline]
+    pub fn value(&self, element: Element<'_>, cpu: u32) -> *mut u8 {
+        let index = u64::from(element.number).wrapping_sub(1);
+        let at = self.layout.values
+            + u64::from(cpu) * self.layout.cpu_step
+            + index * self.layout.value_step;
+        self.base.wrapping_add(at as usize)
+    }
+
+    /// The head of the bucket for `hash`.
+    #[inline]
+    pub fn bucket(&self, hash: u32) -> &AtomicU64 {
+        let at = self.layout.buckets + (u64::from(hash) & self.layout.bucket_mask) * 8;
+        // SAFETY: the mask keeps it among the buckets, which lie in the region
+        // and are aligned; heads are only accessed as atomics.
+        unsafe { AtomicU64::from_ptr(self.base.wrapping_add(at as usize).cast()) }
+    }
+
+    fn hints(&self, stock: Stock) -> &Hints {
+        match stock {
+            Stock::Regular => &self.regular,
+            Stock::Spare => &self.spare,
+        }
+    }
+
+    fn state(&self, phase: Phase, generation: u64) -> State {
+        State::new(phase, self.owner.pid(), generation)
+    }
+
+    /// Takes a free element, none below `start` of its word if there is
+    /// another; `None` if all are in use.
+    pub fn take(&self, stock: Stock, start: u32) -> Option<Held<'_>> {
+        for _ in 0..TRIES {
+            // Unused spares first: the value of a replaced element stays as it
+            // was for as long as possible, for programs that still look at it.
+            let number = match stock {
+                Stock::Spare => self.fresh(stock).or_else(|| self.spare.take(start)),
+                Stock::Regular => self.regular.take(start).or_else(|| self.fresh(stock)),
+            };
+            let element = self.element(u32::try_from(number?).ok()?)?;
+            if let Some(held) = self.claim(element, stock) {
+                return Some(held);
+            }
+        }
+        None
+    }
+
+    fn claim<'t>(&'t self, element: Element<'t>, stock: Stock) -> Option<Held<'t>> {
+        let state = State(element.state().load(Acquire));
+        let free = match state.phase() {
+            Phase::Fresh => self.first_stock(element) == stock,
+            Phase::Free(of) => of == stock,
+            _ => false,
+        };
+        let generation = state.generation();
+        let held = self.state(Phase::Held(stock), generation);
+        let taken = free
+            && element
+                .state()
+                .compare_exchange(state.0, held.0, AcqRel, Relaxed)
+                .is_ok();
+        // A reader who strayed here sees the state of the last free before any
+        // byte that the owner writes now.
+        fence(Release);
+        taken.then_some(Held {
+            element,
+            stock,
+            generation,
+        })
+    }
+
+    /// What a never used element counts as.
+    fn first_stock(&self, element: Element<'_>) -> Stock {
+        match u64::from(element.number) <= self.layout.regular {
+            true => Stock::Regular,
+            false => Stock::Spare,
+        }
+    }
+
+    /// Number of an element that was never used, so that memory is touched
+    /// only when needed.
+    fn fresh(&self, stock: Stock) -> Option<u64> {
+        let (at, first, count) = self.range(stock);
+        let used = self.region.u64_at(at)?;
+        if used.load(Relaxed) >= count {
+            return None;
+        }
+        let index = used.fetch_add(1, AcqRel);
+        if index >= count {
+            used.store(count, Relaxed);
+            return None;
+        }
+        Some(first + index)
+    }
+
+    /// The counter of used elements, the first number, how many.
+    fn range(&self, stock: Stock) -> (u64, u64, u64) {
+        let regular = self.layout.regular;
+        match stock {
+            Stock::Regular => (header::REGULAR_USED, 1, regular),
+            Stock::Spare => (header::SPARE_USED, 1 + regular, self.layout.count - regular),
+        }
+    }
+
+    /// Gives back an element that was never linked.
+    pub fn give_back(&self, held: Held<'_>) {
+        held.element.next().store(0, Relaxed);
+        let free = State::new(Phase::Free(held.stock), 0, held.generation);
+        held.element.state().store(free.0, Release);
+        self.hints(held.stock).set(u64::from(held.element.number));
+    }
+
+    /// Says that an element was linked. Fails harmlessly when someone has
+    /// marked it already and sees to its end.
+    pub fn linked(&self, held: Held<'_>) {
+        let from = self.state(Phase::Held(held.stock), held.generation);
+        let live = State::new(Phase::Live, 0, held.generation);
+        let _ = held
+            .element
+            .state()
+            .compare_exchange(from.0, live.0, AcqRel, Relaxed);
+    }
+
+    /// Claims the end of a marked element; one process succeeds.
+    pub fn begin_end(&self, element: Element<'_>, generation: u64) -> bool {
+        let mut state = State(element.state().load(Acquire));
+        loop {
+            let linked = matches!(state.phase(), Phase::Live | Phase::Held(_));
+            if !linked || state.generation() != generation {
+                return false;
+            }
+            let dying = self.state(Phase::Dying, generation);
+            match element
+                .state()
+                .compare_exchange(state.0, dying.0, AcqRel, Acquire)
+            {
+                Ok(_) => return true,
+                Err(now) => state = State(now),
+            }
+        }
+    }
+
+    /// Frees an element whose end this process has claimed and that is out of
+    /// its list. The generation counts first, so that whoever still stands on
+    /// the element notices.
+    pub fn free(&self, element: Element<'_>, generation: u64) {
+        let stock = Link(element.next().load(Acquire)).stock();
+        let next = generation.wrapping_add(1);
+        element
+            .state()
+            .store(self.state(Phase::Clearing(stock), next).0, Release);
+        fence(Release);
+        self.clear(element, stock, next);
+    }
+
+    fn clear(&self, element: Element<'_>, stock: Stock, generation: u64) {
+        element.next().store(0, Relaxed);
+        let free = State::new(Phase::Free(stock), 0, generation);
+        element.state().store(free.0, Release);
+        self.hints(stock).set(u64::from(element.number));
+    }
+
+    /// Looks at every element ever used, for what killed processes left.
+    /// `reachable` says whether a link of a bucket's list leads to an element,
+    /// after taking marked elements out of that list. `true` if there may be
+    /// a free element now.
+    pub fn scan(&self, reachable: &Reachable<'_>) -> bool {
+        let mut freed = false;
+        for stock in [Stock::Regular, Stock::Spare] {
+            let (at, first, count) = self.range(stock);
+            let used = self.region.u64_at(at).map_or(0, |word| word.load(Acquire));
+            for number in first..first + used.min(count) {
+                let Some(element) = self.element(number as u32) else {
+                    break;
+                };
+                freed |= self.rescue(element, reachable);
+            }
+        }
+        freed
+    }
+
+    /// Finishes what a dead owner has begun with this element.
+    fn rescue(&self, element: Element<'_>, reachable: &Reachable<'_>) -> bool {
+        let state = State(element.state().load(Acquire));
+        let generation = state.generation();
+        match state.phase() {
+            Phase::Fresh => {
+                let stock = self.first_stock(element);
+                self.hints(stock).set(u64::from(element.number));
+                return true;
+            }
+            Phase::Free(stock) => {
+                self.hints(stock).set(u64::from(element.number));
+                return true;
+            }
+            Phase::Live if !Link(element.next().load(Acquire)).marked() => return false,
+            Phase::Live => {
+                if !self.begin_end(element, generation) {
+                    return false;
+                }
+            }
+            // Nonsense keeps the element out of use.
+            Phase::Unknown => return false,
+            phase => {
+                if owner::alive(state.owner()) {
+                    return false;
+                }
+                let mine = self.state(phase, generation);
+                if element
+                    .state()
+                    .compare_exchange(state.0, mine.0, AcqRel, Relaxed)
+                    .is_err()
+                {
+                    return false;
+                }
+            }
+        }
+        if let Phase::Clearing(stock) = state.phase() {
+            self.clear(element, stock, generation);
+            return true;
+        }
+        let link = Link::new(element.number, generation);
+        let Some(linked) = reachable(element.hash().load(Relaxed), link) else {
+            // Signed by us now, and nobody would look at it before we die.
+            let mine = self.state(state.phase(), generation);
+            let _ = element
+                .state()
+                .compare_exchange(mine.0, state.0, AcqRel, Relaxed);
+            return false;
+        };
+        match state.phase() {
+            Phase::Held(stock) => {
+                let held = Held {
+                    element,
+                    stock,
+                    generation,
+                };
+                if linked {
+                    self.linked(held);
+                    return false;
+                }
+                // Its owner is dead: what is not linked now never will be,
+                // but it may have been linked, and deleted since.
+                if !Link(element.next().load(Acquire)).marked() {
+                    self.give_back(held);
+                } else if self.begin_end(element, generation) {
+                    self.free(element, generation);
+                }
+            }
+            _ if linked => return false,
+            _ => self.free(element, generation),
+        }
+        true
+    }
+}
+
+/// Whether the list for a hash leads to an element; `None` if unknown.
+pub(super) type Reachable<'a> = dyn Fn(u32, Link) -> Option<bool> + 'a;

@@ -1,0 +1,456 @@
+//! A hash table of lists that need no lock, in memory that many processes
+//! write and in which any of them may be killed at any instruction. It knows
+//! no map and no CPU.
+//!
+//! A key is inserted at the head of its bucket by one compare-and-swap, which
+//! fails if anyone inserted since the list was searched, so keys are unique.
+//! It is deleted by marking its element's `next`, and replaced by marking
+//! `next` and pointing it to the new element at the same time: readers see
+//! the old value or the new. Whoever searches in order to change takes marked
+//! elements out of the list. A link carries the generation of its element;
+//! a reader who stands on an element that is used anew sees another
+//! generation and starts again.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU64, fence};
+
+use uapi::Errno;
+use uapi::map::{BPF_EXIST, BPF_NOEXIST};
+
+use super::super::bytes;
+use super::element::{Element, Link, State, Stock};
+use super::hasher;
+use super::pool::{Held, Pool};
+
+/// How often an operation starts again before it gives up with `EBUSY`. Each
+/// time another process has got something done.
+const RESTARTS: u32 = 1 << 16;
+
+/// Least time between two scans by operations that find the table full, in
+/// ns: a full table must not cost a scan for each insertion.
+const SCAN_EVERY_NS: u64 = 1_000_000_000;
+
+pub(super) struct Table {
+    pub pool: Pool,
+    pub key_size: usize,
+    pub seed: u64,
+}
+
+/// A key that was found, at the time it was.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'t> {
+    pub element: Element<'t>,
+    generation: u64,
+    /// Its `next`, unmarked.
+    next: Link,
+}
+
+/// Where the search for a key ended.
+enum Place<'t> {
+    Found {
+        entry: Entry<'t>,
+        /// The word that leads to it, and what that word was.
+        cell: &'t AtomicU64,
+        link: Link,
+    },
+    /// The bucket's head when the search began.
+    Absent { head: Link },
+}
+
+impl Table {
+    /// The hash of a key.
+    ///
+    /// # Safety
+    /// `key` is readable for the table's key size.
+    #[inline]
+    pub unsafe fn hash(&self, key: *const u8) -> u32 {
+        // SAFETY: the caller's contract.
+        unsafe { hasher::hash(key, self.key_size, self.seed) }
+    }
+
+    /// Is the element still the entry that was found?
+    #[inline]
+    pub fn is_current(&self, entry: Entry<'_>) -> bool {
+        fence(Acquire);
+        State(entry.element.state().load(Relaxed)).generation() == entry.generation
+    }
+
+    /// Finds a key without changing anything.
+    ///
+    /// # Safety
+    /// `key` is readable for the table's key size.
+    #[inline]
+    pub unsafe fn find(&self, key: *const u8, hash: u32) -> Option<Entry<'_>> {
+        for _ in 0..RESTARTS {
+            let first = Link(self.pool.bucket(hash).load(Acquire));
+            // SAFETY: the caller's contract.
+            if let Ok(found) = unsafe { self.walk(first, key, hash) } {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// # Safety
+    /// As [`Table::find`].
+    #[inline]
+    unsafe fn walk(
+        &self,
+        first: Link,
+        key: *const u8,
+        hash: u32,
+    ) -> Result<Option<Entry<'_>>, Strayed> {
+        let mut link = first;
+        // A list is no longer than there are elements, unless someone wrote
+        // nonsense.
+        for _ in 0..=self.pool.layout.count {
+            let Some(element) = self.pool.element(link.number()) else {
+                return Ok(None);
+            };
+            let next = Link(element.next().load(Acquire));
+            let hit = !next.marked()
+                && element.hash().load(Relaxed) == hash
+                // SAFETY: the element's key and, by the caller's contract, ours.
+                && unsafe { bytes::equal(element.key(), key, self.key_size) };
+            let entry = Entry {
+                element,
+                generation: link.generation(),
+                next,
+            };
+            if !self.is_current(entry) {
+                return Err(Strayed);
+            }
+            if hit {
+                return Ok(Some(entry));
+            }
+            link = next;
+        }
+        Ok(None)
+    }
+
+    /// Finds a key in order to change it; takes marked elements out on the
+    /// way. With a null key, goes to the end of the list.
+    ///
+    /// # Safety
+    /// `key` is null or readable for the table's key size.
+    unsafe fn seek(&self, key: *const u8, hash: u32) -> Result<Place<'_>, Errno> {
+        for _ in 0..RESTARTS {
+            // SAFETY: the caller's contract.
+            if let Ok(place) = unsafe { self.seek_once(key, hash) } {
+                return Ok(place);
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    /// # Safety
+    /// As [`Table::seek`].
+    unsafe fn seek_once(&self, key: *const u8, hash: u32) -> Result<Place<'_>, Strayed> {
+        let bucket = self.pool.bucket(hash);
+        let mut cell = bucket;
+        let mut link = Link(bucket.load(Acquire));
+        let mut head = link;
+        for _ in 0..=self.pool.layout.count {
+            let Some(element) = self.pool.element(link.number()) else {
+                return Ok(Place::Absent { head });
+            };
+            let next = Link(element.next().load(Acquire));
+            let hit = !key.is_null()
+                && element.hash().load(Relaxed) == hash
+                // SAFETY: the element's key and, by the caller's contract, ours.
+                && unsafe { bytes::equal(element.key(), key, self.key_size) };
+            let entry = Entry {
+                element,
+                generation: link.generation(),
+                next,
+            };
+            if !self.is_current(entry) {
+                return Err(Strayed);
+            }
+            if next.marked() {
+                let after = next.unmarked();
+                cell.compare_exchange(link.0, after.0, AcqRel, Relaxed)
+                    .map_err(|_| Strayed)?;
+                if core::ptr::eq(cell, bucket) {
+                    head = after;
+                }
+                link = after;
+                continue;
+            }
+            if hit {
+                return Ok(Place::Found { entry, cell, link });
+            }
+            cell = element.next();
+            link = next;
+        }
+        Ok(Place::Absent { head })
+    }
+
+    /// Writes a taken element's key and, by `fill`, its value, and links it
+    /// to `next`; not yet visible.
+    ///
+    /// # Safety
+    /// `key` is readable for the table's key size.
+    unsafe fn prepare(
+        &self,
+        held: &Held<'_>,
+        key: *const u8,
+        hash: u32,
+        next: Link,
+        fill: &dyn Fn(Element<'_>),
+    ) {
+        held.element.hash().store(hash, Relaxed);
+        // SAFETY: the element's key, which nobody else writes while it is
+        // held, and the caller's contract.
+        unsafe { bytes::copy(held.element.key(), key, self.key_size) };
+        fill(held.element);
+        held.element.next().store(next.0, Release);
+    }
+
+    /// Stores a value under `key`: `fill` writes it to a new element. When the
+    /// key exists, `in_place`, if there is one, changes its value instead.
+    ///
+    /// # Errors
+    /// `EEXIST` and `ENOENT` by flags (`EINVAL` for unknown ones), `E2BIG` when
+    /// full, `EBUSY` when other processes never let it through.
+    ///
+    /// # Safety
+    /// `key` is readable for the table's key size.
+    pub unsafe fn update(
+        &self,
+        key: *const u8,
+        flags: u64,
+        start: u32,
+        fill: &dyn Fn(Element<'_>),
+        in_place: Option<&dyn Fn(Element<'_>)>,
+    ) -> Result<(), Errno> {
+        if flags > BPF_EXIST {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: the caller's contract.
+        let hash = unsafe { self.hash(key) };
+        let start = start.wrapping_mul(8);
+        for _ in 0..RESTARTS {
+            // SAFETY: the caller's contract.
+            let place = unsafe { self.seek(key, hash) }?;
+            match place {
+                Place::Found { .. } if flags == BPF_NOEXIST => return Err(Errno::EEXIST),
+                Place::Absent { .. } if flags == BPF_EXIST => return Err(Errno::ENOENT),
+                Place::Found { entry, cell, link } => {
+                    if let Some(in_place) = in_place {
+                        in_place(entry.element);
+                        return Ok(());
+                    }
+                    let held = self
+                        .take(Stock::Spare, start)
+                        .or_else(|| self.pool.take(Stock::Regular, start))
+                        .ok_or(Errno::EBUSY)?;
+                    // SAFETY: the caller's contract.
+                    unsafe { self.prepare(&held, key, hash, entry.next, fill) };
+                    let replaced = held.link().mark(held.stock);
+                    if entry
+                        .element
+                        .next()
+                        .compare_exchange(entry.next.0, replaced.0, AcqRel, Relaxed)
+                        .is_ok()
+                    {
+                        self.pool.linked(held);
+                        if self.pool.begin_end(entry.element, entry.generation) {
+                            self.end(entry, cell, link, held.link(), hash);
+                        }
+                        return Ok(());
+                    }
+                    self.pool.give_back(held);
+                }
+                Place::Absent { head } => {
+                    let held = self.take(Stock::Regular, start).ok_or(Errno::E2BIG)?;
+                    // SAFETY: the caller's contract.
+                    unsafe { self.prepare(&held, key, hash, head, fill) };
+                    if self
+                        .pool
+                        .bucket(hash)
+                        .compare_exchange(head.0, held.link().0, AcqRel, Relaxed)
+                        .is_ok()
+                    {
+                        self.pool.linked(held);
+                        return Ok(());
+                    }
+                    self.pool.give_back(held);
+                }
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    /// Deletes a key; `last` sees its element after it has left the table and
+    /// before it is used anew.
+    ///
+    /// # Errors
+    /// `ENOENT` if absent, `EBUSY` when other processes never let it through.
+    ///
+    /// # Safety
+    /// `key` is readable for the table's key size.
+    pub unsafe fn delete(
+        &self,
+        key: *const u8,
+        last: Option<&mut dyn FnMut(Element<'_>)>,
+    ) -> Result<(), Errno> {
+        // SAFETY: the caller's contract.
+        let hash = unsafe { self.hash(key) };
+        for _ in 0..RESTARTS {
+            // SAFETY: the caller's contract.
+            let place = unsafe { self.seek(key, hash) }?;
+            let Place::Found { entry, cell, link } = place else {
+                return Err(Errno::ENOENT);
+            };
+            let deleted = entry.next.mark(Stock::Regular);
+            if entry
+                .element
+                .next()
+                .compare_exchange(entry.next.0, deleted.0, AcqRel, Relaxed)
+                .is_ok()
+            {
+                let mine = self.pool.begin_end(entry.element, entry.generation);
+                if let Some(last) = last {
+                    last(entry.element);
+                }
+                if mine {
+                    self.end(entry, cell, link, entry.next, hash);
+                }
+                return Ok(());
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    /// Takes a marked element whose end was claimed out of its list, in which
+    /// `after` follows it, and frees it.
+    fn end(&self, entry: Entry<'_>, cell: &AtomicU64, link: Link, after: Link, hash: u32) {
+        let out = cell
+            .compare_exchange(link.0, after.0, AcqRel, Relaxed)
+            .is_ok()
+            || self.sweep(hash);
+        // An element that may still be linked stays signed with our id until
+        // a scan finds it.
+        if out {
+            self.pool.free(entry.element, entry.generation);
+        }
+    }
+
+    /// Takes all marked elements out of a bucket's list.
+    fn sweep(&self, hash: u32) -> bool {
+        // SAFETY: a null key is not read.
+        unsafe { self.seek(core::ptr::null(), hash) }.is_ok()
+    }
+
+    fn take(&self, stock: Stock, start: u32) -> Option<Held<'_>> {
+        if let Some(held) = self.pool.take(stock, start) {
+            return Some(held);
+        }
+        if self.scan_is_due() && self.reclaim() {
+            return self.pool.take(stock, start);
+        }
+        None
+    }
+
+    fn scan_is_due(&self) -> bool {
+        let Some(last) = self.pool.region.u64_at(super::layout::header::LAST_SCAN) else {
+            return false;
+        };
+        let now = shm::sys::clock_ns(libc::CLOCK_MONOTONIC);
+        let before = last.load(Relaxed);
+        // A time in the future is nonsense that someone wrote.
+        (before > now || before == 0 || now - before >= SCAN_EVERY_NS)
+            && last.compare_exchange(before, now, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Takes back what killed processes held; `true` if an element came free.
+    pub fn reclaim(&self) -> bool {
+        self.pool.scan(&|hash, link| self.is_reachable(hash, link))
+    }
+
+    /// Does the list of a bucket lead to `wanted`, after marked elements were
+    /// taken out of it? `None` if others change it all the time.
+    fn is_reachable(&self, hash: u32, wanted: Link) -> Option<bool> {
+        for _ in 0..RESTARTS {
+            if !self.sweep(hash) {
+                return None;
+            }
+            let first = Link(self.pool.bucket(hash).load(Acquire));
+            if let Ok(reached) = self.leads_to(first, wanted) {
+                return Some(reached);
+            }
+        }
+        None
+    }
+
+    fn leads_to(&self, first: Link, wanted: Link) -> Result<bool, Strayed> {
+        let mut link = first;
+        for _ in 0..=self.pool.layout.count {
+            let Some(element) = self.pool.element(link.number()) else {
+                return Ok(false);
+            };
+            if link.unmarked() == wanted {
+                return Ok(true);
+            }
+            let entry = Entry {
+                element,
+                generation: link.generation(),
+                next: Link(element.next().load(Acquire)),
+            };
+            if !self.is_current(entry) {
+                return Err(Strayed);
+            }
+            link = entry.next;
+        }
+        Err(Strayed)
+    }
+
+    /// The first entry behind `entry` in its list, or in a later bucket; from
+    /// the first bucket for `None`.
+    pub fn after(&self, entry: Option<(Entry<'_>, u32)>) -> Option<Entry<'_>> {
+        let mut bucket = 0;
+        if let Some((entry, hash)) = entry {
+            bucket = (u64::from(hash) & self.pool.layout.bucket_mask) + 1;
+            match self.first_live(entry.next) {
+                Ok(Some(found)) => return Some(found),
+                Ok(None) => {}
+                Err(Strayed) => bucket -= 1,
+            }
+        }
+        while bucket <= self.pool.layout.bucket_mask {
+            let head = Link(self.pool.bucket(bucket as u32).load(Acquire));
+            match self.first_live(head) {
+                Ok(Some(found)) => return Some(found),
+                Ok(None) => bucket += 1,
+                Err(Strayed) => {}
+            }
+        }
+        None
+    }
+
+    fn first_live(&self, first: Link) -> Result<Option<Entry<'_>>, Strayed> {
+        let mut link = first;
+        for _ in 0..=self.pool.layout.count {
+            let Some(element) = self.pool.element(link.number()) else {
+                return Ok(None);
+            };
+            let entry = Entry {
+                element,
+                generation: link.generation(),
+                next: Link(element.next().load(Acquire)),
+            };
+            if !self.is_current(entry) {
+                return Err(Strayed);
+            }
+            if !entry.next.marked() {
+                return Ok(Some(entry));
+            }
+            link = entry.next;
+        }
+        Ok(None)
+    }
+}
+
+/// The element that a search stood on is used anew.
+struct Strayed;

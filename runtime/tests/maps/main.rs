@@ -1,0 +1,6 @@
+//! One suite for all map types: what the kernel does with the same calls, and
+//! what is left when processes are killed.
+
+mod kernel;
+mod oracle;
+mod segment;
