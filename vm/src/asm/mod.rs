@@ -16,6 +16,7 @@
 //!     exit
 //! ```
 
+mod operand;
 mod parse;
 mod token;
 

@@ -2,8 +2,8 @@
 //! tested against, and the engine where there is no JIT. It knows no machine
 //! code and trusts what the verifier proved.
 //!
-//! Reading order: [`alu`] says what arithmetic means, [`memory`] what
-//! accesses mean, [`callback`] how helpers call back.
+//! Reading order: `alu` says what arithmetic means, `memory` what
+//! accesses mean, `callback` how helpers call back.
 
 mod alu;
 mod callback;

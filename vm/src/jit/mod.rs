@@ -3,8 +3,7 @@
 //!
 //! Code is written to memory that is not yet executable, and is executable
 //! only when it is no longer writable. Everything that knows the processor
-//! is in [`arch`]; where there is no folder for one, compiling fails and
-//! [`crate::interp`] serves.
+//! is in a folder of `arch`; a processor without one has [`crate::interp`].
 
 mod arch;
 
