@@ -2,8 +2,10 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{PAGE, Region, sys};
 
@@ -116,6 +118,24 @@ impl Segment {
     }
 }
 
+/// Where a large segment is wished for: far from the libraries, because the
+/// kernel's own choice is right below them, where trampolines must find room
+/// within the reach of a jump. 0 leaves it to the kernel.
+fn wished_address(bytes: u64) -> usize {
+    /// Far above a sanitizer's shadow memory and below programs.
+    const AREA: Range<u64> = 0x2000_0000_0000..0x5000_0000_0000;
+    const LARGE: u64 = 16 << 20;
+    const UNIT: u64 = 1 << 30;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    if bytes < LARGE {
+        return 0;
+    }
+    // A gap of one unit at least; after the last address the first comes again.
+    let step = bytes.div_ceil(UNIT) * UNIT + UNIT;
+    let offset = NEXT.fetch_add(step, Ordering::Relaxed) % (AREA.end - AREA.start);
+    (AREA.start + offset) as usize
+}
+
 fn check(ret: isize) -> io::Result<usize> {
     if ret < 0 {
         Err(io::Error::from_raw_os_error(-ret as i32))
@@ -168,11 +188,11 @@ fn map(fd: &OwnedFd, bytes: u64, access: Access) -> io::Result<Segment> {
         Access::ReadOnly => libc::PROT_READ,
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
     };
-    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    // SAFETY: a fresh mapping where nothing is: the address is only a wish.
     let base = check(unsafe {
         sys::syscall6(
             libc::SYS_mmap as usize,
-            0,
+            wished_address(bytes),
             len as usize,
             prot as usize,
             (libc::MAP_SHARED | libc::MAP_NORESERVE) as usize,
