@@ -65,6 +65,9 @@ pub fn get() -> Option<&'static Agent> {
 /// When hooks cannot work here at all.
 pub fn get_or_make(dirs: Dirs) -> Result<&'static Agent, AttachError> {
     if let Some(agent) = AGENT.get() {
+        if !agent.is_running() {
+            agent.with(|state| state.set_dirs(dirs));
+        }
         return Ok(agent);
     }
     // The engine first: of the handlers for fork(2) the one registered last
@@ -179,14 +182,19 @@ impl Agent {
     pub fn process_ends(&self) {
         if self.lock.try_lock() {
             // SAFETY: the lock is held.
-            unsafe { &mut *self.state.get() }.leave_roster();
+            unsafe { self.state_under_lock() }.leave_roster();
             self.lock.unlock();
         }
     }
 
-    /// Whether a hook in this process is meant for it alone.
-    pub fn has_filtered_hooks(&self) -> bool {
-        self.with(|state| state.has_filtered_hooks())
+    /// The state, for whoever has taken the lock by [`Agent::lock`].
+    ///
+    /// # Safety
+    /// The calling thread holds the lock and no other reference to the state.
+    #[expect(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
+    pub unsafe fn state_under_lock(&self) -> &mut State {
+        // SAFETY: the caller's contract.
+        unsafe { &mut *self.state.get() }
     }
 
     fn wake(&self) {
@@ -201,11 +209,16 @@ impl Agent {
     fn run(&self) {
         Engine::exempt_thread();
         loop {
-            // Read before looking, so that what comes later wakes us.
-            let seen = self.choose_word().load(Ordering::Acquire);
-            let asked = self.asked.load(Ordering::Acquire);
             let stop = self.stop.load(Ordering::Acquire);
-            let round = catch_unwind(AssertUnwindSafe(|| self.round(stop)));
+            let asked = self.asked.load(Ordering::Acquire);
+            // Both words are read before looking: what comes later wakes us.
+            let mut sleep = (&self.own_word, 0);
+            let round = catch_unwind(AssertUnwindSafe(|| {
+                self.with(|state| {
+                    sleep = self.bed(state);
+                    Agent::round(state, stop)
+                })
+            }));
             let ended = !matches!(&round, Ok(Some(_)));
             if ended {
                 self.running.store(0, Ordering::Release);
@@ -226,28 +239,26 @@ impl Agent {
             } else {
                 WITHOUT_SESSIONS
             };
-            futex::wait(self.choose_word(), seen, Some(timeout));
+            futex::wait(sleep.0, sleep.1, Some(timeout));
         }
     }
 
-    /// The word to sleep on: the roster's once there is a slot.
-    fn choose_word(&self) -> &AtomicU32 {
-        let word = self.sleeps_on.load(Ordering::Acquire);
+    /// The word to sleep on, the roster's if there is a slot, and its value.
+    fn bed(&self, state: &mut State) -> (&AtomicU32, u32) {
+        let word = state.wake_word().unwrap_or(std::ptr::null_mut());
+        self.sleeps_on.store(word, Ordering::Release);
         // SAFETY: null, or a word that stays mapped for ever (see the field).
-        unsafe { word.as_ref() }.unwrap_or(&self.own_word)
+        let word = unsafe { word.as_ref() }.unwrap_or(&self.own_word);
+        (word, word.load(Ordering::Acquire))
     }
 
     /// One look at everything; `None` when it was the last.
-    fn round(&self, stop: bool) -> Option<Round> {
-        self.with(|state| {
-            let word = state.wake_word().unwrap_or(std::ptr::null_mut());
-            self.sleeps_on.store(word, Ordering::Release);
-            if stop || state.detach_requested() {
-                debug!("leaving");
-                state.leave();
-                return None;
-            }
-            Some(state.follow())
-        })
+    fn round(state: &mut State, stop: bool) -> Option<Round> {
+        if stop || state.detach_requested() {
+            debug!("leaving");
+            state.leave();
+            return None;
+        }
+        Some(state.follow())
     }
 }

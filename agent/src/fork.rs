@@ -33,8 +33,10 @@ extern "C" fn parent() {
 extern "C" fn child() {
     let Some(agent) = agent::get() else { return };
     preserved(|| {
+        // SAFETY: `prepare` took the lock, and the child has one thread.
+        let filtered = unsafe { agent.state_under_lock() }.has_filtered_hooks();
         agent.lock().unlock();
-        if agent.was_running() && agent.start() && agent.has_filtered_hooks() {
+        if agent.was_running() && agent.start() && filtered {
             // Until then a probe with a pid filter would run in the child.
             agent.follow_now(FILTER_TIMEOUT);
         }

@@ -1,1 +1,145 @@
-//! To be written.
+//! The library in traced processes: it follows the sessions of its user,
+//! hooks what their links ask for and runs their programs there. Only here do
+//! programs and hooks meet; it knows no tool.
+//!
+//! It never disturbs the process it lives in: nothing is printed, no fd is
+//! kept, no signal disposition changes, errno is preserved, and every failure
+//! ends as a probe that is not there, with its reason in the roster.
+//!
+//! Reading order: this file (how it gets in), [`agent`] (its thread),
+//! [`state`] (what a round does), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`] and
+//! [`maps`] (where things are), [`fork`], [`exit`] and [`loader`] (what the
+//! process does meanwhile).
+
+mod agent;
+mod errno;
+mod exit;
+mod fork;
+mod hit;
+mod joined;
+mod loader;
+mod lock;
+mod log;
+mod maps;
+mod modules;
+mod signals;
+mod state;
+
+use std::ffi::{CStr, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use runtime::session::Dirs;
+
+use crate::errno::preserved;
+use crate::log::debug;
+
+/// How long the start of a program waits for its probes.
+const START_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long leaving takes at most.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs when the library is loaded.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static ON_LOAD: extern "C" fn() = on_load;
+
+/// Runs when the process exits.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static ON_EXIT: extern "C" fn() = on_exit;
+
+extern "C" fn on_load() {
+    // A panic of ours is caught and must not be told on the target's stderr.
+    std::panic::set_hook(Box::new(|info| debug!("{info}")));
+    preserved(|| {
+        let own_path = own_path();
+        if is_preloaded(own_path.as_deref()) {
+            start(Dirs::for_library(own_path.as_deref()));
+        }
+    });
+}
+
+extern "C" fn on_exit() {
+    if let Some(agent) = agent::get() {
+        preserved(|| agent.process_ends());
+    }
+}
+
+/// Whether the loader was told to load this library into every program. An
+/// injected copy waits for [`bpftime_agent_start`].
+fn is_preloaded(own_path: Option<&std::path::Path>) -> bool {
+    let (Some(own_path), Some(preload)) = (own_path, std::env::var_os("LD_PRELOAD")) else {
+        return false;
+    };
+    preload
+        .as_bytes()
+        .split(|&b| b == b':' || b == b' ')
+        .any(|path| path == own_path.as_os_str().as_bytes())
+}
+
+/// Path of this library, as the loader knows it.
+fn own_path() -> Option<PathBuf> {
+    // SAFETY: an all-zero Dl_info is a valid value, and dladdr fills it.
+    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: asks about an address of this library.
+    let found = unsafe { libc::dladdr(on_load as *const _, &raw mut info) };
+    if found == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the loader's own zero-terminated string, which lives as long
+    // as this library.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+}
+
+/// Starts the agent; with a session around, returns when its probes are in place.
+fn start(dirs: Dirs) -> bool {
+    log::open(&dirs.state);
+    loader::find();
+    exit::find();
+    runtime::thread::init();
+    let wait = dirs.have_sessions();
+    let agent = match agent::get_or_make(dirs) {
+        Ok(agent) => agent,
+        Err(error) => {
+            debug!("no hooks here: {error}");
+            return false;
+        }
+    };
+    let started = agent.start();
+    if started && wait {
+        agent.follow_now(START_TIMEOUT);
+    }
+    started
+}
+
+/// Starts the agent in a process that did not preload it, or starts it again
+/// after it left. `session_dir` is the sessions directory, or null for the
+/// user's own. Returns 0, or -1 when nothing can be hooked here.
+///
+/// # Safety
+/// `session_dir` is null or a zero-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpftime_agent_start(session_dir: *const c_char) -> i32 {
+    let started = preserved(|| {
+        let mut dirs = Dirs::for_library(own_path().as_deref());
+        if !session_dir.is_null() {
+            // SAFETY: the caller's contract.
+            let path = unsafe { CStr::from_ptr(session_dir) };
+            dirs.sessions = PathBuf::from(OsStr::from_bytes(path.to_bytes()));
+        }
+        start(dirs)
+    });
+    if started == Some(true) { 0 } else { -1 }
+}
+
+/// Removes all hooks and ends the agent; the library stays, and
+/// [`bpftime_agent_start`] starts it again. Returns 0, or -1 when it did not
+/// end in time.
+#[unsafe(no_mangle)]
+pub extern "C" fn bpftime_agent_stop() -> i32 {
+    let stopped = preserved(|| agent::get().is_none_or(|agent| agent.stop(STOP_TIMEOUT)));
+    if stopped == Some(true) { 0 } else { -1 }
+}

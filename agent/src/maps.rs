@@ -1,5 +1,4 @@
-//! The executable file mappings of this process, as /proc/self/maps lists
-//! them. It knows no link. Not dl_iterate_phdr(3): it takes the lock that a
+//! The executable file mappings of this process, as /proc lists them. It knows no link. Not dl_iterate_phdr(3): it takes the lock that a
 //! thread in dlopen(3) holds while it waits for us.
 
 use std::ffi::{CString, OsString};
@@ -34,13 +33,20 @@ impl Mapping {
     }
 }
 
-/// Most bytes of /proc/self/maps that are read: some 100,000 mappings.
+/// Most bytes of the list that are read: some 100,000 mappings.
 const LIMIT: usize = 16 << 20;
 
-/// All executable file mappings, by address.
+/// All executable file mappings, by address. `ENOENT` when there are none,
+/// which cannot be.
 pub fn executable() -> Result<Vec<Mapping>, Errno> {
-    let text = file::read_small(c"/proc/self/maps", LIMIT)?;
-    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
+    // Not self/maps: that is empty after the first thread has ended.
+    let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;
+    let found: Vec<Mapping> = text.split(|&b| b == b'\n').filter_map(parse).collect();
+    if found.is_empty() {
+        Err(Errno::ENOENT)
+    } else {
+        Ok(found)
+    }
 }
 
 /// `START-END PERMS OFFSET MAJOR:MINOR INODE   PATH`, proc_pid_maps(5).

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use attach::Module;
 use object::ElfFile;
 use runtime::session::file;
+use uapi::Errno;
 
 use crate::maps::{self, Mapping};
 
@@ -23,10 +24,13 @@ pub struct Image {
 }
 
 impl Image {
-    /// Reads the mappings; none when /proc is not there.
-    pub fn read() -> Image {
+    /// Reads the mappings.
+    ///
+    /// # Errors
+    /// When /proc does not give them.
+    pub fn read() -> Result<Image, Errno> {
         let mut image = Image {
-            mappings: maps::executable().unwrap_or_default(),
+            mappings: maps::executable()?,
             by_file: HashMap::new(),
         };
         let mut known: HashMap<&Path, Option<(u64, u64)>> = HashMap::new();
@@ -44,7 +48,7 @@ impl Image {
                 image.by_file.entry(named).or_default().push(index);
             }
         }
-        image
+        Ok(image)
     }
 
     /// The mappings of a file that hold `offset`, with its address in each.
@@ -57,6 +61,11 @@ impl Image {
                 let mapping = self.mappings.get(index)?;
                 Some((mapping, mapping.address_of(offset)?))
             })
+    }
+
+    /// The mapping that an address lies in.
+    pub fn holding(&self, address: usize) -> Option<&Mapping> {
+        self.mappings.iter().find(|m| m.range.contains(&address))
     }
 
     /// Whether a mapping that was seen before is still there.
@@ -163,7 +172,7 @@ mod tests {
 
     #[test]
     fn makes_a_module_of_this_program() {
-        let image = Image::read();
+        let image = Image::read().unwrap();
         let here = makes_a_module_of_this_program as *const () as usize;
         let own = maps::identity(Path::new("/proc/self/exe")).unwrap();
         let mapping = image
@@ -180,7 +189,10 @@ mod tests {
         let mut modules = Modules::default();
         assert!(modules.of(mapping, &image).is_ok());
         assert!(modules.retain(&image).is_empty());
-        assert_eq!(modules.retain(&Image::default()), [mapping.range.clone()]);
+        assert_eq!(
+            modules.retain(&Image::default()),
+            std::slice::from_ref(&mapping.range)
+        );
     }
 
     #[test]
@@ -191,7 +203,7 @@ mod tests {
             assert_ne!(libc::dladdr(libc::malloc as *const _, &raw mut info), 0);
             info.dli_fbase as u64
         };
-        let image = Image::read();
+        let image = Image::read().unwrap();
         let address = libc::malloc as *const () as usize;
         let mapping = image
             .mappings

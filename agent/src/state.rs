@@ -1,35 +1,26 @@
 //! What this process does for which session: opens sessions, finds the
-//! addresses that links mean, loads programs, attaches and detaches. It knows
-//! no thread: whoever holds the agent's lock calls it.
+//! addresses that links mean, attaches and detaches. It knows no thread:
+//! whoever holds the agent's lock calls it.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
 use attach::{Engine, HookId, Kind, Point, Probe};
-use runtime::program::LoadedProgram;
-use runtime::run::ProcessSession;
-use runtime::session::{self, AgentSlot, Dirs, LinkKind, LinkSpec, Role, Roster, SessionView};
+use runtime::session::{self, AgentSlot, Dirs, LinkKind, LinkSpec, Role, Roster};
 
-use crate::hit::{self, Hit};
+use crate::hit::Hit;
+use crate::joined::Joined;
+use crate::loader;
 use crate::log::debug;
 use crate::maps::Mapping;
 use crate::modules::{Image, Modules};
 
-/// A session this process follows.
-struct Joined {
-    view: Arc<SessionView>,
-    session: Arc<ProcessSession>,
-    /// By object id; a program that did not load is not tried again.
-    programs: HashMap<u32, Result<Arc<LoadedProgram>, String>>,
-}
-
 /// One hook that a link means: a link may mean several, and an address may
-/// serve several links.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Wanted {
+/// serve several links. In this order hooks of one address are attached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Hook {
     /// The session's directory, and the id that is unique in it.
     session: PathBuf,
     link: u32,
@@ -44,7 +35,7 @@ struct Hooked {
     filtered: bool,
 }
 
-/// What happened in one round.
+/// What came of one round.
 #[derive(Default)]
 pub struct Round {
     /// Hooks in place.
@@ -71,8 +62,10 @@ pub struct State {
     slot: Option<AgentSlot>,
     joined: BTreeMap<PathBuf, Joined>,
     modules: Modules,
-    hooked: BTreeMap<Wanted, Hooked>,
-    refused: BTreeMap<Wanted, String>,
+    hooked: BTreeMap<Hook, Hooked>,
+    refused: BTreeMap<Hook, String>,
+    /// The hook on the loader was tried.
+    loader_followed: bool,
     resting: Vec<(u32, Box<dyn Any + Send>)>,
 }
 
@@ -88,19 +81,29 @@ impl State {
             modules: Modules::default(),
             hooked: BTreeMap::new(),
             refused: BTreeMap::new(),
+            loader_followed: false,
             resting: Vec::new(),
         }
     }
 
+    /// Other directories than before, when an agent that left starts again.
+    pub fn set_dirs(&mut self, dirs: Dirs) {
+        if self.dirs.state != dirs.state {
+            self.slot = None;
+            // A roster in use stays mapped: threads may sleep on its words.
+            if let Some(roster) = self.roster.take() {
+                std::mem::forget(roster);
+            }
+        }
+        self.dirs = dirs;
+    }
+
     /// This process's place in the roster; taken when it has none, so also
     /// in a forked child.
-    pub fn slot(&mut self) -> Option<&AgentSlot> {
+    fn slot(&mut self) -> Option<&AgentSlot> {
         let pid = shm::sys::getpid();
-        if !self
-            .slot
-            .as_ref()
-            .is_some_and(|slot| slot.process().pid == pid && slot.is_mine())
-        {
+        let mine = |slot: &AgentSlot| slot.process().pid == pid && slot.is_mine();
+        if !self.slot.as_ref().is_some_and(mine) {
             self.slot = None;
             if self.roster.is_none() {
                 self.roster = Roster::open(&self.dirs)
@@ -117,20 +120,7 @@ impl State {
         self.slot.as_ref()
     }
 
-    /// Follows all sessions as they are now, and says so in the roster.
-    pub fn follow(&mut self) -> Round {
-        // Read first: what changes from here on is another generation's.
-        let generation = self.roster.as_ref().map_or(0, Roster::generation);
-        self.rest();
-        self.follow_sessions();
-        let round = self.follow_links();
-        if let Some(slot) = self.slot() {
-            slot.ack(generation, round.hooks, round.refused, &round.reasons);
-        }
-        round
-    }
-
-    /// The word in the roster that wakes this process.
+    /// The word in the roster that wakes this process; it stays mapped.
     pub fn wake_word(&mut self) -> Option<*mut AtomicU32> {
         let slot = self.slot()?;
         Some(std::ptr::from_ref(slot.wake_word()).cast_mut())
@@ -148,7 +138,7 @@ impl State {
 
     /// Unhooks everything and leaves the roster.
     pub fn leave(&mut self) {
-        let all: Vec<Wanted> = self.hooked.keys().cloned().collect();
+        let all: Vec<Hook> = self.hooked.keys().cloned().collect();
         self.unhook(&all);
         for (_, joined) in std::mem::take(&mut self.joined) {
             self.put_to_rest(joined);
@@ -159,11 +149,27 @@ impl State {
 
     /// Gives the place in the roster back, if it is this process's.
     pub fn leave_roster(&mut self) {
+        settle(self.hooked.values());
         if let Some(slot) = self.slot.take()
             && slot.process().pid == shm::sys::getpid()
         {
             slot.leave();
         }
+    }
+
+    /// Follows all sessions as they are now, and says so in the roster.
+    pub fn follow(&mut self) -> Round {
+        self.slot();
+        // Read first: what changes from here on is another generation's.
+        let generation = self.roster.as_ref().map_or(0, Roster::generation);
+        self.let_go();
+        settle(self.hooked.values());
+        self.follow_sessions();
+        let round = self.follow_links();
+        if let Some(slot) = &self.slot {
+            slot.ack(generation, round.hooks, round.refused, &round.reasons);
+        }
+        round
     }
 
     fn put_to_rest(&mut self, thing: impl Any + Send) {
@@ -172,9 +178,9 @@ impl State {
 
     /// Lets go of what has rested long enough. Rounds are counted, not time:
     /// a stopped process makes none.
-    fn rest(&mut self) {
+    fn let_go(&mut self) {
         for (rounds, _) in &mut self.resting {
-            *rounds = rounds.saturating_sub(1);
+            *rounds -= 1;
         }
         self.resting.retain(|(rounds, _)| *rounds > 0);
     }
@@ -189,7 +195,7 @@ impl State {
             .collect();
         for path in gone {
             debug!("session {} has ended", path.display());
-            let hooks: Vec<Wanted> = self
+            let hooks: Vec<Hook> = self
                 .hooked
                 .keys()
                 .filter(|hook| hook.session == path)
@@ -205,9 +211,9 @@ impl State {
             if self.joined.contains_key(&path) {
                 continue;
             }
-            match open(&path) {
+            match Joined::open(&path) {
                 Ok(joined) => {
-                    debug!("following session {}", path.display());
+                    debug!("following {}", path.display());
                     self.joined.insert(path, joined);
                 }
                 Err(error) => debug!("cannot follow {}: {error}", path.display()),
@@ -218,7 +224,8 @@ impl State {
     fn follow_links(&mut self) -> Round {
         let pid = shm::sys::getpid();
         let mut links: Vec<(PathBuf, u32, LinkSpec)> = Vec::new();
-        for (path, joined) in &self.joined {
+        for (path, joined) in &mut self.joined {
+            joined.meet_objects();
             for (id, link) in joined.view.links() {
                 if link.enabled && (link.pid == -1 || link.pid == pid) {
                     links.push((path.clone(), id, link));
@@ -226,35 +233,22 @@ impl State {
             }
         }
         // The mappings matter only where something is hooked or to be hooked.
-        let image = if links.is_empty() && self.hooked.is_empty() {
-            Image::default()
-        } else {
-            Image::read()
-        };
-        self.forget_unmapped(&image);
-        let mut wanted: BTreeMap<Wanted, (LinkSpec, Mapping)> = BTreeMap::new();
-        for (session, id, link) in links {
-            for (mapping, address) in image.places((link.dev, link.ino), link.offset) {
-                let hook = Wanted {
-                    session: session.clone(),
-                    link: id,
-                    address,
-                };
-                wanted.insert(hook, (link.clone(), mapping.clone()));
+        if !links.is_empty() || !self.hooked.is_empty() {
+            match Image::read() {
+                Ok(image) => self.follow_image(links, &image),
+                Err(error) => debug!("mappings cannot be read: {error}"),
             }
         }
-        let gone: Vec<Wanted> = self
-            .hooked
-            .keys()
-            .filter(|hook| !wanted.contains_key(hook))
-            .cloned()
-            .collect();
-        self.unhook(&gone);
-        self.refused.retain(|hook, _| wanted.contains_key(hook));
-        wanted
-            .retain(|hook, _| !self.hooked.contains_key(hook) && !self.refused.contains_key(hook));
-        self.hook(wanted, &image);
-        self.forget_programs();
+        let mut parted = Vec::new();
+        for joined in self.joined.values_mut() {
+            parted.extend(joined.part_from_objects());
+        }
+        if !parted.is_empty() {
+            self.put_to_rest(parted);
+        }
+        if !self.joined.is_empty() && !self.loader_followed {
+            self.follow_loader();
+        }
         Round {
             hooks: self.hooked.len() as u32,
             refused: self.refused.len() as u32,
@@ -264,25 +258,49 @@ impl State {
         }
     }
 
-    /// Drops hooks whose module was unmapped: their text is not ours to write.
+    /// Brings the hooks into line with the links, where their files are mapped.
+    fn follow_image(&mut self, links: Vec<(PathBuf, u32, LinkSpec)>, image: &Image) {
+        self.forget_unmapped(image);
+        let mut wanted: BTreeMap<Hook, (LinkSpec, Mapping)> = BTreeMap::new();
+        for (session, link, spec) in links {
+            for (mapping, address) in image.places((spec.dev, spec.ino), spec.offset) {
+                let session = session.clone();
+                let hook = Hook {
+                    session,
+                    link,
+                    address,
+                };
+                wanted.insert(hook, (spec.clone(), mapping.clone()));
+            }
+        }
+        let unwanted = |hook: &&Hook| !wanted.contains_key(*hook);
+        let gone: Vec<Hook> = self.hooked.keys().filter(unwanted).cloned().collect();
+        self.unhook(&gone);
+        self.refused.retain(|hook, _| wanted.contains_key(hook));
+        wanted
+            .retain(|hook, _| !self.hooked.contains_key(hook) && !self.refused.contains_key(hook));
+        self.hook(wanted, image);
+    }
+
+    /// Drops hooks whose module was unmapped: that text is not ours to write.
     fn forget_unmapped(&mut self, image: &Image) {
+        if self.hooked.is_empty() {
+            return;
+        }
         for range in self.modules.retain(image) {
+            debug!("{range:x?} was unmapped");
             self.engine.forget_range(range.clone());
-            let gone: Vec<Wanted> = self
-                .hooked
-                .iter()
-                .filter(|(hook, _)| range.contains(&hook.address))
-                .map(|(hook, _)| hook.clone())
-                .collect();
-            for hook in gone {
-                if let Some(hooked) = self.hooked.remove(&hook) {
+            self.hooked.retain(|hook, hooked| {
+                let stays = !range.contains(&hook.address);
+                if !stays {
                     hooked.hit.retire();
                 }
-            }
+                stays
+            });
         }
     }
 
-    fn unhook(&mut self, hooks: &[Wanted]) {
+    fn unhook(&mut self, hooks: &[Hook]) {
         let gone: Vec<Hooked> = hooks
             .iter()
             .filter_map(|hook| self.hooked.remove(hook))
@@ -295,11 +313,12 @@ impl State {
         if !ids.is_empty() {
             self.engine.detach(&ids);
         }
+        settle(&gone);
     }
 
-    fn hook(&mut self, wanted: BTreeMap<Wanted, (LinkSpec, Mapping)>, image: &Image) {
+    fn hook(&mut self, wanted: BTreeMap<Hook, (LinkSpec, Mapping)>, image: &Image) {
         let mut batch: Vec<(Point, Probe)> = Vec::new();
-        let mut asked: Vec<(Wanted, &'static Hit, bool, PathBuf)> = Vec::new();
+        let mut asked: Vec<(Hook, &'static Hit, bool, PathBuf)> = Vec::new();
         for (hook, (link, mapping)) in wanted {
             match self.prepare(&hook, &link, &mapping, image) {
                 Ok((point, hit)) => {
@@ -307,6 +326,7 @@ impl State {
                     asked.push((hook, hit, link.pid != -1, mapping.path));
                 }
                 Err(reason) => {
+                    debug!("{hook:x?}: {reason}");
                     self.refused.insert(hook, reason);
                 }
             }
@@ -318,12 +338,14 @@ impl State {
         for ((hook, hit, filtered, path), result) in asked.into_iter().zip(results) {
             match result {
                 Ok(id) => {
+                    debug!("{hook:x?}: in place");
                     self.hooked.insert(hook, Hooked { id, hit, filtered });
                 }
                 Err(error) => {
+                    debug!("{hook:x?}: {error}");
                     hit.retire();
-                    self.refused
-                        .insert(hook, format!("{}: {error}", path.display()));
+                    let reason = format!("{}: {error}", path.display());
+                    self.refused.insert(hook, reason);
                 }
             }
         }
@@ -331,7 +353,7 @@ impl State {
 
     fn prepare(
         &mut self,
-        hook: &Wanted,
+        hook: &Hook,
         link: &LinkSpec,
         mapping: &Mapping,
         image: &Image,
@@ -340,48 +362,37 @@ impl State {
             .joined
             .get_mut(&hook.session)
             .ok_or("the session has ended")?;
-        let program = joined
-            .programs
-            .entry(link.prog)
-            .or_insert_with(|| {
-                LoadedProgram::load(&joined.session, link.prog)
-                    .map(Arc::new)
-                    .map_err(|error| format!("program {}: {error}", link.prog))
-            })
-            .clone()?;
+        let program = joined.program(link.prog)?;
         let module = self.modules.of(mapping, image)?;
         let counters = joined
             .view
             .counters(hook.link)
             .ok_or("the session's data is too short")?;
-        let hit = hit::Hit::new(&program, &joined.session, counters, link.cookie);
-        let kind = match link.kind {
-            LinkKind::Uprobe => Kind::Entry,
-            LinkKind::Uretprobe => Kind::Return,
-        };
         let point = Point {
             addr: hook.address,
-            kind,
+            kind: match link.kind {
+                LinkKind::Uprobe => Kind::Entry,
+                LinkKind::Uretprobe => Kind::Return,
+            },
             module,
         };
+        let hit = Hit::new(&program, &joined.env, &counters, link.cookie);
         Ok((point, hit))
     }
 
-    /// Lets go of programs and maps that the tool has removed.
-    fn forget_programs(&mut self) {
-        let mut gone: Vec<Arc<LoadedProgram>> = Vec::new();
-        for joined in self.joined.values_mut() {
-            let view = &joined.view;
-            joined.programs.retain(|&id, program| {
-                let stays = view.has_program(id);
-                if !stays && let Ok(program) = program {
-                    gone.push(program.clone());
-                }
-                stays
-            });
-        }
-        if !gone.is_empty() {
-            self.put_to_rest(gone);
+    /// Hooks the loader, so that dlopen(3) waits for a round.
+    fn follow_loader(&mut self) {
+        let Ok(image) = Image::read() else { return };
+        self.loader_followed = true;
+        if let Some(point) = loader::probe(&image, &mut self.modules) {
+            for error in self
+                .engine
+                .attach(&[point])
+                .into_iter()
+                .filter_map(Result::err)
+            {
+                debug!("dlopen is not followed: {error}");
+            }
         }
     }
 
@@ -402,12 +413,10 @@ impl State {
     }
 }
 
-fn open(path: &Path) -> Result<Joined, String> {
-    let view = Arc::new(SessionView::open(path).map_err(|error| error.to_string())?);
-    let session = ProcessSession::new(view.clone())?;
-    Ok(Joined {
-        view,
-        session: Arc::new(session),
-        programs: HashMap::new(),
-    })
+/// Tells the sessions what the engine skipped. The hooks' sessions are joined
+/// or rest.
+fn settle<'a>(hooks: impl IntoIterator<Item = &'a Hooked>) {
+    for hooked in hooks {
+        hooked.hit.settle();
+    }
 }

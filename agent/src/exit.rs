@@ -1,0 +1,45 @@
+//! The end of the first thread by pthread_exit(3): libc ends the process with
+//! its last thread, and must not count ours. Preloaded, this library stands
+//! before libc's function and notices; injected, the agent's rounds do.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::agent;
+use crate::errno::preserved;
+
+type PthreadExit = unsafe extern "C-unwind" fn(*mut c_void) -> !;
+
+static LIBC_PTHREAD_EXIT: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Finds libc's function. Takes the loader's lock: not on the agent's thread.
+pub fn find() {
+    // SAFETY: looks a name up in the modules after this one.
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_exit".as_ptr()) };
+    LIBC_PTHREAD_EXIT.store(found, Ordering::Release);
+}
+
+/// pthread_exit(3), for a program that has the agent preloaded.
+///
+/// # Safety
+/// As pthread_exit(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
+    if shm::sys::gettid() == shm::sys::getpid()
+        && let Some(agent) = agent::get()
+    {
+        preserved(|| agent.first_thread_leaves());
+    }
+    let mut function = LIBC_PTHREAD_EXIT.load(Ordering::Acquire);
+    if function.is_null() {
+        // Called by a constructor that runs before ours.
+        find();
+        function = LIBC_PTHREAD_EXIT.load(Ordering::Acquire);
+    }
+    if function.is_null() {
+        // SAFETY: ends the process: there is no libc to end only the thread.
+        unsafe { libc::_exit(127) }
+    }
+    // SAFETY: libc's pthread_exit has this type; the caller's contract is its.
+    unsafe { std::mem::transmute::<*mut c_void, PthreadExit>(function)(value) }
+}

@@ -1,0 +1,112 @@
+//! One session that this process follows: its objects as they run here. It
+//! knows no hook.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use runtime::program::LoadedProgram;
+use runtime::run::ProcessEnv;
+use runtime::session::SessionView;
+use uapi::map::BPF_MAP_TYPE_PROG_ARRAY;
+
+/// A session, its maps and its programs in this process.
+pub struct Joined {
+    /// The session's files.
+    pub view: SessionView,
+    /// What its programs' runs carry with them.
+    pub env: Box<ProcessEnv>,
+    /// Loaded once each; one that did not load is not tried again.
+    programs: HashMap<u32, Result<Arc<LoadedProgram>, String>>,
+    rings: HashSet<u32>,
+    /// What `view.changes` was at the last look at the objects.
+    seen: Option<u32>,
+}
+
+impl Joined {
+    /// Follows the session in `path` from now on.
+    pub fn open(path: &Path) -> Result<Joined, String> {
+        let view = SessionView::open(path).map_err(|error| error.to_string())?;
+        let env = view
+            .vcpus()
+            .zip(view.doorbell())
+            .and_then(|(vcpus, doorbell)| ProcessEnv::new(vcpus, doorbell))
+            .ok_or("its data is too short")?;
+        Ok(Joined {
+            view,
+            env: Box::new(env),
+            programs: HashMap::new(),
+            rings: HashSet::new(),
+            seen: None,
+        })
+    }
+
+    /// A program, loaded when it is first needed.
+    pub fn program(&mut self, id: u32) -> Result<Arc<LoadedProgram>, String> {
+        let view = &self.view;
+        self.programs
+            .entry(id)
+            .or_insert_with(|| {
+                LoadedProgram::load(view, id)
+                    .map(Arc::new)
+                    .map_err(|error| format!("program {id}: {error}"))
+            })
+            .clone()
+    }
+
+    /// Makes new rings and tail-called programs known to running programs.
+    pub fn meet_objects(&mut self) {
+        // Read first: what changes from here on is for the next round.
+        let changes = self.view.changes();
+        if self.seen == Some(changes) {
+            return;
+        }
+        self.seen = Some(changes);
+        for id in self.view.perf_rings() {
+            if !self.rings.contains(&id)
+                && let Some(ring) = self.view.perf_ring(id)
+            {
+                self.env.add_perf_ring(id, ring);
+                self.rings.insert(id);
+            }
+        }
+        let tail_calls =
+            |(_, spec): &(u32, runtime::maps::MapSpec)| spec.map_type == BPF_MAP_TYPE_PROG_ARRAY;
+        if self.view.maps().iter().any(tail_calls) {
+            // Any program may be put into the array later, without a word to us.
+            for (id, _) in self.view.programs() {
+                if let Ok(program) = self.program(id) {
+                    self.env.add_program(id, program.tail_target());
+                }
+            }
+        }
+    }
+
+    /// Forgets what the tool has removed. The programs returned may still be
+    /// running: keep them for a while.
+    pub fn part_from_objects(&mut self) -> Vec<Arc<LoadedProgram>> {
+        let Joined { view, env, .. } = self;
+        let mut gone = Vec::new();
+        self.programs.retain(|&id, program| {
+            let stays = view.has_program(id);
+            if !stays {
+                env.remove_program(id);
+                gone.extend(program.as_ref().ok().cloned());
+            }
+            stays
+        });
+        if !self.rings.is_empty() {
+            let present: HashSet<u32> = view.perf_rings().into_iter().collect();
+            self.rings.retain(|id| {
+                let stays = present.contains(id);
+                if !stays {
+                    env.remove_perf_ring(*id);
+                }
+                stays
+            });
+        }
+        // Programs that are kept keep their maps.
+        view.forget_removed();
+        gone
+    }
+}

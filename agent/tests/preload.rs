@@ -1,0 +1,437 @@
+//! The agent in real processes: preloaded into a small C program that does
+//! what it is told, with a session owned by the test.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use object::ElfFile;
+use runtime::session::{Counts, Dirs, LinkKind, LinkSpec, Role, Session};
+use tempfile::TempDir;
+use uapi::Insn;
+use vm::ProgramSpec;
+
+/// What `cc` made of the C files beside this one.
+struct Built {
+    _directory: TempDir,
+    victim: PathBuf,
+    plugin: PathBuf,
+}
+
+fn built() -> &'static Built {
+    static BUILT: OnceLock<Built> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let compile = |source: &str, output: &str, flags: &[&str]| {
+            let path = directory.path().join(output);
+            let status = Command::new("cc")
+                .args(["-O2", "-o"])
+                .arg(&path)
+                .arg(
+                    Path::new(env!("CARGO_MANIFEST_DIR"))
+                        .join("tests")
+                        .join(source),
+                )
+                .args(flags)
+                .status()
+                .expect("cc is installed");
+            assert!(status.success());
+            path
+        };
+        let victim = compile("victim.c", "victim", &["-pthread", "-ldl"]);
+        let plugin = compile("plugin.c", "plugin.so", &["-shared", "-fPIC"]);
+        Built {
+            _directory: directory,
+            victim,
+            plugin,
+        }
+    })
+}
+
+/// The library under test: built by cargo beside this test's directory.
+fn agent() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let path = exe.parent().unwrap().join("libbpftime_agent.so");
+    assert!(path.exists(), "{} is built", path.display());
+    path
+}
+
+/// State and sessions of one test.
+struct World {
+    root: TempDir,
+    dirs: Dirs,
+}
+
+impl World {
+    fn new() -> World {
+        let root = tempfile::tempdir().unwrap();
+        let dirs = Dirs {
+            state: root.path().join("state"),
+            sessions: root.path().join("sessions"),
+        };
+        World { root, dirs }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LD_PRELOAD", agent())
+            .env("BPFTIME_STATE_DIR", &self.dirs.state)
+            .env("BPFTIME_SESSION_DIR", &self.dirs.sessions)
+            .env("BPFTIME_LOG", "debug");
+        command
+    }
+
+    fn victim(&self) -> Victim {
+        let mut child = self
+            .command(&built().victim)
+            .arg(&built().plugin)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let commands = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut victim = Victim {
+            child,
+            commands,
+            answers,
+        };
+        assert_eq!(victim.answer(), "ready");
+        victim
+    }
+
+    fn session(&self) -> Tool {
+        let session = Session::create(&self.dirs).unwrap();
+        let spec = ProgramSpec {
+            name: "count".into(),
+            prog_type: 2,
+            expected_attach_type: 0,
+            prog_flags: 0,
+            gpl: true,
+            // r0 = 0; exit
+            insns: vec![Insn::new(0xb7, 0, 0, 0, 0), Insn::new(0x95, 0, 0, 0, 0)],
+        };
+        let program = session.create_program(&spec).unwrap();
+        Tool { session, program }
+    }
+
+    /// What agents logged, for a test that fails.
+    fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(&self.dirs.state)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with("log-") {
+                text += &format!("{:?}:\n", entry.file_name());
+                text += &std::fs::read_to_string(entry.path()).unwrap_or_default();
+            }
+        }
+        text
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut error = std::io::stderr();
+            let _ = writeln!(error, "{}{}", self.root.path().display(), self.logs());
+        }
+    }
+}
+
+struct Tool {
+    session: Session,
+    program: u32,
+}
+
+impl Tool {
+    fn link(&self, file: &Path, symbol: &str, kind: LinkKind, pid: i32) -> u32 {
+        let bytes = std::fs::read(file).unwrap();
+        let elf = ElfFile::parse(&bytes).unwrap();
+        let address = elf.function_address(symbol).unwrap();
+        let meta = std::fs::metadata(file).unwrap();
+        self.session
+            .create_link(LinkSpec {
+                kind,
+                prog: self.program,
+                dev: meta.dev(),
+                ino: meta.ino(),
+                path: file.display().to_string(),
+                offset: elf.offset_of_address(address).unwrap(),
+                pid,
+                cookie: 0,
+                enabled: true,
+                ref_ctr_offset: 0,
+            })
+            .unwrap()
+    }
+
+    fn work(&self) -> u32 {
+        self.link(&built().victim, "work", LinkKind::Uprobe, -1)
+    }
+
+    fn counts(&self, link: u32) -> Counts {
+        self.session.counters(link).unwrap().totals()
+    }
+
+    fn agents(&self) -> Vec<(i32, u32, String)> {
+        let members = self.session.roster().members();
+        let agents = members.into_iter().filter(|m| m.role == Role::Agent);
+        agents.map(|m| (m.process.pid, m.hooks, m.errors)).collect()
+    }
+}
+
+fn hits(hits: u64) -> Counts {
+    Counts { hits, missed: 0 }
+}
+
+struct Victim {
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Victim {
+    fn tell(&mut self, command: &str) {
+        let commands = self.commands.as_mut().unwrap();
+        commands.write_all(command.as_bytes()).unwrap();
+        commands.flush().unwrap();
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.answer()
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Ends it; it must end well and have said nothing of ours.
+    fn end(mut self) {
+        drop(self.commands.take());
+        let output = self.child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{:?}", output.status);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nobody_notices_it_without_a_session() {
+    let world = World::new();
+    let output = world
+        .command(Path::new("/bin/echo"))
+        .arg("hello")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"hello\n");
+    assert_eq!(output.stderr, b"");
+    assert!(!world.dirs.sessions.exists());
+}
+
+#[test]
+fn a_program_started_later_has_its_probes_before_main() {
+    let world = World::new();
+    let tool = world.session();
+    let link = tool.work();
+    tool.session.publish();
+    let status = world.command(&built().victim).arg("once").status().unwrap();
+    assert!(status.success());
+    assert_eq!(tool.counts(link), hits(1000));
+    until("it leaves the roster", || tool.agents().is_empty());
+}
+
+#[test]
+fn a_tool_started_later_reaches_a_running_program() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let tool = world.session();
+    let link = tool.work();
+    let back = tool.link(&built().victim, "work", LinkKind::Uretprobe, -1);
+    tool.session.publish();
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.counts(link), hits(1000));
+    assert_eq!(tool.counts(back), hits(1000));
+    assert_eq!(tool.agents(), [(victim.pid(), 2, String::new())]);
+    tool.session.set_link_enabled(link, false);
+    tool.session.publish();
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.counts(link), hits(1000));
+    assert_eq!(tool.counts(back), hits(2000));
+    tool.session.remove(back).unwrap();
+    tool.session.publish();
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.agents(), [(victim.pid(), 0, String::new())]);
+    tool.session.close();
+    assert_eq!(victim.ask("w"), "worked");
+    victim.end();
+    assert!(!world.dirs.sessions.exists());
+}
+
+#[test]
+fn several_tools_count_on_their_own() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let tools = [world.session(), world.session()];
+    let links = [0, 1].map(|n| {
+        let link = tools[n].work();
+        tools[n].session.publish();
+        link
+    });
+    assert_eq!(victim.ask("w"), "worked");
+    let [first, second] = tools;
+    assert_eq!(first.counts(links[0]), hits(1000));
+    first.session.close();
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(second.counts(links[1]), hits(2000));
+    victim.end();
+}
+
+#[test]
+fn a_pid_filter_holds() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let mut other = world.victim();
+    let tool = world.session();
+    let link = tool.link(&built().victim, "work", LinkKind::Uprobe, victim.pid());
+    tool.session.publish();
+    assert_eq!(other.ask("w"), "worked");
+    assert_eq!(tool.counts(link), hits(0));
+    assert_eq!(victim.ask("w"), "worked");
+    // Not the child of the process either.
+    assert_eq!(victim.ask("f"), "forked 0");
+    assert_eq!(tool.counts(link), hits(1000));
+    victim.end();
+    other.end();
+}
+
+#[test]
+fn children_by_fork_and_spawn_are_traced() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let tool = world.session();
+    let link = tool.work();
+    tool.session.publish();
+    assert_eq!(victim.ask("f"), "forked 0");
+    assert_eq!(tool.counts(link), hits(1000));
+    assert_eq!(victim.ask("s"), "spawned 0");
+    assert_eq!(tool.counts(link), hits(2000));
+    // A child that lives on follows changes like its parent.
+    victim.tell("F");
+    until("the child joins", || tool.agents().len() == 2);
+    tool.session.remove(link).unwrap();
+    tool.session.publish();
+    assert!(tool.agents().iter().all(|(_, hooks, _)| *hooks == 0));
+    let again = tool.work();
+    tool.session.publish();
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.counts(again), hits(1000));
+    drop(victim.commands.take());
+    assert_eq!(victim.answer(), "child 0");
+    victim.end();
+}
+
+#[test]
+fn probes_are_in_place_before_a_librarys_constructor() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let tool = world.session();
+    let link = tool.link(&built().plugin, "plugin_work", LinkKind::Uprobe, -1);
+    tool.session.publish();
+    for round in 1..=20 {
+        assert_eq!(victim.ask("o"), "opened 1");
+        assert_eq!(tool.counts(link), hits(10 * round));
+    }
+    victim.end();
+}
+
+#[test]
+fn a_program_ends_with_its_last_thread() {
+    let world = World::new();
+    let tool = world.session();
+    let link = tool.work();
+    for _ in 0..2 {
+        let mut victim = world.victim();
+        victim.tell("x");
+        until("it ends", || victim.child.try_wait().unwrap().is_some());
+        victim.end();
+    }
+    assert_eq!(tool.counts(link), hits(2000));
+    tool.session.close();
+    // And without a session.
+    let mut victim = world.victim();
+    victim.tell("x");
+    until("it ends", || victim.child.try_wait().unwrap().is_some());
+    victim.end();
+}
+
+#[test]
+fn detach_leaves_and_the_process_runs_on() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let tool = world.session();
+    let link = tool.work();
+    tool.session.publish();
+    assert_eq!(victim.ask("w"), "worked");
+    let roster = tool.session.roster();
+    assert!(roster.detach(victim.pid(), Duration::from_secs(10)));
+    assert_eq!(tool.agents(), []);
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.counts(link), hits(1000));
+    victim.end();
+}
+
+#[test]
+fn a_refused_probe_says_why() {
+    let world = World::new();
+    let victim = world.victim();
+    let tool = world.session();
+    let meta = std::fs::metadata(&built().victim).unwrap();
+    // The ELF header's page is not text.
+    let bytes = std::fs::read(&built().victim).unwrap();
+    let elf = ElfFile::parse(&bytes).unwrap();
+    let start = elf
+        .offset_of_address(elf.function_address("main").unwrap())
+        .unwrap();
+    tool.session
+        .create_link(LinkSpec {
+            kind: LinkKind::Uretprobe,
+            prog: tool.program,
+            dev: meta.dev(),
+            ino: meta.ino(),
+            path: "victim".into(),
+            offset: start + 1,
+            pid: -1,
+            cookie: 0,
+            enabled: true,
+            ref_ctr_offset: 0,
+        })
+        .unwrap();
+    tool.session.publish();
+    let agents = tool.agents();
+    assert_eq!((agents[0].0, agents[0].1), (victim.pid(), 0));
+    assert!(agents[0].2.contains("cannot be probed"), "{}", agents[0].2);
+    victim.end();
+}
