@@ -22,7 +22,7 @@ const LIBRARIES: [(&str, &str, &str); 2] = [
 ];
 
 /// What the libraries are made of, relative to the workspace.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "Cargo.toml",
     "Cargo.lock",
     "uapi",
@@ -32,6 +32,7 @@ const SOURCES: [&str; 9] = [
     "runtime",
     "attach",
     "syscall-server",
+    "agent",
 ];
 
 const PROFILE: &str = "embedded";
@@ -43,7 +44,7 @@ fn main() -> Result<()> {
         .parent()
         .ok_or("the crate lies outside a workspace")?
         .to_owned();
-    for source in SOURCES.iter().chain(&["agent"]) {
+    for source in SOURCES {
         println!(
             "cargo::rerun-if-changed={}",
             workspace.join(source).display()
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
 
     let out = PathBuf::from(variable("OUT_DIR")?);
     let built = match env::var_os("BPFTIME_LIBS_DIR").filter(|dir| !dir.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
+        Some(dir) => ready_built(dir.into()),
         None if under_clippy() => placeholders(&out)?,
         None => build(&workspace, &out)?,
     };
@@ -65,15 +66,24 @@ fn variable(name: &str) -> Result<String> {
     env::var(name).map_err(|error| format!("{name}: {error}").into())
 }
 
+fn ready_built(dir: PathBuf) -> PathBuf {
+    for (_, _, file) in LIBRARIES {
+        println!("cargo::rerun-if-changed={}", dir.join(file).display());
+    }
+    dir
+}
+
 fn under_clippy() -> bool {
     env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy"))
 }
 
 fn placeholders(out: &Path) -> Result<PathBuf> {
+    let dir = out.join("placeholders");
+    fs::create_dir_all(&dir)?;
     for (_, _, file) in LIBRARIES {
-        fs::write(out.join(file), b"")?;
+        fs::write(dir.join(file), b"")?;
     }
-    Ok(out.to_owned())
+    Ok(dir)
 }
 
 /// Runs cargo once more, in a target directory of its own: the outer cargo
@@ -110,16 +120,19 @@ fn build(workspace: &Path, out: &Path) -> Result<PathBuf> {
     Ok(built)
 }
 
+/// The libraries are copied: cargo would find files that the nested build
+/// wrote newer than this run, and run it again.
 fn write_constants(built: &Path, out: &Path) -> Result<()> {
     let mut code = String::new();
     let mut hash = FNV_OFFSET;
     for (name, _, file) in LIBRARIES {
-        let path = fs::canonicalize(built.join(file))
-            .map_err(|error| format!("{}: {error}", built.join(file).display()))?;
-        println!("cargo::rerun-if-changed={}", path.display());
-        hash = fnv1a(hash, &fs::read(&path)?);
+        let path = built.join(file);
+        let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let copy = out.join(file);
+        fs::write(&copy, &bytes)?;
+        hash = fnv1a(hash, &bytes);
         code += &format!(
-            "/// Contents of `{file}`.\npub const {name}: &[u8] = include_bytes!({path:?});\n"
+            "/// Contents of `{file}`.\npub const {name}: &[u8] = include_bytes!({copy:?});\n"
         );
     }
     code += &format!(

@@ -1,11 +1,18 @@
 //! `bpftime attach`: lets tools trace running processes.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use nix::unistd::Pid;
+use runtime::session::{Dirs, Role, Roster};
 
 use crate::inject;
 use crate::libraries::{self, Library};
 use crate::problem::Problem;
-use runtime::session::Dirs;
+
+/// How long the agent may take to appear in the roster, and how often to look.
+const JOIN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Let tools trace running processes
 ///
@@ -30,9 +37,37 @@ Examples:
 pub fn run(args: Args) -> Result<(), Problem> {
     let dirs = Dirs::for_cli();
     let library = libraries::unpack(&dirs.state, Library::Agent)?;
+    let roster = Roster::open(&dirs)?;
     each(args.pids, |pid| {
-        inject::inject(Pid::from_raw(pid), &library, &dirs.sessions)
+        inject::inject(Pid::from_raw(pid), &library, &dirs.sessions)?;
+        joined(&roster, pid)
     })
+}
+
+/// Waits until the agent takes part: what comes next, `status` or a tool,
+/// shall find it.
+fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
+    let deadline = Instant::now() + JOIN;
+    loop {
+        if roster
+            .members()
+            .iter()
+            .any(|member| member.process.pid == pid && member.role == Role::Agent)
+        {
+            return Ok(());
+        }
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            return Err(Problem::new(pid, "ended meanwhile", "start it again"));
+        }
+        if Instant::now() >= deadline {
+            return Err(Problem::new(
+                pid,
+                format_args!("its agent did not answer within {} s", JOIN.as_secs()),
+                "bpftime status tells when it does",
+            ));
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Does `work` for every process, and tells of all that fail.

@@ -8,11 +8,14 @@
 //! stack of ours and comes back through a system call, so no code and no
 //! byte of its own memory changes and no fault is raised.
 //!
-//! Reading order: [`target`] (what /proc says), [`thread`] (a seized thread),
+//! Reading order: [`permission`] (may we), [`target`] (what is where, with
+//! [`maps`]), [`thread`] (a seized thread),
 //! [`safe_point`] (where it may be borrowed), [`borrowed`] (calls in it).
 
 mod arch;
 mod borrowed;
+mod maps;
+mod permission;
 mod safe_point;
 mod target;
 mod thread;
@@ -38,7 +41,8 @@ const SAFE_POINT: Duration = Duration::from_secs(2);
 /// How long loading and starting the agent may take, once there.
 const CALLS: Duration = Duration::from_secs(10);
 /// What the agent exports: `int bpftime_agent_start(const char *sessions)`,
-/// 0 or a negative errno.
+/// not 0 when nothing
+/// can be hooked.
 const START: &str = "bpftime_agent_start";
 
 /// Makes the process `pid` load the agent from `library`, unless it has it,
@@ -132,11 +136,10 @@ fn start(
     )]
     let status = borrowed.call(base + start_offset, [sessions, 0])? as i32;
     if status != 0 {
-        let errno = Errno::from_raw(status.saturating_neg());
         return Ok(Err(Problem::new(
             pid,
-            format_args!("the agent could not start ({})", errno.desc()),
-            "run with BPFTIME_LOG=debug, and see bpftime doctor",
+            "the agent could not start in it",
+            "see bpftime doctor",
         )));
     }
     Ok(Ok(()))

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::arch::{self, Registers};
-use super::target::{Target, no_access};
+use super::permission::no_access;
+use super::target::Target;
 use super::thread::{self, Lost, Stop, Thread};
 use crate::log::debug;
 use crate::problem::Problem;
@@ -36,6 +37,8 @@ const MOST_THREADS: usize = 64;
 /// How much of a stack is searched for frames that forbid it.
 const STACK: usize = 64 * 1024;
 
+/// Name of the agent's thread, as /proc shows it.
+const AGENT_THREAD: &str = "bpftime\n";
 /// The part of a futex(2) operation without its flags (FUTEX_CMD_MASK).
 const FUTEX_COMMAND: u64 = 0x7f;
 
@@ -145,10 +148,17 @@ fn threads(pid: Pid) -> Vec<Pid> {
     };
     let mut threads: Vec<(u8, Pid)> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|tid| !is_agents(pid, *tid))
         .map(|tid| (rank(pid, tid), Pid::from_raw(tid)))
         .collect();
     threads.sort_by_key(|(rank, tid)| (*rank, tid.as_raw()));
     threads.into_iter().map(|(_, tid)| tid).collect()
+}
+
+/// The agent waits for its own thread when it is started again.
+fn is_agents(pid: Pid, tid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"))
+        .is_ok_and(|name| name == AGENT_THREAD)
 }
 
 /// 0 for a thread in a lasting wait, 1 for a running one, 2 for the rest.

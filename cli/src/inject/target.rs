@@ -3,27 +3,23 @@
 //! must be called for it. It stops no thread.
 
 use std::cell::OnceCell;
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use object::{ElfFile, SymbolKind};
 
 use super::arch;
+use super::maps::{self, Mapping};
+use super::permission::{self, no_access};
 use super::thread::{self, Lost};
 use crate::elf_head::{Head, is_musl};
-use crate::libraries::{Library, reason};
+use crate::libraries::Library;
 use crate::problem::Problem;
-use crate::program_file::user_name;
 
-/// Flag of a kernel thread in /proc/PID/stat (`PF_KTHREAD`,
-/// include/linux/sched.h).
-const PF_KTHREAD: u64 = 0x0020_0000;
 /// Lets `__libc_dlopen_mode` know that it is not libc that calls.
 const RTLD_DLOPEN: u64 = 0x8000_0000;
 
@@ -71,20 +67,11 @@ pub struct Target {
     library: PathBuf,
 }
 
-/// One line of /proc/PID/maps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapping {
-    pub range: Range<u64>,
-    pub executable: bool,
-    pub inode: u64,
-    pub path: Option<PathBuf>,
-}
-
 impl Target {
     /// Looks at the process `pid` with the agent in the file `library` in
     /// mind.
     pub fn inspect(pid: Pid, library: &Path) -> Result<Self, Problem> {
-        check_status(pid)?;
+        permission::check(pid)?;
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let exe = proc.join("exe");
         let head = File::open(exe).and_then(|file| Head::read(&file));
@@ -107,7 +94,7 @@ impl Target {
             }
             _ => {}
         }
-        let mappings = mappings(pid).map_err(|error| no_access(pid, &error))?;
+        let mappings = maps::read(pid).map_err(|error| no_access(pid, &error))?;
         let libc = find_libc(pid, &mappings)?;
         check_library(pid, &mappings, library)?;
         let bytes = fs::read(in_its_root(pid, &libc.path)).map_err(|_| {
@@ -165,7 +152,7 @@ impl Target {
 
     /// Where the agent is mapped, if it is.
     pub fn agent_base(&self) -> Result<Option<u64>, Lost> {
-        let mappings = mappings(self.pid).map_err(|_| Lost::Ended)?;
+        let mappings = maps::read(self.pid).map_err(|_| Lost::Ended)?;
         Ok(base_of(&mappings, &self.library))
     }
 
@@ -205,198 +192,6 @@ pub fn symbol(elf: &[u8], names: &[&str]) -> Option<u64> {
     names.iter().find_map(|name| elf.function_address(name))
 }
 
-/// Says why the process is not for us, from /proc/PID/status.
-fn check_status(pid: Pid) -> Result<(), Problem> {
-    let missing = || {
-        Problem::new(
-            pid,
-            "no such process",
-            "check the process id (pidof NAME, ps)",
-        )
-    };
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| missing())?;
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
-    let number = |name: &str| field(name).and_then(|value| value.parse::<i64>().ok());
-    match number("Tgid") {
-        Some(tgid) if tgid != i64::from(pid.as_raw()) => {
-            return Err(Problem::new(
-                pid,
-                format_args!("a thread of process {tgid}"),
-                format_args!("use {tgid}"),
-            ));
-        }
-        Some(_) => {}
-        None => return Err(missing()),
-    }
-    let state = field("State")
-        .and_then(|state| state.chars().next())
-        .unwrap_or('?');
-    if matches!(state, 'Z' | 'X') {
-        return Err(Problem::new(
-            pid,
-            "has ended (a zombie)",
-            "check the process id (pidof NAME, ps)",
-        ));
-    }
-    if is_kernel_thread(pid) {
-        return Err(Problem::new(pid, "a kernel thread", "name a process"));
-    }
-    let me = geteuid().as_raw();
-    let theirs = field("Uid")
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|uid| uid.parse::<u32>().ok());
-    if let Some(other) = theirs.take(3).find(|uid| *uid != me) {
-        let name = user_name(other);
-        return Err(Problem::new(
-            pid,
-            format_args!("no permission to attach: it belongs to {name}"),
-            format_args!("run bpftime as {name}"),
-        ));
-    }
-    match number("TracerPid") {
-        Some(tracer) if tracer != 0 => {
-            return Err(Problem::new(
-                pid,
-                format_args!("another debugger (process {tracer}) traces it"),
-                "end that first",
-            ));
-        }
-        _ => {}
-    }
-    if state == 'T' {
-        return Err(Problem::new(
-            pid,
-            "stopped",
-            format_args!("let it continue first (kill -CONT {pid})"),
-        ));
-    }
-    if field("x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
-        return Err(Problem::new(
-            pid,
-            "uses a shadow stack, which forbids borrowing a thread",
-            "start it with bpftime start instead",
-        ));
-    }
-    if seccomp_filters(&status)
-        > fs::read_to_string("/proc/self/status").map_or(0, |own| seccomp_filters(&own))
-    {
-        return Err(Problem::new(
-            pid,
-            "runs under a seccomp filter of its own, which might kill it for what the agent does",
-            "start it without its sandbox",
-        ));
-    }
-    Ok(())
-}
-
-/// Number of seccomp filters; strict mode counts as one.
-fn seccomp_filters(status: &str) -> u32 {
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|value| value.trim().parse::<u32>().ok())
-    };
-    match (field("Seccomp:"), field("Seccomp_filters:")) {
-        (Some(0) | None, _) => 0,
-        (Some(_), Some(count)) => count.max(1),
-        (Some(_), None) => 1,
-    }
-}
-
-fn is_kernel_thread(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    // The command may hold spaces and parentheses; `flags` is the 7th after it.
-    let flags = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.split_whitespace().nth(6));
-    flags
-        .and_then(|flags| flags.parse::<u64>().ok())
-        .is_some_and(|flags| flags & PF_KTHREAD != 0)
-}
-
-/// What a refused look into /proc/PID means.
-pub fn no_access(pid: Pid, error: &io::Error) -> Problem {
-    match error.kind() {
-        ErrorKind::NotFound => Problem::new(pid, "ended meanwhile", "start it again"),
-        ErrorKind::PermissionDenied => {
-            let scope =
-                fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-            match scope.trim() {
-                "1" => Problem::new(
-                    pid,
-                    "no permission to attach: kernel.yama.ptrace_scope is 1",
-                    "start it with bpftime start, or allow it (sudo sysctl kernel.yama.ptrace_scope=0)",
-                ),
-                "2" | "3" => Problem::new(
-                    pid,
-                    format_args!(
-                        "no permission to attach: kernel.yama.ptrace_scope is {}",
-                        scope.trim()
-                    ),
-                    "start it with bpftime start instead",
-                ),
-                _ => Problem::new(
-                    pid,
-                    "no permission to attach: it protects itself (not dumpable, or more capabilities than you)",
-                    "start it with bpftime start instead",
-                ),
-            }
-        }
-        _ => Problem::new(
-            pid,
-            format_args!("cannot be inspected ({})", reason(error)),
-            "see bpftime doctor",
-        ),
-    }
-}
-
-/// Reads /proc/PID/maps.
-pub fn mappings(pid: Pid) -> io::Result<Vec<Mapping>> {
-    let text = fs::read(format!("/proc/{pid}/maps"))?;
-    Ok(text
-        .split(|byte| *byte == b'\n')
-        .filter_map(mapping)
-        .collect())
-}
-
-/// `START-END PERM OFFSET DEV INODE   PATH`
-fn mapping(line: &[u8]) -> Option<Mapping> {
-    let mut rest = line;
-    let mut word = || {
-        let end = rest
-            .iter()
-            .position(|byte| *byte == b' ')
-            .unwrap_or(rest.len());
-        let (word, after) = rest.split_at(end);
-        rest = after.strip_prefix(b" ").unwrap_or(after);
-        std::str::from_utf8(word).ok()
-    };
-    let (start, end) = word()?.split_once('-')?;
-    let permissions = word()?;
-    let _offset = word()?;
-    let _device = word()?;
-    let inode = word()?.parse().ok()?;
-    let path = rest.trim_ascii_start();
-    Some(Mapping {
-        range: u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?,
-        executable: permissions.as_bytes().get(2) == Some(&b'x'),
-        inode,
-        path: path
-            .starts_with(b"/")
-            .then(|| PathBuf::from(OsStr::from_bytes(path))),
-    })
-}
-
 struct Module {
     path: PathBuf,
     base: u64,
@@ -404,9 +199,11 @@ struct Module {
 
 fn find_libc(pid: Pid, mappings: &[Mapping]) -> Result<Module, Problem> {
     let named = |prefix: &'static [u8]| {
-        mappings
-            .iter()
-            .find(move |mapping| file_name(mapping).is_some_and(|name| name.starts_with(prefix)))
+        mappings.iter().find(move |mapping| {
+            mapping
+                .file_name()
+                .is_some_and(|name| name.starts_with(prefix))
+        })
     };
     // libc-2.31.so before 2.34; `(deleted)` after an upgrade.
     let Some(libc) = named(b"libc.so.6").or_else(|| named(b"libc-2.")) else {
@@ -434,10 +231,6 @@ fn find_libc(pid: Pid, mappings: &[Mapping]) -> Result<Module, Problem> {
     })
 }
 
-fn file_name(mapping: &Mapping) -> Option<&[u8]> {
-    Some(mapping.path.as_deref()?.file_name()?.as_bytes())
-}
-
 fn is_loader(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.as_bytes().starts_with(b"ld-"))
@@ -458,7 +251,7 @@ fn in_its_root(pid: Pid, path: &Path) -> PathBuf {
 /// The library must be the same file for the target as for us.
 fn check_library(pid: Pid, mappings: &[Mapping], library: &Path) -> Result<(), Problem> {
     let other = mappings.iter().find(|mapping| {
-        file_name(mapping) == Some(Library::Agent.file_name().as_bytes())
+        mapping.file_name() == Some(Library::Agent.file_name().as_bytes())
             && mapping.path.as_deref() != Some(library)
     });
     if let Some(Mapping {
@@ -512,31 +305,4 @@ fn return_point(pid: Pid, elf: &ElfFile<'_>, base: u64) -> Option<u64> {
             .position(|bytes| bytes == arch::SYSCALL)?;
         Some(start + at as u64)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_lines_of_maps() {
-        let line =
-            b"7f00-7f10 r-xp 00001000 fe:00 42                         /a b/libc.so.6 (deleted)";
-        let expected = Mapping {
-            range: 0x7f00..0x7f10,
-            executable: true,
-            inode: 42,
-            path: Some(PathBuf::from("/a b/libc.so.6 (deleted)")),
-        };
-        assert_eq!(mapping(line), Some(expected));
-        let line = b"7f00-7f10 rw-p 00000000 00:00 0 ";
-        let expected = Mapping {
-            range: 0x7f00..0x7f10,
-            executable: false,
-            inode: 0,
-            path: None,
-        };
-        assert_eq!(mapping(line), Some(expected));
-        assert_eq!(mapping(b""), None);
-    }
 }

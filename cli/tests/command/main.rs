@@ -5,3 +5,4 @@ mod attach;
 mod common;
 mod errors;
 mod launch;
+mod report;
