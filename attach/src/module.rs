@@ -12,7 +12,7 @@ use crate::error::Refusal;
 /// Longest function whose end is looked at to prove that padding is dead.
 const LONGEST_DECODED: u64 = 1 << 16;
 /// Longest space between functions that is taken for padding.
-const LONGEST_PADDING: u64 = 64;
+pub(crate) const LONGEST_PADDING: u64 = 64;
 
 /// Why a file cannot be understood as the origin of text in memory.
 #[derive(Debug, Error)]
@@ -105,10 +105,16 @@ impl Module {
         text.bytes.get(from..text.bytes.len().min(from + len))
     }
 
-    /// Bytes of the function that starts at `addr`, if one is known to.
-    pub(crate) fn function_len(&self, addr: u64) -> Option<u64> {
+    /// Original bytes of the function that starts at `addr`, if one is known
+    /// to and it is not too long to be looked at.
+    pub(crate) fn function_bytes(&self, addr: u64) -> Option<&[u8]> {
         let function = self.functions.at(addr.wrapping_sub(self.bias))?;
-        Some(function.range.end - function.range.start)
+        let len = function.range.end - function.range.start;
+        if len > LONGEST_DECODED {
+            return None;
+        }
+        let bytes = self.original(addr, len as usize)?;
+        (bytes.len() as u64 == len).then_some(bytes)
     }
 
     /// What stands against any probe at `addr`.
@@ -181,12 +187,11 @@ impl Module {
 fn odd_return(name: &str) -> Option<Refusal> {
     let name = name.split('@').next().unwrap_or(name);
     let bare = name.trim_start_matches('_');
-    let is_odd = bare.contains("setjmp")
-        || bare.contains("longjmp")
-        || bare == "vfork"
-        || bare.starts_with("libc_vfork")
-        || bare == "clone"
-        || bare == "clone3"
+    let bare = bare.strip_prefix("libc_").unwrap_or(bare);
+    let is_odd = matches!(
+        bare,
+        "setjmp" | "sigsetjmp" | "longjmp" | "siglongjmp" | "longjmp_chk" | "longjmp_cancel"
+    ) || matches!(bare, "vfork" | "clone" | "clone2" | "clone3")
         || bare.starts_with("clone_internal")
         || matches!(
             bare,

@@ -80,10 +80,11 @@ pub struct Point {
     pub module: Arc<Module>,
 }
 
-/// How the jump to the trampoline fits into the text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// How the jump to the trampoline fits into the text. Instructions that only
+/// push registers may come before the one that becomes a jump.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tactic {
-    /// The first instruction has five bytes or more: `jmp rel32` over it.
+    /// The instruction has five bytes or more: `jmp rel32` over it.
     Jump,
     /// The function is shorter than five bytes, its own padding makes room.
     Short,

@@ -1,5 +1,7 @@
 //! Instructions: lengths, ends of code, padding, and moving one elsewhere.
 
+use std::ops::Range;
+
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
     InstructionBlock, Mnemonic, OpKind, Register,
@@ -48,8 +50,23 @@ impl First {
         self.instruction.len()
     }
 
-    /// The code that does at `at` what the instruction does at its address,
-    /// then goes on behind it.
+    /// Bytes by which the instruction only moves the stack pointer down, if
+    /// undoing that undoes all of it: a register's push, or nothing (endbr64).
+    pub(crate) fn undone_by(&self) -> Option<i32> {
+        let pushed = self.instruction.op0_register();
+        match self.instruction.code() {
+            Code::Push_r64 if pushed != Register::RSP => Some(8),
+            Code::Endbr64 => Some(0),
+            _ => None,
+        }
+    }
+
+    /// Address of the instruction behind it.
+    pub(crate) fn next(&self) -> u64 {
+        self.instruction.next_ip()
+    }
+
+    /// The code that does at `at` what the instruction does at its address.
     pub(crate) fn relocate(&self, at: u64) -> Result<Vec<u8>, Refusal> {
         let instruction = &self.instruction;
         let mut code = Emitter::new(at);
@@ -76,7 +93,6 @@ impl First {
         }
         let moved = encode(*instruction, at).ok_or(Refusal::Immovable)?;
         code.bytes(&moved);
-        code.jump(instruction.next_ip());
         Ok(code.into_bytes())
     }
 }
@@ -106,6 +122,27 @@ fn encode(instruction: Instruction, at: u64) -> Option<Vec<u8>> {
     let block = InstructionBlock::new(&one, at);
     let result = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).ok()?;
     Some(result.code_buffer)
+}
+
+/// Whether code of a function jumps to one of its addresses in `range`, or may:
+/// by an address from a table, or by bytes that do not decode.
+pub(crate) fn may_jump_into(function: &[u8], addr: u64, range: &Range<u64>) -> bool {
+    let mut decoder = Decoder::with_ip(64, function, addr, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        let may = match instruction.flow_control() {
+            FlowControl::Next | FlowControl::Return => instruction.is_invalid(),
+            // Through the global offset table it leaves the function.
+            FlowControl::IndirectBranch => !instruction.is_ip_rel_memory_operand(),
+            FlowControl::Exception => instruction.is_invalid(),
+            _ => range.contains(&instruction.near_branch_target()),
+        };
+        if may {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether straight decoding of a whole function ends, exactly at its end,

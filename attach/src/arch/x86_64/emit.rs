@@ -8,9 +8,9 @@ use crate::error::Refusal;
 pub(crate) const JUMP_LEN: usize = 5;
 /// Bytes of `jmp [rip]` with its address.
 const FAR_JUMP_LEN: u64 = 14;
-/// Room for one trampoline: two addresses, 26 bytes of code, the displaced
+/// Room for one trampoline: two addresses, 25 bytes of code, the displaced
 /// code and a far jump back.
-pub(crate) const TRAMPOLINE_BYTES: u64 = 96;
+pub(crate) const TRAMPOLINE_BYTES: u64 = 128;
 
 /// Code for a known address.
 pub(crate) struct Emitter {
@@ -94,16 +94,22 @@ pub(crate) const fn trampoline_entry(at: u64) -> u64 {
 ///     call [thunk]
 ///     jmp [rsp]                   ; the thunk wrote the next line's address,
 ///     lea rsp, [rsp + 136]        ; or the return stub's
-///     displaced instruction
-///     jmp behind it
+///     displaced instructions
+///     jmp behind them
 /// ```
-pub(crate) fn trampoline(at: u64, site: u64, first: &First) -> Result<Vec<u8>, Refusal> {
+///
+/// It is jumped to from the last of `displaced`. The others have run by then;
+/// the first line undoes them, as they only moved the stack pointer, and they
+/// run again.
+pub(crate) fn trampoline(at: u64, site: u64, displaced: &[First]) -> Result<Vec<u8>, Refusal> {
+    let (last, lead) = displaced.split_last().ok_or(Refusal::Undecodable)?;
+    let undone: i32 = lead.iter().filter_map(First::undone_by).sum();
     let thunk = entry::bpftime_attach_entry as *const () as u64;
     let mut code = Emitter::new(at);
     code.bytes(&thunk.to_le_bytes());
     code.bytes(&site.to_le_bytes());
     code.bytes(&[0x48, 0x8d, 0xa4, 0x24]);
-    code.bytes(&(-entry::SKIPPED).to_le_bytes());
+    code.bytes(&(undone - entry::SKIPPED).to_le_bytes());
     let after_call = code.here() + 6;
     debug_assert_eq!(after_call - (at + 8), entry::SITE_BEFORE_RETURN as u64);
     code.bytes(&[0xff, 0x15]);
@@ -116,8 +122,11 @@ pub(crate) fn trampoline(at: u64, site: u64, first: &First) -> Result<Vec<u8>, R
         code.here() - after_call,
         entry::DISPLACED_AFTER_RETURN as u64
     );
-    let displaced = first.relocate(code.here())?;
-    code.bytes(&displaced);
+    for first in lead {
+        code.bytes(&first.relocate(code.here())?);
+    }
+    code.bytes(&last.relocate(code.here())?);
+    code.jump(last.next());
     let code = code.into_bytes();
     if code.len() as u64 > TRAMPOLINE_BYTES {
         return Err(Refusal::Immovable);

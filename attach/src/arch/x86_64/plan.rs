@@ -1,9 +1,11 @@
 //! How a jump to a trampoline fits at an address, if it does. It changes no
 //! text: a plan says what would be written.
 //!
-//! Only bytes of the first instruction change (and dead padding), so a thread,
+//! Only bytes of one instruction change (and dead padding), so a thread,
 //! signal frame or longjmp target anywhere else in the function sees what was
-//! there. What needs more is refused.
+//! there. It is the first, or one behind pushes, which a trampoline can undo
+//! and do again: compilers start functions with pushes, too short for a jump.
+//! What needs more is refused.
 
 use std::ops::Range;
 
@@ -11,12 +13,15 @@ use super::decode::First;
 use super::emit::{self, JUMP_LEN};
 use crate::arena::{Arena, Intervals};
 use crate::error::Refusal;
-use crate::module::Module;
+use crate::module::{LONGEST_PADDING, Module};
 use crate::probe::Tactic;
 use crate::text::Change;
 
 /// Enough for any instruction.
 const LONGEST: usize = 15;
+/// Most pushes before the instruction that becomes a jump: there are six
+/// callee-saved registers, and an endbr64.
+const MOST_UNDONE: usize = 7;
 
 /// What is to be written for one site.
 #[derive(Debug)]
@@ -43,36 +48,42 @@ pub(crate) struct Planner<'a> {
     pub(crate) can_step: bool,
 }
 
+/// A place where the jump may go: an instruction of the function, behind others
+/// that can be undone.
+struct Spot {
+    /// The instruction that becomes a jump.
+    addr: u64,
+    /// It, and before it those that have run when the jump is reached.
+    displaced: Vec<First>,
+    /// Original bytes from `addr` on.
+    original: Vec<u8>,
+}
+
+impl Spot {
+    /// Bytes of the instruction that becomes a jump.
+    fn len(&self) -> usize {
+        self.displaced.last().map_or(0, First::len)
+    }
+}
+
 impl Planner<'_> {
     /// Plans a hook at `addr`, whose trampoline will name `site`.
     pub(crate) fn plan(&mut self, module: &Module, addr: u64, site: u64) -> Result<Plan, Refusal> {
-        let original = module.original(addr, LONGEST).ok_or(Refusal::OutsideText)?;
         if let Some(refusal) = module.entry_refusal(addr) {
             return Err(refusal);
         }
-        let first = First::decode(original, addr)?;
-        let own = addr..addr + first.len() as u64;
-        if !is_original(module, &own) {
-            return Err(Refusal::Patched);
-        }
-        if self.owned.overlaps(&own) {
-            return Err(Refusal::Overlap);
-        }
+        let mut spots = vec![self.first_spot(module, addr)?];
+        spots.extend(self.later_spots(module, addr));
         let at = self
             .arena
             .near(addr, emit::TRAMPOLINE_BYTES)
             .ok_or(Refusal::NoMemory)?;
-        let code = emit::trampoline(at, site, &first).inspect_err(|_| self.forget(at))?;
-        let trampoline = (at, code);
-        let entry = emit::trampoline_entry(at);
-        let plan = self
-            .jump(addr, &first, original, entry)
-            .or_else(|| self.short(module, addr, &first, original, entry))
-            .or_else(|| self.through_padding(module, addr, &first, original, entry))
-            .map_or_else(|| self.pun(module, addr, &first, original, entry), Ok);
-        match plan {
-            Ok(mut plan) => {
-                plan.writes.push(trampoline);
+        match self.fit(module, &spots, addr, at, site) {
+            Ok((spot, mut plan)) => {
+                let code =
+                    emit::trampoline(at, site, &spot.displaced).inspect_err(|_| self.forget(at))?;
+                plan.writes.push((at, code));
+                plan.owned.start = addr;
                 Ok(plan)
             }
             Err(refusal) => {
@@ -82,80 +93,178 @@ impl Planner<'_> {
         }
     }
 
-    fn forget(&mut self, trampoline: u64) {
-        self.arena.give_back(&(trampoline..trampoline + 1));
+    /// Finds the first spot and tactic that fit, the exact tactics first.
+    fn fit<'s>(
+        &mut self,
+        module: &Module,
+        spots: &'s [Spot],
+        addr: u64,
+        at: u64,
+        site: u64,
+    ) -> Result<(&'s Spot, Plan), Refusal> {
+        let entry = emit::trampoline_entry(at);
+        // What cannot be moved cannot be hooked, however the jump fits.
+        let mut refusal = Refusal::Immovable;
+        let mut movable = Vec::with_capacity(spots.len());
+        for spot in spots {
+            match emit::trampoline(at, site, &spot.displaced) {
+                Ok(_) => movable.push(spot),
+                Err(error) => refusal = error,
+            }
+        }
+        let jump = movable
+            .iter()
+            .find_map(|spot| Some((*spot, self.jump(spot, entry)?)));
+        let exact = jump.or_else(|| {
+            let first = movable.iter().find(|spot| spot.addr == addr)?;
+            Some((*first, self.short(module, first, entry)?))
+        });
+        let safe = exact.or_else(|| {
+            movable
+                .iter()
+                .find_map(|spot| Some((*spot, self.through_padding(module, spot, entry)?)))
+        });
+        if let Some(found) = safe {
+            return Ok(found);
+        }
+        // The widest window first.
+        let mut order = movable;
+        order.sort_by_key(|spot| core::cmp::Reverse(spot.len()));
+        for spot in order {
+            match self.pun(module, spot, entry) {
+                Ok(plan) => return Ok((spot, plan)),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    fn first_spot(&self, module: &Module, addr: u64) -> Result<Spot, Refusal> {
+        let original = module.original(addr, LONGEST).ok_or(Refusal::OutsideText)?;
+        let first = First::decode(original, addr)?;
+        let own = addr..addr + first.len() as u64;
+        if !is_original(module, &own) {
+            return Err(Refusal::Patched);
+        }
+        if self.owned.overlaps(&own) {
+            return Err(Refusal::Overlap);
+        }
+        Ok(Spot {
+            addr,
+            displaced: vec![first],
+            original: original.to_vec(),
+        })
+    }
+
+    /// Instructions behind pushes, into whose midst nothing jumps: a thread
+    /// that reaches them has run the pushes just before.
+    fn later_spots(&self, module: &Module, addr: u64) -> Vec<Spot> {
+        let mut spots = Vec::new();
+        let Some(function) = module.function_bytes(addr) else {
+            return spots;
+        };
+        let mut displaced = Vec::new();
+        let mut at = addr;
+        loop {
+            let inside = (at - addr) as usize;
+            let original = function
+                .get(inside..function.len().min(inside + LONGEST))
+                .unwrap_or(&[]);
+            let Ok(first) = First::decode(original, at) else {
+                break;
+            };
+            displaced.push(first);
+            let range = addr..at + first.len() as u64;
+            if !is_original(module, &range) || self.owned.overlaps(&range) {
+                break;
+            }
+            if at != addr {
+                spots.push(Spot {
+                    addr: at,
+                    displaced: displaced.clone(),
+                    original: original.to_vec(),
+                });
+            }
+            if first.undone_by().is_none() || displaced.len() > MOST_UNDONE {
+                break;
+            }
+            at = first.next();
+        }
+        let last = spots.last().map_or(addr, |spot| spot.addr);
+        if last != addr && super::decode::may_jump_into(function, addr, &(addr + 1..last + 1)) {
+            spots.clear();
+        }
+        spots
+    }
+
+    fn forget(&mut self, taken: u64) {
+        self.arena.give_back(&(taken..taken + 1));
     }
 
     /// `jmp rel32` over an instruction that is long enough.
-    fn jump(&self, addr: u64, first: &First, original: &[u8], entry: u64) -> Option<Plan> {
-        if first.len() < JUMP_LEN {
+    fn jump(&self, spot: &Spot, entry: u64) -> Option<Plan> {
+        if spot.len() < JUMP_LEN {
             return None;
         }
-        let head = Change::new(addr, original, &emit::near_jump(addr, entry)?);
+        let head = Change::new(
+            spot.addr,
+            &spot.original,
+            &emit::near_jump(spot.addr, entry)?,
+        );
         self.is_possible(&head).then(|| Plan {
             tactic: Tactic::Jump,
             head,
             writes: Vec::new(),
             padding: None,
-            owned: addr..addr + JUMP_LEN as u64,
+            owned: spot.addr..spot.addr + JUMP_LEN as u64,
         })
     }
 
     /// `jmp rel32` over a function of one short instruction and its padding.
-    fn short(
-        &self,
-        module: &Module,
-        addr: u64,
-        first: &First,
-        original: &[u8],
-        entry: u64,
-    ) -> Option<Plan> {
-        if module.function_len(addr)? != first.len() as u64 {
+    fn short(&self, module: &Module, spot: &Spot, entry: u64) -> Option<Plan> {
+        if module.function_bytes(spot.addr)?.len() != spot.len() {
             return None;
         }
-        let end = addr + JUMP_LEN as u64;
-        let padding = module.padding_of(addr)?;
+        let end = spot.addr + JUMP_LEN as u64;
+        let padding = module.padding_of(spot.addr)?;
         if padding.end < end || !self.is_free(module, &(padding.start..end)) {
             return None;
         }
-        let head = Change::new(addr, original, &emit::near_jump(addr, entry)?);
+        let head = Change::new(
+            spot.addr,
+            &spot.original,
+            &emit::near_jump(spot.addr, entry)?,
+        );
         self.is_possible(&head).then(|| Plan {
             tactic: Tactic::Short,
             head,
             writes: Vec::new(),
             padding: None,
-            owned: addr..end,
+            owned: spot.addr..end,
         })
     }
 
     /// `jmp rel8` to a `jmp rel32` in dead padding.
-    fn through_padding(
-        &self,
-        module: &Module,
-        addr: u64,
-        first: &First,
-        original: &[u8],
-        entry: u64,
-    ) -> Option<Plan> {
+    fn through_padding(&self, module: &Module, spot: &Spot, entry: u64) -> Option<Plan> {
         const SHORT: u64 = 2;
-        if (first.len() as u64) < SHORT {
+        if (spot.len() as u64) < SHORT {
             return None;
         }
-        let reach = (addr + SHORT).saturating_sub(128)..addr + SHORT + 128;
-        // Padding may start before the reach and end in it.
-        let around = reach.start.saturating_sub(64)..reach.end;
+        // Padding may start before the reach of `jmp rel8` and end in it.
+        let behind = spot.addr + SHORT;
+        let around = behind.saturating_sub(128 + LONGEST_PADDING)..behind + 128;
         for padding in module.padding_starting_in(around) {
             let mut at = padding.start;
             while at + JUMP_LEN as u64 <= padding.end {
                 let gap = at..at + JUMP_LEN as u64;
                 at += 1;
-                let Some(short) = emit::short_jump(addr, gap.start) else {
+                let Some(short) = emit::short_jump(spot.addr, gap.start) else {
                     continue;
                 };
                 if !self.is_free(module, &gap) {
                     continue;
                 }
-                let head = Change::new(addr, original, &short);
+                let head = Change::new(spot.addr, &spot.original, &short);
                 if !self.is_possible(&head) {
                     return None;
                 }
@@ -166,7 +275,7 @@ impl Planner<'_> {
                     head,
                     writes: Vec::new(),
                     padding: Some(Change::new(gap.start, old, &jump)),
-                    owned: addr..addr + SHORT,
+                    owned: spot.addr..behind,
                 });
             }
         }
@@ -175,14 +284,8 @@ impl Planner<'_> {
 
     /// `jmp rel32` of which the last bytes are those that are there already:
     /// it lands where they say, within a window given by the bytes that change.
-    fn pun(
-        &mut self,
-        module: &Module,
-        addr: u64,
-        first: &First,
-        original: &[u8],
-        entry: u64,
-    ) -> Result<Plan, Refusal> {
+    fn pun(&mut self, module: &Module, spot: &Spot, entry: u64) -> Result<Plan, Refusal> {
+        let (addr, original) = (spot.addr, &spot.original);
         let all = addr..addr + JUMP_LEN as u64;
         if original.len() < JUMP_LEN || !is_original(module, &all) {
             return Err(Refusal::NoRoom);
@@ -192,18 +295,18 @@ impl Planner<'_> {
         }
         let mut refusal = Refusal::Straddles;
         // Changing one byte is always possible, but leaves one landing only.
-        let most = first.len().min(JUMP_LEN);
-        for changed in if most == 1 { vec![1] } else { vec![most, 1] } {
-            let mut low = [0_u8; 4];
-            low[changed - 1..].copy_from_slice(&original[changed..JUMP_LEN]);
-            let window_start = addr
-                .wrapping_add(JUMP_LEN as u64)
-                .wrapping_add_signed(i64::from(i32::from_le_bytes(low)));
-            let window = window_start..window_start.saturating_add(1 << (8 * (changed - 1)));
-            let to_probe = Change::new(addr, original, &original[..changed]);
-            if !self.is_possible(&to_probe) {
+        let most = spot.len().min(JUMP_LEN);
+        for changed in [most, 1] {
+            if changed == JUMP_LEN
+                || !self.is_possible(&Change::new(addr, original, &original[..changed]))
+            {
                 continue;
             }
+            let mut low = [0_u8; 4];
+            low[changed - 1..].copy_from_slice(&original[changed..JUMP_LEN]);
+            let distance = i64::from(i32::from_le_bytes(low));
+            let start = all.end.wrapping_add_signed(distance);
+            let window = start..start.saturating_add(1 << (8 * (changed - 1)));
             refusal = Refusal::NoMemory;
             let Some(landing) = self.arena.within(window, emit::LANDING_BYTES) else {
                 continue;
