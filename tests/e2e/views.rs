@@ -48,7 +48,7 @@ fn doctor_speaks_of_each_ability() {
     let world = World::new();
     let doctor = world.run(&["doctor"]);
     assert_eq!((doctor.code, doctor.stderr.as_str()), (0, ""), "{doctor:?}");
-    for fact in ["ptrace", "BTF", "kernel", "/dev/shm"] {
+    for fact in ["attach", "BTF", "kernel BPF", "perf events", "/dev/shm"] {
         assert!(
             doctor.stdout.to_lowercase().contains(&fact.to_lowercase()),
             "no {fact} in\n{}",
