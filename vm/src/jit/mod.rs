@@ -61,7 +61,7 @@ impl CompiledProgram {
         features: arch::Features,
     ) -> Result<CompiledProgram, LinkError> {
         let code = Code::link(program, linker)?;
-        let machine_code = arch::compile(&code, program.facts().stack_bytes, features)?;
+        let machine_code = arch::compile(&code, features)?;
         Ok(CompiledProgram {
             memory: ExecutableMemory::new(&machine_code.bytes)?,
             entry: machine_code.entry,

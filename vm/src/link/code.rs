@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use uapi::helper::BPF_FUNC_TAIL_CALL;
+use uapi::insn::MAX_BPF_STACK;
 
 use super::{HelperFn, Linker, TailCallFn};
-use crate::VerifiedProgram;
 use crate::op::{DecodeError, Imm64, Op, Reg};
+use crate::{Facts, VerifiedProgram};
 
 /// Why a verified program cannot run in this process.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,13 +96,22 @@ pub(crate) enum Step {
     Unreachable,
 }
 
+/// A function of a linked program.
+#[derive(Clone, Debug)]
+pub(crate) struct Subprogram {
+    /// Its slots.
+    pub slots: Range<usize>,
+    /// Bytes of stack that it uses at most.
+    pub stack_bytes: u32,
+}
+
 /// A linked program.
 #[derive(Debug)]
 pub(crate) struct Code {
     /// One step per slot.
     pub steps: Box<[Step]>,
-    /// Slots of each subprogram, in order, together all slots.
-    pub subprograms: Vec<Range<usize>>,
+    /// The subprograms, in order; their slots are together all slots.
+    pub subprograms: Vec<Subprogram>,
     /// First slots of subprograms whose address is taken, ascending.
     pub callbacks: Vec<usize>,
 }
@@ -143,9 +153,11 @@ impl Code {
         let ends = starts.iter().skip(1).copied().chain([insns.len()]);
         let subprograms = starts
             .iter()
-            .copied()
             .zip(ends)
-            .map(|(s, e)| s..e)
+            .map(|(&start, end)| Subprogram {
+                slots: start..end,
+                stack_bytes: stack_bytes(program.facts(), start),
+            })
             .collect();
         let code = Code {
             steps: steps.into(),
@@ -165,13 +177,13 @@ impl Code {
     /// The subprogram that starts at this slot. Every target of a call or
     /// function reference does start one.
     pub fn subprogram_at(&self, slot: usize) -> usize {
-        self.subprograms.partition_point(|range| range.start < slot)
+        self.subprograms.partition_point(|s| s.slots.start < slot)
     }
 
     /// Every jump stays in its subprogram and reaches a whole instruction;
     /// no subprogram falls through its end.
     fn check_control(&self) -> Result<(), LinkError> {
-        for range in &self.subprograms {
+        for Subprogram { slots: range, .. } in &self.subprograms {
             let lands = |at: usize, rel: i32| {
                 let to = target(at, rel)?;
                 let whole = range.contains(&to) && !matches!(self.steps[to], Step::Skip);
@@ -211,7 +223,7 @@ impl Code {
                 if !seen.insert(index) {
                     continue;
                 }
-                for at in self.subprograms[index].clone() {
+                for at in self.subprograms[index].slots.clone() {
                     match self.steps[at] {
                         Step::TailCall(_) => {
                             return Err(LinkError::TailCallInCallback { insn: callback });
@@ -226,6 +238,14 @@ impl Code {
         }
         Ok(())
     }
+}
+
+/// What the verifier says of the frame of the subprogram at `start`; the most
+/// a frame can have if it says nothing.
+fn stack_bytes(facts: &Facts, start: usize) -> u32 {
+    let index = facts.subprograms.binary_search(&(start as u32)).ok();
+    let known = index.and_then(|index| facts.frame_bytes.get(index).copied());
+    known.unwrap_or(MAX_BPF_STACK).min(MAX_BPF_STACK)
 }
 
 /// The slot a relative target means.

@@ -5,7 +5,7 @@
 mod code;
 
 pub use code::LinkError;
-pub(crate) use code::{Code, Step, target};
+pub(crate) use code::{Code, Step, Subprogram, target};
 
 /// The state of one run, defined by whoever runs programs; opaque here.
 /// Every helper gets it as its sixth argument.

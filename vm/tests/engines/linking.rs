@@ -249,7 +249,8 @@ fn frames_follow_the_stack_bound() {
         for text in [leaf, caller] {
             let insns = asm::assemble(text).expect("assembles");
             let facts = Facts {
-                stack_bytes,
+                subprograms: vec![0],
+                frame_bytes: vec![stack_bytes],
                 ..Facts::default()
             };
             assert_eq!(run_both(&program(insns, facts), &[], ptr::null_mut()).r0, 5);

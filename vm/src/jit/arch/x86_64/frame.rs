@@ -13,11 +13,7 @@
 //! one instruction. Subprograms follow the C convention, so that a call is a
 //! `call`, and each saves only what it uses.
 
-use std::ops::Range;
-
-use uapi::insn::MAX_BPF_STACK;
-
-use crate::link::{Code, Step};
+use crate::link::{Code, Step, Subprogram};
 use crate::op::{Address, Op, Operand, Reg};
 
 pub(super) const RAX: u8 = 0;
@@ -63,16 +59,10 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Lays out the frame of `range`. `stack_bytes` is the verifier's bound
-    /// for the deepest call chain, 0 if unknown. `saves_run` tells that this
-    /// subprogram must preserve the caller's r12.
-    pub(super) fn new(
-        code: &Code,
-        range: Range<usize>,
-        stack_bytes: u32,
-        saves_run: bool,
-    ) -> Frame {
-        let steps = &code.steps[range];
+    /// Lays out the frame of a subprogram of `code`. `saves_run` tells that
+    /// it must preserve the caller's r12.
+    pub(super) fn new(code: &Code, subprogram: &Subprogram, saves_run: bool) -> Frame {
+        let steps = &code.steps[subprogram.slots.clone()];
         let calls = steps.iter().any(|s| {
             matches!(
                 s,
@@ -90,7 +80,7 @@ impl Frame {
         let mut saved = if saves_run { vec![R12] } else { Vec::new() };
         saved.extend((6..=9).filter(|n| used & (1 << n) != 0).map(|n| MACHINE[n]));
 
-        let stack = stack_needed(steps, stack_bytes);
+        let stack = stack_needed(steps, subprogram.stack_bytes);
         if !calls && stack <= RED_ZONE {
             return Frame {
                 saved,
@@ -112,17 +102,13 @@ impl Frame {
 }
 
 /// Bytes of stack below r10, a multiple of 8. Exact where r10 is only the
-/// base of loads and stores; where its value goes elsewhere, the bound.
-fn stack_needed(steps: &[Step], stack_bytes: u32) -> u32 {
-    let bound = match stack_bytes {
-        0 => MAX_BPF_STACK,
-        known => known.min(MAX_BPF_STACK).next_multiple_of(8),
-    };
+/// base of loads and stores; where its value goes elsewhere, the verifier's bound.
+fn stack_needed(steps: &[Step], bound: u32) -> u32 {
     let mut deepest = 0;
     for step in steps {
         let Step::Op(op) = step else { continue };
         if escapes(op) {
-            return bound;
+            return bound.next_multiple_of(8);
         }
         if let Some(Address {
             base: Reg::R10,

@@ -46,17 +46,12 @@ macro_rules! emit_byte {
 
 use {emit, emit_byte};
 
-/// Compiles a linked program. `stack_bytes` is the verifier's bound for the
-/// deepest call chain, 0 if unknown.
+/// Compiles a linked program.
 ///
 /// # Errors
 /// The code would be larger than jumps reach.
-pub(in crate::jit) fn compile(
-    code: &Code,
-    stack_bytes: u32,
-    features: Features,
-) -> Result<MachineCode, LinkError> {
-    let pass = |estimate| Compiler::new(code, stack_bytes, features, estimate).program();
+pub(in crate::jit) fn compile(code: &Code, features: Features) -> Result<MachineCode, LinkError> {
+    let pass = |estimate| Compiler::new(code, features, estimate).program();
     let (_, estimate) = pass(None)?;
     let (machine_code, _) = pass(Some(estimate))?;
     Ok(machine_code)
@@ -68,7 +63,6 @@ struct Compiler<'a> {
     buffer: Buffer,
     /// Of the subprogram being compiled.
     frame: Frame,
-    stack_bytes: u32,
     features: Features,
 }
 
@@ -92,17 +86,11 @@ impl Features {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(
-        code: &'a Code,
-        stack_bytes: u32,
-        features: Features,
-        estimate: Option<Places>,
-    ) -> Compiler<'a> {
+    fn new(code: &'a Code, features: Features, estimate: Option<Places>) -> Compiler<'a> {
         Compiler {
             code,
             buffer: Buffer::new(estimate),
             frame: Frame::default(),
-            stack_bytes,
             features,
         }
     }
@@ -114,9 +102,10 @@ impl<'a> Compiler<'a> {
             self.counting_entry();
         }
         let tail_target = self.buffer.offset();
-        for (index, range) in self.code.subprograms.iter().enumerate() {
+        for (index, subprogram) in self.code.subprograms.iter().enumerate() {
+            let range = &subprogram.slots;
             let takes_run = index == 0 && needs_run && !tail_calls;
-            self.frame = Frame::new(self.code, range.clone(), self.stack_bytes, takes_run);
+            self.frame = Frame::new(self.code, subprogram, takes_run);
             self.buffer.begin_subprogram();
             self.prologue(takes_run);
             for at in range.clone() {
