@@ -67,7 +67,7 @@ int scenario_exceptions() {
 }
 
 int scenario_deep_exceptions() {
-  const int depths[] = {0, 1, 100, 3000};
+  const int depths[] = {0, 1, 100, 20000};
   for (int depth : depths) {
     destroyed = 0;
     try { v_deep_throw(depth); return 1; } catch (int e) { if (e != 42) return 2; }
