@@ -245,7 +245,8 @@ impl State {
         }
         // One look at the process's mappings per batch.
         if plans.is_empty() {
-            let maps = std::fs::read_to_string("/proc/thread-self/maps").map_err(|_| Refusal::NoMemory)?;
+            let maps =
+                std::fs::read_to_string("/proc/thread-self/maps").map_err(|_| Refusal::NoMemory)?;
             self.arena.get_or_insert_default().survey(&maps);
         }
         let site = Box::new(Site::new(addr));

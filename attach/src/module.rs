@@ -98,6 +98,28 @@ impl Module {
             .collect()
     }
 
+    /// Whether memory holds the file's bytes for the whole function at `addr`:
+    /// nobody, we included, has changed it.
+    pub fn is_original_function(&self, addr: usize) -> bool {
+        let bytes = self.functions.at((addr as u64).wrapping_sub(self.bias));
+        let len = bytes.map_or(0, |function| function.range.end - function.range.start);
+        self.is_original(&(addr as u64..addr as u64 + len))
+    }
+
+    /// Whether memory holds what the file has.
+    pub(crate) fn is_original(&self, range: &Range<u64>) -> bool {
+        let len = (range.end - range.start) as usize;
+        match self.original(range.start, len) {
+            Some(original) if original.len() == len => {
+                original.iter().enumerate().all(|(i, byte)| {
+                    // SAFETY: the module's text is mapped readable in this process.
+                    *byte == unsafe { ((range.start + i as u64) as *const u8).read_volatile() }
+                })
+            }
+            _ => false,
+        }
+    }
+
     /// At most `len` original bytes from `addr` on, to the end of the text.
     pub(crate) fn original(&self, addr: u64, len: usize) -> Option<&[u8]> {
         let text = self.text.iter().find(|text| text.range.contains(&addr))?;

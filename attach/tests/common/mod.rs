@@ -1,7 +1,10 @@
 //! What all suites need: the module that an address of this process is in,
 //! and probes that count.
 
-#![allow(dead_code, reason = "each suite uses a part, expect would fail in the others")]
+#![allow(
+    dead_code,
+    reason = "each suite uses a part, expect would fail in the others"
+)]
 
 use std::ffi::c_void;
 use std::ops::Range;

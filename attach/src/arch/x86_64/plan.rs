@@ -143,7 +143,7 @@ impl Planner<'_> {
         let original = module.original(addr, LONGEST).ok_or(Refusal::OutsideText)?;
         let first = First::decode(original, addr)?;
         let own = addr..addr + first.len() as u64;
-        if !is_original(module, &own) {
+        if !module.is_original(&own) {
             return Err(Refusal::Patched);
         }
         if self.owned.overlaps(&own) {
@@ -175,7 +175,7 @@ impl Planner<'_> {
             };
             displaced.push(first);
             let range = addr..at + first.len() as u64;
-            if !is_original(module, &range) || self.owned.overlaps(&range) {
+            if !module.is_original(&range) || self.owned.overlaps(&range) {
                 break;
             }
             if at != addr {
@@ -287,7 +287,7 @@ impl Planner<'_> {
     fn pun(&mut self, module: &Module, spot: &Spot, entry: u64) -> Result<Plan, Refusal> {
         let (addr, original) = (spot.addr, &spot.original);
         let all = addr..addr + JUMP_LEN as u64;
-        if original.len() < JUMP_LEN || !is_original(module, &all) {
+        if original.len() < JUMP_LEN || !module.is_original(&all) {
             return Err(Refusal::NoRoom);
         }
         if self.owned.overlaps(&all) {
@@ -333,18 +333,6 @@ impl Planner<'_> {
 
     /// Whether bytes outside the probed instruction may be changed.
     fn is_free(&self, module: &Module, range: &Range<u64>) -> bool {
-        !self.owned.overlaps(range) && is_original(module, range)
-    }
-}
-
-/// Whether memory holds what the file has.
-fn is_original(module: &Module, range: &Range<u64>) -> bool {
-    let len = (range.end - range.start) as usize;
-    match module.original(range.start, len) {
-        Some(original) if original.len() == len => original.iter().enumerate().all(|(i, byte)| {
-            // SAFETY: the module's text is mapped readable in this process.
-            *byte == unsafe { ((range.start + i as u64) as *const u8).read_volatile() }
-        }),
-        _ => false,
+        !self.owned.overlaps(range) && module.is_original(range)
     }
 }
