@@ -11,8 +11,9 @@ const CALLEE_SAVED: u16 = 0x7c0;
 /// Which ids of one state play the part of which ids of the other.
 #[derive(Default)]
 struct Ids {
-    /// Equal scalars of the known state must be equal in the new one.
-    scalars: Vec<(u32, u32)>,
+    /// Linked scalars of the known state must be linked in the new one, at the
+    /// same distances: the third is new delta minus old delta.
+    scalars: Vec<(u32, u32, i64)>,
     /// NULL checks and references must match one to one.
     pointers: Vec<(u32, u32)>,
     /// Stands for the id of a scalar that is equal to no other.
@@ -20,20 +21,21 @@ struct Ids {
 }
 
 impl Ids {
-    fn scalar(&mut self, old: u32, new: u32) -> bool {
-        if old == 0 {
+    fn scalar(&mut self, old: &Reg, new: &Reg) -> bool {
+        if old.id == 0 {
             return true;
         }
-        let new = if new == 0 {
+        let id = if new.id == 0 {
             self.unlinked += 1;
             u32::MAX - self.unlinked
         } else {
-            new
+            new.id
         };
-        match self.scalars.iter().find(|p| p.0 == old) {
-            Some(pair) => pair.1 == new,
+        let shift = new.delta.wrapping_sub(old.delta);
+        match self.scalars.iter().find(|p| p.0 == old.id) {
+            Some(pair) => *pair == (old.id, id, shift),
             None => {
-                self.scalars.push((old, new));
+                self.scalars.push((old.id, id, shift));
                 true
             }
         }
@@ -100,7 +102,7 @@ fn reg_covers(old: &Reg, new: &Reg, ids: &mut Ids) -> bool {
     match old.kind {
         Kind::NotInit => true,
         Kind::Scalar => {
-            new.kind == Kind::Scalar && old.val.includes(&new.val) && ids.scalar(old.id, new.id)
+            new.kind == Kind::Scalar && old.val.includes(&new.val) && ids.scalar(old, new)
         }
         kind => kind == new.kind && old.val.includes(&new.val) && ids.pointer(old.id, new.id),
     }

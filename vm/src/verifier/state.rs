@@ -1,8 +1,9 @@
 //! The abstract machine state at one point of one path: registers, stack
 //! frames and held references. It knows no instructions.
 
-use uapi::insn::{MAX_BPF_STACK, MAX_CALL_FRAMES};
+use uapi::insn::{BPF_ADD, MAX_BPF_STACK, MAX_CALL_FRAMES};
 
+use super::alu::alu64;
 use super::range::Scalar;
 
 /// Bytes of a stack slot.
@@ -78,9 +79,12 @@ pub(super) struct Reg {
     pub(super) kind: Kind,
     /// The number, or a pointer's distance from the start of what it points to.
     pub(super) val: Scalar,
-    /// Scalars with the same id (not 0) are equal. A pointer that may be NULL
-    /// is NULL together with all that share its id; a record's id is its reference.
+    /// Scalars with the same id (not 0) are one unknown number plus each its
+    /// own `delta`. A pointer that may be NULL is NULL together with all that
+    /// share its id; a record's id is its reference.
     pub(super) id: u32,
+    /// See `id`; 0 for pointers.
+    pub(super) delta: i64,
 }
 
 impl Reg {
@@ -88,6 +92,7 @@ impl Reg {
         kind: Kind::NotInit,
         val: Scalar::UNKNOWN,
         id: 0,
+        delta: 0,
     };
     pub(super) const UNKNOWN: Reg = Reg::scalar(Scalar::UNKNOWN);
 
@@ -96,6 +101,7 @@ impl Reg {
             kind: Kind::Scalar,
             val,
             id: 0,
+            delta: 0,
         }
     }
 
@@ -104,6 +110,7 @@ impl Reg {
             kind,
             val: Scalar::known(offset),
             id,
+            delta: 0,
         }
     }
 
@@ -240,15 +247,24 @@ impl State {
         }
     }
 
-    /// Gives every scalar equal to the one with `id` what a branch taught.
-    pub(super) fn learn(&mut self, id: u32, val: Scalar) {
-        if id != 0 {
-            self.each_reg(|reg| {
-                if reg.kind == Kind::Scalar && reg.id == id {
-                    reg.val = val;
-                }
-            });
+    /// Gives every scalar that hangs together with `known` what a branch taught of it.
+    pub(super) fn learn(&mut self, known: &Reg) {
+        if known.id == 0 {
+            return;
         }
+        self.each_reg(|reg| {
+            if reg.kind != Kind::Scalar || reg.id != known.id {
+                return;
+            }
+            let distance = reg.delta.wrapping_sub(known.delta) as u64;
+            let val = if distance == 0 {
+                known.val
+            } else {
+                alu64(BPF_ADD, &known.val, &Scalar::known(distance))
+            };
+            // What was known of it before still holds.
+            reg.val = reg.val.intersect(&val).unwrap_or(reg.val);
+        });
     }
 
     /// Settles whether the pointers with `id` are NULL.

@@ -67,7 +67,16 @@ impl Walk<'_> {
                     Reg::scalar(if is64 { any } else { zero_extend(&any) })
                 } else {
                     let f = if is64 { alu64 } else { alu32 };
-                    Reg::scalar(f(op, &dst.val, &src.val))
+                    let sum = Reg::scalar(f(op, &dst.val, &src.val));
+                    let constant = insn.code & BPF_X == 0;
+                    if op == BPF_ADD && is64 && constant && sum.val.as_const().is_none() {
+                        // Stays linked to its copies, at a distance.
+                        let delta = dst.delta.wrapping_add(insn.imm.into());
+                        let id = dst.id;
+                        Reg { id, delta, ..sum }
+                    } else {
+                        sum
+                    }
                 }
             }
         };
@@ -193,11 +202,13 @@ impl Walk<'_> {
         let teach = |state: &mut super::state::State, holds: bool| {
             let (a, b) = refine(op, &dst.val, &src.val, is32, holds);
             if by_reg {
-                state.set(insn.src(), Reg { val: b, ..src });
-                state.learn(src.id, b);
+                let src = Reg { val: b, ..src };
+                state.set(insn.src(), src);
+                state.learn(&src);
             }
-            state.set(insn.dst(), Reg { val: a, ..dst });
-            state.learn(dst.id, a);
+            let dst = Reg { val: a, ..dst };
+            state.set(insn.dst(), dst);
+            state.learn(&dst);
         };
         teach(&mut other, true);
         teach(&mut self.state, false);
@@ -215,8 +226,14 @@ impl Walk<'_> {
     }
 }
 
-/// Whether an address can be told from NULL without looking.
+/// Whether an address can be told from NULL without looking (kernel: `reg_not_null`).
 fn is_surely_not_null(reg: &Reg) -> bool {
     let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
-    reg.kind.is_pointer() && !reg.kind.or_null() && reg.val.as_const().is_some_and(near)
+    match reg.kind {
+        Kind::Map { .. } => true,
+        Kind::MapValue { or_null, .. } | Kind::Record { or_null, .. } => {
+            !or_null && reg.val.as_const().is_some_and(near)
+        }
+        _ => false,
+    }
 }

@@ -51,7 +51,7 @@ fn close(fd: i32) {
 /// Maps made for packs, kept between programs because most packs look alike.
 #[derive(Default)]
 pub struct Kernel {
-    maps: HashMap<(u32, u32, u32, u32, u32, Option<Vec<u8>>), i32>,
+    maps: HashMap<([u32; 5], Option<Vec<u8>>), i32>,
 }
 
 impl Kernel {
@@ -79,14 +79,14 @@ impl Kernel {
             info.max_entries.min(1024)
         };
         let flags = info.map_flags;
-        let key = (
+        let shape = [
             info.map_type,
             info.key_size,
             info.value_size,
             entries,
             flags,
-            info.rodata.clone(),
-        );
+        ];
+        let key = (shape, info.rodata.clone());
         if let Some(&fd) = self.maps.get(&key) {
             return Ok(fd);
         }

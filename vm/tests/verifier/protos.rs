@@ -21,7 +21,7 @@ pub const PROTOS: &[Proto] = protos! {
     BPF_FUNC_TRACE_PRINTK "trace_printk" true (Mem, Size) -> Scalar;
     BPF_FUNC_GET_PRANDOM_U32 "get_prandom_u32" false () -> Scalar;
     BPF_FUNC_GET_SMP_PROCESSOR_ID "get_smp_processor_id" false () -> Scalar;
-    BPF_FUNC_TAIL_CALL "tail_call" false (Ctx, Map, Anything) -> Scalar;
+    BPF_FUNC_TAIL_CALL "tail_call" false (Ctx, Map, Anything) -> Void;
     BPF_FUNC_GET_CURRENT_PID_TGID "get_current_pid_tgid" false () -> Scalar;
     BPF_FUNC_GET_CURRENT_UID_GID "get_current_uid_gid" false () -> Scalar;
     BPF_FUNC_GET_CURRENT_COMM "get_current_comm" false (UninitMem, Size) -> Scalar;
