@@ -278,3 +278,20 @@ fn code_is_executable_and_not_writable() {
     let address = both.compiled.code_bytes().as_ptr() as usize;
     assert_eq!(permissions(address).as_deref(), Some("r-xp"));
 }
+
+#[test]
+fn instructions_take_their_shortest_form() {
+    let text = "r2 = *(u64 *)(r1 + 0)\nr2 += 1\n*(u64 *)(r1 + 0) = r2\nr3 = *(u32 *)(r10 - 4)
+        r0 = 0\nexit";
+    let code = both(&assemble(text)).expect("links");
+    let expected = [
+        &[0x48, 0x8b, 0x37][..],   // mov rsi, [rdi]
+        &[0x48, 0x83, 0xc6, 0x01], // add rsi, 1
+        &[0x48, 0x89, 0x37],       // mov [rdi], rsi
+        &[0x8b, 0x54, 0x24, 0xfc], // mov edx, [rsp - 4], in the red zone
+        &[0x31, 0xc0],             // xor eax, eax
+        &[0xc3],                   // ret
+    ]
+    .concat();
+    assert_eq!(code.compiled.code_bytes(), expected);
+}

@@ -41,16 +41,24 @@ impl Memory {
     }
 }
 
-/// Emits an instruction whose memory operand stands where `@` is, followed
-/// by more operands.
+/// Emits an instruction with a memory operand between others, of which an
+/// immediate of `$tail` bytes may follow the address.
 macro_rules! with_memory {
-    ($emit:ident, $self:expr, $memory:expr, [$($before:tt)*] $size:ident [$($after:tt)*]) => {
+    ($emit:ident, $self:expr, $memory:expr, $before:tt $size:ident $after:tt) => {
+        with_memory!($emit, $self, $memory, $before $size $after, 0)
+    };
+    (
+        $emit:ident, $self:expr, $memory:expr,
+        [$($before:tt)*] $size:ident [$($after:tt)*], $tail:expr
+    ) => {
         match $memory {
             Memory::Near(base, off) => {
-                $emit!($self, $($before)* $size [BYTE Rq(base) + off] $($after)*)
+                $emit!($self, $($before)* $size [BYTE Rq(base) + off] $($after)*);
+                $self.buffer.shorten_address(base, &off.to_le_bytes(), $tail);
             }
             Memory::Far(base, off) => {
-                $emit!($self, $($before)* $size [DWORD Rq(base) + off] $($after)*)
+                $emit!($self, $($before)* $size [DWORD Rq(base) + off] $($after)*);
+                $self.buffer.shorten_address(base, &off.to_le_bytes(), $tail);
             }
             Memory::StackNear(off) => {
                 $emit!($self, $($before)* $size [BYTE rsp + off] $($after)*)
@@ -91,10 +99,10 @@ impl Compiler<'_> {
         };
         let m = self.memory(addr);
         match size {
-            Size::B => with_memory!(emit, self, m, [mov] BYTE [, BYTE imm as i8]),
-            Size::H => with_memory!(emit, self, m, [mov] WORD [, WORD imm as i16]),
-            Size::W => with_memory!(emit, self, m, [mov] DWORD [, DWORD imm]),
-            Size::DW => with_memory!(emit, self, m, [mov] QWORD [, DWORD imm]),
+            Size::B => with_memory!(emit, self, m, [mov] BYTE [, BYTE imm as i8], 1),
+            Size::H => with_memory!(emit, self, m, [mov] WORD [, WORD imm as i16], 2),
+            Size::W => with_memory!(emit, self, m, [mov] DWORD [, DWORD imm], 4),
+            Size::DW => with_memory!(emit, self, m, [mov] QWORD [, DWORD imm], 4),
         }
     }
 

@@ -110,6 +110,27 @@ impl Buffer {
         }
     }
 
+    /// Shortens the address of the instruction that was emitted last:
+    /// register `base` and a displacement, then `tail` bytes of immediate.
+    /// dynasm gives a base chosen at run time a SIB byte, which only rsp and
+    /// r12 need, and keeps a displacement of zero, which only rbp and r13 need.
+    pub fn shorten_address(&mut self, base: u8, displacement: &[u8], tail: usize) {
+        let at = self.offset() - tail - displacement.len();
+        let (modrm, sib) = (at - 2, at - 1);
+        debug_assert_eq!(self.asm.ops[modrm] & 7, 4, "a SIB byte follows");
+        debug_assert_eq!(&self.asm.ops[at..][..displacement.len()], displacement);
+        if base & 7 == 4 {
+            return;
+        }
+        self.asm.ops[modrm] = self.asm.ops[modrm] & 0xf8 | base & 7;
+        let mut end = at;
+        if displacement == [0] && base & 7 != 5 {
+            self.asm.ops[modrm] &= 0x3f;
+            end += 1;
+        }
+        self.asm.ops.drain(sib..end);
+    }
+
     /// Turns an instruction `81 /n imm32` that was emitted last into
     /// `83 /n imm8`.
     pub fn shorten_immediate(&mut self, imm: i8) {
