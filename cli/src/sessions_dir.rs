@@ -2,7 +2,7 @@
 //! trace. It knows nothing of what is in a session.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -74,12 +74,9 @@ fn try_room(place: &Path) -> io::Result<()> {
         .custom_flags(libc::O_TMPFILE)
         .open(place);
     let file = match file {
-        // A file system without unnamed files will speak for itself later.
-        Err(error)
-            if error.kind() == ErrorKind::Unsupported
-                || error.raw_os_error() == Some(libc::EISDIR) =>
-        {
-            return Ok(());
+        // The file system has no unnamed files (EISDIR before Linux 3.11).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            return try_directory(place);
         }
         other => other?,
     };
@@ -91,4 +88,11 @@ fn try_room(place: &Path) -> io::Result<()> {
             error => Err(error),
         },
     }
+}
+
+/// Makes a directory and removes it at once.
+fn try_directory(place: &Path) -> io::Result<()> {
+    let probe = place.join(format!(".bpftime-{}", std::process::id()));
+    fs::create_dir(&probe)?;
+    fs::remove_dir(&probe)
 }
