@@ -103,7 +103,8 @@ fn several_tools_on_several_targets() {
 fn ends(signal: Option<Signal>) {
     let world = World::new();
     let mut puppet = world.puppet();
-    let (text, fds) = (puppet.ask("text"), puppet.ask("fds"));
+    let text = puppet.ask("text");
+    let fds = "3".to_owned(); // the standard streams
     for _ in 0..3 {
         let mut counter = counter(&world);
         assert_ne!(puppet.ask("text"), text);
@@ -123,7 +124,8 @@ fn ends(signal: Option<Signal>) {
         assert_eq!(puppet.ask("call 10"), "ok");
         world.expect_nothing_left();
     }
-    assert_eq!(puppet.ask("fds"), fds);
+    // The agent opens files for moments only.
+    wait::until_true("no more open files than before", wait::LONG, || puppet.ask("fds") == fds);
 }
 
 #[test]
