@@ -9,7 +9,7 @@ use crate::log;
 
 const LD_PRELOAD: &str = "LD_PRELOAD";
 /// The agent's file name, in the directory of this library.
-const AGENT: &str = "libbpftime_agent.so";
+const AGENT: &str = "libbpftime-agent.so";
 
 /// Replaces this library in `LD_PRELOAD` by the agent.
 pub fn hand_children_the_agent(own_path: &Path) {
@@ -64,18 +64,18 @@ mod tests {
     #[test]
     fn only_our_library_is_replaced() {
         let own = Path::new("/s/lib-1/libbpftime_syscall_server.so");
-        let agent = Path::new("/s/lib-1/libbpftime_agent.so");
+        let agent = Path::new("/s/lib-1/libbpftime-agent.so");
         let check = |list: &str, expected: &str| {
             let new = replaced(list.as_bytes(), own, agent);
             assert_eq!(String::from_utf8(new).unwrap(), expected);
         };
         check(
             "/s/lib-1/libbpftime_syscall_server.so",
-            "/s/lib-1/libbpftime_agent.so",
+            "/s/lib-1/libbpftime-agent.so",
         );
         check(
             "libjemalloc.so /other/libbpftime_syscall_server.so::x.so",
-            "libjemalloc.so:/s/lib-1/libbpftime_agent.so:x.so",
+            "libjemalloc.so:/s/lib-1/libbpftime-agent.so:x.so",
         );
         check("", "");
     }
