@@ -17,6 +17,7 @@ mod numbers {
     pub const BPF_FUNC_PERF_EVENT_OUTPUT: u32 = 25;
     pub const BPF_FUNC_GET_STACKID: u32 = 27;
     pub const BPF_FUNC_GET_CURRENT_TASK: u32 = 35;
+    pub const BPF_FUNC_CURRENT_TASK_UNDER_CGROUP: u32 = 37;
     pub const BPF_FUNC_GET_NUMA_NODE_ID: u32 = 42;
     pub const BPF_FUNC_PROBE_READ_STR: u32 = 45;
     pub const BPF_FUNC_GET_STACK: u32 = 67;

@@ -37,6 +37,7 @@ static ROWS: &[&Helper] = &[
     &task::get_current_comm::ROW,
     &task::get_current_task::ROW,
     &task::get_current_cgroup_id::ROW,
+    &task::current_task_under_cgroup::ROW,
     &task::get_ns_current_pid_tgid::ROW,
     &task::get_smp_processor_id::ROW,
     &task::get_numa_node_id::ROW,

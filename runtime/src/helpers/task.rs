@@ -4,9 +4,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use shm::sys;
 use uapi::Errno;
+use uapi::map::BPF_MAP_TYPE_CGROUP_ARRAY;
 
 use super::row::{Any, Ctx, Len, Opaque, Room, helper};
-use crate::maps::bytes;
+use crate::maps::{Map, bytes};
 use crate::thread;
 
 helper! {
@@ -72,6 +73,19 @@ helper! {
     /// without reading files.
     fn get_current_cgroup_id(run) -> u64 = BPF_FUNC_GET_CURRENT_CGROUP_ID {
         0
+    }
+}
+
+helper! {
+    /// bpf_current_task_under_cgroup: what the kernel says of a slot that was
+    /// never filled; a process cannot see who is below a cgroup.
+    /// Errors: EINVAL no cgroup array or no such slot, EAGAIN else.
+    fn current_task_under_cgroup(run, map: &'static Map, index: Any) -> i64 = BPF_FUNC_CURRENT_TASK_UNDER_CGROUP {
+        let spec = map.spec();
+        match spec.map_type == BPF_MAP_TYPE_CGROUP_ARRAY && (index.0 as u32) < spec.max_entries {
+            true => Errno::EAGAIN.ret(),
+            false => Errno::EINVAL.ret(),
+        }
     }
 }
 
