@@ -58,6 +58,7 @@ fn takes(helper: u32, map_type: u32) -> bool {
         BPF_MAP_TYPE_PROG_ARRAY => helper == BPF_FUNC_TAIL_CALL,
         BPF_MAP_TYPE_PERF_EVENT_ARRAY => helper == BPF_FUNC_PERF_EVENT_OUTPUT,
         BPF_MAP_TYPE_STACK_TRACE => helper == BPF_FUNC_GET_STACKID,
+        BPF_MAP_TYPE_CGROUP_ARRAY => helper == BPF_FUNC_CURRENT_TASK_UNDER_CGROUP,
         BPF_MAP_TYPE_QUEUE | BPF_MAP_TYPE_STACK => matches!(
             helper,
             BPF_FUNC_MAP_PUSH_ELEM | BPF_FUNC_MAP_POP_ELEM | BPF_FUNC_MAP_PEEK_ELEM
