@@ -10,11 +10,12 @@ use uapi::Errno;
 use uapi::map::{
     BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_HASH,
     BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 
+use super::ringbuf::Ring;
 use super::spec::MapSpec;
-use super::{array, hash, percpu_array, slots};
+use super::{array, hash, percpu_array, ringbuf, slots};
 
 /// Is the storage fresh, or does another process use it already?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_HASH => &hash::HASH,
         BPF_MAP_TYPE_PERCPU_HASH => &hash::PERCPU_HASH,
         BPF_MAP_TYPE_ARRAY => &array::TYPE,
+        BPF_MAP_TYPE_RINGBUF => &ringbuf::TYPE,
         BPF_MAP_TYPE_PERCPU_ARRAY => &percpu_array::TYPE,
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {
             &slots::TYPE
@@ -146,6 +148,11 @@ pub(super) trait MapKind: Send + Sync {
     /// Would a poll of the map's fd say that it is readable?
     fn ready(&self) -> bool {
         false
+    }
+
+    /// The map as a ring buffer.
+    fn ring(&self) -> Option<&Ring> {
+        None
     }
 
     /// Takes back what killed processes held of the map.

@@ -8,6 +8,7 @@ use uapi::Errno;
 use uapi::map::BPF_F_RDONLY_PROG;
 
 use super::kind::{self, MapKind, Start};
+use super::ringbuf::Ring;
 use super::spec::MapSpec;
 
 /// A process-local view of one map. Its address (keep it boxed or in an `Arc`)
@@ -208,6 +209,12 @@ impl Map {
     /// Would a poll of the map's fd say that it is readable?
     pub fn ready(&self) -> bool {
         self.kind.ready()
+    }
+
+    /// The map as a ring buffer, if it is one.
+    #[inline]
+    pub fn ring(&self) -> Option<&Ring> {
+        self.kind.ring()
     }
 
     /// Takes back what killed processes held of the map: elements of a full

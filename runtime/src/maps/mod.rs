@@ -12,12 +12,13 @@ pub(crate) mod bytes;
 mod hash;
 mod kind;
 mod map;
-mod owner;
 mod percpu_array;
 mod perf_ring;
+mod ringbuf;
 mod slots;
 mod spec;
 
 pub use map::Map;
 pub use perf_ring::PerfRing;
+pub use ringbuf::Ring;
 pub use spec::MapSpec;

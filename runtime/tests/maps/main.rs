@@ -3,4 +3,6 @@
 
 mod kernel;
 mod oracle;
+mod process;
+mod ringbuf;
 mod segment;

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
 use bpftime_runtime::maps::{Map, MapSpec};
-use shm::Segment;
+use shm::{Region, Segment};
 use uapi::Errno;
 
 /// CPUs that per-CPU maps are made for: as many as the kernel's, so that
@@ -26,11 +26,17 @@ pub fn segment(bytes: u64) -> Segment {
 
 /// A map in a segment of its own; processes forked from this one share it.
 pub fn map(spec: MapSpec) -> Result<Map, Errno> {
+    Ok(map_and_storage(spec)?.0)
+}
+
+/// As [`map`], with the storage.
+pub fn map_and_storage(spec: MapSpec) -> Result<(Map, Region), Errno> {
     let cpus = possible_cpus();
     let bytes = Map::storage_size(&spec, cpus)?
         .max(1)
         .next_multiple_of(4096);
-    Map::create(spec, segment(bytes).region(0, bytes).unwrap(), cpus)
+    let storage = segment(bytes).region(0, bytes).unwrap();
+    Ok((Map::create(spec, storage.clone(), cpus)?, storage))
 }
 
 /// A spec of the usual fields.

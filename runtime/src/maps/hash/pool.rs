@@ -9,12 +9,12 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
 
-use shm::Region;
+use shm::{Region, sys};
 
-use super::super::owner::{self, Owner};
 use super::element::{Element, Link, Phase, State, Stock};
 use super::hints::Hints;
 use super::layout::{Layout, header};
+use crate::thread;
 
 /// Hints tried before a search for a free element gives up; one is stale only
 /// after a kill or while another process takes the same element.
@@ -27,7 +27,6 @@ pub(super) struct Pool {
     pub layout: Layout,
     regular: Hints,
     spare: Hints,
-    pub owner: Owner,
 }
 
 // SAFETY: `base` points into `region`, which may be used from any thread, and
@@ -57,6 +56,7 @@ impl Pool {
         if region.len() < layout.bytes {
             return None;
         }
+        thread::init();
         let numbers = layout.count + 1;
         let hints = |at| Some(Hints::new(region.sub(at, Hints::bytes(numbers))?, numbers));
         Some(Pool {
@@ -65,7 +65,6 @@ impl Pool {
             base: region.as_ptr(),
             region,
             layout,
-            owner: Owner::new(),
         })
     }
 
@@ -110,7 +109,7 @@ impl Pool {
     }
 
     fn state(&self, phase: Phase, generation: u64) -> State {
-        State::new(phase, self.owner.pid(), generation)
+        State::new(phase, thread::ids().pid as u32, generation)
     }
 
     /// Takes a free element, none below `start` of its word if there is
@@ -288,7 +287,8 @@ impl Pool {
             // Nonsense keeps the element out of use.
             Phase::Unknown => return false,
             phase => {
-                if owner::alive(state.owner()) {
+                let owner = state.owner() as i32;
+                if sys::alive(owner, owner) {
                     return false;
                 }
                 let mine = self.state(phase, generation);
