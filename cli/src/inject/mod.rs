@@ -51,7 +51,7 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
     let target = Target::inspect(pid, library)?;
     let path = c_string(library)?;
     let sessions = c_string(sessions)?;
-    let start_offset = target::symbol(Library::Agent.bytes(), &[START]).ok_or_else(|| {
+    let start_offset = target::symbol(Library::Agent.bytes(), START).ok_or_else(|| {
         Problem::new(
             library.display(),
             format_args!("does not export {START}"),

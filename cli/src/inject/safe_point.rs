@@ -113,8 +113,13 @@ pub fn reach(target: &Target, deadline: Instant) -> Result<Thread, Problem> {
             return Err(Problem::new(pid, "ended meanwhile", "start it again"));
         }
         threads.truncate(MOST_THREADS);
+        let alone = threads.len() == 1;
         for tid in threads {
-            let turn = deadline.min(Instant::now() + TURN);
+            let turn = if alone {
+                deadline
+            } else {
+                deadline.min(Instant::now() + TURN)
+            };
             let mut thread = match Thread::seize(tid) {
                 Ok(thread) => thread,
                 Err(nix::errno::Errno::ESRCH) => continue,

@@ -3,6 +3,7 @@
 //! must be called for it. It stops no thread.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
-use object::{ElfFile, SymbolKind};
+use object::{ElfFile, Symbol, SymbolKind};
 
 use super::arch;
 use super::maps::{self, Mapping};
@@ -112,7 +113,13 @@ impl Target {
             )
         };
         let elf = ElfFile::parse(&bytes).map_err(|_| unknown())?;
-        let address = |name: &str| elf.function_address(name).map(|offset| libc.base + offset);
+        // One pass: libc has thousands of symbols.
+        let functions: HashMap<&str, Symbol<'_>> = elf
+            .symbols()
+            .filter(|symbol| symbol.kind == SymbolKind::Function)
+            .map(|symbol| (symbol.name, symbol))
+            .collect();
+        let address = |name: &str| functions.get(name).map(|symbol| libc.base + symbol.address);
         // Before glibc 2.34 dlopen was in a library that need not be loaded.
         let dlopen = match address("dlopen") {
             Some(address) => Dlopen {
@@ -141,7 +148,7 @@ impl Target {
             dlopen,
             dlerror: address("dlerror"),
             errno_location: address("__errno_location"),
-            return_point: return_point(pid, &elf, libc.base).ok_or_else(unknown)?,
+            return_point: return_point(pid, &functions, libc.base).ok_or_else(unknown)?,
             malloc,
             careful: code(&|path| path == libc.path || is_loader(path) || is_allocator(path)),
             loader: code(&is_loader),
@@ -181,15 +188,14 @@ impl Target {
         *self.own_allocator.get_or_init(|| {
             let exe = fs::read(format!("/proc/{}/exe", self.pid));
             // Not readable means not known to be safe.
-            exe.map_or(true, |bytes| symbol(&bytes, &["malloc"]).is_some())
+            exe.map_or(true, |bytes| symbol(&bytes, "malloc").is_some())
         })
     }
 }
 
-/// Address of the first of `names` that `elf` defines, from its load address.
-pub fn symbol(elf: &[u8], names: &[&str]) -> Option<u64> {
-    let elf = ElfFile::parse(elf).ok()?;
-    names.iter().find_map(|name| elf.function_address(name))
+/// Address of the function `name` in an ELF file, from its load address.
+pub fn symbol(elf: &[u8], name: &str) -> Option<u64> {
+    ElfFile::parse(elf).ok()?.function_address(name)
 }
 
 struct Module {
@@ -292,11 +298,9 @@ fn base_of(mappings: &[Mapping], library: &Path) -> Option<u64> {
 
 /// Finds the instruction in the target's memory, not in the file: a hook may
 /// have changed the function.
-fn return_point(pid: Pid, elf: &ElfFile<'_>, base: u64) -> Option<u64> {
+fn return_point(pid: Pid, functions: &HashMap<&str, Symbol<'_>>, base: u64) -> Option<u64> {
     SMALL_SYSTEM_CALLS.iter().find_map(|name| {
-        let function = elf
-            .symbols()
-            .find(|symbol| symbol.name == *name && symbol.kind == SymbolKind::Function)?;
+        let function = functions.get(name)?;
         let mut code = vec![0; usize::try_from(function.size).ok()?.min(64)];
         let start = base + function.address;
         thread::read(pid, start, &mut code).ok()?;

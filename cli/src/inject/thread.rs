@@ -16,7 +16,7 @@ use super::arch::{Registers, VECTOR_STATE, VECTOR_STATE_MAX};
 /// What PTRACE_O_TRACESYSGOOD makes of SIGTRAP at a system call.
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 /// How long a running thread may take to stop so that it can be let go.
-const LET_GO: Duration = Duration::from_millis(200);
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// Why a thread cannot be used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +93,14 @@ impl Thread {
 
     /// Lets a stopped thread run to the next start or end of a system call,
     /// with `signal` delivered unless it is 0.
-    pub fn resume(&self, signal: i32) -> Result<(), Lost> {
+    pub fn resume(&mut self, signal: i32) -> Result<(), Lost> {
+        self.stepping = false;
         self.request(libc::PTRACE_SYSCALL, signal)
     }
 
     /// Lets a stopped thread run until something else stops it.
-    pub fn run(&self) -> Result<(), Lost> {
+    pub fn run(&mut self) -> Result<(), Lost> {
+        self.stepping = false;
         self.request(libc::PTRACE_CONT, 0)
     }
 
