@@ -13,7 +13,7 @@ use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
-use crate::maps::{Map, MapSpec};
+use crate::maps::Map;
 use crate::run::RunState;
 use crate::session::{Session, SessionView};
 
@@ -88,7 +88,7 @@ impl Env for Names<'_> {
             value_size: spec.value_size,
             max_entries: spec.max_entries,
             map_flags: spec.map_flags,
-            rodata: rodata(&map, &spec),
+            rodata: map.rodata(),
         })
     }
 
@@ -115,21 +115,6 @@ impl Linker for Names<'_> {
     fn tail_call(&self) -> TailCallFn {
         helpers::tail_call_target
     }
-}
-
-/// The contents of an array that neither programs nor bpf(2) can change any
-/// more (kernel/bpf/verifier.c, `bpf_map_is_rdonly`).
-fn rodata(map: &Map, spec: &MapSpec) -> Option<Vec<u8>> {
-    if spec.map_type != types::BPF_MAP_TYPE_ARRAY
-        || !spec.has(types::BPF_F_RDONLY_PROG)
-        || spec.max_entries != 1
-        || !map.frozen()
-    {
-        return None;
-    }
-    let mut value = vec![0; map.syscall_value_size()];
-    map.lookup(&0u32.to_ne_bytes(), &mut value, 0).ok()?;
-    Some(value)
 }
 
 /// A program that runs in this process.

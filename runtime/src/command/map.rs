@@ -120,6 +120,6 @@ impl Bpf {
         if map.map.frozen() {
             return Err(Errno::EPERM);
         }
-        map.map.freeze()
+        self.home.session().freeze_map(map.id())
     }
 }

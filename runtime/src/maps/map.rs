@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use shm::Region;
 use uapi::Errno;
-use uapi::map::BPF_F_RDONLY_PROG;
+use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
 
 use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
@@ -177,6 +177,22 @@ impl Map {
     /// Is the map frozen?
     pub fn frozen(&self) -> bool {
         self.frozen.load(Ordering::Relaxed)
+    }
+
+    /// The contents of an array that neither programs nor bpf(2) can change any
+    /// more (kernel/bpf/verifier.c, `bpf_map_is_rdonly`).
+    pub fn rodata(&self) -> Option<Vec<u8>> {
+        let spec = &self.spec;
+        if spec.map_type != BPF_MAP_TYPE_ARRAY
+            || !spec.has(BPF_F_RDONLY_PROG)
+            || spec.max_entries != 1
+            || !self.frozen()
+        {
+            return None;
+        }
+        let mut value = vec![0; self.syscall_value_size];
+        self.lookup(&0u32.to_ne_bytes(), &mut value, 0).ok()?;
+        Some(value)
     }
 
     /// The ranges {offset, bytes} of storage, in order, that an mmap of the

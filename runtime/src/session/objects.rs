@@ -274,6 +274,13 @@ impl Objects {
             .filter(move |record| record.kind == kind)
     }
 
+    /// The copy that freezing a map made of its contents.
+    pub fn contents(&self, map: &Record) -> Option<Region> {
+        let offset = u64::from(map.state);
+        (map.kind == ObjectKind::Map && offset >= PAYLOAD)
+            .then(|| self.region.sub(offset, map.len))?
+    }
+
     /// A copy of the bytecode of a program's record.
     pub fn bytecode(&self, record: &Record) -> Option<Vec<u8>> {
         if record.place != Place::Objects

@@ -328,6 +328,39 @@ impl Session {
         Ok(id)
     }
 
+    /// `BPF_MAP_FREEZE`. The contents of an array that programs only read are
+    /// copied to `objects`, which no target can write: programs are verified
+    /// with these bytes as constants, and read them from there.
+    ///
+    /// # Errors
+    /// `ENOENT` without such a map, `EPERM` if frozen already, `ENOMEM`
+    /// without space.
+    pub fn freeze_map(&self, id: u32) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        let map = inner.maps.get(&id).cloned().ok_or(Errno::ENOENT)?;
+        let record = self
+            .objects
+            .find(id, ObjectKind::Map)
+            .ok_or(Errno::ENOENT)?;
+        map.freeze()?;
+        let Some(contents) = map.rodata() else {
+            return Ok(());
+        };
+        let offset = inner.payload.take(record.len).ok_or(Errno::ENOMEM)?;
+        let state = u32::try_from(offset).map_err(|_| Errno::ENOMEM)?;
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        file::fallocate(&self.objects_fd, keep, offset, record.len)
+            .map_err(no_memory)
+            .and_then(|()| {
+                let table = &mut inner.table;
+                table
+                    .write_payload(offset, &contents)
+                    .and_then(|()| table.set_state(id, state))
+                    .ok_or(Errno::ENOMEM)
+            })
+            .inspect_err(|_| inner.payload.give(offset, record.len))
+    }
+
     /// A map.
     pub fn map(&self, id: u32) -> Option<Arc<Map>> {
         self.lock().maps.get(&id).cloned()
@@ -521,6 +554,9 @@ impl Session {
         inner.rings.remove(&id);
         if record.kind != ObjectKind::Link {
             self.free_storage(&mut inner, id, record.place, record.offset, record.len);
+        }
+        if record.kind == ObjectKind::Map && record.state != 0 {
+            inner.payload.give(u64::from(record.state), record.len);
         }
         Ok(())
     }

@@ -151,6 +151,31 @@ impl MetadataIno for std::os::fd::OwnedFd {
 }
 
 #[test]
+fn what_was_frozen_no_target_can_change() {
+    let root = tempfile::tempdir().unwrap();
+    let session = Session::create(&dirs(root.path())).unwrap();
+    let key = 0u32.to_ne_bytes();
+    let flags = uapi::map::BPF_F_MMAPABLE | uapi::map::BPF_F_RDONLY_PROG;
+    let (id, map, _fd) = session.create_map(map_spec(2, 1, flags)).unwrap();
+    map.update(&key, b"constant", 0).unwrap();
+    let view = SessionView::open(session.path()).unwrap();
+    assert_eq!(view.map(id).unwrap().rodata(), None);
+
+    session.freeze_map(id).unwrap();
+    assert_eq!(session.freeze_map(id), Err(Errno::EPERM));
+    assert_eq!(map.update(&key, b"changed!", 0), Err(Errno::EPERM));
+    let array = session.path().join(format!("array-{id}"));
+    std::fs::write(array, b"tampered").unwrap();
+    let seen = view.map(id).unwrap();
+    assert_eq!(seen.rodata().unwrap(), b"constant");
+    // SAFETY: direct values of an array are readable for the value size.
+    let direct = unsafe { seen.direct_value(0).unwrap().cast::<[u8; 8]>().read() };
+    assert_eq!(&direct, b"constant");
+    session.remove(id).unwrap();
+    assert!(view.map(id).is_none());
+}
+
+#[test]
 fn ids_never_come_back() {
     let root = tempfile::tempdir().unwrap();
     let session = Session::create(&dirs(root.path())).unwrap();

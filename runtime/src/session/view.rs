@@ -137,10 +137,15 @@ impl SessionView {
     pub fn map(&self, id: u32) -> Option<Arc<Map>> {
         let record = self.objects.find(id, ObjectKind::Map)?;
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(map) = maps.get(&id) {
+        let frozen = record.state != 0;
+        if let Some(map) = maps.get(&id)
+            && map.frozen() == frozen
+        {
             return Some(map.clone());
         }
         let storage = match record.place {
+            // Read-only for us: what was verified is what programs read.
+            _ if frozen => self.objects.contents(&record)?,
             Place::Data => self.data.storage(record.offset, record.len)?,
             Place::Array => {
                 let path = self.path.join(format!("{ARRAY_PREFIX}{id}"));
@@ -148,7 +153,11 @@ impl SessionView {
             }
             Place::Objects => return None,
         };
-        let map = Arc::new(Map::open(record.body()?, storage, self.nr_cpus()).ok()?);
+        let map = Map::open(record.body()?, storage, self.nr_cpus()).ok()?;
+        if frozen {
+            map.freeze().ok()?;
+        }
+        let map = Arc::new(map);
         maps.insert(id, map.clone());
         Some(map)
     }
