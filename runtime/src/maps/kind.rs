@@ -10,12 +10,12 @@ use uapi::Errno;
 use uapi::map::{
     BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_HASH,
     BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_STACK_TRACE,
 };
 
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
-use super::{array, hash, percpu_array, ringbuf, slots};
+use super::{array, hash, percpu_array, ringbuf, slots, stack_trace};
 
 /// Is the storage fresh, or does another process use it already?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,7 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_HASH => &hash::HASH,
         BPF_MAP_TYPE_PERCPU_HASH => &hash::PERCPU_HASH,
         BPF_MAP_TYPE_ARRAY => &array::TYPE,
+        BPF_MAP_TYPE_STACK_TRACE => &stack_trace::TYPE,
         BPF_MAP_TYPE_RINGBUF => &ringbuf::TYPE,
         BPF_MAP_TYPE_PERCPU_ARRAY => &percpu_array::TYPE,
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {
@@ -148,6 +149,12 @@ pub(super) trait MapKind: Send + Sync {
     /// Would a poll of the map's fd say that it is readable?
     fn ready(&self) -> bool {
         false
+    }
+
+    /// `bpf_get_stackid` for a stack: its id.
+    fn stack_put(&self, ips: &[u64], flags: u64) -> Result<u32, Errno> {
+        let _ = (ips, flags);
+        Err(Errno::EINVAL)
     }
 
     /// The map as a ring buffer.

@@ -227,6 +227,17 @@ impl Map {
         self.kind.ready()
     }
 
+    /// `bpf_get_stackid` for a stack that was walked: `ips` are its frames, the
+    /// innermost first, before those that `flags` say to skip. The id, or a
+    /// negative errno: `EINVAL` for unknown flags and other map types,
+    /// `EFAULT` when nothing is left, `EEXIST` when another stack is there.
+    pub fn stack_put(&self, ips: &[u64], flags: u64) -> i64 {
+        match self.kind.stack_put(ips, flags) {
+            Ok(id) => i64::from(id),
+            Err(errno) => errno.ret(),
+        }
+    }
+
     /// The map as a ring buffer, if it is one.
     #[inline]
     pub fn ring(&self) -> Option<&Ring> {

@@ -10,6 +10,7 @@
 mod array;
 pub(crate) mod bytes;
 mod hash;
+mod hasher;
 mod kind;
 mod map;
 mod percpu_array;
@@ -17,6 +18,7 @@ mod perf_ring;
 mod ringbuf;
 mod slots;
 mod spec;
+mod stack_trace;
 
 pub use map::Map;
 pub use perf_ring::PerfRing;

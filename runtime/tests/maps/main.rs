@@ -6,3 +6,4 @@ mod oracle;
 mod process;
 mod ringbuf;
 mod segment;
+mod stack_trace;

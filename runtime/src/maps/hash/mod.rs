@@ -2,13 +2,12 @@
 //! They know no process: who may be killed where is `table`'s business.
 //!
 //! Reading order: `layout` (where things lie), `element` (one of them),
-//! `table` (the operations), `pool` (elements in and out), `hints`, `hasher`.
+//! `table` (the operations), `pool` (elements in and out), `hints`.
 //!
 //! A value that a program holds a pointer to stays readable when its key is
 //! deleted, and may become another key's value, as in the kernel.
 
 mod element;
-mod hasher;
 mod hints;
 mod layout;
 mod pool;

@@ -17,9 +17,8 @@ use core::sync::atomic::{AtomicU64, fence};
 use uapi::Errno;
 use uapi::map::{BPF_EXIST, BPF_NOEXIST};
 
-use super::super::bytes;
+use super::super::{bytes, hasher};
 use super::element::{Element, Link, State, Stock};
-use super::hasher;
 use super::pool::{Held, Pool};
 
 /// How often an operation starts again before it gives up with `EBUSY`. Each

@@ -1,7 +1,7 @@
 //! The hash of a key: seeded, so that whoever chooses keys cannot choose
 //! buckets. It knows no table.
 
-use super::super::bytes;
+use super::bytes;
 
 /// Odd constants without structure: fractional bits of the square roots of
 /// 2, 3 and 5.
