@@ -5,6 +5,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use attach::{AttachError, Engine};
@@ -34,7 +35,14 @@ pub struct Agent {
     /// The process that has an agent thread; a forked child finds its
     /// parent's pid here.
     running: AtomicI32,
+    tid: AtomicI32,
+    /// The running thread's handle, boxed; whoever takes it joins the thread.
+    thread: AtomicPtr<JoinHandle<()>>,
     stop: AtomicBool,
+    /// How many calls are under way for which the thread went away, and
+    /// whether there was one.
+    aside: AtomicU32,
+    comes_back: AtomicBool,
     /// The first thread has called pthread_exit(3).
     first_thread_left: AtomicBool,
     /// How often a round was asked for, and the count that the latest
@@ -77,7 +85,11 @@ pub fn get_or_make(dirs: Dirs) -> Result<&'static Agent, AttachError> {
         lock: ForkLock::new(),
         state: UnsafeCell::new(State::new(dirs, engine)),
         running: AtomicI32::new(0),
+        tid: AtomicI32::new(0),
+        thread: AtomicPtr::new(std::ptr::null_mut()),
         stop: AtomicBool::new(false),
+        aside: AtomicU32::new(0),
+        comes_back: AtomicBool::new(false),
         first_thread_left: AtomicBool::new(false),
         asked: AtomicU32::new(0),
         answered: AtomicU32::new(0),
@@ -109,7 +121,7 @@ impl Agent {
 
     /// Whether a thread followed sessions in this process or, right after
     /// fork(2), in its parent.
-    pub fn was_running(&self) -> bool {
+    fn was_running(&self) -> bool {
         self.running.load(Ordering::Acquire) != 0
     }
 
@@ -126,6 +138,8 @@ impl Agent {
             return true;
         }
         self.stop.store(false, Ordering::Release);
+        // A forked child finds the handle of a thread that it does not have.
+        self.thread.store(std::ptr::null_mut(), Ordering::Release);
         // Ours must never run the target's handlers.
         let spawned = signals::with_all_blocked(|| {
             std::thread::Builder::new()
@@ -133,11 +147,59 @@ impl Agent {
                 .stack_size(STACK_BYTES)
                 .spawn(move || self.run())
         });
-        if let Err(error) = &spawned {
-            debug!("no thread: {error}");
-            self.running.store(0, Ordering::Release);
+        match spawned {
+            Ok(handle) => {
+                let handle = Box::into_raw(Box::new(handle));
+                self.thread.store(handle, Ordering::Release);
+                true
+            }
+            Err(error) => {
+                debug!("no thread: {error}");
+                self.running.store(0, Ordering::Release);
+                false
+            }
         }
-        spawned.is_ok()
+    }
+
+    /// Ends the thread but leaves its hooks, until [`Agent::come_back`]. When
+    /// it returns, the kernel counts one thread less.
+    pub fn step_aside(&self) {
+        self.aside.fetch_add(1, Ordering::AcqRel);
+        if !self.is_running() {
+            return;
+        }
+        let handle = self.thread.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        if handle.is_null() {
+            return;
+        }
+        self.comes_back.store(true, Ordering::Release);
+        self.wake();
+        // SAFETY: from `Box::into_raw` in `start`, and taken once.
+        let handle = unsafe { Box::from_raw(handle) };
+        // A thread that panicked has ended too.
+        let _ = handle.join();
+        self.running.store(0, Ordering::Release);
+        // Joined is a little earlier than gone.
+        let tid = self.tid.load(Ordering::Acquire);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while process::has_thread(tid) && Instant::now() < deadline {
+            shm::sys::sched_yield();
+        }
+    }
+
+    /// Starts the thread again that went for [`Agent::step_aside`].
+    pub fn come_back(&'static self) {
+        let last = self.aside.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && self.comes_back.swap(false, Ordering::AcqRel) {
+            self.start();
+        }
+    }
+
+    /// Right after fork(2): calls of the parent's other threads are not under
+    /// way here. Returns whether there is to be a thread.
+    pub fn is_wanted_in_child(&self) -> bool {
+        self.aside.store(0, Ordering::Release);
+        self.comes_back.swap(false, Ordering::AcqRel) || self.was_running()
     }
 
     /// Asks for a round and waits until one that began later has finished.
@@ -180,7 +242,8 @@ impl Agent {
     /// At the end of the process: gives the roster slot back, if nothing is
     /// in the way.
     pub fn process_ends(&self) {
-        if self.lock.try_lock() {
+        // Not in a child that shares the memory (vfork) or has joined nothing.
+        if self.is_running() && self.lock.try_lock() {
             // SAFETY: the lock is held.
             unsafe { self.state_under_lock() }.leave_roster();
             self.lock.unlock();
@@ -208,7 +271,12 @@ impl Agent {
     /// The thread's life.
     fn run(&self) {
         Engine::exempt_thread();
+        self.tid.store(shm::sys::gettid(), Ordering::Release);
+        process::keep_own_root();
         loop {
+            if self.aside.load(Ordering::Acquire) > 0 {
+                return;
+            }
             let stop = self.stop.load(Ordering::Acquire);
             let asked = self.asked.load(Ordering::Acquire);
             // Both words are read before looking: what comes later wakes us.
@@ -221,6 +289,7 @@ impl Agent {
             }));
             let ended = !matches!(&round, Ok(Some(_)));
             if ended {
+                self.forget_thread();
                 self.running.store(0, Ordering::Release);
             }
             self.answered.store(asked, Ordering::Release);
@@ -240,6 +309,15 @@ impl Agent {
                 WITHOUT_SESSIONS
             };
             futex::wait(sleep.0, sleep.1, Some(timeout));
+        }
+    }
+
+    /// Nobody will join this thread.
+    fn forget_thread(&self) {
+        let handle = self.thread.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        if !handle.is_null() {
+            // SAFETY: from `Box::into_raw` in `start`, and taken once.
+            drop(unsafe { Box::from_raw(handle) });
         }
     }
 

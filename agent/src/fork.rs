@@ -36,7 +36,7 @@ extern "C" fn child() {
         // SAFETY: `prepare` took the lock, and the child has one thread.
         let filtered = unsafe { agent.state_under_lock() }.has_filtered_hooks();
         agent.lock().unlock();
-        if agent.was_running() && agent.start() && filtered {
+        if agent.is_wanted_in_child() && agent.start() && filtered {
             // Until then a probe with a pid filter would run in the child.
             agent.follow_now(FILTER_TIMEOUT);
         }

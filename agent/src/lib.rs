@@ -8,10 +8,11 @@
 //!
 //! Reading order: this file (how it gets in), [`agent`] (its thread),
 //! [`state`] (what a round does), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`] and
-//! [`maps`] (where things are), [`fork`], [`exit`] and [`loader`] (what the
-//! process does meanwhile).
+//! [`maps`] (where things are), [`fork`], [`exit`], [`alone`] and [`loader`]
+//! (what the process does meanwhile).
 
 mod agent;
+mod alone;
 mod errno;
 mod exit;
 mod fork;

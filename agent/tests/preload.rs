@@ -388,6 +388,49 @@ fn a_program_ends_with_its_last_thread() {
 }
 
 #[test]
+fn programs_that_must_be_alone_are() {
+    let world = World::new();
+    let tool = world.session();
+    tool.work();
+    for words in [
+        "unshare -Ur true",
+        "unshare -Urm --fork true",
+        "setpriv --reuid 1000 --regid 1000 --clear-groups true",
+        "setpriv --reuid 1000 --regid 1000 --init-groups --bounding-set -all true",
+    ] {
+        let mut words = words.split(' ');
+        let output = world
+            .command(&Path::new("/usr/bin").join(words.next().unwrap()))
+            .args(words)
+            // The last program of each may not read the library, and says so.
+            .env("LD_BIND_NOW", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn it_keeps_no_fd_open() {
+    let world = World::new();
+    let tool = world.session();
+    tool.work();
+    let victim = world.victim();
+    until("it joins", || {
+        tool.agents().iter().any(|(_, hooks, _)| *hooks == 1)
+    });
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", victim.pid())).unwrap();
+    let own = |path: &PathBuf| path.starts_with(world.root.path());
+    let ours: Vec<PathBuf> = fds
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .filter(own)
+        .collect();
+    assert_eq!(ours, Vec::<PathBuf>::new());
+    victim.end();
+}
+
+#[test]
 fn detach_leaves_and_the_process_runs_on() {
     let world = World::new();
     let mut victim = world.victim();

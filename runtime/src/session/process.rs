@@ -105,6 +105,19 @@ pub fn is_last_thread() -> bool {
         .is_some_and(|stat| stat.first_thread_ended && stat.threads <= 2)
 }
 
+/// Whether the calling process has a thread with this id.
+pub fn has_thread(tid: i32) -> bool {
+    CString::new(format!("/proc/self/task/{tid}")).is_ok_and(|path| file::stat(&path).is_ok())
+}
+
+/// Gives the calling thread a root and working directory of its own: the
+/// others may chroot(2) or change their mount namespace as if it was not there.
+pub fn keep_own_root() {
+    // Without it things are as for any thread.
+    // SAFETY: a plain number; changes what this thread shares, not memory.
+    let _ = unsafe { file::call(libc::SYS_unshare, [libc::CLONE_FS as usize, 0, 0, 0, 0, 0]) };
+}
+
 /// Number of possible CPUs, as libbpf's `libbpf_num_possible_cpus` counts
 /// them: per-CPU values have this many copies.
 pub fn possible_cpus() -> u32 {
