@@ -3,8 +3,8 @@
 //! whoever holds the agent's lock calls it.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 
 use attach::{Engine, HookId, Kind, Point, Probe};
@@ -14,7 +14,7 @@ use crate::hit::Hit;
 use crate::joined::Joined;
 use crate::loader;
 use crate::log::debug;
-use crate::maps::Mapping;
+use crate::maps::{self, Mapping};
 use crate::modules::{Image, Modules};
 
 /// One hook that a link means: a link may mean several, and an address may
@@ -57,6 +57,8 @@ const REST_ROUNDS: u32 = 16;
 /// Everything the agent knows.
 pub struct State {
     dirs: Dirs,
+    /// The root directory in which `dirs` are meant.
+    root: Option<(u64, u64)>,
     engine: Engine,
     roster: Option<Roster>,
     slot: Option<AgentSlot>,
@@ -74,6 +76,7 @@ impl State {
     pub fn new(dirs: Dirs, engine: Engine) -> State {
         State {
             dirs,
+            root: root(),
             engine,
             roster: None,
             slot: None,
@@ -96,6 +99,7 @@ impl State {
             }
         }
         self.dirs = dirs;
+        self.root = root();
     }
 
     /// This process's place in the roster; taken when it has none, so also
@@ -185,14 +189,28 @@ impl State {
         self.resting.retain(|(rounds, _)| *rounds > 0);
     }
 
+    fn joined_where(&self, wanted: impl FnMut(&(&PathBuf, &Joined)) -> bool) -> Vec<PathBuf> {
+        let found = self.joined.iter().filter(wanted);
+        found.map(|(path, _)| path.clone()).collect()
+    }
+
     fn follow_sessions(&mut self) {
-        let present = session::list(&self.dirs);
-        let gone: Vec<PathBuf> = self
-            .joined
-            .iter()
-            .filter(|(path, joined)| !present.contains(path) || !joined.view.alive())
-            .map(|(path, _)| path.clone())
-            .collect();
+        let same_root = root() == self.root;
+        let (present, gone) = match session::try_list(&self.dirs) {
+            Ok(present) if same_root => {
+                let is_gone = |(path, joined): &(&PathBuf, &Joined)| {
+                    !present.contains(path) || !joined.view.alive()
+                };
+                let gone = self.joined_where(is_gone);
+                (present, gone)
+            }
+            // This process has changed its user or its root and does not see
+            // the sessions any more: they live as long as their tools do.
+            _ => {
+                let gone = self.joined_where(|(_, joined)| !joined.view.owner().alive());
+                (Vec::new(), gone)
+            }
+        };
         for path in gone {
             debug!("session {} has ended", path.display());
             let hooks: Vec<Hook> = self
@@ -233,10 +251,11 @@ impl State {
             }
         }
         // The mappings matter only where something is hooked or to be hooked.
+        let mut blind = false;
         if !links.is_empty() || !self.hooked.is_empty() {
             match Image::read() {
                 Ok(image) => self.follow_image(links, &image),
-                Err(error) => debug!("mappings cannot be read: {error}"),
+                Err(_) => blind = self.follow_blindly(&links),
             }
         }
         let mut parted = Vec::new();
@@ -251,11 +270,33 @@ impl State {
         }
         Round {
             hooks: self.hooked.len() as u32,
-            refused: self.refused.len() as u32,
-            reasons: self.reasons(),
+            refused: self.refused.len() as u32 + u32::from(blind),
+            reasons: match blind {
+                true => "this process cannot see its /proc any more".to_owned(),
+                false => self.reasons(),
+            },
             sessions: !self.joined.is_empty(),
             resting: !self.resting.is_empty(),
         }
+    }
+
+    /// Without sight of the mappings: hooks can only go. Returns whether a
+    /// link has none.
+    fn follow_blindly(&mut self, links: &[(PathBuf, u32, LinkSpec)]) -> bool {
+        let hooked: BTreeSet<(&PathBuf, u32)> = self
+            .hooked
+            .keys()
+            .map(|hook| (&hook.session, hook.link))
+            .collect();
+        let wanted: BTreeSet<(&PathBuf, u32)> = links
+            .iter()
+            .map(|(session, link, _)| (session, *link))
+            .collect();
+        let blind = wanted.difference(&hooked).next().is_some();
+        let gone = |hook: &&Hook| !wanted.contains(&(&hook.session, hook.link));
+        let gone: Vec<Hook> = self.hooked.keys().filter(gone).cloned().collect();
+        self.unhook(&gone);
+        blind
     }
 
     /// Brings the hooks into line with the links, where their files are mapped.
@@ -411,6 +452,11 @@ impl State {
             .collect();
         lines.join("\n")
     }
+}
+
+/// Which directory this thread's `/` is.
+fn root() -> Option<(u64, u64)> {
+    maps::identity(Path::new("/"))
 }
 
 /// Tells the sessions what the engine skipped. The hooks' sessions are joined

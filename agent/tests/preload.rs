@@ -410,6 +410,83 @@ fn programs_that_must_be_alone_are() {
     }
 }
 
+/// Only root may do what these victims do.
+fn is_root() -> bool {
+    // SAFETY: geteuid has no arguments.
+    unsafe { libc::geteuid() == 0 }
+}
+
+#[test]
+fn a_locked_process_is_not_filled_with_a_sparse_session() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new();
+    let mut victim = world.victim();
+    assert_eq!(victim.ask("m"), "locked 0");
+    let tool = world.session();
+    let link = tool.work();
+    tool.session.publish();
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.counts(link), hits(1000));
+    let data = std::fs::metadata(tool.session.path().join("data")).unwrap();
+    assert!(data.blocks() * 512 < 1 << 20, "{} blocks", data.blocks());
+    victim.end();
+}
+
+#[test]
+fn a_process_that_changes_its_user_or_root_is_followed() {
+    if !is_root() {
+        return;
+    }
+    for change in ["u", "r"] {
+        let world = World::new();
+        let tool = world.session();
+        let link = tool.work();
+        let mut victim = world.victim();
+        assert_eq!(victim.ask("w"), "worked");
+        assert_eq!(victim.ask(change), "changed 0");
+        assert_eq!(victim.ask("w"), "worked");
+        assert_eq!(tool.counts(link), hits(2000));
+        let another = tool.work();
+        tool.session.publish();
+        assert_eq!(victim.ask("w"), "worked");
+        assert_eq!(tool.counts(another), hits(1000));
+        tool.session.close();
+        assert_eq!(victim.ask("w"), "worked");
+        victim.end();
+    }
+}
+
+#[test]
+fn a_process_that_has_lost_sight_of_proc_can_still_be_left() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new();
+    let tool = world.session();
+    let link = tool.work();
+    let mut victim = world.victim();
+    // The second starts the thread anew, in the new root.
+    assert_eq!(victim.ask("r"), "changed 0");
+    assert_eq!(victim.ask("u"), "changed 0");
+    assert_eq!(victim.ask("w"), "worked");
+    assert_eq!(tool.counts(link), hits(1000));
+    let refused = tool.work();
+    tool.session.publish();
+    let (_, hooks, reason) = tool.agents().remove(0);
+    assert_eq!(
+        (hooks, reason.as_str()),
+        (1, "this process cannot see its /proc any more")
+    );
+    tool.session.remove(refused).unwrap();
+    tool.session.remove(link).unwrap();
+    tool.session.publish();
+    assert_eq!(tool.agents(), [(victim.pid(), 0, String::new())]);
+    assert_eq!(victim.ask("w"), "worked");
+    victim.end();
+}
+
 #[test]
 fn it_keeps_no_fd_open() {
     let world = World::new();

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,6 +65,15 @@ int main(int argc, char **argv) {
 			printf("child %d\n", wait_for(pid));
 			return 0;
 		}
+		case 'm':
+			printf("locked %d\n", mlockall(MCL_CURRENT | MCL_FUTURE));
+			break;
+		case 'u':
+			printf("changed %d\n", setgid(1000) || setuid(1000));
+			break;
+		case 'r':
+			printf("changed %d\n", chroot("/usr"));
+			break;
 		case 's': {
 			pid_t pid;
 			char *args[] = {argv[0], "once", NULL};

@@ -194,9 +194,30 @@ fn map(fd: &OwnedFd, bytes: u64, access: Access) -> io::Result<Segment> {
             libc::SYS_mmap as usize,
             wished_address(bytes),
             len as usize,
-            prot as usize,
+            libc::PROT_NONE as usize,
             (libc::MAP_SHARED | libc::MAP_NORESERVE) as usize,
             fd.as_raw_fd() as usize,
+            0,
+        )
+    })?;
+    let mapping = Mapping {
+        base: base as *mut u8,
+        len: bytes,
+        access,
+    };
+    // After mlockall(MCL_FUTURE) the kernel would fill a sparse file to its
+    // full size as soon as it is accessible.
+    // SAFETY: the range was just mapped.
+    check(unsafe { sys::syscall6(libc::SYS_munlock as usize, base, len as usize, 0, 0, 0, 0) })?;
+    // SAFETY: as above; nobody uses it yet.
+    check(unsafe {
+        sys::syscall6(
+            libc::SYS_mprotect as usize,
+            base,
+            len as usize,
+            prot as usize,
+            0,
+            0,
             0,
         )
     })?;
@@ -213,11 +234,6 @@ fn map(fd: &OwnedFd, bytes: u64, access: Access) -> io::Result<Segment> {
             0,
             0,
         )
-    };
-    let mapping = Mapping {
-        base: base as *mut u8,
-        len: bytes,
-        access,
     };
     Ok(Segment {
         mapping: Arc::new(mapping),

@@ -50,7 +50,10 @@ impl ProcessId {
     pub fn alive(self) -> bool {
         match ProcessId::of(self.pid) {
             Ok(now) => now == self,
-            Err(Errno::ENOENT | Errno::ESRCH) => false,
+            // A process in a chroot(2) may not see any /proc.
+            Err(Errno::ENOENT | Errno::ESRCH) => {
+                file::stat(c"/proc/self").is_err() && shm::sys::alive(self.pid, self.pid)
+            }
             // /proc cannot be read: better a stale entry than a lost one.
             Err(_) => true,
         }

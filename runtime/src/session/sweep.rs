@@ -13,7 +13,7 @@ use super::{Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file, r
 /// Removes the sessions whose tool has ended, and the sessions directory when
 /// it is empty then. Sessions of living tools are left alone.
 pub fn sweep(dirs: &Dirs) {
-    for name in names(&dirs.sessions) {
+    for name in names(&dirs.sessions).unwrap_or_default() {
         sweep_one(&dirs.sessions.join(name));
     }
     if let Ok(path) = file::c_path(&dirs.sessions) {
@@ -22,19 +22,21 @@ pub fn sweep(dirs: &Dirs) {
     }
 }
 
-/// Names of the sessions in a directory, finished or being made.
-pub(super) fn names(sessions: &Path) -> Vec<OsString> {
+/// Names of the sessions in a directory, finished or being made; none when
+/// there is no such directory.
+pub(super) fn names(sessions: &Path) -> Result<Vec<OsString>, Errno> {
     let mut found = Vec::new();
-    let Ok(dir) = file::c_path(sessions).and_then(|path| open_dir(&path)) else {
-        return found;
+    let dir = match file::c_path(sessions).and_then(|path| open_dir(&path)) {
+        Ok(dir) => dir,
+        Err(Errno::ENOENT) => return Ok(found),
+        Err(errno) => return Err(errno),
     };
-    // A directory that cannot be read to its end is swept another time.
-    let _ = file::for_each_name(&dir, |name| {
+    file::for_each_name(&dir, |name| {
         if session_pid(name.to_bytes()).is_some() {
             found.push(std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned());
         }
-    });
-    found
+    })?;
+    Ok(found)
 }
 
 /// The pid in a session's name: `PID-N`, or `.new-PID-N` while it is made.

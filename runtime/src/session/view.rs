@@ -258,13 +258,23 @@ pub(super) fn is_locked(path: &Path) -> Option<(u64, u64)> {
     (locked && stat.nlink > 0).then_some((stat.dev, stat.ino))
 }
 
-/// Directories of all sessions whose tool lives, by name.
+/// Directories of all sessions whose tool lives, by name; none when they
+/// cannot be read.
 pub fn list(dirs: &Dirs) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = sweep::names(&dirs.sessions)
+    try_list(dirs).unwrap_or_default()
+}
+
+/// Directories of all sessions whose tool lives, by name.
+///
+/// # Errors
+/// Those of opening the sessions directory, but for its absence: `EACCES` in
+/// a process that has changed its user since it joined.
+pub fn try_list(dirs: &Dirs) -> Result<Vec<PathBuf>, Errno> {
+    let mut found: Vec<PathBuf> = sweep::names(&dirs.sessions)?
         .into_iter()
         .map(|name| dirs.sessions.join(name))
         .filter(|path| is_locked(&path.join(OBJECTS)).is_some())
         .collect();
     found.sort();
-    found
+    Ok(found)
 }
