@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use attach::Probe;
 use runtime::program::LoadedProgram;
-use runtime::run::{NO_VCPU, ProcessEnv, RunState};
+use runtime::run::{ProcessEnv, RunState};
 use runtime::session::{COUNTER_LINES, CounterLine, LinkCounters};
 use runtime::thread;
 use uapi::PtRegs;
@@ -83,13 +83,7 @@ unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), func_ip: u64) {
     }
     // SAFETY: stored from an `Entry` by `new`.
     let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
-    let mut run = RunState {
-        env: hit.env,
-        regs,
-        cookie: hit.cookie,
-        func_ip,
-        vcpu: NO_VCPU,
-    };
+    let mut run = RunState::new(hit.env, regs, hit.cookie, func_ip);
     // The line of the CPU: threads that run at once use different ones.
     // SAFETY: mapped while the hook is in place and for a while after.
     let lines = unsafe { &*hit.lines };

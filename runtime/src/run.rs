@@ -1,6 +1,7 @@
 //! What a program's run carries with it, and what a process knows of a
 //! session while programs run. It knows no hook. Used from trampolines.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use std::ptr;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -10,7 +11,7 @@ use uapi::PtRegs;
 use vm::Run;
 
 use crate::doorbell::Doorbell;
-use crate::maps::PerfRing;
+use crate::maps::{PerfRing, Ring};
 use crate::vcpu::Vcpus;
 
 /// No vCPU was claimed for the run.
@@ -31,9 +32,52 @@ pub struct RunState {
     pub func_ip: u64,
     /// The vCPU that the run holds, or [`NO_VCPU`].
     pub vcpu: u32,
+    /// The ring buffers that the run has reserved records in.
+    rings: [Cell<*const Ring>; RINGS],
 }
 
+/// Ring buffers that one run may reserve records in.
+const RINGS: usize = 4;
+
 impl RunState {
+    /// A run without a vCPU.
+    #[inline]
+    pub fn new(env: *const ProcessEnv, regs: *const PtRegs, cookie: u64, func_ip: u64) -> RunState {
+        RunState {
+            env,
+            regs,
+            cookie,
+            func_ip,
+            vcpu: NO_VCPU,
+            rings: [const { Cell::new(ptr::null()) }; RINGS],
+        }
+    }
+
+    /// Remembers a ring that a record is about to be reserved in; `false`
+    /// when the run uses too many.
+    #[inline]
+    pub(crate) fn uses_ring(&self, ring: &Ring) -> bool {
+        let known = |slot: &&Cell<*const Ring>| slot.get().is_null() || ptr::eq(slot.get(), ring);
+        match self.rings.iter().find(known) {
+            Some(slot) => {
+                slot.set(ring);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The ring that a reserved record lies in.
+    #[inline]
+    pub(crate) fn ring_of(&self, record: *const u8) -> Option<&Ring> {
+        self.rings
+            .iter()
+            // SAFETY: the rings are those of maps that the running program
+            // names, which outlive the run.
+            .filter_map(|slot| unsafe { slot.get().as_ref() })
+            .find(|ring| ring.contains(record))
+    }
+
     /// As helpers receive it.
     #[inline]
     pub fn as_run(&mut self) -> *mut Run {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bpftime_runtime::helpers;
-use bpftime_runtime::run::{NO_VCPU, ProcessEnv, RunState};
+use bpftime_runtime::run::{ProcessEnv, RunState};
 use bpftime_runtime::thread;
 use bpftime_runtime::vcpu::{CLAIM_BYTES, Vcpus};
 use shm::{Region, Segment};
@@ -37,13 +37,7 @@ impl Bench {
     }
 
     fn call(&self, id: u32, args: [u64; 5]) -> i64 {
-        let mut run = RunState {
-            env: &raw const *self.env,
-            regs: &raw const self.regs,
-            cookie: 0xc00c1e,
-            func_ip: 0xf00,
-            vcpu: NO_VCPU,
-        };
+        let mut run = RunState::new(&raw const *self.env, &raw const self.regs, 0xc00c1e, 0xf00);
         let [a, b, c, d, e] = args;
         let helper = helpers::lookup(id).unwrap_or_else(|| panic!("no helper {id}"));
         // SAFETY: each test passes what the helper's prototype demands.
@@ -137,7 +131,7 @@ fn strings_end_where_they_end() {
 
     let edge = page_before_a_hole().wrapping_add(4096 - 4);
     // SAFETY: the last four bytes of a mapped page.
-    unsafe { std::ptr::copy_nonoverlapping(b"end\0".as_ptr(), edge, 4) };
+    unsafe { std::ptr::copy_nonoverlapping(c"end".as_ptr().cast(), edge, 4) };
     let mut to = [0xff; 64];
     assert_eq!(read(&mut to, edge as u64), 4);
     assert_eq!(&to[..4], b"end\0");

@@ -43,13 +43,7 @@ impl Here {
         ctx: &mut [u64],
         cookie: u64,
     ) -> Result<u64, Errno> {
-        let mut run = RunState {
-            env: &raw const self.env,
-            regs: std::ptr::null(),
-            cookie,
-            func_ip: 0,
-            vcpu: NO_VCPU,
-        };
+        let mut run = RunState::new(&raw const self.env, std::ptr::null(), cookie, 0);
         if program.needs_vcpu() {
             run.vcpu = self.env.vcpus.claim(thread::ids()).ok_or(Errno::EBUSY)?;
         }

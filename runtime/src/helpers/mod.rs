@@ -9,6 +9,7 @@
 mod map;
 mod perf;
 mod read;
+mod ringbuf;
 mod row;
 mod task;
 mod text;
@@ -32,6 +33,11 @@ static ROWS: &[&Helper] = &[
     &read::probe_read_user_str::ROW,
     &read::probe_read_kernel_str::ROW,
     &read::copy_from_user::ROW,
+    &ringbuf::ringbuf_output::ROW,
+    &ringbuf::ringbuf_reserve::ROW,
+    &ringbuf::ringbuf_submit::ROW,
+    &ringbuf::ringbuf_discard::ROW,
+    &ringbuf::ringbuf_query::ROW,
     &task::get_current_pid_tgid::ROW,
     &task::get_current_uid_gid::ROW,
     &task::get_current_comm::ROW,

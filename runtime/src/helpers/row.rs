@@ -1,7 +1,6 @@
 //! The shape of a helper: one row from which verifier and engines read. The
 //! types of a row's Rust signature are its prototype. It knows no helper.
 
-use uapi::PtRegs;
 use vm::helper::{Arg, Proto, Ret};
 use vm::link::HelperFn;
 
@@ -69,14 +68,25 @@ words! {
     Len(usize) = Arg::Size;
     /// A length.
     LenOrZero(usize) = Arg::SizeOrZero;
-    /// The program's ctx.
-    Ctx(*const PtRegs) = Arg::Ctx;
     /// A ring buffer record that the call takes over.
     Record(*mut u8) = Arg::RingbufRecord;
     /// A constant size.
     AllocLen(u64) = Arg::ConstAllocSize;
     /// A zero-terminated string in read-only map memory.
     Text(*const u8) = Arg::ConstStr;
+}
+
+/// The program's ctx; what helpers need of it the run carries.
+#[derive(Clone, Copy)]
+pub(super) struct Ctx;
+
+impl Argument for Ctx {
+    const ARG: Arg = Arg::Ctx;
+
+    #[inline(always)]
+    unsafe fn from_register(_register: u64) -> Ctx {
+        Ctx
+    }
 }
 
 impl Argument for &'static Map {
