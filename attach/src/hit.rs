@@ -60,6 +60,32 @@ pub(crate) unsafe extern "C" fn on_entry(regs: &mut PtRegs, site: &Site) -> u64 
 pub(crate) unsafe extern "C" fn on_return(regs: &mut PtRegs, slot: *mut u64) {
     let thread = thread::current();
     let key = slot as u64 + 8;
+    let mut mark = Mark::new();
+    let Some(newest) = Shadow::newest(thread, key) else {
+        // SAFETY: as here.
+        return unsafe { on_odd_return(regs, slot) };
+    };
+    let frame = newest.frame();
+    regs.ip = frame.return_address;
+    let admission = guard::enter(thread, &mut mark);
+    finish(&admission, &frame, regs);
+    // SAFETY: the stub's contract. Written before the entry goes, so that an
+    // unwinder always finds the address in one of them.
+    unsafe { slot.write_volatile(frame.return_address) };
+    newest.pop();
+    if admission == Admission::Run {
+        guard::leave(thread, &mut mark);
+    }
+}
+
+/// The return of a frame that is not the thread's newest, or is a tail call's.
+///
+/// # Safety
+/// As for [`on_return`].
+#[cold]
+unsafe fn on_odd_return(regs: &mut PtRegs, slot: *mut u64) {
+    let thread = thread::current();
+    let key = slot as u64 + 8;
     let label = stub::label();
     let mut mark = Mark::new();
     // A tail call leaves several frames with one slot; the last has the address.
@@ -68,15 +94,10 @@ pub(crate) unsafe extern "C" fn on_return(regs: &mut PtRegs, slot: *mut u64) {
     let admission = guard::enter(thread, &mut mark);
     loop {
         let frame = Shadow::last(thread, key);
-        match admission {
-            Admission::Run => run_exit(&frame, regs),
-            Admission::Nested => missed(frame.site(), Some(frame.probes())),
-            Admission::Exempt => {}
-        }
+        finish(&admission, &frame, regs);
         let is_outermost = frame.return_address != label;
         if is_outermost {
-            // SAFETY: the stub's contract. Written before the entry goes, so
-            // that an unwinder always finds the address in one of them.
+            // SAFETY: as in `on_return`.
             unsafe { slot.write_volatile(return_address) };
         }
         Shadow::pop(thread, key);
@@ -86,6 +107,16 @@ pub(crate) unsafe extern "C" fn on_return(regs: &mut PtRegs, slot: *mut u64) {
     }
     if admission == Admission::Run {
         guard::leave(thread, &mut mark);
+    }
+}
+
+/// What the admission of a return means for its probes.
+#[inline]
+fn finish(admission: &Admission, frame: &Frame, regs: &mut PtRegs) {
+    match admission {
+        Admission::Run => run_exit(frame, regs),
+        Admission::Nested => missed(frame.site(), Some(frame.probes())),
+        Admission::Exempt => {}
     }
 }
 

@@ -55,6 +55,47 @@ impl Frame {
     }
 }
 
+/// The newest entry of the calling thread.
+pub(crate) struct Newest {
+    shadow: &'static Shadow,
+    entry: &'static Entry,
+}
+
+impl Newest {
+    #[inline]
+    pub(crate) fn frame(&self) -> Frame {
+        self.entry.frame()
+    }
+
+    #[inline]
+    pub(crate) fn pop(self) {
+        let entry = core::ptr::from_ref(self.entry).cast_mut();
+        // Signal handlers leave the stack as they found it, and a coroutine
+        // that a handler switches to may have put entries above.
+        // SAFETY: `entry` is an entry, so there is one place more above it.
+        if self.shadow.top.load(Ordering::Relaxed) == unsafe { entry.add(1) } {
+            self.entry.key.store(0, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            self.shadow.top.store(entry, Ordering::Release);
+        } else {
+            self.entry.key.store(0, Ordering::Relaxed);
+            self.shadow
+                .close_gap(entry, self.shadow.top.load(Ordering::Relaxed));
+        }
+    }
+}
+
+impl Entry {
+    #[inline]
+    fn frame(&self) -> Frame {
+        Frame {
+            return_address: self.return_address.load(Ordering::Relaxed),
+            site: self.site.load(Ordering::Relaxed),
+            probes: self.probes.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// One thread's stack of entries. Unwind information reads the first three.
 #[repr(C)]
 pub(crate) struct Shadow {
@@ -140,6 +181,18 @@ impl Shadow {
         true
     }
 
+    /// The thread's newest frame, if it is the one with `key` and no tail call's.
+    #[inline]
+    pub(crate) fn newest(thread: &Thread, key: u64) -> Option<Newest> {
+        // SAFETY: `Thread::shadow` is null or a linked stack, never unmapped.
+        let shadow: &'static Shadow = unsafe { thread.shadow.get().as_ref() }?;
+        // SAFETY: a sentinel with the highest key lies below `base`.
+        let entry: &'static Entry = unsafe { &*shadow.top.load(Ordering::Relaxed).sub(1) };
+        let is_it = entry.key.load(Ordering::Relaxed) == key
+            && entry.return_address.load(Ordering::Relaxed) != stub::label();
+        is_it.then_some(Newest { shadow, entry })
+    }
+
     /// The true return address of the frame with `key`, behind tail calls.
     pub(crate) fn return_address(thread: &Thread, key: u64) -> u64 {
         match find(thread, key, true) {
@@ -153,11 +206,7 @@ impl Shadow {
     /// The newest frame with `key`.
     pub(crate) fn last(thread: &Thread, key: u64) -> Frame {
         match find(thread, key, false) {
-            Some((entry, _)) => Frame {
-                return_address: entry.return_address.load(Ordering::Relaxed),
-                site: entry.site.load(Ordering::Relaxed),
-                probes: entry.probes.load(Ordering::Relaxed),
-            },
+            Some((entry, _)) => entry.frame(),
             None => stub::lost(),
         }
     }

@@ -1,0 +1,51 @@
+//! Prints what an empty probe costs, in nanoseconds above the plain call.
+#![expect(clippy::print_stdout, reason = "it is a measurement")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::time::Instant;
+
+use bpftime_attach::{Engine, Kind, Probe};
+
+unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: u64) {}
+
+#[inline(never)]
+extern "C" fn victim(a: u64) -> u64 {
+    std::hint::black_box(a) + 1
+}
+
+fn nanoseconds_per_call() -> f64 {
+    const CALLS: u32 = 1_000_000;
+    let round = || {
+        let started = Instant::now();
+        for i in 0..CALLS {
+            std::hint::black_box(victim(i.into()));
+        }
+        started.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+    };
+    (0..15).map(|_| round()).fold(f64::MAX, f64::min)
+}
+
+fn main() {
+    let engine = Engine::new().expect("an engine");
+    let addr = victim as *const () as usize;
+    let probe = Probe::new(empty, std::ptr::null());
+    let plain = nanoseconds_per_call();
+    for kinds in [
+        &[Kind::Entry][..],
+        &[Kind::Return],
+        &[Kind::Entry, Kind::Return],
+    ] {
+        let ids: Vec<_> = kinds
+            .iter()
+            .map(|kind| common::attach(&engine, addr, *kind, probe))
+            .collect();
+        println!(
+            "{kinds:?}: {:.1} ns over {plain:.1}",
+            nanoseconds_per_call() - plain
+        );
+        engine.detach(&ids);
+    }
+    println!("detached: {:.1} ns", nanoseconds_per_call());
+}
