@@ -81,7 +81,7 @@ pub struct Point {
 }
 
 /// How the jump to the trampoline fits into the text. Instructions that only
-/// push registers may come before the one that becomes a jump.
+/// lower the stack pointer may come before the one that becomes a jump.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tactic {
     /// The instruction has five bytes or more: `jmp rel32` over it.

@@ -105,6 +105,8 @@ pub(crate) struct Shadow {
     end: *mut Entry,
     /// Process and thread id of the owner; a dead owner's stack is reused.
     owner: AtomicU64,
+    /// Frames for which there was no room since it helped to look for dead ones.
+    refused: AtomicU64,
 }
 
 // The call-frame information in `arch::stub` knows these.
@@ -158,7 +160,10 @@ impl Shadow {
             top = shadow.reap(key, return_address);
         }
         if top >= shadow.end {
-            return false;
+            top = shadow.make_room();
+            if top >= shadow.end {
+                return false;
+            }
         }
         // SAFETY: `base <= top < end`, in the mapping.
         let entry = unsafe { &*top };
@@ -255,6 +260,66 @@ impl Shadow {
         }
         self.top.store(top, Ordering::Release);
         top
+    }
+
+    /// Drops the entries of all frames that are gone: those that left by jumps
+    /// and whose stack was not used since hide among the others. Looks seldom
+    /// when that does not help, for the frames may be alive.
+    #[cold]
+    fn make_room(&self) -> *mut Entry {
+        let top = self.top.load(Ordering::Relaxed);
+        let refused = self.refused.load(Ordering::Relaxed) + 1;
+        self.refused.store(refused, Ordering::Relaxed);
+        if !refused.is_power_of_two() {
+            return top;
+        }
+        self.forget_reused_slots();
+        self.close_gap(self.base, top);
+        let left = self.top.load(Ordering::Relaxed);
+        // SAFETY: both in the mapping, `base <= left`.
+        if unsafe { left.offset_from_unsigned(self.base) } < DEPTH / 2 {
+            self.refused.store(0, Ordering::Relaxed);
+        }
+        left
+    }
+
+    /// Of entries with one key, only the newest and those that tail calls left
+    /// below it can be alive.
+    fn forget_reused_slots(&self) {
+        const PLACES: usize = DEPTH * 2;
+        let bytes = PLACES * size_of::<AtomicU64>();
+        let Ok(table) = sys::map_private(bytes) else {
+            return;
+        };
+        // SAFETY: mapped just now, zeroed, page-aligned, of this length.
+        let seen = unsafe { core::slice::from_raw_parts(table.cast::<AtomicU64>(), PLACES) };
+        for entry in self.entries() {
+            let key = entry.key.load(Ordering::Relaxed);
+            let is_tail_call = entry.return_address.load(Ordering::Relaxed) == stub::label();
+            if key == 0 || is_tail_call {
+                continue;
+            }
+            // Open addressing; there are twice as many places as entries.
+            let start = (key >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize;
+            for step in 0..PLACES {
+                let Some(place) = seen.get(start.wrapping_add(step) % PLACES) else {
+                    break;
+                };
+                match place.load(Ordering::Relaxed) {
+                    0 => {
+                        place.store(key, Ordering::Relaxed);
+                        break;
+                    }
+                    other if other == key => {
+                        entry.key.store(0, Ordering::Relaxed);
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // SAFETY: `seen` is not used any more.
+        unsafe { sys::unmap(table, bytes) };
     }
 
     /// Moves the live entries above `hole` down and drops the dead ones.
@@ -375,6 +440,7 @@ fn acquire() -> Option<&'static Shadow> {
             base,
             end: base.add(DEPTH),
             owner: AtomicU64::new(me),
+            refused: AtomicU64::new(0),
         });
     }
     // SAFETY: written just above, never unmapped.

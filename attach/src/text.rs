@@ -255,3 +255,92 @@ impl Pages {
         sys::protect_text(self.start, self.len, false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page of text whose bytes are their offsets.
+    fn page() -> u64 {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping.
+        let page = unsafe { libc::mmap(ptr::null_mut(), 4096, protection, flags, -1, 0) };
+        assert_ne!(page, libc::MAP_FAILED);
+        for i in 0..=255_u8 {
+            // SAFETY: inside the page.
+            unsafe { page.cast::<u8>().add(i.into()).write(i) };
+        }
+        sys::protect_text(page as u64, 4096, false).expect("executable");
+        page as u64
+    }
+
+    fn bytes(addr: u64) -> [u8; 8] {
+        // SAFETY: inside a page of `page`.
+        std::array::from_fn(|i| unsafe { ((addr + i as u64) as *const u8).read_volatile() })
+    }
+
+    fn check(offset: u64, len: usize, can_step: bool, expected: Outcome) {
+        let addr = page() + offset;
+        let (before, new) = (bytes(addr), [0xe9, 0xa1, 0xa2, 0xa3, 0xa4]);
+        let there = Change::new(addr, &before, &new[..len]);
+        // SAFETY: nobody executes the page.
+        let change_one = |one| unsafe { change(&[one], can_step) };
+        assert_eq!(change_one(there), [expected], "{offset} {len}");
+        let mut after = before;
+        if expected == Outcome::Done {
+            after[..len].copy_from_slice(&new[..len]);
+        }
+        assert_eq!(bytes(addr), after, "{offset} {len}");
+        if expected == Outcome::Done {
+            assert_eq!(change_one(there), [Outcome::Unexpected], "once");
+            assert_eq!(change_one(there.reversed()), [Outcome::Done]);
+        }
+        assert_eq!(bytes(addr), before, "{offset} {len}");
+    }
+
+    #[test]
+    fn every_offset_and_length() {
+        sys::register_sync_cores().expect("membarrier");
+        for offset in 64..80 {
+            for len in 1..=MOST_BYTES {
+                let in_word = offset % 8 + len as u64 <= 8;
+                let has_head = len >= 2 && offset % 8 != 7;
+                let stepped = if in_word || has_head {
+                    Outcome::Done
+                } else {
+                    Outcome::Unexpected
+                };
+                check(offset, len, true, stepped);
+                check(
+                    offset,
+                    len,
+                    false,
+                    if in_word {
+                        Outcome::Done
+                    } else {
+                        Outcome::Unexpected
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn without_proc_the_page_is_writable_for_a_moment() {
+        let writer = TextWriter { memory: None };
+        let addr = page() + 64;
+        // SAFETY: nobody executes the page.
+        let outcome = unsafe { writer.swap(addr + 1, &[65, 66], &[1, 2]) };
+        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(bytes(addr), [64, 1, 2, 67, 68, 69, 70, 71]);
+        // SAFETY: as above; across two pages' worth of nothing else.
+        unsafe { writer.write(addr, &[9; 3]) }.expect("written");
+        assert_eq!(bytes(addr), [9, 9, 9, 67, 68, 69, 70, 71]);
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("own maps");
+        let line = maps
+            .lines()
+            .find(|line| line.starts_with(&format!("{:x}-", addr & !0xfff)));
+        assert!(line.is_some_and(|line| line.contains(" r-xp ")), "{line:?}");
+    }
+}

@@ -14,9 +14,15 @@ use std::sync::{Arc, Mutex};
 use bpftime_attach::{Engine, HookId, Kind, Module, Point, Probe};
 use uapi::PtRegs;
 
+static KNOWN: Mutex<Vec<(u64, Arc<Module>)>> = Mutex::new(Vec::new());
+
+/// Describes modules anew from now on: addresses have been reused.
+pub fn forget_modules() {
+    KNOWN.lock().expect("no test fails here").clear();
+}
+
 /// The module that holds `addr`, described once.
 pub fn module_of(addr: usize) -> Arc<Module> {
-    static KNOWN: Mutex<Vec<(u64, Arc<Module>)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().expect("no test fails here");
     let bias = bias_of(addr);
     if let Some((_, module)) = known.iter().find(|(its_bias, _)| *its_bias == bias) {

@@ -13,6 +13,9 @@ use crate::error::Refusal;
 /// `mov rax, 15; syscall`: rt_sigreturn, known to unwinders by its bytes.
 const SIGNAL_RETURN: &[u8] = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05";
 
+/// A frame larger than this is probed page by page, or should be.
+const MOST_LOWERED: i32 = 1 << 16;
+
 /// A first instruction that may run elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct First {
@@ -50,12 +53,18 @@ impl First {
         self.instruction.len()
     }
 
-    /// Bytes by which the instruction only moves the stack pointer down, if
-    /// undoing that undoes all of it: a register's push, or nothing (endbr64).
+    /// Bytes by which the instruction moves the stack pointer down, if that is
+    /// all that running it twice, with the stack pointer moved back in between,
+    /// could show: a register's push, a `sub rsp`, an endbr64.
     pub(crate) fn undone_by(&self) -> Option<i32> {
-        let pushed = self.instruction.op0_register();
+        let operand = self.instruction.op0_register();
         match self.instruction.code() {
-            Code::Push_r64 if pushed != Register::RSP => Some(8),
+            Code::Push_r64 if operand != Register::RSP => Some(8),
+            Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 if operand == Register::RSP => {
+                i32::try_from(self.instruction.immediate(1))
+                    .ok()
+                    .filter(|bytes| *bytes < MOST_LOWERED)
+            }
             Code::Endbr64 => Some(0),
             _ => None,
         }

@@ -3,8 +3,9 @@
 //!
 //! Only bytes of one instruction change (and dead padding), so a thread,
 //! signal frame or longjmp target anywhere else in the function sees what was
-//! there. It is the first, or one behind pushes, which a trampoline can undo
-//! and do again: compilers start functions with pushes, too short for a jump.
+//! there. It is the first, or one behind instructions that only lower the stack
+//! pointer, which a trampoline can undo and do again: compilers start functions
+//! with them, and they are too short for a jump.
 //! What needs more is refused.
 
 use std::ops::Range;
@@ -19,9 +20,9 @@ use crate::text::Change;
 
 /// Enough for any instruction.
 const LONGEST: usize = 15;
-/// Most pushes before the instruction that becomes a jump: there are six
-/// callee-saved registers, and an endbr64.
-const MOST_UNDONE: usize = 7;
+/// Most instructions that are undone before the one that becomes a jump: there
+/// are six callee-saved registers to push, an endbr64 and a `sub rsp`.
+const MOST_UNDONE: usize = 8;
 
 /// What is to be written for one site.
 #[derive(Debug)]
@@ -156,8 +157,8 @@ impl Planner<'_> {
         })
     }
 
-    /// Instructions behind pushes, into whose midst nothing jumps: a thread
-    /// that reaches them has run the pushes just before.
+    /// Instructions behind those that lower the stack, where nothing jumps to:
+    /// a thread that reaches them has run the others just before.
     fn later_spots(&self, module: &Module, addr: u64) -> Vec<Spot> {
         let mut spots = Vec::new();
         let Some(function) = module.function_bytes(addr) else {

@@ -88,6 +88,15 @@ pub(crate) fn map_private(len: usize) -> Result<*mut u8, Errno> {
     Ok(mapped as *mut u8)
 }
 
+/// Gives pages of [`map_private`] back.
+///
+/// # Safety
+/// Nothing uses them any more.
+pub(crate) unsafe fn unmap(start: *mut u8, len: usize) {
+    // SAFETY: the caller's contract.
+    let _unmapped = unsafe { syscall(libc::SYS_munmap, [start as u64, len as u64, 0, 0, 0, 0]) };
+}
+
 /// Readable and executable zero pages exactly at `addr`, if nothing is there.
 pub(crate) fn map_text_at(addr: u64, len: u64) -> Result<(), Errno> {
     let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
