@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use object::ElfFile;
-use runtime::session::{Counts, Dirs, LinkKind, LinkSpec, Role, Session};
+use runtime::session::{Counts, Dirs, LinkKind, LinkSpec, Role, Roster, Session, spawn_sweeper};
 use tempfile::TempDir;
 use uapi::Insn;
 use vm::ProgramSpec;
@@ -106,18 +106,7 @@ impl World {
     }
 
     fn session(&self) -> Tool {
-        let session = Session::create(&self.dirs).unwrap();
-        let spec = ProgramSpec {
-            name: "count".into(),
-            prog_type: 2,
-            expected_attach_type: 0,
-            prog_flags: 0,
-            gpl: true,
-            // r0 = 0; exit
-            insns: vec![Insn::new(0xb7, 0, 0, 0, 0), Insn::new(0x95, 0, 0, 0, 0)],
-        };
-        let program = session.create_program(&spec).unwrap();
-        Tool { session, program }
+        Tool::new(&self.dirs)
     }
 
     /// What agents logged, for a test that fails.
@@ -152,6 +141,21 @@ struct Tool {
 }
 
 impl Tool {
+    fn new(dirs: &Dirs) -> Tool {
+        let session = Session::create(dirs).unwrap();
+        let spec = ProgramSpec {
+            name: "count".into(),
+            prog_type: 2,
+            expected_attach_type: 0,
+            prog_flags: 0,
+            gpl: true,
+            // r0 = 0; exit
+            insns: vec![Insn::new(0xb7, 0, 0, 0, 0), Insn::new(0x95, 0, 0, 0, 0)],
+        };
+        let program = session.create_program(&spec).unwrap();
+        Tool { session, program }
+    }
+
     fn link(&self, file: &Path, symbol: &str, kind: LinkKind, pid: i32) -> u32 {
         let bytes = std::fs::read(file).unwrap();
         let elf = ElfFile::parse(&bytes).unwrap();
@@ -485,6 +489,85 @@ fn a_process_that_has_lost_sight_of_proc_can_still_be_left() {
     assert_eq!(tool.agents(), [(victim.pid(), 0, String::new())]);
     assert_eq!(victim.ask("w"), "worked");
     victim.end();
+}
+
+/// Started by the test below as a process of its own: a tool with a link and
+/// a sweeper that then does nothing.
+#[test]
+fn child_tool() {
+    let Some(root) = std::env::var_os("BPFTIME_TEST_ROOT").map(PathBuf::from) else {
+        return;
+    };
+    let dirs = Dirs {
+        state: root.join("state"),
+        sessions: root.join("sessions"),
+    };
+    let tool = Tool::new(&dirs);
+    let victim = PathBuf::from(std::env::var_os("BPFTIME_TEST_VICTIM").unwrap());
+    tool.link(&victim, "work", LinkKind::Uprobe, -1);
+    spawn_sweeper(&tool.session).unwrap();
+    tool.session.publish();
+    std::fs::write(root.join("ready"), "").unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_killed_tools_probes_are_gone_within_a_second() {
+    let world = World::new();
+    let mut victim = world.victim();
+    let roster = Roster::open(&world.dirs).unwrap();
+    let hooks = || {
+        let members = roster.members();
+        let agents = members.iter().filter(|m| m.role == Role::Agent);
+        agents.map(|m| m.hooks).sum::<u32>()
+    };
+    for _ in 0..5 {
+        let mut tool = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_tool"])
+            .env("BPFTIME_TEST_ROOT", world.root.path())
+            .env("BPFTIME_TEST_VICTIM", &built().victim)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let ready = world.root.path().join("ready");
+        until("the tool is ready", || ready.exists());
+        std::fs::remove_file(ready).unwrap();
+        assert_eq!(hooks(), 1);
+        victim.tell("w");
+        tool.kill().unwrap();
+        tool.wait().unwrap();
+        let killed = Instant::now();
+        until("the hook goes", || hooks() == 0);
+        assert!(killed.elapsed() < Duration::from_secs(1));
+        assert_eq!(victim.answer(), "worked");
+        until("the files go", || !world.dirs.sessions.exists());
+    }
+    victim.end();
+}
+
+#[test]
+fn killed_targets_leave_nothing_and_stop_nobody() {
+    let world = World::new();
+    let tool = world.session();
+    let link = tool.work();
+    for round in 0..20u64 {
+        let mut victim = world.victim();
+        victim.tell("wwwwwwww");
+        if round % 2 == 0 {
+            assert_eq!(victim.answer(), "worked");
+        }
+        victim.child.kill().unwrap();
+        victim.child.wait().unwrap();
+        let start = Instant::now();
+        tool.session.publish();
+        assert!(start.elapsed() < Duration::from_millis(900));
+    }
+    assert_eq!(tool.agents(), []);
+    assert!(tool.counts(link).hits >= 10_000);
+    tool.session.close();
+    assert!(!world.dirs.sessions.exists());
 }
 
 #[test]
