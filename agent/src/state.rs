@@ -48,6 +48,9 @@ pub struct Round {
     pub sessions: bool,
     /// Whether a later round has something to let go of.
     pub resting: bool,
+    /// Whether [`State::follow_loader`] is due: a link's file may still come
+    /// by dlopen(3).
+    pub loader_due: bool,
 }
 
 /// Rounds for which removed programs and sessions stay mapped: a thread may
@@ -66,6 +69,8 @@ pub struct State {
     modules: Modules,
     hooked: BTreeMap<Hook, Hooked>,
     refused: BTreeMap<Hook, String>,
+    /// Some link's file is not mapped here.
+    awaits_files: bool,
     /// The hook on the loader was tried.
     loader_followed: bool,
     resting: Vec<(u32, Box<dyn Any + Send>)>,
@@ -84,6 +89,7 @@ impl State {
             modules: Modules::default(),
             hooked: BTreeMap::new(),
             refused: BTreeMap::new(),
+            awaits_files: false,
             loader_followed: false,
             resting: Vec::new(),
         }
@@ -265,9 +271,6 @@ impl State {
         if !parted.is_empty() {
             self.put_to_rest(parted);
         }
-        if !self.joined.is_empty() && !self.loader_followed {
-            self.follow_loader();
-        }
         Round {
             hooks: self.hooked.len() as u32,
             refused: self.refused.len() as u32 + u32::from(blind),
@@ -277,6 +280,7 @@ impl State {
             },
             sessions: !self.joined.is_empty(),
             resting: !self.resting.is_empty(),
+            loader_due: self.awaits_files && !self.loader_followed,
         }
     }
 
@@ -303,7 +307,15 @@ impl State {
     fn follow_image(&mut self, links: Vec<(PathBuf, u32, LinkSpec)>, image: &Image) {
         self.forget_unmapped(image);
         let mut wanted: BTreeMap<Hook, (LinkSpec, Mapping)> = BTreeMap::new();
+        self.awaits_files = false;
         for (session, link, spec) in links {
+            if image
+                .places((spec.dev, spec.ino), spec.offset)
+                .next()
+                .is_none()
+            {
+                self.awaits_files = true;
+            }
             for (mapping, address) in image.places((spec.dev, spec.ino), spec.offset) {
                 let session = session.clone();
                 let hook = Hook {
@@ -421,8 +433,12 @@ impl State {
         Ok((point, hit))
     }
 
-    /// Hooks the loader, so that dlopen(3) waits for a round.
-    fn follow_loader(&mut self) {
+    /// Hooks the loader, so that dlopen(3) waits for a round. Takes some
+    /// milliseconds the first time, so not part of a round that is waited for.
+    pub fn follow_loader(&mut self) {
+        if self.loader_followed {
+            return;
+        }
         let Ok(image) = Image::read() else { return };
         self.loader_followed = true;
         if let Some(point) = loader::probe(&image, &mut self.modules) {
