@@ -2,12 +2,12 @@
 //! no map type's storage; that is [`crate::maps`]'s.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use uapi::Errno;
 use uapi::map::{
-    BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+    BPF_MAP_TYPE_PROG_ARRAY,
 };
 
 use super::batch::Cursors;
@@ -21,8 +21,6 @@ pub struct MapObject {
     map: Arc<Map>,
     home: Arc<Home>,
     btf: Option<Arc<BtfObject>>,
-    /// The file that is the storage of a `BPF_F_MMAPABLE` array.
-    file: Option<OwnedFd>,
     pub(super) slots: Mutex<BTreeMap<u32, Slot>>,
     pub(super) cursors: Mutex<Cursors>,
 }
@@ -64,9 +62,11 @@ impl MapObject {
         self.btf.as_ref()
     }
 
-    /// The file that the kernel can mmap by itself, of a `BPF_F_MMAPABLE` array.
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+    /// Whether the map's storage is a file of its own, which the kernel can
+    /// mmap by itself: a `BPF_F_MMAPABLE` array.
+    pub fn has_file(&self) -> bool {
+        let spec = self.map.spec();
+        spec.map_type == BPF_MAP_TYPE_ARRAY && spec.has(BPF_F_MMAPABLE)
     }
 
     /// What an update's value is.
@@ -98,13 +98,13 @@ impl Bpf {
         btf: Option<Arc<BtfObject>>,
     ) -> Result<Arc<MapObject>, Errno> {
         check_name(&spec.name)?;
-        let (id, map, file) = self.session().create_map(spec)?;
+        // A file is opened again for each fd that a tool gets.
+        let (id, map, _file) = self.session().create_map(spec)?;
         let object = Arc::new(MapObject {
             id,
             map,
             home: Arc::clone(&self.home),
             btf,
-            file,
             slots: Mutex::default(),
             cursors: Mutex::default(),
         });
