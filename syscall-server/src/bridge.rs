@@ -7,6 +7,7 @@
 //! [`crate::readiness`].
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use runtime::command::Object;
 use runtime::command::timer::with_signals_blocked;
@@ -16,6 +17,11 @@ use uapi::Errno;
 use crate::fds::PrivateFd;
 use crate::server::{self, Server};
 use crate::{log, raw};
+
+/// How long a record may stay unfinished before its producer is looked after.
+const UNFINISHED: Duration = Duration::from_millis(100);
+/// `BPF_RB_AVAIL_DATA`: bytes that the reader has not consumed.
+const AVAILABLE_DATA: u64 = 0;
 
 /// The rings of the tool, and the thread that watches them.
 #[derive(Default)]
@@ -53,6 +59,19 @@ impl Waker {
             Object::Event(event) => event.ring().is_some_and(|(_, ring)| ring.ready()),
             _ => false,
         }
+    }
+
+    /// Whether the next record is there but not finished. Its producer may have
+    /// died and will not ring then; looking at the ring again finds out.
+    fn is_stuck(&self) -> bool {
+        let Object::Map(map) = &self.ring else {
+            return false;
+        };
+        let available = map
+            .map()
+            .ring()
+            .map_or(0, |ring| ring.query(AVAILABLE_DATA));
+        available != 0 && !self.has_data()
     }
 
     fn readable(&self) -> MutexGuard<'_, bool> {
@@ -155,10 +174,12 @@ fn watch_all() {
     };
     loop {
         let heard = doorbell.listen();
+        let mut stuck = false;
         for waker in bridge.wakers_now() {
             waker.raise();
+            stuck |= waker.is_stuck();
         }
-        doorbell.wait(heard, None);
+        doorbell.wait(heard, stuck.then_some(UNFINISHED));
         doorbell.awake();
     }
 }

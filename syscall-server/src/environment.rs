@@ -9,15 +9,20 @@ use crate::log;
 
 const LD_PRELOAD: &str = "LD_PRELOAD";
 /// The agent's file name, in the directory of this library.
-const AGENT: &str = "libbpftime-agent.so";
+pub const AGENT: &str = "libbpftime-agent.so";
 
-/// Replaces this library in `LD_PRELOAD` by the agent.
+/// Replaces this library in `LD_PRELOAD` by the agent; takes it out where
+/// there is no agent beside it.
 pub fn hand_children_the_agent(own_path: &Path) {
     let Some(old) = std::env::var_os(LD_PRELOAD) else {
         return;
     };
     let agent = own_path.with_file_name(AGENT);
-    let new = replaced(old.as_bytes(), own_path, &agent);
+    let new = replaced(
+        old.as_bytes(),
+        own_path,
+        agent.exists().then_some(agent.as_path()),
+    );
     let (Ok(name), Ok(new)) = (CString::new(LD_PRELOAD), CString::new(new)) else {
         return;
     };
@@ -31,7 +36,7 @@ pub fn hand_children_the_agent(own_path: &Path) {
     }
 }
 
-fn replaced(list: &[u8], own_path: &Path, agent: &Path) -> Vec<u8> {
+fn replaced(list: &[u8], own_path: &Path, agent: Option<&Path>) -> Vec<u8> {
     let name = own_path.file_name().map(OsStrExt::as_bytes);
     let is_own = |entry: &[u8]| {
         Path::new(std::ffi::OsStr::from_bytes(entry))
@@ -42,17 +47,16 @@ fn replaced(list: &[u8], own_path: &Path, agent: &Path) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::new();
     // ld.so(8): separated by colons or spaces.
     for entry in list.split(|&b| b == b':' || b == b' ') {
-        if entry.is_empty() {
-            continue;
-        }
+        let entry = match agent {
+            Some(agent) if is_own(entry) => agent.as_os_str().as_bytes(),
+            None if is_own(entry) => continue,
+            _ if entry.is_empty() => continue,
+            _ => entry,
+        };
         if !out.is_empty() {
             out.push(b':');
         }
-        out.extend_from_slice(if is_own(entry) {
-            agent.as_os_str().as_bytes()
-        } else {
-            entry
-        });
+        out.extend_from_slice(entry);
     }
     out
 }
@@ -66,7 +70,7 @@ mod tests {
         let own = Path::new("/s/lib-1/libbpftime_syscall_server.so");
         let agent = Path::new("/s/lib-1/libbpftime-agent.so");
         let check = |list: &str, expected: &str| {
-            let new = replaced(list.as_bytes(), own, agent);
+            let new = replaced(list.as_bytes(), own, Some(agent));
             assert_eq!(String::from_utf8(new).unwrap(), expected);
         };
         check(
@@ -78,5 +82,7 @@ mod tests {
             "libjemalloc.so:/s/lib-1/libbpftime-agent.so:x.so",
         );
         check("", "");
+        let alone = replaced(b"a.so:/s/lib-1/libbpftime_syscall_server.so", own, None);
+        assert_eq!(alone, b"a.so");
     }
 }

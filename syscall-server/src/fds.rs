@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -91,12 +92,12 @@ impl Fds {
     /// EMFILE for a number beyond those we keep.
     pub fn insert(&self, fd: c_int, file: Arc<File>) -> Result<(), Errno> {
         self.put(fd, Entry::File(file))
+            .inspect_err(|_| raw::close(fd))
     }
 
     fn put(&self, fd: c_int, entry: Entry) -> Result<(), Errno> {
         let slot = usize::try_from(fd).ok().filter(|&fd| fd < MAX_FDS);
         let Some(slot) = slot else {
-            raw::close(fd);
             return Err(Errno::EMFILE);
         };
         let old = self.entries().get_or_insert_default().insert(fd, entry);
@@ -127,6 +128,25 @@ impl Fds {
             None => {
                 self.remove(new);
                 Ok(())
+            }
+        }
+    }
+
+    /// Makes private every fd that is open on a file under `directory`.
+    pub fn protect(&self, directory: &Path) {
+        let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            let is_inside =
+                std::fs::read_link(entry.path()).is_ok_and(|to| to.starts_with(directory));
+            if let (Some(fd), true) = (number, is_inside) {
+                // Fails for numbers that no tool uses.
+                let _ = self.put(fd, Entry::Private);
             }
         }
     }
@@ -183,7 +203,8 @@ impl PrivateFd {
             Err(Errno::EINVAL | Errno::EMFILE) => duplicate(3)?,
             other => other?,
         } as c_int;
-        FDS.put(fd, Entry::Private)?;
+        FDS.put(fd, Entry::Private)
+            .inspect_err(|_| raw::close(fd))?;
         Ok(PrivateFd(fd))
     }
 

@@ -9,7 +9,7 @@
 //!
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
-//! [`perf`], [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
+//! [`perf`], `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
 //! [`files`] (files that are not there), [`raw`], [`user`].
 
 pub mod bpf;
@@ -22,6 +22,7 @@ pub mod files;
 pub mod forks;
 pub mod log;
 pub mod mapping;
+mod own_process;
 pub mod perf;
 pub mod raw;
 pub mod readiness;

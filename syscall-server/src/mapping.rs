@@ -81,7 +81,7 @@ fn of_map(server: &Server, map: &MapObject, request: Request) -> Result<usize, E
     }
     let len = (request.len as u64).next_multiple_of(PAGE);
     let pieces = map.map().mmap(request.offset, len, request.is_writable())?;
-    if map.file().is_some() {
+    if map.has_file() {
         return request.native();
     }
     let storage = server

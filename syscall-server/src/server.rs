@@ -11,6 +11,7 @@ use runtime::session::{Dirs, Session, SessionError, spawn_sweeper};
 use uapi::Errno;
 
 use crate::bridge::Bridge;
+use crate::fds::FDS;
 use crate::{environment, forks, log};
 
 /// The tool's session and what serves it.
@@ -56,11 +57,17 @@ pub fn server() -> Result<&'static Server, Errno> {
 }
 
 fn start() -> Result<Server, SessionError> {
+    // What goes wrong in here is told as an errno, not on the tool's stderr.
+    std::panic::set_hook(Box::new(|info| log::debug(format_args!("{info}"))));
     let own_path = own_path();
     let dirs = Dirs::for_library(own_path.as_deref());
     let session = Session::create(&dirs)?;
     spawn_sweeper(&session)?;
     forks::watch();
+    // The lock that is the session's life is one of its fds: a tool that
+    // closes all fds it does not know must not close that.
+    FDS.protect(session.path());
+    FDS.protect(&dirs.state);
     if let Some(path) = &own_path {
         environment::hand_children_the_agent(path);
     }
@@ -72,7 +79,7 @@ fn start() -> Result<Server, SessionError> {
 }
 
 /// The file that this code was loaded from.
-fn own_path() -> Option<PathBuf> {
+pub fn own_path() -> Option<PathBuf> {
     let mut info = libc::Dl_info {
         dli_fname: std::ptr::null(),
         dli_fbase: std::ptr::null_mut(),

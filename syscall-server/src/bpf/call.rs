@@ -2,7 +2,7 @@
 //! names and makes. It knows no command.
 
 use std::ffi::c_int;
-use std::os::fd::AsRawFd;
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
 use runtime::command::{BtfObject, LinkObject, MapObject, Object, ProgObject};
@@ -65,17 +65,10 @@ impl Call {
     /// of a ring.
     pub fn new_fd(&self, object: Object) -> Result<i64, Errno> {
         let fd = match &object {
-            Object::Map(map) if let Some(file) = map.file() => raw::checked(
-                libc::SYS_fcntl,
-                [
-                    file.as_raw_fd() as usize,
-                    libc::F_DUPFD_CLOEXEC as usize,
-                    3,
-                    0,
-                    0,
-                    0,
-                ],
-            )? as c_int,
+            Object::Map(map) if map.has_file() => {
+                let storage = self.server.bpf.session().map_storage(map.id());
+                storage.ok_or(Errno::ENOMEM)?.fd.into_raw_fd()
+            }
             _ => fds::eventfd()?,
         };
         let is_ring = matches!(&object, Object::Map(map)

@@ -11,7 +11,7 @@ use uapi::prog::{BPF_PERF_EVENT, BPF_TRACE_UPROBE_MULTI};
 
 use super::call::{self, Call};
 use crate::perf::place;
-use crate::{log, user};
+use crate::{log, own_process, user};
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::LinkCreate::decode(&call.bytes);
@@ -37,6 +37,9 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
                 return Err(Errno::EINVAL);
             }
             let places = uprobe_multi_places(call)?;
+            if let Some((probe, _)) = places.first() {
+                own_process::meet(probe);
+            }
             let link = call.server.bpf.link_uprobe_multi(&prog, places)?;
             call.new_fd(Object::Link(link))
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_ulong};
 
-use super::{fds, guarded, memory};
+use super::{fds, guarded, identity, memory};
 use crate::perf::{self, Request};
 use crate::{bpf, raw, readiness};
 
@@ -31,6 +31,7 @@ extern "C" fn syscall(
         libc::SYS_mmap => {
             memory::mmap(a, b, c as c_int, d as c_int, e as c_int, f as i64) as c_long
         }
+        libc::SYS_capget => c_long::from(identity::capget(a, b)),
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_poll | libc::SYS_ppoll => {
             readiness::settle();
             raw::pass(number, [a, b, c, d, e, f])

@@ -26,7 +26,7 @@ use uapi::perf::{
 use crate::bridge::Waker;
 use crate::fds::{self, FDS, File};
 use crate::server::{self, Server};
-use crate::{files, log, raw, user};
+use crate::{files, log, own_process, raw, user};
 
 /// Bit of `config` that asks for a return probe (format/retprobe).
 const RETPROBE: u64 = 1;
@@ -78,13 +78,21 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     check(&request)?;
     let event = match kind {
         Kind::Output => EventKind::Output {
-            wakeup_events: attr.wakeup_events,
+            // A watermark counts bytes: any record may reach it.
+            wakeup_events: if attr.watermark {
+                1
+            } else {
+                attr.wakeup_events
+            },
         },
         Kind::Clock => clock(&attr, request.cpu)?,
         Kind::Dummy => EventKind::Dummy,
         Kind::Probe => probe(&attr, request.pid)?,
     };
     let server = server::server()?;
+    if let EventKind::Probe(probe) = &event {
+        own_process::meet(probe);
+    }
     new_fd(server, event, &attr, request.flags).map(Some)
 }
 
@@ -137,11 +145,7 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     if attr.config1 == 0 {
         return Err(Errno::EINVAL);
     }
-    let path = user::read_string(attr.config1, user::PATH_MAX).map_err(|errno| match errno {
-        // `perf_uprobe_init` turns a string that is too long into this.
-        Errno::E2BIG => Errno::E2BIG,
-        other => other,
-    })?;
+    let path = user::read_string(attr.config1, user::PATH_MAX)?;
     if path.is_empty() {
         return Err(Errno::EINVAL);
     }
@@ -162,12 +166,8 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     // bcc passes whatever is on its stack here (always 6): whether it is a
     // count at all shows where the file is mapped, in the target.
     let ref_ctr_offset = attr.config >> REF_CTR_SHIFT;
-    Ok(EventKind::Probe(file.probe(
-        kind,
-        attr.config2,
-        pid,
-        ref_ctr_offset,
-    )))
+    let probe = file.probe(kind, attr.config2, pid, ref_ctr_offset);
+    Ok(EventKind::Probe(probe))
 }
 
 /// A clock on one CPU ticks in this process; sampling, which is what a

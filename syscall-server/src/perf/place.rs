@@ -51,6 +51,11 @@ pub fn file(path: &[u8]) -> Result<ProbedFile, Errno> {
 }
 
 impl ProbedFile {
+    /// Whether a probe is in this file.
+    pub fn is_file_of(&self, probe: &Probe) -> bool {
+        (self.dev, self.ino) == (probe.dev, probe.ino)
+    }
+
     /// A probe in this file.
     pub fn probe(&self, kind: LinkKind, offset: u64, pid: i32, ref_ctr_offset: u64) -> Probe {
         Probe {

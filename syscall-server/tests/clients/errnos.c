@@ -372,7 +372,6 @@ static void ring_maps(void) {
 	fd = map_of(BPF_MAP_TYPE_ARRAY, 4, 5000, 1, BPF_F_MMAPABLE);
 	MAP("array", 8192, PROT_READ | PROT_WRITE, 0);
 	MAP("beyond the array", 3 * 4096, PROT_READ, 0);
-	CALL("freeze a mapped array", BPF_MAP_FREEZE, attr.map_fd = map_of(BPF_MAP_TYPE_ARRAY, 4, 4, 1, BPF_F_MMAPABLE));
 	fd = map_of(BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0);
 	MAP("array that is not for it", 4096, PROT_READ, 0);
 	fd = map_of(BPF_MAP_TYPE_ARRAY, 4, 4, 1, BPF_F_MMAPABLE);
