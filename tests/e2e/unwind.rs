@@ -20,9 +20,21 @@ fn counted_in(world: &World, symbol: &str, options: &[&str], expected: u64) {
     );
     let path = world.fixture("unwind");
     let mut counter = world.fixture_tool("counter", options, &path, symbol);
-    let exit = world.start(&[path.as_os_str(), ROUNDS.to_string().as_ref()]).finish();
-    assert_eq!((exit.code, exit.stderr.as_str(), &exit.stdout), (0, "", &said), "{:?}", world.mode());
-    assert_eq!(counter.ask("total"), expected.to_string(), "{symbol} {:?}", world.mode());
+    let exit = world
+        .start(&[path.as_os_str(), ROUNDS.to_string().as_ref()])
+        .finish();
+    assert_eq!(
+        (exit.code, exit.stderr.as_str(), &exit.stdout),
+        (0, "", &said),
+        "{:?}",
+        world.mode()
+    );
+    assert_eq!(
+        counter.ask("total"),
+        expected.to_string(),
+        "{symbol} {:?}",
+        world.mode()
+    );
 }
 
 #[test]
