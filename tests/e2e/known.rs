@@ -187,3 +187,18 @@ fn bpftrace_counts_results() {
         assert_eq!(lines, expected);
     });
 }
+
+#[test]
+fn bpftrace_begins_ticks_and_ends() {
+    both(|world| {
+        let script = r#"BEGIN { printf("begin\n"); }
+            interval:s:1 { @ticks++; printf("tick %d\n", @ticks); if (@ticks == 3) { exit(); } }
+            END { printf("end\n"); }"#;
+        let exit = world.load(&["bpftrace", "-e", script]).finish();
+        assert_eq!(exit.code, 0, "{exit:?}");
+        assert_eq!(
+            exit.stdout,
+            "Attaching 3 probes...\nbegin\ntick 1\ntick 2\ntick 3\nend\n\n\n@ticks: 3\n"
+        );
+    });
+}
