@@ -81,13 +81,15 @@ pub(super) fn sign_extend(s: &Scalar, bytes: u32) -> Scalar {
     if let Some(n) = s.as_const() {
         return Scalar::known(((n << spare) as i64 >> spare) as u64);
     }
-    let (min, max) = (i64::MIN >> spare, i64::MAX >> spare);
-    if bytes == 4 {
-        Scalar::from_signed(i64::from(s.smin32), i64::from(s.smax32))
-    } else if s.smin >= min && s.smax <= max {
-        *s
-    } else {
+    // As the kernel: bounds survive when they differ in the low bytes only and
+    // the sign of those is the same for both.
+    let extend = |n: i64| (n << spare) >> spare;
+    let (min, max) = (extend(s.smin), extend(s.smax));
+    let width = 64 - spare;
+    if s.smin >> width == s.smax >> width && (min < 0) == (max < 0) {
         Scalar::from_signed(min, max)
+    } else {
+        Scalar::from_signed(i64::MIN >> spare, i64::MAX >> spare)
     }
 }
 

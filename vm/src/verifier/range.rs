@@ -232,8 +232,10 @@ impl Scalar {
         let highest = (self.smax as u64 & !LOW) | u64::from(self.umax32);
         self.smin = self.smin.max(lowest as i64);
         self.smax = self.smax.min(highest as i64);
-        // A number that fits in 32 signed bits is its own lower half, sign-extended.
-        if self.smin >= i64::from(i32::MIN) && self.smax <= i64::from(i32::MAX) {
+        // A number that fits in 32 signed bits is its own lower half,
+        // sign-extended. As the kernel, only where that half is not negative.
+        if self.smin32 >= 0 && self.smin >= i64::from(i32::MIN) && self.smax <= i64::from(i32::MAX)
+        {
             self.smin = self.smin.max(i64::from(self.smin32));
             self.smax = self.smax.min(i64::from(self.smax32));
         }

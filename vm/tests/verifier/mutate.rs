@@ -1,25 +1,33 @@
 //! Programs that differ from a good one in one instruction: where a verifier's
 //! holes are. It knows no verdicts.
 
+use std::cell::Cell;
+
 use uapi::Insn;
 use uapi::insn::*;
 
 /// A deterministic stream of numbers (xorshift64*).
-pub struct Stream(pub u64);
+pub struct Stream(Cell<u64>);
 
 impl Stream {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    pub fn new(seed: u64) -> Stream {
+        Stream(Cell::new(seed | 1))
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub fn next(&self) -> u64 {
+        let mut n = self.0.get();
+        n ^= n >> 12;
+        n ^= n << 25;
+        n ^= n >> 27;
+        self.0.set(n);
+        n.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&self, n: usize) -> usize {
         (self.next() >> 16) as usize % n
     }
 
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }
@@ -51,7 +59,7 @@ const NUMBERS: [i32; 24] = [
     i32::MAX,
 ];
 
-fn nudge(stream: &mut Stream, n: i32) -> i32 {
+fn nudge(stream: &Stream, n: i32) -> i32 {
     match stream.below(4) {
         0 => n.wrapping_add(stream.pick(&[1, -1, 2, -2, 4, -4, 8, -8, 16, -16])),
         1 => n.wrapping_neg(),
@@ -61,7 +69,7 @@ fn nudge(stream: &mut Stream, n: i32) -> i32 {
 }
 
 /// Changes one instruction of `insns`.
-pub fn mutate(stream: &mut Stream, insns: &mut [Insn]) {
+pub fn mutate(stream: &Stream, insns: &mut [Insn]) {
     let at = stream.below(insns.len());
     let mut insn = insns[at];
     let register = (stream.next() % 11) as u8;

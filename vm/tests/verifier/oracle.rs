@@ -6,7 +6,9 @@ use std::path::Path;
 
 use vm::verifier::{Log, verify};
 
+use super::generate;
 use super::kernel::Kernel;
+use super::mutate::{Stream, mutate};
 use super::pack::Pack;
 
 fn packs() -> Vec<Pack> {
@@ -103,58 +105,99 @@ impl Disagreements {
             .or_default();
         entry.0 += 1;
         if entry.0 == 1 {
-            let listing: Vec<String> = pack
-                .spec
-                .insns
-                .iter()
-                .enumerate()
-                .map(|(n, i)| {
-                    format!(
-                        "{n}: {:02x} r{} r{} {} {}",
-                        i.code,
-                        i.dst(),
-                        i.src(),
-                        i.off,
-                        i.imm
-                    )
-                })
-                .collect();
-            let listing = if listing.len() < 60 {
-                listing.join("\n")
-            } else {
-                String::new()
-            };
             entry.1 = format!(
-                "{} type {}\n{log}\n{listing}",
-                pack.spec.name, pack.spec.prog_type
+                "{} type {}\n{log}\n{}",
+                pack.spec.name,
+                pack.spec.prog_type,
+                listing(pack)
             );
         }
     }
 }
 
+fn number(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Both verdicts on many programs.
+#[derive(Default)]
+struct Tally {
+    both: usize,
+    neither: usize,
+    /// What the kernel accepts and we do not, by our reason.
+    stricter: std::collections::BTreeMap<String, usize>,
+    unsound: Disagreements,
+}
+
+impl Tally {
+    fn ask(&mut self, kernel: &mut Kernel, pack: &Pack) {
+        let (errno, text) = ours(pack);
+        let theirs = kernel.verdict(pack);
+        match (errno == 0, theirs == 0) {
+            (true, true) => self.both += 1,
+            (false, false) => self.neither += 1,
+            (true, false) => self.unsound.add(kernel, pack),
+            (false, true) => {
+                let line = text.lines().rfind(|l| !l.is_empty()).unwrap_or_default();
+                let line = line
+                    .chars()
+                    .map(|c| if c.is_ascii_digit() { '#' } else { c });
+                let count = self.stricter.entry(line.collect()).or_default();
+                *count += 1;
+                if *count == 1 && std::env::var_os("BPFTIME_SHOW").is_some() {
+                    eprintln!("kernel only: {text}\n{}", listing(pack));
+                }
+            }
+        }
+    }
+
+    fn finish(self) {
+        let stricter: usize = self.stricter.values().sum();
+        eprintln!(
+            "{} accepted by both, {} by neither, {stricter} by the kernel only",
+            self.both, self.neither
+        );
+        let mut why: Vec<_> = self.stricter.into_iter().collect();
+        why.sort_by_key(|w| std::cmp::Reverse(w.1));
+        for (line, n) in why.iter().take(25) {
+            eprintln!("  kernel only {n}: {line}");
+        }
+        for (reason, (count, example)) in &self.unsound.by_reason {
+            eprintln!("== {count} x {reason}\n{example}");
+        }
+        assert!(self.unsound.by_reason.is_empty());
+    }
+}
+
+fn listing(pack: &Pack) -> String {
+    let lines = pack.spec.insns.iter().enumerate().map(|(n, i)| {
+        format!(
+            "{n}: {:02x} r{} r{} {} {}",
+            i.code,
+            i.dst(),
+            i.src(),
+            i.off,
+            i.imm
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn kernel() -> Option<Kernel> {
+    let kernel = Kernel::open();
+    if kernel.is_none() {
+        eprintln!("skipped: loading programs into the kernel needs root or CAP_BPF");
+    }
+    kernel
+}
+
 #[test]
 fn no_mutant_that_the_kernel_refuses_is_accepted() {
-    let Some(mut kernel) = Kernel::open() else {
-        eprintln!("skipped: loading programs into the kernel needs root or CAP_BPF");
-        return;
-    };
-    let per_pack: usize = std::env::var("BPFTIME_MUTANTS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
-    let seed: u64 = std::env::var("BPFTIME_SEED")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1);
-    let mut stream = super::mutate::Stream(0x9e37_79b9_7f4a_7c15 ^ seed);
-    let (mut both, mut neither, mut stricter) = (0, 0, 0);
-    let mut found = Disagreements::default();
-    let mut why_strict = std::collections::BTreeMap::<String, usize>::new();
+    let Some(mut kernel) = kernel() else { return };
+    let stream = Stream::new(0x9e37_79b9_7f4a_7c15 ^ number("BPFTIME_SEED", 1));
     let start = std::time::Instant::now();
-    let limit: u64 = std::env::var("BPFTIME_SECONDS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(60);
+    let mut tally = Tally::default();
     for pack in packs() {
         let began = std::time::Instant::now();
         let accepted = ours(&pack).0 == 0;
@@ -162,43 +205,30 @@ fn no_mutant_that_the_kernel_refuses_is_accepted() {
         if !accepted || began.elapsed().as_millis() > 10 {
             continue;
         }
-        if start.elapsed().as_secs() > limit {
-            eprintln!("stopped after {limit} s");
+        if start.elapsed().as_secs() > number("BPFTIME_SECONDS", 60) {
+            eprintln!("stopped by BPFTIME_SECONDS");
             break;
         }
-        for _ in 0..per_pack {
+        for _ in 0..number("BPFTIME_MUTANTS", 200) {
             let mut mutant = pack.clone();
-            super::mutate::mutate(&mut stream, &mut mutant.spec.insns);
-            let (errno, text) = ours(&mutant);
-            let theirs = kernel.verdict(&mutant);
-            match (errno == 0, theirs == 0) {
-                (true, true) => both += 1,
-                (false, false) => neither += 1,
-                (true, false) => found.add(&mut kernel, &mutant),
-                (false, true) => {
-                    stricter += 1;
-                    let line = text.lines().rfind(|l| !l.is_empty()).unwrap_or_default();
-                    let line: String = line
-                        .chars()
-                        .map(|c| if c.is_ascii_digit() { '#' } else { c })
-                        .collect();
-                    let n = why_strict.entry(line).or_default();
-                    *n += 1;
-                }
-            }
+            mutate(&stream, &mut mutant.spec.insns);
+            tally.ask(&mut kernel, &mutant);
         }
     }
-    eprintln!(
-        "{both} accepted by both, {neither} by neither, {stricter} by the kernel only; {:?}",
-        start.elapsed()
-    );
-    let mut why: Vec<_> = why_strict.into_iter().collect();
-    why.sort_by_key(|w| std::cmp::Reverse(w.1));
-    for (line, n) in why.iter().take(25) {
-        eprintln!("  kernel only {n}: {line}");
+    tally.finish();
+}
+
+#[test]
+fn no_generated_program_that_the_kernel_refuses_is_accepted() {
+    let Some(mut kernel) = kernel() else { return };
+    let stream = Stream::new(0x0dd0_79b9_7f4a_7c15 ^ number("BPFTIME_SEED", 1));
+    let mut tally = Tally::default();
+    for _ in 0..number("BPFTIME_GENERATED", 2000) {
+        let pack = generate::program(&stream);
+        tally.ask(&mut kernel, &pack);
+        let mut mutant = pack.clone();
+        mutate(&stream, &mut mutant.spec.insns);
+        tally.ask(&mut kernel, &mutant);
     }
-    for (reason, (count, example)) in &found.by_reason {
-        eprintln!("== {count} x {reason}\n{example}");
-    }
-    assert!(found.by_reason.is_empty());
+    tally.finish();
 }
