@@ -36,8 +36,10 @@ impl Walk<'_> {
     ) -> Result<Span, Fail> {
         let fixed = reg.val.as_const().is_some();
         let min = i128::from(reg.val.smin) + i128::from(off);
-        let end = i128::from(reg.val.smax) + i128::from(off) + i128::from(size);
-        if min < -i128::from(MAX_BPF_STACK) || end > 0 {
+        let max = i128::from(reg.val.smax) + i128::from(off);
+        let end = max + i128::from(size);
+        // A span of no bytes must start inside, too.
+        if min < -i128::from(MAX_BPF_STACK) || end > 0 || max >= 0 {
             let what = access.name();
             let text = if fixed {
                 format!("invalid {what} to stack R{number} off={min} size={size}")

@@ -7,6 +7,7 @@
 
 extern crate bpftime_vm as vm;
 
+mod checked;
 mod generate;
 mod kernel;
 mod mutate;
