@@ -318,7 +318,8 @@ impl Machine<'_> {
                 let region = self.value(map.unwrap_or(0), key);
                 address(region)
             }
-            Ret::RingbufRecordOrNull if null => 0,
+            // No ring has room for more than it holds.
+            Ret::RingbufRecordOrNull if null || alloc > 4096 => 0,
             Ret::RingbufRecordOrNull => {
                 let record = self.region(alloc, true);
                 self.records.push(record);

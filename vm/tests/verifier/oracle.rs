@@ -267,7 +267,7 @@ fn no_generated_program_that_the_kernel_refuses_is_accepted() {
     let Some(mut kernel) = kernel() else { return };
     let stream = Stream::new(0x0dd0_79b9_7f4a_7c15 ^ number("BPFTIME_SEED", 1));
     let mut tally = Tally::default();
-    for _ in 0..number("BPFTIME_GENERATED", 2000) {
+    for _ in 0..number("BPFTIME_GENERATED", 1000) {
         let pack = generate::program(&stream);
         tally.ask(&mut kernel, &pack);
         let mut mutant = pack.clone();
