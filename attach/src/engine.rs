@@ -62,12 +62,8 @@ impl Record {
 
     /// Lets threads see the lists; the old ones stay readable.
     fn publish(&self) {
-        self.site
-            .entry
-            .store(ProbeList::publish(&self.entry), Ordering::Release);
-        self.site
-            .exit
-            .store(ProbeList::publish(&self.exit), Ordering::Release);
+        ProbeList::publish(&self.site.entry, &self.entry);
+        ProbeList::publish(&self.site.exit, &self.exit);
     }
 
     fn is_idle(&self) -> bool {

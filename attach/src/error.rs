@@ -62,6 +62,9 @@ pub enum Refusal {
     /// The runtime moves stacks and checks return addresses.
     #[error("Go code: its runtime checks return addresses")]
     Go,
+    /// It would run in the middle of a probe.
+    #[error("part of the library that runs the probes")]
+    Own,
     /// Kernel restarts code here by address.
     #[error("inside a restartable sequence")]
     Rseq,

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use object::{Class, ElfFile, Function, Functions, Machine, ObjectError, Origin, SymbolKind};
+use object::{
+    Class, ElfFile, FileKind, Function, Functions, Machine, ObjectError, Origin, SymbolKind,
+};
 use thiserror::Error;
 
 use crate::error::Refusal;
@@ -44,6 +46,9 @@ pub struct Module {
     /// Restartable sequences, link-time addresses.
     restartable: Vec<Range<u64>>,
     is_go: bool,
+    /// The library that this engine is part of; a program that has the engine
+    /// linked in is on its own.
+    is_own: bool,
 }
 
 impl Module {
@@ -78,9 +83,13 @@ impl Module {
             .symbols()
             .filter(|s| matches!(s.kind, SymbolKind::Function | SymbolKind::Ifunc));
         let odd = functions.filter_map(|s| odd_return(s.name).map(|refusal| (s.address, refusal)));
+        let is_here = text
+            .iter()
+            .any(|text: &Text| text.range.contains(&crate::arch::entry::address()));
         Ok(Module {
             bias,
             text,
+            is_own: is_here && elf.kind() == FileKind::SharedLibrary,
             odd: odd.collect(),
             restartable: restartable_sequences(&elf),
             is_go: elf.is_go(),
@@ -139,8 +148,17 @@ impl Module {
         (bytes.len() as u64 == len).then_some(bytes)
     }
 
+    /// Whether a function starts in `range`.
+    pub(crate) fn has_start_in(&self, range: &Range<u64>) -> bool {
+        let link_time = range.start.wrapping_sub(self.bias)..range.end.wrapping_sub(self.bias);
+        !self.functions.starting_in(link_time).is_empty()
+    }
+
     /// What stands against any probe at `addr`.
     pub(crate) fn entry_refusal(&self, addr: u64) -> Option<Refusal> {
+        if self.is_own {
+            return Some(Refusal::Own);
+        }
         let inside = addr.wrapping_sub(self.bias);
         // The displaced instruction would run outside of the sequence.
         let restartable = self.restartable.iter().any(|range| range.contains(&inside));

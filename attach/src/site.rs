@@ -25,14 +25,27 @@ pub(crate) struct ProbeList {
 }
 
 impl ProbeList {
-    /// Publishes a list for ever; null for no probes.
-    pub(crate) fn publish(probes: &[Attached]) -> *mut ProbeList {
-        if probes.is_empty() {
-            return core::ptr::null_mut();
+    /// Lets threads see `probes` in `place`, null for none. What was there
+    /// stays readable; a list that says the same stays in place.
+    pub(crate) fn publish(place: &AtomicPtr<ProbeList>, probes: &[Attached]) {
+        // SAFETY: null or published here, never freed.
+        let current = unsafe { place.load(Ordering::Relaxed).as_ref() };
+        let current = current.map_or(&[][..], |list| &list.probes);
+        if current
+            .iter()
+            .map(|attached| attached.id)
+            .eq(probes.iter().map(|attached| attached.id))
+        {
+            return;
         }
-        Box::into_raw(Box::new(ProbeList {
-            probes: probes.into(),
-        }))
+        let list = if probes.is_empty() {
+            core::ptr::null_mut()
+        } else {
+            Box::into_raw(Box::new(ProbeList {
+                probes: probes.into(),
+            }))
+        };
+        place.store(list, Ordering::Release);
     }
 
     pub(crate) fn iter(&self) -> core::slice::Iter<'_, Attached> {

@@ -104,7 +104,7 @@ pub(crate) const fn trampoline_entry(at: u64) -> u64 {
 pub(crate) fn trampoline(at: u64, site: u64, displaced: &[First]) -> Result<Vec<u8>, Refusal> {
     let (last, lead) = displaced.split_last().ok_or(Refusal::Undecodable)?;
     let undone: i32 = lead.iter().filter_map(First::undone_by).sum();
-    let thunk = entry::bpftime_attach_entry as *const () as u64;
+    let thunk = entry::address();
     let mut code = Emitter::new(at);
     code.bytes(&thunk.to_le_bytes());
     code.bytes(&site.to_le_bytes());

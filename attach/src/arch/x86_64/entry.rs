@@ -18,7 +18,12 @@ pub(crate) const DISPLACED_AFTER_RETURN: i32 = 11;
 
 unsafe extern "C" {
     /// Reached by `call` from a trampoline with every register live.
-    pub(crate) fn bpftime_attach_entry();
+    fn bpftime_attach_entry();
+}
+
+/// Where the thunk lies.
+pub(crate) fn address() -> u64 {
+    bpftime_attach_entry as *const () as u64
 }
 
 // With S the stack pointer at the probe, on entry rsp = S - 144 and [rsp] is

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::decode::First;
+use super::decode::{First, may_jump_into};
 use super::emit::{self, JUMP_LEN};
 use crate::arena::{Arena, Intervals};
 use crate::error::Refusal;
@@ -192,7 +192,8 @@ impl Planner<'_> {
             at = first.next();
         }
         let last = spots.last().map_or(addr, |spot| spot.addr);
-        if last != addr && super::decode::may_jump_into(function, addr, &(addr + 1..last + 1)) {
+        let between = addr + 1..last + 1;
+        if module.has_start_in(&between) || may_jump_into(function, addr, &between) {
             spots.clear();
         }
         spots
@@ -285,6 +286,7 @@ impl Planner<'_> {
 
     /// `jmp rel32` of which the last bytes are those that are there already:
     /// it lands where they say, within a window given by the bytes that change.
+    /// The last resort: it holds as long as nobody else changes those bytes.
     fn pun(&mut self, module: &Module, spot: &Spot, entry: u64) -> Result<Plan, Refusal> {
         let (addr, original) = (spot.addr, &spot.original);
         let all = addr..addr + JUMP_LEN as u64;
