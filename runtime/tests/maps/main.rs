@@ -2,6 +2,7 @@
 //! what is left when processes are killed.
 
 mod kernel;
+mod kill;
 mod oracle;
 mod process;
 mod ringbuf;

@@ -1,24 +1,35 @@
 //! One element of a hash table: where its words lie and what they say. It
 //! knows no list and no bucket.
 //!
-//! An element is named by a [`Link`]: number, generation, and the mark of the
-//! element that holds the link. The generation counts how often the element
-//! was freed, so a link to an earlier use of an element is recognised.
+//! The word that leads to an element is a [`Link`]: the element's number and
+//! generation, and of the element that holds the link the mark and the
+//! generation. A generation counts how often an element was freed. So a link
+//! to an earlier use of an element is recognised, and a compare-and-swap of
+//! an element's `next` fails when the element is used anew, even if the same
+//! one follows.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Bits of an element's number.
-pub(super) const NUMBER_BITS: u32 = 28;
+pub(super) const NUMBER_BITS: u32 = 26;
 const NUMBER: u64 = (1 << NUMBER_BITS) - 1;
 const MARK_SHIFT: u32 = NUMBER_BITS;
 const MARK: u64 = 3 << MARK_SHIFT;
+/// Bits of a generation: who compares two must not have slept while the
+/// element was freed a multiple of 2^18 times.
+const GENERATION_BITS: u32 = 18;
+const GENERATION: u64 = (1 << GENERATION_BITS) - 1;
 const GENERATION_SHIFT: u32 = MARK_SHIFT + 2;
-const GENERATION: u64 = u64::MAX >> GENERATION_SHIFT;
+const HOLDER_SHIFT: u32 = GENERATION_SHIFT + GENERATION_BITS;
+
+/// The part of a link that names an element.
+const TARGET: u64 = NUMBER | GENERATION << GENERATION_SHIFT;
 
 const PHASE: u64 = 0xf;
 const PID_SHIFT: u32 = 4;
 /// `PID_MAX_LIMIT` is 2^22 (include/linux/threads.h).
 const PID: u64 = (1 << 22) - 1;
+const STATE_GENERATION_SHIFT: u32 = 32;
 
 /// What an element counts as when it is not in the table: `max_entries`
 /// elements are regular, so a table without a free one is full. Spare ones
@@ -30,24 +41,25 @@ pub(super) enum Stock {
 }
 
 /// The word that leads to an element: a bucket's head or an element's `next`.
-/// 0 is the end of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link(pub u64);
 
 impl Link {
+    /// To an element, from a bucket's head.
     pub fn new(number: u32, generation: u64) -> Link {
         Link(u64::from(number) & NUMBER | (generation & GENERATION) << GENERATION_SHIFT)
     }
 
-    /// Number of the element, from 1; 0 for the end.
+    /// Number of the element, from 1; 0 for the end of the list.
     #[inline]
     pub fn number(self) -> u32 {
         (self.0 & NUMBER) as u32
     }
 
+    /// Generation of the element that it leads to.
     #[inline]
     pub fn generation(self) -> u64 {
-        self.0 >> GENERATION_SHIFT
+        self.0 >> GENERATION_SHIFT & GENERATION
     }
 
     /// Is the element that holds this link out of the table?
@@ -64,9 +76,19 @@ impl Link {
         }
     }
 
-    #[inline]
-    pub fn unmarked(self) -> Link {
-        Link(self.0 & !MARK)
+    /// Does it lead where `other` leads?
+    pub fn same_target(self, other: Link) -> bool {
+        (self.0 ^ other.0) & TARGET == 0
+    }
+
+    /// The same word, leading where `other` leads.
+    pub fn leading_to(self, other: Link) -> Link {
+        Link(self.0 & !TARGET | other.0 & TARGET)
+    }
+
+    /// As the `next` of an element of this generation, not marked.
+    pub fn held_by(self, generation: u64) -> Link {
+        Link(self.0 & TARGET | (generation & GENERATION) << HOLDER_SHIFT)
     }
 
     pub fn mark(self, stock: Stock) -> Link {
@@ -131,7 +153,7 @@ pub(super) struct State(pub u64);
 impl State {
     pub fn new(phase: Phase, owner: u32, generation: u64) -> State {
         let owner = (u64::from(owner) & PID) << PID_SHIFT;
-        State(phase.number() | owner | (generation & GENERATION) << GENERATION_SHIFT)
+        State(phase.number() | owner | (generation & GENERATION) << STATE_GENERATION_SHIFT)
     }
 
     pub fn phase(self) -> Phase {
@@ -147,7 +169,7 @@ impl State {
 
     #[inline]
     pub fn generation(self) -> u64 {
-        self.0 >> GENERATION_SHIFT
+        self.0 >> STATE_GENERATION_SHIFT & GENERATION
     }
 }
 

@@ -189,7 +189,7 @@ impl Pool {
 
     /// Gives back an element that was never linked.
     pub fn give_back(&self, held: Held<'_>) {
-        held.element.next().store(0, Relaxed);
+        self.reset(held.element, held.generation);
         let free = State::new(Phase::Free(held.stock), 0, held.generation);
         held.element.state().store(free.0, Release);
         self.hints(held.stock).set(u64::from(held.element.number));
@@ -238,8 +238,14 @@ impl Pool {
         self.clear(element, stock, next);
     }
 
+    /// `next` of an element that is nowhere.
+    fn reset(&self, element: Element<'_>, generation: u64) {
+        let end = Link::new(0, 0).held_by(generation);
+        element.next().store(end.0, Relaxed);
+    }
+
     fn clear(&self, element: Element<'_>, stock: Stock, generation: u64) {
-        element.next().store(0, Relaxed);
+        self.reset(element, generation);
         let free = State::new(Phase::Free(stock), 0, generation);
         element.state().store(free.0, Release);
         self.hints(stock).set(u64::from(element.number));

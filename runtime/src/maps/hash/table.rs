@@ -167,7 +167,7 @@ impl Table {
                 return Err(Strayed);
             }
             if next.marked() {
-                let after = next.unmarked();
+                let after = link.leading_to(next);
                 cell.compare_exchange(link.0, after.0, AcqRel, Relaxed)
                     .map_err(|_| Strayed)?;
                 if core::ptr::eq(cell, bucket) {
@@ -203,6 +203,7 @@ impl Table {
         // held, and the caller's contract.
         unsafe { bytes::copy(held.element.key(), key, self.key_size) };
         fill(held.element);
+        let next = next.held_by(held.generation);
         held.element.next().store(next.0, Release);
     }
 
@@ -246,7 +247,7 @@ impl Table {
                         .ok_or(Errno::EBUSY)?;
                     // SAFETY: the caller's contract.
                     unsafe { self.prepare(&held, key, hash, entry.next, fill) };
-                    let replaced = held.link().mark(held.stock);
+                    let replaced = entry.next.leading_to(held.link()).mark(held.stock);
                     if entry
                         .element
                         .next()
@@ -326,7 +327,7 @@ impl Table {
     /// `after` follows it, and frees it.
     fn end(&self, entry: Entry<'_>, cell: &AtomicU64, link: Link, after: Link, hash: u32) {
         let out = cell
-            .compare_exchange(link.0, after.0, AcqRel, Relaxed)
+            .compare_exchange(link.0, link.leading_to(after).0, AcqRel, Relaxed)
             .is_ok()
             || self.sweep(hash);
         // An element that may still be linked stays signed with our id until
@@ -389,7 +390,7 @@ impl Table {
             let Some(element) = self.pool.element(link.number()) else {
                 return Ok(false);
             };
-            if link.unmarked() == wanted {
+            if link.same_target(wanted) {
                 return Ok(true);
             }
             let entry = Entry {
