@@ -22,6 +22,8 @@ pub struct Hit {
     env: *const ProcessEnv,
     lines: *const [CounterLine; COUNTER_LINES],
     cookie: u64,
+    /// The probed instruction begins a function's frame.
+    at_entry: bool,
     needs_vcpu: bool,
     /// Hits that the engine skipped, since the last [`Hit::settle`]. Not in
     /// the session's data: a function entered before the hook went may return
@@ -40,12 +42,14 @@ impl Hit {
         env: &ProcessEnv,
         counters: &LinkCounters,
         cookie: u64,
+        at_entry: bool,
     ) -> &'static Hit {
         Box::leak(Box::new(Hit {
             entry: AtomicPtr::new(program.entry() as *mut ()),
             env,
             lines: counters.lines(),
             cookie,
+            at_entry,
             needs_vcpu: program.needs_vcpu(),
             missed: AtomicU64::new(0),
         }))
@@ -84,6 +88,7 @@ unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), func_ip: u64) {
     // SAFETY: stored from an `Entry` by `new`.
     let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
     let mut run = RunState::new(hit.env, regs, hit.cookie, func_ip);
+    run.at_entry = hit.at_entry;
     // The line of the CPU: threads that run at once use different ones.
     // SAFETY: mapped while the hook is in place and for a while after.
     let lines = unsafe { &*hit.lines };

@@ -429,7 +429,8 @@ impl State {
             },
             module,
         };
-        let hit = Hit::new(&program, &joined.env, &counters, link.cookie);
+        let at_entry = point.kind == Kind::Entry && begins_frame(&point);
+        let hit = Hit::new(&program, &joined.env, &counters, link.cookie, at_entry);
         Ok((point, hit))
     }
 
@@ -481,4 +482,13 @@ fn settle<'a>(hooks: impl IntoIterator<Item = &'a Hooked>) {
     for hooked in hooks {
         hooked.hit.settle();
     }
+}
+
+/// Whether the caller's address is still where sp points and no frame pointer
+/// leads to it (arch/x86/events/core.c, `is_uprobe_at_func_entry`).
+fn begins_frame(point: &Point) -> bool {
+    const PUSH_RBP: u8 = 0x55;
+    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    let text = point.module.original(point.addr as u64, ENDBR64.len());
+    text.is_some_and(|text| text.first() == Some(&PUSH_RBP) || *text == ENDBR64)
 }

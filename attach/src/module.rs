@@ -130,7 +130,7 @@ impl Module {
     }
 
     /// At most `len` original bytes from `addr` on, to the end of the text.
-    pub(crate) fn original(&self, addr: u64, len: usize) -> Option<&[u8]> {
+    pub fn original(&self, addr: u64, len: usize) -> Option<&[u8]> {
         let text = self.text.iter().find(|text| text.range.contains(&addr))?;
         let from = (addr - text.range.start) as usize;
         text.bytes.get(from..text.bytes.len().min(from + len))

@@ -32,6 +32,9 @@ pub struct RunState {
     pub func_ip: u64,
     /// The vCPU that the run holds, or [`NO_VCPU`].
     pub vcpu: u32,
+    /// The probed instruction begins a function's frame: the caller is where
+    /// sp points.
+    pub at_entry: bool,
     /// The ring buffers that the run has reserved records in.
     rings: [Cell<*const Ring>; RINGS],
 }
@@ -49,6 +52,7 @@ impl RunState {
             cookie,
             func_ip,
             vcpu: NO_VCPU,
+            at_entry: false,
             rings: [const { Cell::new(ptr::null()) }; RINGS],
         }
     }

@@ -23,6 +23,7 @@ fn segment(bytes: u64) -> Region {
 struct Bench {
     env: Box<ProcessEnv>,
     regs: PtRegs,
+    at_entry: bool,
 }
 
 impl Bench {
@@ -33,11 +34,13 @@ impl Bench {
         Bench {
             env: Box::new(ProcessEnv::new(vcpus, doorbell).unwrap()),
             regs: PtRegs::default(),
+            at_entry: false,
         }
     }
 
     fn call(&self, id: u32, args: [u64; 5]) -> i64 {
         let mut run = RunState::new(&raw const *self.env, &raw const self.regs, 0xc00c1e, 0xf00);
+        run.at_entry = self.at_entry;
         let [a, b, c, d, e] = args;
         let helper = helpers::lookup(id).unwrap_or_else(|| panic!("no helper {id}"));
         // SAFETY: each test passes what the helper's prototype demands.
@@ -201,6 +204,50 @@ fn strncmp_is_strncmp() {
     assert_eq!(compare(b"abc\0", b"abcdef\0"), -1);
     assert_eq!(compare(b"abd", b"abc\0"), 1);
     assert_eq!(compare(b"\0zz", b"\0"), 0);
+}
+
+#[test]
+fn stacks_are_walked_over_frame_pointers() {
+    use uapi::map::{BPF_F_USER_BUILD_ID, BPF_F_USER_STACK};
+    let mut bench = Bench::new();
+    // Two frames of {caller's frame, return address}; the last has no caller.
+    let mut memory = [0u64; 5];
+    let at = |index: usize, memory: &[u64]| address(&raw const memory[index]);
+    memory[0] = 0x2222;
+    memory[1] = at(3, &memory);
+    memory[2] = 0x3333;
+    memory[3] = 0;
+    memory[4] = 0x4444;
+    bench.regs.ip = 0x1111;
+    bench.regs.sp = at(0, &memory);
+    bench.regs.bp = at(1, &memory);
+    let stack = |bench: &Bench, bytes: u64, flags: u64| {
+        let to = [u64::MAX; 6];
+        let args = [0, address(&to), bytes, flags, 0];
+        (bench.call(BPF_FUNC_GET_STACK, args), to)
+    };
+    let (ret, to) = stack(&bench, 40, BPF_F_USER_STACK);
+    assert_eq!((ret, to), (24, [0x1111, 0x3333, 0x4444, 0, 0, u64::MAX]));
+    bench.at_entry = true;
+    let (ret, to) = stack(&bench, 24, BPF_F_USER_STACK);
+    assert_eq!(
+        (ret, &to[..4]),
+        (24, &[0x1111, 0x2222, 0x3333, u64::MAX][..])
+    );
+    let (ret, to) = stack(&bench, 24, BPF_F_USER_STACK | 3);
+    assert_eq!((ret, &to[..4]), (8, &[0x4444, 0, 0, u64::MAX][..]));
+    assert_eq!(
+        stack(&bench, 24, BPF_F_USER_STACK | 4).0,
+        Errno::EFAULT.ret()
+    );
+    assert_eq!(
+        stack(&bench, 24, 0).0,
+        Errno::EFAULT.ret(),
+        "no kernel stack"
+    );
+    assert_eq!(stack(&bench, 20, BPF_F_USER_STACK).0, Errno::EINVAL.ret());
+    let build_id = BPF_F_USER_STACK | BPF_F_USER_BUILD_ID;
+    assert_eq!(stack(&bench, 24, build_id).0, Errno::EINVAL.ret());
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod perf;
 mod read;
 mod ringbuf;
 mod row;
+mod stack;
 mod task;
 mod text;
 mod time;
@@ -38,6 +39,8 @@ static ROWS: &[&Helper] = &[
     &ringbuf::ringbuf_submit::ROW,
     &ringbuf::ringbuf_discard::ROW,
     &ringbuf::ringbuf_query::ROW,
+    &stack::get_stackid::ROW,
+    &stack::get_stack::ROW,
     &task::get_current_pid_tgid::ROW,
     &task::get_current_uid_gid::ROW,
     &task::get_current_comm::ROW,
