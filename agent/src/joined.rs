@@ -31,6 +31,7 @@ impl Joined {
             .vcpus()
             .zip(view.doorbell())
             .and_then(|(vcpus, doorbell)| ProcessEnv::new(vcpus, doorbell))
+            .map(|env| env.with_return_addresses(attach::true_return_address))
             .ok_or("its data is too short")?;
         Ok(Joined {
             view,

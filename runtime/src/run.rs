@@ -205,6 +205,10 @@ impl<T> Drop for IdTable<T> {
     }
 }
 
+/// Where a function really returns to, given the stack slot of its return
+/// address and what was found there.
+pub type ReturnAddress = fn(slot: u64, found: u64) -> u64;
+
 /// A session as this process's programs see it. Outlives the last hook of the
 /// session by a while: a hit may be under way when it goes.
 pub struct ProcessEnv {
@@ -212,6 +216,8 @@ pub struct ProcessEnv {
     pub vcpus: Vcpus,
     /// Wakes the tool.
     pub doorbell: Doorbell,
+    /// For stack walkers.
+    pub return_address: ReturnAddress,
     perf_rings: IdTable<PerfRing>,
     programs: IdTable<TailTarget>,
 }
@@ -232,9 +238,19 @@ impl ProcessEnv {
         Some(ProcessEnv {
             vcpus: Vcpus::new(vcpus)?,
             doorbell: Doorbell::new(doorbell)?,
+            return_address: |_, found| found,
             perf_rings: IdTable::new(),
             programs: IdTable::new(),
         })
+    }
+
+    /// The same, where return probes put addresses of their own on the stack:
+    /// `lookup` finds what belongs there.
+    pub fn with_return_addresses(self, lookup: ReturnAddress) -> ProcessEnv {
+        ProcessEnv {
+            return_address: lookup,
+            ..self
+        }
     }
 
     /// Makes a perf ring known to `bpf_perf_event_output`.

@@ -23,6 +23,7 @@ fn walk(run: &RunState, frames: &mut [MaybeUninit<u64>]) -> usize {
     let Some(regs) = (unsafe { run.regs.as_ref() }) else {
         return 0;
     };
+    let returns_to = run.env().return_address;
     let mut count = 0;
     let mut put = |ip: u64| match frames.get_mut(count) {
         Some(slot) => {
@@ -37,7 +38,7 @@ fn walk(run: &RunState, frames: &mut [MaybeUninit<u64>]) -> usize {
     }
     if run.at_entry && regs.sp.is_multiple_of(8) {
         let mut caller = 0u64;
-        if word(regs.sp, &mut caller).is_ok() && !put(caller) {
+        if word(regs.sp, &mut caller).is_ok() && !put(returns_to(regs.sp, caller)) {
             return count;
         }
     }
@@ -49,7 +50,7 @@ fn walk(run: &RunState, frames: &mut [MaybeUninit<u64>]) -> usize {
             || frame >= USER_END
             || word(frame, &mut next).is_err()
             || word(frame.wrapping_add(8), &mut ip).is_err()
-            || !put(ip)
+            || !put(returns_to(frame.wrapping_add(8), ip))
         {
             break;
         }
