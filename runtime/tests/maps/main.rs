@@ -4,6 +4,7 @@
 mod kernel;
 mod kill;
 mod oracle;
+mod perf_ring;
 mod process;
 mod ringbuf;
 mod segment;
