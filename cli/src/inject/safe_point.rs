@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::arch::{self, Registers};
 use super::permission::no_access;
 use super::target::Target;
-use super::thread::{self, Lost, Stop, Thread};
+use super::thread::{self, Lost, SIGTRAP, Stop, Thread};
 use crate::log::debug;
 use crate::problem::Problem;
 
@@ -30,8 +30,8 @@ const SYSCALL_STOPS: u32 = 8;
 /// How long to follow a thread instruction by instruction; malloc and free
 /// take some hundred of them, a step a few microseconds.
 const STEPS: Duration = Duration::from_millis(20);
-/// The signal of single steps in a mask.
-const SIGTRAP: u64 = 1 << (libc::SIGTRAP - 1);
+/// Looks at a thread before it is led by steps.
+const LOOKS: u32 = 8;
 /// More threads than this are not tried in one round.
 const MOST_THREADS: usize = 64;
 /// How much of a stack is searched for frames that forbid it.
@@ -70,6 +70,9 @@ const SLEEPS: &[i64] = &[
     libc::SYS_semtimedop,
     libc::SYS_io_getevents,
     libc::SYS_io_uring_enter,
+    // What the kernel made of one of the above, or of a timed wait for a
+    // futex, when we or a signal interrupted it.
+    libc::SYS_restart_syscall,
 ];
 
 /// Other calls that neither the allocator, nor `ld.so`, nor the start and end
@@ -186,6 +189,7 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
     let mut asked = true;
     let mut in_syscall = false;
     let mut syscall_stops = 0;
+    let mut looks = 0;
     let mut pace = PACE.0;
     loop {
         let patience = if asked {
@@ -219,8 +223,9 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
             if is_safe(thread, target)? {
                 return Ok(true);
             }
-            if syscall_stops == 0 {
-                match step_out(thread, target, deadline)? {
+            looks += 1;
+            if looks > LOOKS && syscall_stops == 0 {
+                match step_out(thread, target, deadline, &mut in_syscall)? {
                     Step::Safe => return Ok(true),
                     Step::Stopped => {}
                     Step::Asked => {
@@ -252,26 +257,50 @@ enum Step {
 }
 
 /// Leads a thread out of the function of libc that it is in, instruction by
-/// instruction. Each raises SIGTRAP, which the kernel would force upon a
-/// thread that blocks or ignores it; then nothing is done.
-fn step_out(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<Step, Lost> {
-    if thread.blocked()? & SIGTRAP != 0 || target.ignores(SIGTRAP) {
+/// instruction, but not so through a system call: it could sleep there. Each
+/// step raises SIGTRAP, which the kernel would force upon a thread that blocks
+/// or ignores it; then nothing is done.
+fn step_out(
+    thread: &mut Thread,
+    target: &Target,
+    deadline: Instant,
+    in_syscall: &mut bool,
+) -> Result<Step, Lost> {
+    if arch::syscall_number(&thread.registers()?).is_some()
+        || thread.blocked()? & SIGTRAP != 0
+        || target.ignores(SIGTRAP)
+    {
         return Ok(Step::Stopped);
     }
-    let mut signal = 0;
     let enough = deadline.min(Instant::now() + STEPS);
+    let mut signal = 0;
     while Instant::now() < enough {
-        thread.step(std::mem::take(&mut signal))?;
+        let mut code = [0; arch::SYSCALL.len()];
+        thread::read(
+            target.pid,
+            arch::instruction(&thread.registers()?),
+            &mut code,
+        )?;
+        let pending = std::mem::take(&mut signal);
+        if *in_syscall || code == arch::SYSCALL {
+            thread.resume(pending)?;
+        } else if arch::may_step(code) {
+            thread.step(pending)?;
+        } else {
+            signal = pending;
+            break;
+        }
         match thread.wait(deadline.min(Instant::now() + PACE.1)) {
             Ok(Stop::Signal(other)) => signal = other,
-            Ok(Stop::Step | Stop::Asked | Stop::Syscall) => {}
+            Ok(Stop::Syscall) => *in_syscall = !*in_syscall,
+            Ok(Stop::Step | Stop::Asked) => {}
             Err(Lost::Late) => {
                 thread.interrupt()?;
                 return Ok(Step::Asked);
             }
             Err(lost) => return Err(lost),
         }
-        if signal == 0 && is_safe(thread, target)? {
+        if signal == 0 && !*in_syscall && is_safe(thread, target)? {
             return Ok(Step::Safe);
         }
     }

@@ -1,6 +1,7 @@
 //! One thread of the target, seized by ptrace(2). It knows no functions and
 //! no safe points. Dropping it lets the thread go.
 
+use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -12,9 +13,12 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
 use super::arch::{Registers, VECTOR_STATE, VECTOR_STATE_MAX};
+use crate::log::debug;
 
 /// What PTRACE_O_TRACESYSGOOD makes of SIGTRAP at a system call.
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+/// The signal of single steps in a mask.
+pub const SIGTRAP: u64 = 1 << (libc::SIGTRAP - 1);
 /// How long a running thread may take to stop so that it can be let go.
 const LET_GO: Duration = Duration::from_secs(2);
 
@@ -93,14 +97,12 @@ impl Thread {
 
     /// Lets a stopped thread run to the next start or end of a system call,
     /// with `signal` delivered unless it is 0.
-    pub fn resume(&mut self, signal: i32) -> Result<(), Lost> {
-        self.stepping = false;
+    pub fn resume(&self, signal: i32) -> Result<(), Lost> {
         self.request(libc::PTRACE_SYSCALL, signal)
     }
 
     /// Lets a stopped thread run until something else stops it.
-    pub fn run(&mut self) -> Result<(), Lost> {
-        self.stepping = false;
+    pub fn run(&self) -> Result<(), Lost> {
         self.request(libc::PTRACE_CONT, 0)
     }
 
@@ -161,8 +163,21 @@ impl Thread {
                 Ok(Stop::Step)
             }
             (0, signal) => Ok(Stop::Signal(signal)),
-            _ => Ok(Stop::Asked),
+            _ => {
+                // We may have been quicker than the step, or than its news.
+                self.stepping = self.stepping && self.has_pending_sigtrap();
+                Ok(Stop::Asked)
+            }
         }
+    }
+
+    /// Whether the SIGTRAP of a step waits to be reported. If that cannot be
+    /// told it is, and the next stops will tell.
+    fn has_pending_sigtrap(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.tid)).unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+        let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        pending.is_none_or(|mask| mask & SIGTRAP != 0)
     }
 
     pub fn registers(&self) -> Result<Registers, Lost> {
@@ -234,26 +249,44 @@ impl Thread {
 
     /// Lets the thread go its way.
     pub fn detach(mut self) -> Result<(), Lost> {
-        self.attached = false;
-        Ok(ptrace::detach(self.tid, None)?)
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Result<(), Lost> {
+        if !self.attached {
+            return Ok(());
+        }
+        let deadline = Instant::now() + LET_GO;
+        let mut signal = 0;
+        loop {
+            // The SIGTRAP of a step would kill the process.
+            if !self.stepping && self.request(libc::PTRACE_DETACH, signal).is_ok() {
+                self.attached = false;
+                return Ok(());
+            }
+            // It runs, and only a stopped thread can be detached; or it is
+            // stopped and must run for the step to be reported.
+            if self.stepping {
+                match self.request(libc::PTRACE_CONT, std::mem::take(&mut signal)) {
+                    Ok(()) | Err(Lost::Ended) => {}
+                    Err(lost) => return Err(lost),
+                }
+            }
+            self.interrupt()?;
+            signal = match self.wait(deadline)? {
+                Stop::Signal(signal) => signal,
+                Stop::Step | Stop::Asked | Stop::Syscall => 0,
+            };
+        }
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        if !self.attached || ptrace::detach(self.tid, None).is_ok() {
-            return;
+        if let Err(lost) = self.let_go() {
+            // The kernel detaches it when we exit.
+            debug!("thread {} not let go: {lost:?}", self.tid);
         }
-        // It runs, and only a stopped thread can be detached. If it does not
-        // stop now, the kernel detaches it when we exit.
-        let stopped = self
-            .interrupt()
-            .and_then(|()| self.wait(Instant::now() + LET_GO));
-        let signal = match stopped {
-            Ok(Stop::Signal(signal)) => signal,
-            _ => 0,
-        };
-        let _ = self.request(libc::PTRACE_DETACH, signal);
     }
 }
 

@@ -144,6 +144,65 @@ fn asleep_in_nanosleep() {
     );
 }
 
+/// Waits with a timeout, with nobody else to borrow: the second time the
+/// thread is found in `restart_syscall(2)`.
+#[test]
+fn alone_in_timed_waits() {
+    let waits = [
+        ("nanosleep", "struct timespec t = {0, 50000000}; if (nanosleep(&t, &t)) fail(\"interrupted\");"),
+        ("poll", "if (poll(0, 0, 50)) fail(\"interrupted\");"),
+        ("select", "struct timeval t = {0, 50000}; if (select(0, 0, 0, 0, &t)) fail(\"interrupted\");"),
+        (
+            "semaphore",
+            "sem_t s; sem_init(&s, 0, 0); struct timespec t; clock_gettime(CLOCK_REALTIME, &t); t.tv_sec++; t.tv_nsec /= 2;
+             if (sem_timedwait(&s, &t) != -1 || errno != ETIMEDOUT) fail(\"interrupted\");",
+        ),
+    ];
+    for (name, wait) in waits {
+        survives(
+            name,
+            &format!(
+                "#include <poll.h>\n#include <semaphore.h>\n#include <sys/select.h>
+                 static int over_now(void) {{ struct pollfd p = {{0, POLLIN, 0}}; return poll(&p, 1, 0) != 0; }}
+                 int main(void) {{ ready(); while (!over_now()) {{ {wait} }} puts(\"as it should be\"); }}"
+            ),
+        );
+    }
+}
+
+/// Blocked where locks may be held: refused, and unharmed.
+#[test]
+fn asleep_where_it_cannot_be_borrowed() {
+    let place = Place::new();
+    let fifo = place.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let source = format!(
+        "int main(void) {{ ready(); int f = open(\"{}\", O_RDONLY); puts(f >= 0 ? \"as it should be\" : \"open\"); }}",
+        fifo.display()
+    );
+    let running = program(&place, "opens", &source);
+    let pid = running.pid();
+    check(
+        &mut place.bpftime(["attach", &pid]),
+        1,
+        "",
+        &format!(
+            "bpftime: {pid}: no thread came to a point safe for loading the agent within 5 s: try again, or start it with bpftime start\n"
+        ),
+    );
+    assert!(!running.has_agent());
+    drop(
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&fifo)
+            .expect("open"),
+    );
+    assert_eq!(
+        running.end(),
+        ("as it should be\n".to_owned(), String::new(), Some(0))
+    );
+}
+
 #[test]
 fn busy_in_malloc() {
     survives(

@@ -30,6 +30,14 @@ pub fn instruction(registers: &Registers) -> u64 {
     registers.rip
 }
 
+/// Whether the instruction with this code may be executed as a single step:
+/// it does not see the trap flag that a step sets.
+pub fn may_step(code: [u8; 2]) -> bool {
+    const PUSHF: u8 = 0x9c;
+    const POPF: u8 = 0x9d;
+    !matches!(code, [PUSHF | POPF, _] | [0x66, PUSHF | POPF])
+}
+
 /// The stack pointer.
 pub fn stack(registers: &Registers) -> u64 {
     registers.rsp
