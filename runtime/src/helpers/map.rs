@@ -1,7 +1,5 @@
 //! Helpers on maps. The maps' own files say what each type does.
 
-use uapi::Errno;
-
 use super::row::{Any, Ctx, Key, Value, ValueOrNull, helper};
 use crate::maps::Map;
 
@@ -41,9 +39,7 @@ helper! {
 helper! {
     /// bpf_tail_call: engines do not call this row, they jump (`Linker::tail_call`);
     /// it is here for its prototype.
-    fn tail_call(run, _ctx: Ctx, _map: &'static Map, _index: Any) -> i64 = BPF_FUNC_TAIL_CALL {
-        Errno::EINVAL.ret()
-    }
+    fn tail_call(run, _ctx: Ctx, _map: &'static Map, _index: Any) -> () = BPF_FUNC_TAIL_CALL {}
 }
 
 /// Finds what a tail call jumps to, for engines; null to fall through.
