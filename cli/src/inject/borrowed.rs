@@ -211,9 +211,10 @@ impl Borrowed {
     /// interrupted.
     fn stop_on_the_way_out(&mut self) -> Result<(), Lost> {
         let deadline = Instant::now() + GIVE_BACK;
-        self.thread()?.interrupt()?;
         loop {
             let thread = self.thread()?;
+            // Every time: any other stop cancels it.
+            thread.interrupt()?;
             match thread.resume(0) {
                 // After a call that was late the thread runs.
                 Ok(()) | Err(Lost::Ended) => {}

@@ -37,7 +37,7 @@ use target::Target;
 use thread::{Lost, Thread};
 
 /// How long the target may take to reach a safe point.
-const SAFE_POINT: Duration = Duration::from_secs(5);
+const SAFE_POINT: Duration = Duration::from_secs(2);
 /// How long loading and starting the agent may take, once there.
 const CALLS: Duration = Duration::from_secs(10);
 /// What the agent exports: `int bpftime_agent_start(const char *sessions)`,

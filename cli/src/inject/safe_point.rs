@@ -205,7 +205,6 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
             }
             Err(lost) => return Err(lost),
             Ok(Stop::Asked | Stop::Step) => {
-                asked = false;
                 syscall_stops = 0;
                 // Not in step with what the program does.
                 pace = if pace > PACE.1 { PACE.0 } else { pace * 9 / 8 };
@@ -216,9 +215,12 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
             }
             Ok(Stop::Signal(signal)) => {
                 thread.resume(signal)?;
+                asked = false;
                 continue;
             }
         }
+        // Whatever stops a thread cancels an interruption that is on its way.
+        asked = false;
         if !in_syscall {
             if is_safe(thread, target)? {
                 return Ok(true);
