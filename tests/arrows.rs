@@ -10,7 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("shm", &[]),
     ("vm", &["uapi"]),
     ("object", &["uapi"]),
-    ("attach", &["uapi"]),
+    ("attach", &["object", "uapi"]),
     ("runtime", &["vm", "shm", "uapi"]),
     ("syscall-server", &["runtime", "vm", "shm", "uapi"]),
     (
