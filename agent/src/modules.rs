@@ -68,6 +68,17 @@ impl Image {
         self.mappings.iter().find(|m| m.range.contains(&address))
     }
 
+    /// Whether a mapping is of the program itself or of libc: these are never closed.
+    pub fn is_for_life(&self, mapping: &Mapping) -> bool {
+        // SAFETY: reads what the kernel handed to the process.
+        let entry = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
+        let in_libc = libc::getauxval as *const () as usize;
+        [entry, in_libc].into_iter().any(|address| {
+            self.holding(address)
+                .is_some_and(|held| (held.dev, held.ino) == (mapping.dev, mapping.ino))
+        })
+    }
+
     /// Whether a mapping that was seen before is still there.
     pub fn still_has(&self, mapping: &Mapping) -> bool {
         // Parts of it may have become writable or been split since.

@@ -69,7 +69,7 @@ pub struct State {
     modules: Modules,
     hooked: BTreeMap<Hook, Hooked>,
     refused: BTreeMap<Hook, String>,
-    /// Some link's file is not mapped here.
+    /// Some link's file is not mapped here, or may go and come again.
     awaits_files: bool,
     /// The hook on the loader was tried.
     loader_followed: bool,
@@ -309,10 +309,11 @@ impl State {
         let mut wanted: BTreeMap<Hook, (LinkSpec, Mapping)> = BTreeMap::new();
         self.awaits_files = false;
         for (session, link, spec) in links {
-            if image
-                .places((spec.dev, spec.ino), spec.offset)
+            let mut places = image.places((spec.dev, spec.ino), spec.offset);
+            // All other libraries may be closed and come again.
+            if !places
                 .next()
-                .is_none()
+                .is_some_and(|(mapping, _)| image.is_for_life(mapping))
             {
                 self.awaits_files = true;
             }
