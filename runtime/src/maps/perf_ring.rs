@@ -26,7 +26,10 @@ mod own {
     pub const WAKEUP_EVENTS: u64 = 0;
     pub const EVENTS: u64 = 8;
     pub const WAKEUP: u64 = 16;
+    /// Records without room that no `PERF_RECORD_LOST` has told yet.
     pub const LOST: u64 = 24;
+    /// All records without room.
+    pub const DROPPED: u64 = 32;
 }
 
 const PERF_RECORD_LOST: u32 = 2;
@@ -88,6 +91,11 @@ impl PerfRing {
         self.get(page::DATA_HEAD) != self.get(page::DATA_TAIL)
     }
 
+    /// Records that found no room so far.
+    pub fn dropped(&self) -> u64 {
+        self.get(self.own(own::DROPPED))
+    }
+
     /// Writes a sample whose raw data are the bytes of `parts`, in order.
     /// `true` if the reader is to be woken.
     ///
@@ -119,6 +127,7 @@ impl PerfRing {
         let mask = self.size.wrapping_sub(1);
         if self.size == 0 || tail.wrapping_sub(head).wrapping_sub(1) & mask < need {
             self.set(self.own(own::LOST), lost.wrapping_add(1));
+            self.set(self.own(own::DROPPED), self.dropped().wrapping_add(1));
             return Err(Errno::ENOSPC);
         }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shm::{Access, Region, Segment};
+use uapi::map::BPF_MAP_TYPE_PERF_EVENT_ARRAY;
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
 
@@ -173,6 +174,22 @@ impl SessionView {
             .all(ObjectKind::PerfRing)
             .map(|record| record.id)
             .collect()
+    }
+
+    /// Records that a ring buffer, or the rings of a perf event array, had no
+    /// room for; `None` for other maps.
+    pub fn dropped(&self, id: u32) -> Option<u64> {
+        let map = self.map(id)?;
+        if let Some(ring) = map.ring() {
+            return Some(ring.dropped());
+        }
+        let spec = map.spec();
+        (spec.map_type == BPF_MAP_TYPE_PERF_EVENT_ARRAY).then(|| {
+            (0..spec.max_entries)
+                .filter_map(|index| self.perf_ring(map.slot(index)?))
+                .map(|ring| ring.dropped())
+                .sum()
+        })
     }
 
     /// Drops views of maps that the tool has removed.

@@ -127,6 +127,7 @@ fn what_does_not_fit_is_counted_and_told() {
     assert_eq!(reader.read(), [sample(), sample(), sample()]);
     assert_eq!(put(&ring, &data), Ok(true));
     assert_eq!(reader.read(), [Record::Lost(2), sample()]);
+    assert_eq!(ring.dropped(), 2);
     assert_eq!(put(&ring, &[0; 1 << 16]), Err(Errno::E2BIG));
     assert_eq!(put(&ring, &[0; 4096]), Err(Errno::ENOSPC));
     assert_eq!(put(&ring, &[]), Ok(true));

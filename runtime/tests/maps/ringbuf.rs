@@ -151,6 +151,7 @@ fn a_full_ring_takes_as_much_as_the_kernels() {
                 ring.commit(record, 0, false);
             }
             assert!(ring.reserve(size).is_null());
+            assert_eq!(ring.dropped(), lap + 1);
             assert_eq!(reader.consume(|_| ()), fit as usize);
         }
     }

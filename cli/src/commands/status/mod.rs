@@ -17,7 +17,8 @@ use report::Report;
 ///
 /// A session is one tool under bpftime load; a target is one process that
 /// tools can reach. HITS counts runs of a program, MISSED counts calls of the
-/// function that did not run it. Exit status 0, also when nothing runs.
+/// function that did not run it, DROPS counts records that a ring had no room
+/// for. Exit status 0, also when nothing runs.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

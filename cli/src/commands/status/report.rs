@@ -54,6 +54,8 @@ pub struct Map {
     pub key_size: u32,
     pub value_size: u32,
     pub max_entries: u32,
+    /// Records without room; `None` for maps that are no rings.
+    pub drops: Option<u64>,
 }
 
 /// One probe point with its program.
@@ -129,6 +131,7 @@ fn session(view: &SessionView) -> Session {
         key_size: spec.key_size,
         value_size: spec.value_size,
         max_entries: spec.max_entries,
+        drops: view.dropped(id),
     });
     let owner = view.owner();
     Session {

@@ -44,11 +44,13 @@ fn session(session: &Session) -> String {
             map.key_size.to_string(),
             map.value_size.to_string(),
             map.max_entries.to_string(),
+            map.drops
+                .map_or_else(|| "-".to_owned(), |drops| drops.to_string()),
         ]
     });
     table(
         &mut text,
-        &["MAP", "NAME", "TYPE", "KEY", "VALUE", "ENTRIES"],
+        &["MAP", "NAME", "TYPE", "KEY", "VALUE", "ENTRIES", "DROPS"],
         maps,
     );
     let links = session.links.iter().map(|link| {
@@ -178,6 +180,7 @@ mod tests {
                     key_size: 4,
                     value_size: 4,
                     max_entries: 2,
+                    drops: Some(5),
                 }],
                 links: vec![Link {
                     id: 4,
@@ -204,8 +207,8 @@ mod tests {
 session 7 bashreadline 2 min
   PROGRAM  NAME      TYPE    INSNS
   3        printret  kprobe  68
-  MAP  NAME  TYPE              KEY  VALUE  ENTRIES
-  12   -     perf_event_array  4    4      2
+  MAP  NAME  TYPE              KEY  VALUE  ENTRIES  DROPS
+  12   -     perf_event_array  4    4      2        5
   LINK  TYPE       WHERE                   PID  PROGRAM  STATE  HITS  MISSED
   4     uretprobe  /usr/bin/bash:readline  all  3        on     41    0
 

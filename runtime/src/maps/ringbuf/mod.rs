@@ -64,6 +64,8 @@ mod own {
     /// When the last search for dead producers began, ns of
     /// `CLOCK_MONOTONIC`.
     pub const LAST_REAP: u64 = 64;
+    /// Records that found no room.
+    pub const DROPPED: u64 = 128;
     /// The claims.
     pub const CLAIMS: u64 = super::PAGE;
 }
@@ -139,7 +141,18 @@ impl Ring {
     /// The record must be given to [`Ring::commit`].
     #[inline]
     pub fn reserve(&self, size: u64) -> *mut u8 {
-        self.reserve_or_none(size).unwrap_or(ptr::null_mut())
+        self.reserve_or_none(size).unwrap_or_else(|| {
+            if let Some(dropped) = self.own(own::DROPPED) {
+                dropped.fetch_add(1, Relaxed);
+            }
+            ptr::null_mut()
+        })
+    }
+
+    /// Records that found no room so far.
+    pub fn dropped(&self) -> u64 {
+        self.own(own::DROPPED)
+            .map_or(0, |dropped| dropped.load(Relaxed))
     }
 
     fn reserve_or_none(&self, size: u64) -> Option<*mut u8> {
