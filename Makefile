@@ -35,7 +35,7 @@ check: deps
 
 test: check fixtures build
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		echo cargo nextest run --workspace; cargo nextest run --workspace; \
+		echo cargo nextest run --workspace; cargo nextest run --workspace --no-fail-fast; \
 	else \
 		echo cargo test --workspace; cargo test --workspace --no-fail-fast; \
 	fi

@@ -4,11 +4,9 @@
 //!
 //! Best is a thread asleep in a system call that neither malloc nor `ld.so`
 //! makes. Otherwise a running thread is led to the end of such a call, or is
-//! caught in the program's own code with no allocator frame and no signal
-//! handler on its stack.
+//! caught in the program's own code with no signal handler on its stack.
 
 use std::fs;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -326,10 +324,11 @@ fn is_safe(thread: &Thread, target: &Target) -> Result<bool, Lost> {
     if !own_point {
         return Ok(false);
     }
+    // libc's allocator calls nothing of the program while it holds its lock, so
+    // in the program's own code only a handler of a signal that interrupted it
+    // could run under that lock.
     let stack = Stack::of(target, arch::stack(&registers));
-    // Old frames leave addresses behind, so the allocator may be seen where
-    // it is not; then another look will come. It never sleeps.
-    Ok((number.is_some() || !stack.mentions(&target.malloc)) && !stack.handles_signal_of(target))
+    Ok(!stack.handles_signal_of(target))
 }
 
 fn is_harmless(number: i64, registers: &Registers) -> bool {
@@ -373,11 +372,6 @@ impl Stack {
         self.bytes
             .chunks_exact(8)
             .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
-    }
-
-    /// Whether any word on it is an address in `code`.
-    fn mentions(&self, code: &Range<u64>) -> bool {
-        self.words().any(|word| code.contains(&word))
     }
 
     /// Whether a signal handler runs that interrupted code which may hold a

@@ -27,20 +27,6 @@ const RTLD_DLOPEN: u64 = 0x8000_0000;
 /// Functions whose whole body is a system call: somewhere in it is the
 /// instruction.
 const SMALL_SYSTEM_CALLS: [&str; 4] = ["getppid", "geteuid", "getegid", "getgid"];
-/// Functions of malloc.c, which the linker keeps together.
-const MALLOC: [&str; 8] = [
-    "malloc",
-    "free",
-    "calloc",
-    "realloc",
-    "memalign",
-    "valloc",
-    "malloc_trim",
-    "malloc_usable_size",
-];
-/// Code of malloc.c may lie this much below its first exported function.
-const MALLOC_STATICS: u64 = 32 * 1024;
-
 /// A function that loads a library.
 #[derive(Debug, Clone, Copy)]
 pub struct Dlopen {
@@ -59,8 +45,6 @@ pub struct Target {
     /// A system call instruction in the C library: functions we call return
     /// to it.
     pub return_point: u64,
-    /// Code of the allocator.
-    pub malloc: Range<u64>,
     /// Code that must not be interrupted: C library, loader, allocators.
     careful: Vec<Range<u64>>,
     loader: Vec<Range<u64>>,
@@ -131,13 +115,6 @@ impl Target {
                 flags: libc::RTLD_NOW as u64 | RTLD_DLOPEN,
             },
         };
-        let malloc: Vec<u64> = MALLOC.iter().filter_map(|name| address(name)).collect();
-        let malloc = match (malloc.iter().min(), malloc.iter().max()) {
-            (Some(first), Some(last)) => {
-                first.saturating_sub(MALLOC_STATICS)..last + MALLOC_STATICS
-            }
-            _ => return Err(unknown()),
-        };
         let code = |wanted: &dyn Fn(&Path) -> bool| {
             let ranges = mappings.iter().filter(|mapping| mapping.executable);
             let ranges = ranges.filter(|mapping| mapping.path.as_deref().is_some_and(wanted));
@@ -149,7 +126,6 @@ impl Target {
             dlerror: address("dlerror"),
             errno_location: address("__errno_location"),
             return_point: return_point(pid, &functions, libc.base).ok_or_else(unknown)?,
-            malloc,
             careful: code(&|path| path == libc.path || is_loader(path) || is_allocator(path)),
             loader: code(&is_loader),
             own_allocator: OnceCell::new(),
