@@ -295,10 +295,6 @@ impl Agent {
             self.answered.store(asked, Ordering::Release);
             futex::wake(&self.answered, u32::MAX >> 1);
             let Ok(Some(round)) = round else { return };
-            if round.loader_due {
-                // What panics here is missing, and nothing else.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.with(State::follow_loader)));
-            }
             let first_thread_left = self.first_thread_left.load(Ordering::Acquire);
             if (first_thread_left || round.sessions) && process::is_last_thread() {
                 // As glibc does when the last thread of a program ends.

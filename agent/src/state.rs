@@ -48,9 +48,6 @@ pub struct Round {
     pub sessions: bool,
     /// Whether a later round has something to let go of.
     pub resting: bool,
-    /// Whether [`State::follow_loader`] is due: a link's file may still come
-    /// by dlopen(3).
-    pub loader_due: bool,
 }
 
 /// Rounds for which removed programs and sessions stay mapped: a thread may
@@ -175,7 +172,12 @@ impl State {
         self.let_go();
         settle(self.hooked.values());
         self.follow_sessions();
-        let round = self.follow_links();
+        let mut round = self.follow_links();
+        if self.awaits_files && self.follow_loader() {
+            // What was opened before the loader was hooked is found now, what
+            // is opened later waits for a round of its own.
+            round = self.follow_links();
+        }
         if let Some(slot) = &self.slot {
             slot.ack(generation, round.hooks, round.refused, &round.reasons);
         }
@@ -280,7 +282,6 @@ impl State {
             },
             sessions: !self.joined.is_empty(),
             resting: !self.resting.is_empty(),
-            loader_due: self.awaits_files && !self.loader_followed,
         }
     }
 
@@ -435,24 +436,26 @@ impl State {
         Ok((point, hit))
     }
 
-    /// Hooks the loader, so that dlopen(3) waits for a round. Takes some
-    /// milliseconds the first time, so not part of a round that is waited for.
-    pub fn follow_loader(&mut self) {
+    /// Hooks the loader, so that dlopen(3) waits for a round: a link's file may
+    /// still come. `true` the first time.
+    fn follow_loader(&mut self) -> bool {
         if self.loader_followed {
-            return;
+            return false;
         }
-        let Ok(image) = Image::read() else { return };
+        let Ok(image) = Image::read() else {
+            return false;
+        };
         self.loader_followed = true;
-        if let Some(point) = loader::probe(&image, &mut self.modules) {
-            for error in self
-                .engine
-                .attach(&[point])
-                .into_iter()
-                .filter_map(Result::err)
-            {
-                debug!("dlopen is not followed: {error}");
-            }
+        let probe = loader::probe(&image, &mut self.modules);
+        for error in self
+            .engine
+            .attach(probe.as_slice())
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            debug!("dlopen is not followed: {error}");
         }
+        true
     }
 
     /// Each reason once, with how often it occurred.
