@@ -123,7 +123,7 @@ impl Vcpus {
 
 fn dead(holder: u64) -> bool {
     let ids = ThreadIds::from_pid_tgid(holder);
-    !sys::alive(ids.pid, ids.tid)
+    !sys::can_run(ids.pid, ids.tid)
 }
 
 fn nap() {

@@ -66,6 +66,21 @@ pub fn alive(pid: i32, tid: i32) -> bool {
         && simple(libc::SYS_tgkill, pid as usize, tid as usize, 0) != -(libc::ESRCH as isize)
 }
 
+/// Whether thread `tid` of process `pid` can still run: [`alive`], and no
+/// zombie that waits for its parent.
+pub fn can_run(pid: i32, tid: i32) -> bool {
+    if !alive(pid, tid) {
+        return false;
+    }
+    let mut byte = 0u8;
+    // A thread gives its memory back when it ends, and then there is nothing
+    // to read at any address (`mm_access`). Whether this address can be read
+    // does not matter.
+    // SAFETY: one byte, into `byte`.
+    let ret = unsafe { read_own(tid, &raw mut byte, 0, 1) };
+    ret != -(libc::ESRCH as isize)
+}
+
 /// Nanoseconds of a clock (`CLOCK_*`); 0 for a clock that does not exist.
 pub fn clock_ns(clock: i32) -> u64 {
     let mut time = libc::timespec {
@@ -140,6 +155,28 @@ mod tests {
         assert_eq!(getpid() as u32, std::process::id());
         assert!(alive(getpid(), gettid()));
         assert!(!alive(getpid(), 0x3fff_ffff));
+        assert!(can_run(getpid(), gettid()));
+        assert!(!can_run(getpid(), 0x3fff_ffff));
+    }
+
+    #[test]
+    fn zombies_exist_and_cannot_run() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id() as i32;
+        // Ended, and left to be waited for.
+        // SAFETY: `info` is plain data that the kernel fills in.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOWAIT;
+            assert_eq!(
+                libc::waitid(libc::P_PID, child.id(), &raw mut info, flags),
+                0
+            );
+        }
+        assert!(alive(pid, pid));
+        assert!(!can_run(pid, pid));
+        assert!(child.wait().unwrap().success());
+        assert!(!alive(pid, pid));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Seen {
     /// Does its owner exist?
     pub fn alive(&self) -> bool {
         let ids = ThreadIds::from_pid_tgid(self.owner);
-        sys::alive(ids.pid, ids.tid)
+        sys::can_run(ids.pid, ids.tid)
     }
 }
 
