@@ -18,10 +18,8 @@ use crate::fds::PrivateFd;
 use crate::server::{self, Server};
 use crate::{log, raw};
 
-/// How long a record may stay unfinished before its producer is looked after.
-const UNFINISHED: Duration = Duration::from_millis(100);
-/// `BPF_RB_AVAIL_DATA`: bytes that the reader has not consumed.
-const AVAILABLE_DATA: u64 = 0;
+/// How long a record may stay unread before its producer is looked after.
+const UNREAD: Duration = Duration::from_millis(100);
 
 /// The rings of the tool, and the thread that watches them.
 #[derive(Default)]
@@ -61,17 +59,14 @@ impl Waker {
         }
     }
 
-    /// Whether the next record is there but not finished. Its producer may have
-    /// died and will not ring then; looking at the ring again finds out.
-    fn is_stuck(&self) -> bool {
+    /// Whether there is a record that was not consumed, finished or not. Its
+    /// producer may have died and will not ring then; looking at the ring
+    /// again finds out.
+    fn is_pending(&self) -> bool {
         let Object::Map(map) = &self.ring else {
             return false;
         };
-        let available = map
-            .map()
-            .ring()
-            .map_or(0, |ring| ring.query(AVAILABLE_DATA));
-        available != 0 && !self.has_data()
+        map.map().ring().is_some_and(|ring| !ring.is_empty())
     }
 
     fn readable(&self) -> MutexGuard<'_, bool> {
@@ -174,12 +169,12 @@ fn watch_all() {
     };
     loop {
         let heard = doorbell.listen();
-        let mut stuck = false;
+        let mut pending = false;
         for waker in bridge.wakers_now() {
             waker.raise();
-            stuck |= waker.is_stuck();
+            pending |= waker.is_pending();
         }
-        doorbell.wait(heard, stuck.then_some(UNFINISHED));
+        doorbell.wait(heard, pending.then_some(UNREAD));
         doorbell.awake();
     }
 }

@@ -270,8 +270,18 @@ impl Ring {
         if flags & BPF_RB_FORCE_WAKEUP != 0 {
             return true;
         }
-        let caught_up = consumer.load(SeqCst) & (self.size - 1) == offset;
-        caught_up && flags & BPF_RB_NO_WAKEUP == 0
+        let consumed = consumer.load(SeqCst);
+        let caught_up = consumed & (self.size - 1) == offset;
+        // Whose record the reader waits for may be dead, and rings no bell.
+        (caught_up || !self.is_finished(consumed)) && flags & BPF_RB_NO_WAKEUP == 0
+    }
+
+    /// Is there a record at `position` that is not being written any more?
+    fn is_finished(&self, position: u64) -> bool {
+        self.header(position & !7).is_some_and(|word| {
+            let header = Header(word.load(Acquire));
+            self.tagged(header, position) && !header.is_busy()
+        })
     }
 
     /// `bpf_ringbuf_output`: a record with a copy of `len` bytes at `data`.
@@ -294,6 +304,12 @@ impl Ring {
         // `data` by the caller's contract.
         unsafe { bytes::copy(record, data, len as usize) };
         Ok(self.commit(record, flags, false))
+    }
+
+    /// Has the reader consumed everything, also what producers still write?
+    pub fn is_empty(&self) -> bool {
+        let reserved = self.own(own::RESERVED).map_or(0, |word| word.load(Acquire));
+        reserved == self.query(query::CONS_POS)
     }
 
     /// `bpf_ringbuf_query`: bytes of data to read, size, positions; 0 for
