@@ -54,7 +54,8 @@ fn a_target_killed_while_it_writes_records_leaves_a_ring_that_works() {
         tool.lines_until(|line| line.contains(" first=50 "));
         std::thread::park_timeout(moment(round) / 4);
         assert_eq!(victim.kill().code, 128 + 9);
-        // A later target's records come through: the ring is not stuck.
+        // When the reader has caught up, a later target's records come through: nothing is stuck.
+        tool.wait_idle();
         let whole = world.start(&[tgt.as_os_str(), "3".as_ref()]).finish();
         assert_eq!(whole.stdout, "sum 30 right\n", "round {round}");
         tool.lines_until(|line| line.contains(" first=2 "));

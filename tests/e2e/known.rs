@@ -130,7 +130,7 @@ fn funclatency_fills_the_right_buckets() {
 /// Runs a bpftrace script until it waits for events.
 fn bpftrace(world: &World, script: &str) -> Program {
     let tool = world.load(&["bpftrace", "-e", script]);
-    tool.wait_epoll();
+    tool.wait_idle();
     tool
 }
 

@@ -214,22 +214,24 @@ impl Program {
         );
     }
 
-    /// Waits until it sleeps in epoll_wait(2): it has done all it does before events.
+    /// Waits until it sleeps in poll(2), epoll_wait(2) or their like: it has
+    /// done all that it does before the next event.
     ///
     /// # Panics
     /// If it does not.
-    pub fn wait_epoll(&self) {
+    pub fn wait_idle(&self) {
         let path = format!("/proc/{}/syscall", self.pid());
-        let epoll_wait = format!("{} ", libc::SYS_epoll_wait);
-        let epoll_pwait = format!("{} ", libc::SYS_epoll_pwait);
-        wait::until_true(
-            &format!("{} in epoll_wait; {}", self.name, self.printed()),
-            LONG,
-            || {
-                let now = std::fs::read_to_string(&path).unwrap_or_default();
-                now.starts_with(&epoll_wait) || now.starts_with(&epoll_pwait)
-            },
-        );
+        let waits = [
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+        ];
+        let waits = waits.map(|number| format!("{number} "));
+        wait::until_true(&format!("{} waits for events", self.name), LONG, || {
+            let now = std::fs::read_to_string(&path).unwrap_or_default();
+            waits.iter().any(|wait| now.starts_with(wait))
+        });
     }
 
     /// Whether it still runs.
