@@ -89,10 +89,10 @@ unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), func_ip: u64) {
     let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
     let mut run = RunState::new(hit.env, regs, hit.cookie, func_ip);
     run.at_entry = hit.at_entry;
-    // The line of the CPU: threads that run at once use different ones.
+    // Threads that run at once mostly use different lines.
     // SAFETY: mapped while the hook is in place and for a while after.
     let lines = unsafe { &*hit.lines };
-    let line = &lines[run.cpu() as usize % COUNTER_LINES];
+    let line = &lines[thread::spread() % COUNTER_LINES];
     if !hit.needs_vcpu {
         // SAFETY: verified for the `pt_regs` it is given; `env` and the code
         // live as `lines` do.

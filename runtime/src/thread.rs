@@ -102,6 +102,13 @@ pub fn ids() -> ThreadIds {
     ask(words)
 }
 
+/// A number that tells threads apart well enough to spread their counters.
+#[inline]
+pub fn spread() -> usize {
+    // Thread control blocks are pages apart.
+    arch::thread_words() as usize >> 12
+}
+
 #[cold]
 fn ask(words: &[AtomicU64; 2]) -> ThreadIds {
     let ids = ThreadIds {

@@ -35,6 +35,7 @@ pub struct Vcpus {
 impl Vcpus {
     /// The claims in `region`, one per possible CPU; `None` if it is empty.
     pub fn new(region: Region) -> Option<Vcpus> {
+        arch::init();
         let count = u32::try_from(region.len() / CLAIM_BYTES).ok()?;
         (count > 0).then_some(Vcpus { region, count })
     }

@@ -2,7 +2,7 @@
 //! Called from trampolines.
 
 use core::arch::{asm, global_asm};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 // Two words per thread in the static TLS block. A Rust `thread_local!` would
 // go through `__tls_get_addr`, which allocates on first use in a thread when
@@ -38,13 +38,34 @@ pub(crate) fn thread_words() -> *const [AtomicU64; 2] {
     address as *const [AtomicU64; 2]
 }
 
-/// The CPU this thread runs on at the moment, from the segment limit where
-/// Linux keeps it for its own vdso (arch/x86/include/asm/segment.h,
-/// `__CPUNODE_SEG`); no system call.
+/// Whether `rdpid` may be used; [`init`] finds out.
+static HAS_RDPID: AtomicBool = AtomicBool::new(false);
+
+/// Looks at the processor. Call outside of trampolines: in a virtual machine
+/// `cpuid` takes microseconds.
+pub(crate) fn init() {
+    /// CPUID.(EAX=7,ECX=0):ECX.RDPID.
+    const RDPID: u32 = 1 << 22;
+    let has = core::arch::x86_64::__cpuid(0).eax >= 7
+        && core::arch::x86_64::__cpuid_count(7, 0).ecx & RDPID != 0;
+    HAS_RDPID.store(has, Ordering::Relaxed);
+}
+
+/// The CPU this thread runs on at the moment, from where Linux keeps it for
+/// its own vdso (arch/x86/include/asm/segment.h, `vdso_read_cpunode`); no
+/// system call.
 #[inline(always)]
 pub(crate) fn cpu() -> u32 {
     const CPUNODE_SEG: u32 = 15 * 8 + 3;
     const CPU_MASK: u32 = 0xfff;
+    if HAS_RDPID.load(Ordering::Relaxed) {
+        let node_and_cpu: u64;
+        // SAFETY: reads the TSC_AUX register; `init` saw that it may.
+        unsafe {
+            asm!("rdpid {}", out(reg) node_and_cpu, options(nomem, nostack, preserves_flags));
+        }
+        return node_and_cpu as u32 & CPU_MASK;
+    }
     let limit: u32;
     // SAFETY: `lsl` reads a descriptor's limit; a selector that is not there
     // leaves the register and clears ZF, which yields CPU 0 below.

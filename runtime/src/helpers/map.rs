@@ -7,7 +7,7 @@ helper! {
     /// bpf_map_lookup_elem: the value of `key`, or NULL.
     fn map_lookup_elem(run, map: &'static Map, key: Key) -> ValueOrNull = BPF_FUNC_MAP_LOOKUP_ELEM {
         // SAFETY: the verifier proved that `key` has the map's key size.
-        ValueOrNull(unsafe { map.lookup_ptr(key.0, run.cpu()) })
+        ValueOrNull(unsafe { map.lookup_ptr(key.0, run.vcpu) })
     }
 }
 
@@ -16,7 +16,7 @@ helper! {
     /// Errors: E2BIG full, EEXIST/ENOENT by flags, EINVAL unknown flags.
     fn map_update_elem(run, map: &'static Map, key: Key, value: Value, flags: Any) -> i64 = BPF_FUNC_MAP_UPDATE_ELEM {
         // SAFETY: the verifier proved that key and value have the map's sizes.
-        unsafe { map.update_prog(key.0, value.0, flags.0, run.cpu()) }
+        unsafe { map.update_prog(key.0, value.0, flags.0, run.vcpu) }
     }
 }
 
