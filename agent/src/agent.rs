@@ -109,6 +109,14 @@ impl Agent {
         })
     }
 
+    /// Takes a place in the roster, so that tools wait for this process.
+    pub fn join_roster(&self) {
+        self.with(|state| {
+            // Without a place, tools do not wait, and rounds try again.
+            let _ = state.wake_word();
+        });
+    }
+
     /// The lock, for the fork handlers.
     pub fn lock(&self) -> &ForkLock {
         &self.lock

@@ -101,14 +101,17 @@ fn start(dirs: Dirs) -> bool {
     loader::find();
     exit::find();
     runtime::thread::init();
-    let wait = dirs.have_sessions();
-    let agent = match agent::get_or_make(dirs) {
+    let agent = match agent::get_or_make(dirs.clone()) {
         Ok(agent) => agent,
         Err(error) => {
             debug!("no hooks here: {error}");
             return false;
         }
     };
+    // First take a place in the roster: a tool that comes from now on waits for
+    // us, and one that came before is seen here.
+    agent.join_roster();
+    let wait = dirs.have_sessions();
     let started = agent.start();
     if started && wait {
         agent.follow_now(START_TIMEOUT);
