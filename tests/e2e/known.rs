@@ -204,3 +204,24 @@ fn bpftrace_begins_ticks_and_ends() {
         );
     });
 }
+
+#[test]
+fn bpftrace_shows_stacks() {
+    both(|world| {
+        let script = format!(
+            "uprobe:{}:puppet_step {{ @[ustack(1)] = count(); }}",
+            world.fixture("puppet").display()
+        );
+        let tool = bpftrace(world, &script);
+        let mut puppet = world.puppet();
+        assert_eq!(puppet.ask("threads 2 4"), "ok");
+        let stdout = tool.interrupt().stdout;
+        assert_eq!(
+            stdout,
+            "Attaching 1 probe...\n\n\n@[\n    puppet_step+0\n]: 8\n",
+            "{:?}",
+            world.mode()
+        );
+        assert!(puppet.runs());
+    });
+}
