@@ -441,6 +441,41 @@ fn several_processes_at_once() {
     assert!(one.has_agent() && two.has_agent());
 }
 
+/// `kill -9` of the command while it borrows a thread leaves the target whole.
+#[test]
+fn killed_at_any_moment() {
+    let place = Place::new();
+    let source = "static volatile long sum;
+         int main(void) { watch_stdin(); ready();
+         for (long i = 0; !over; i++) { void *p = malloc(i % 999); sum += i; free(p); usleep(10); }
+         puts(\"as it should be\"); }";
+    let running = program(&place, "killed", source);
+    for round in 0..60u64 {
+        let mut command = place.bpftime(["attach", &running.pid()]);
+        let mut attach = command.spawn().expect("start");
+        std::thread::park_timeout(Duration::from_micros(round * 700));
+        attach.kill().expect("kill");
+        attach.wait().expect("its status");
+    }
+    // A thread of the target can be lent to one at a time: the last worker may
+    // still have it.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !place
+        .bpftime(["attach", &running.pid()])
+        .output()
+        .expect("start")
+        .status
+        .success()
+    {
+        assert!(Instant::now() < deadline, "cannot attach any more");
+    }
+    assert!(running.has_agent());
+    assert_eq!(
+        running.end(),
+        ("as it should be\n".to_owned(), String::new(), Some(0))
+    );
+}
+
 /// An ordinary user on a process of their own, without any capability.
 #[test]
 fn without_privileges() {
