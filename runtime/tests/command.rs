@@ -279,6 +279,36 @@ fn a_program_slot_shows_the_programs_id() {
     assert_eq!(tool.bpf.prog_by_id(id).err(), Some(Errno::ENOENT));
 }
 
+/// What programs in targets reach through a slot, targets must have met.
+#[test]
+fn targets_are_told_of_new_slots() {
+    let tool = tool();
+    let told = || tool.bpf.session().roster().generation();
+    let prog = tool.load(BPF_PROG_TYPE_KPROBE, returns_7(), Vec::new());
+    let array = tool.map(BPF_MAP_TYPE_PROG_ARRAY, 4);
+    let before = told();
+    tool.bpf
+        .map_update(&array, &[0; 4], NewValue::Prog(prog), BPF_ANY)
+        .unwrap();
+    assert_eq!(told(), before + 1);
+
+    let events = tool.map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4);
+    let event = tool
+        .bpf
+        .perf_event(EventKind::Output { wakeup_events: 1 }, true);
+    let value = NewValue::Event(Arc::clone(&event));
+    tool.bpf
+        .map_update(&events, &[0; 4], value, BPF_ANY)
+        .unwrap();
+    assert_eq!(told(), before + 1, "there is no ring yet");
+    tool.bpf.perf_ring(&event, 2).unwrap();
+    assert_eq!(told(), before + 2);
+    let value = NewValue::Event(event);
+    let key = 1u32.to_ne_bytes();
+    tool.bpf.map_update(&events, &key, value, BPF_ANY).unwrap();
+    assert_eq!(told(), before + 3);
+}
+
 #[test]
 fn a_test_run_really_runs() {
     let tool = tool();

@@ -73,14 +73,22 @@ impl Bpf {
             (Elements::Progs, NewValue::Prog(prog)) => {
                 let index = slot_index(map, key, flags)?;
                 let id = prog.id();
-                put(map, index, id, Slot::Prog(prog))
+                put(map, index, id, Slot::Prog(prog))?;
+                // Targets load a program before a tail call finds it.
+                self.session().publish();
+                Ok(())
             }
             (Elements::Events, NewValue::Event(event)) => {
                 let index = slot_index(map, key, flags)?;
                 // Before the event has a ring, records for it go nowhere, as
                 // in the kernel; the ring enters the slot when it is made.
                 let ring = event.enter_slot(map, index)?;
-                put(map, index, ring, Slot::Event(event))
+                put(map, index, ring, Slot::Event(event))?;
+                if ring != 0 {
+                    // Targets open a ring before they write to it.
+                    self.session().publish();
+                }
+                Ok(())
             }
             _ => Err(Errno::EINVAL),
         }

@@ -135,10 +135,15 @@ impl Bpf {
             ring,
             data_pages,
         });
+        let waited = !state.waiting.is_empty();
         for (map, index) in state.waiting.drain(..) {
             if let Some(map) = map.upgrade() {
                 map.set_slot(index, id)?;
             }
+        }
+        drop(state);
+        if waited {
+            self.session().publish();
         }
         Ok((id, Arc::clone(&made.ring)))
     }
