@@ -6,6 +6,7 @@ mod common;
 
 use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
+use std::sync::Mutex;
 
 use bpftime_attach::{Engine, Kind, Probe};
 use common::attach;
@@ -281,8 +282,12 @@ fn check(victim: unsafe extern "C" fn(), flags: u64) {
     same(run(&state, victim));
 }
 
+/// The tests share victims: a return probe of one would be in the way of the other.
+static VICTIMS: Mutex<()> = Mutex::new(());
+
 #[test]
 fn all_registers_and_flags() {
+    let _victims = VICTIMS.lock();
     // CF PF AF ZF SF OF, and DF, which no function may leave set but may find.
     for flags in [0, 0x1, 0x4, 0x10, 0x40, 0x80, 0x800, 0x8d5, 0x400, 0xcd5] {
         check(reg_victim, flags);
@@ -292,6 +297,7 @@ fn all_registers_and_flags() {
 
 #[test]
 fn the_red_zone_of_an_entry_probe() {
+    let _victims = VICTIMS.lock();
     let engine = Engine::new().expect("an engine");
     let addr = reg_victim as *const () as usize;
     let seen: &'static Seen = Box::leak(Box::new(Seen(UnsafeCell::default())));
