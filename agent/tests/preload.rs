@@ -401,8 +401,8 @@ fn programs_that_must_be_alone_are() {
     for words in [
         "unshare -Ur true",
         "unshare -Urm --fork true",
-        "setpriv --reuid 1000 --regid 1000 --clear-groups true",
-        "setpriv --reuid 1000 --regid 1000 --init-groups --bounding-set -all true",
+        "setpriv --reuid 65534 --regid 65534 --clear-groups true",
+        "setpriv --reuid 65534 --regid 65534 --init-groups --bounding-set -all true",
     ] {
         let mut words = words.split(' ');
         let output = world
