@@ -63,6 +63,8 @@ pub struct State {
     roster: Option<Roster>,
     slot: Option<AgentSlot>,
     joined: BTreeMap<PathBuf, Joined>,
+    /// Sessions that cannot be followed, and why.
+    unjoined: BTreeMap<PathBuf, String>,
     modules: Modules,
     hooked: BTreeMap<Hook, Hooked>,
     refused: BTreeMap<Hook, String>,
@@ -83,6 +85,7 @@ impl State {
             roster: None,
             slot: None,
             joined: BTreeMap::new(),
+            unjoined: BTreeMap::new(),
             modules: Modules::default(),
             hooked: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -233,6 +236,7 @@ impl State {
                 self.put_to_rest(joined);
             }
         }
+        self.unjoined.clear();
         for path in present {
             if self.joined.contains_key(&path) {
                 continue;
@@ -242,7 +246,12 @@ impl State {
                     debug!("following {}", path.display());
                     self.joined.insert(path, joined);
                 }
-                Err(error) => debug!("cannot follow {}: {error}", path.display()),
+                // A tool that just ended is no refusal.
+                Err(error) if session::is_alive(&path) => {
+                    debug!("cannot follow {}: {error}", path.display());
+                    self.unjoined.insert(path, error);
+                }
+                Err(_) => {}
             }
         }
     }
@@ -275,7 +284,7 @@ impl State {
         }
         Round {
             hooks: self.hooked.len() as u32,
-            refused: self.refused.len() as u32 + u32::from(blind),
+            refused: (self.refused.len() + self.unjoined.len()) as u32 + u32::from(blind),
             reasons: match blind {
                 true => "this process cannot see its /proc any more".to_owned(),
                 false => self.reasons(),
@@ -461,7 +470,7 @@ impl State {
     /// Each reason once, with how often it occurred.
     fn reasons(&self) -> String {
         let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
-        for reason in self.refused.values() {
+        for reason in self.refused.values().chain(self.unjoined.values()) {
             *counts.entry(reason).or_default() += 1;
         }
         let lines: Vec<String> = counts

@@ -56,3 +56,31 @@ fn doctor_speaks_of_each_ability() {
         );
     }
 }
+
+/// A process without the address space for a session runs on, and the tool's
+/// user can see why it is not traced.
+#[test]
+fn a_target_without_address_space_is_named() {
+    let world = World::new();
+    let tgt = world.fixture("tgt");
+    let mut counter = world.fixture_tool("counter", &["-m", "0"], &tgt, "tgt_add");
+    let script = format!("ulimit -v 400000; exec {} 3 0 wait", tgt.display());
+    let mut target = world.start(&["sh", "-c", &script].map(std::ffi::OsStr::new));
+    let pid = target.pid().to_string();
+    assert_eq!(target.line(), format!("pid {pid}"));
+    let status = world.run(&["status"]);
+    let row: Vec<&str> = status
+        .stdout
+        .lines()
+        .skip_while(|line| *line != "targets")
+        .find(|line| line.split_whitespace().next() == Some(&pid))
+        .expect("the target's row")
+        .split_whitespace()
+        .collect();
+    assert_eq!(row[1..4], ["tgt", "0", "1"], "{status:?}");
+    assert!(status.stdout.contains("out of memory"), "{status:?}");
+    target.tell("go");
+    let exit = target.finish();
+    assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+    assert_eq!(counter.ask("total"), "0");
+}

@@ -26,7 +26,7 @@ pub use owner::{Session, Storage};
 pub use process::{ProcessId, possible_cpus};
 pub use roster::{AgentSlot, Laggards, Member, Role, Roster};
 pub use sweep::{spawn_sweeper, sweep};
-pub use view::{SessionView, list, try_list};
+pub use view::{SessionView, is_alive, list, try_list};
 
 /// File of the object table; its lock is the session's life.
 const OBJECTS: &str = "objects";

@@ -204,8 +204,9 @@ impl Roster {
         self.word(header::HIGH).load(Ordering::Acquire).min(SLOTS)
     }
 
-    /// Takes a slot for the calling process; slots of dead processes count as
-    /// free when nothing else is.
+    /// Takes a slot for the calling process: the one it had in this role before
+    /// it executed another program, else a free one; slots of dead processes
+    /// count as free when nothing else is.
     ///
     /// # Errors
     /// [`SessionError::RosterFull`], or when /proc is unreadable.
@@ -218,7 +219,8 @@ impl Roster {
     fn join_as(&self, me: ProcessId, role: Role) -> Result<AgentSlot, SessionError> {
         let mine = me.pack();
         let index = (0..self.high())
-            .find(|&index| self.take(index, 0, mine))
+            .find(|&index| self.was_mine(index, mine, role) && self.take(index, mine, mine))
+            .or_else(|| (0..self.high()).find(|&index| self.take(index, 0, mine)))
             .or_else(|| {
                 (self.high()..SLOTS).find(|&index| {
                     let taken = self.take(index, 0, mine);
@@ -255,6 +257,14 @@ impl Roster {
             index,
             owner: mine,
         })
+    }
+
+    fn was_mine(&self, index: u32, mine: u64, role: Role) -> bool {
+        self.owner_word(index).load(Ordering::Acquire) == mine
+            && self
+                .word(slot_at(index) + slot::ROLE)
+                .load(Ordering::Acquire)
+                == role as u32
     }
 
     fn take(&self, index: u32, from: u64, mine: u64) -> bool {

@@ -175,6 +175,24 @@ fn what_was_frozen_no_target_can_change() {
     assert!(view.map(id).is_none());
 }
 
+/// exec(2) keeps pid and start time, and nothing of the old program can leave.
+#[test]
+fn a_process_that_executed_another_program_has_one_slot() {
+    let root = tempfile::tempdir().unwrap();
+    let dirs = dirs(root.path());
+    dirs.ensure_state().unwrap();
+    let roster = Roster::open(&dirs).unwrap();
+    let roles = || -> Vec<Role> { roster.members().iter().map(|member| member.role).collect() };
+    std::mem::forget(roster.join(Role::Agent).unwrap());
+    let tool = roster.join(Role::Tool).unwrap();
+    assert_eq!(roles(), [Role::Agent, Role::Tool]);
+    let agent = roster.join(Role::Agent).unwrap();
+    assert_eq!(roles(), [Role::Agent, Role::Tool]);
+    agent.leave();
+    tool.leave();
+    assert_eq!(roles(), []);
+}
+
 #[test]
 fn ids_never_come_back() {
     let root = tempfile::tempdir().unwrap();

@@ -275,6 +275,11 @@ pub(super) fn is_locked(path: &Path) -> Option<(u64, u64)> {
     (locked && stat.nlink > 0).then_some((stat.dev, stat.ino))
 }
 
+/// Whether the session in a directory has a tool that lives.
+pub fn is_alive(path: &Path) -> bool {
+    is_locked(&path.join(OBJECTS)).is_some()
+}
+
 /// Directories of all sessions whose tool lives, by name; none when they
 /// cannot be read.
 pub fn list(dirs: &Dirs) -> Vec<PathBuf> {
@@ -290,7 +295,7 @@ pub fn try_list(dirs: &Dirs) -> Result<Vec<PathBuf>, Errno> {
     let mut found: Vec<PathBuf> = sweep::names(&dirs.sessions)?
         .into_iter()
         .map(|name| dirs.sessions.join(name))
-        .filter(|path| is_locked(&path.join(OBJECTS)).is_some())
+        .filter(|path| is_alive(path))
         .collect();
     found.sort();
     Ok(found)
