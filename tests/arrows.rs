@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["runtime", "object", "shm", "uapi"]),
     ("benches", &["tests"]),
     ("tests", &[]),
-    ("xtask", &["tests"]),
+    ("xtask", &["runtime", "tests"]),
 ];
 
 /// What a traced process must not have to load, with the reason in CONTRIBUTING.md.

@@ -41,6 +41,7 @@ for set in "$@"; do
 		need gdb gdb
 		need strace strace
 		need unshare util-linux
+		need setcap libcap2-bin
 		need musl-gcc musl-tools
 		need '/usr/lib*/gcc/x86_64-linux-gnu/*/32/libgcc.a' gcc-multilib
 		;;

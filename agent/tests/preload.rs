@@ -417,14 +417,24 @@ fn programs_that_must_be_alone_are() {
 }
 
 /// Only root may do what these victims do.
-fn is_root() -> bool {
+/// Whether a test that needs root can run; in CI it must.
+#[expect(clippy::print_stderr, reason = "a skipped test says why")]
+fn is_root_or_says_so() -> bool {
     // SAFETY: geteuid has no arguments.
-    unsafe { libc::geteuid() == 0 }
+    let root = unsafe { libc::geteuid() == 0 };
+    if !root {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "needs root; in CI nothing is left out"
+        );
+        eprintln!("skipped: needs root");
+    }
+    root
 }
 
 #[test]
 fn a_locked_process_is_not_filled_with_a_sparse_session() {
-    if !is_root() {
+    if !is_root_or_says_so() {
         return;
     }
     let world = World::new();
@@ -442,7 +452,7 @@ fn a_locked_process_is_not_filled_with_a_sparse_session() {
 
 #[test]
 fn a_process_that_changes_its_user_or_root_is_followed() {
-    if !is_root() {
+    if !is_root_or_says_so() {
         return;
     }
     for change in ["u", "r"] {
@@ -466,7 +476,7 @@ fn a_process_that_changes_its_user_or_root_is_followed() {
 
 #[test]
 fn a_process_that_has_lost_sight_of_proc_can_still_be_left() {
-    if !is_root() {
+    if !is_root_or_says_so() {
         return;
     }
     let world = World::new();

@@ -2,6 +2,7 @@
 //! bpftime-xtask -- TASK`. The shell scripts beside it are what must run before
 //! there is a compiler.
 
+mod capture;
 mod soak;
 
 use anyhow::{Result, bail};
@@ -12,6 +13,7 @@ fn main() -> Result<()> {
     match words[..] {
         ["soak", rounds] => soak::run(rounds.parse()?, None),
         ["soak", rounds, seed] => soak::run(rounds.parse()?, Some(seed.parse()?)),
-        _ => bail!("usage: xtask soak ROUNDS [SEED]"),
+        ["capture", folder] => capture::run(folder.as_ref()),
+        _ => bail!("usage: xtask soak ROUNDS [SEED] | xtask capture FOLDER"),
     }
 }

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, check, installed, is_root};
+use crate::common::{Place, can, check, installed, is_root};
 
 /// How often each program is attached to.
 const TIMES: usize = 100;
@@ -366,7 +366,7 @@ fn processes_that_cannot_be_attached_to() {
         "static",
         "statically linked: nothing in it could load the agent: use a dynamically linked build of it",
     );
-    if installed("musl-gcc") {
+    if can("needs musl-gcc", installed("musl-gcc")) {
         fixed(
             &[],
             "musl-gcc",
@@ -403,7 +403,7 @@ fn processes_that_cannot_be_attached_to() {
     signal(nix::sys::signal::Signal::SIGCONT);
     assert_eq!(stopped.end(), (String::new(), String::new(), Some(0)));
 
-    if is_root() {
+    if can("needs root", is_root()) {
         // kthreadd, if this process namespace has it.
         if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
             refuses("2", "a kernel thread: name a process");
@@ -479,7 +479,7 @@ fn killed_at_any_moment() {
 /// An ordinary user on a process of their own, without any capability.
 #[test]
 fn without_privileges() {
-    if !is_root() || !installed("setpriv") {
+    if !can("needs root and setpriv", is_root() && installed("setpriv")) {
         return;
     }
     let place = Place::new();

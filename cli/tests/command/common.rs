@@ -85,6 +85,20 @@ pub fn installed(name: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).exists()))
 }
 
+/// Whether a test, or part of one, can run here. Says what is left out; in CI
+/// that is an error.
+#[expect(clippy::print_stderr, reason = "a skipped test says why")]
+pub fn can(what: &str, possible: bool) -> bool {
+    if !possible {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{what}; in CI nothing is left out"
+        );
+        eprintln!("skipped: {what}");
+    }
+    possible
+}
+
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

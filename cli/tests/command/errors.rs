@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::common::{Place, check, exists, installed, is_root};
+use crate::common::{Place, can, check, exists, installed, is_root};
 
 const MAIN: &str = "int main(void) { return 0; }\n";
 
@@ -191,7 +191,7 @@ fn programs_that_nothing_can_be_preloaded_into() {
 
 #[test]
 fn programs_that_change_privileges() {
-    if !is_root() || !installed("setpriv") {
+    if !can("needs root and setpriv", is_root() && installed("setpriv")) {
         return;
     }
     let place = Place::new();
@@ -222,18 +222,19 @@ fn programs_that_change_privileges() {
         "./sgid",
         "bpftime: ./sgid: set-group-ID: such programs ignore preloaded libraries: use a copy of it without that bit\n",
     );
-    if installed("setcap") {
-        place.compile("gcc", &[], "capable", MAIN);
-        let set = Command::new("setcap")
-            .arg("cap_net_raw+ep")
-            .arg(place.path("capable"))
-            .status();
-        if set.is_ok_and(|status| status.success()) {
-            check_as_user(
-                "./capable",
-                "bpftime: ./capable: has file capabilities: such programs ignore preloaded libraries: use a copy of it without them\n",
-            );
-        }
+    place.compile("gcc", &[], "capable", MAIN);
+    let set = Command::new("setcap")
+        .arg("cap_net_raw+ep")
+        .arg(place.path("capable"))
+        .status();
+    if can(
+        "needs setcap and a file system that keeps capabilities",
+        set.is_ok_and(|status| status.success()),
+    ) {
+        check_as_user(
+            "./capable",
+            "bpftime: ./capable: has file capabilities: such programs ignore preloaded libraries: use a copy of it without them\n",
+        );
     }
 }
 
@@ -308,7 +309,7 @@ fn directories_that_cannot_be_used() {
 /// A tmpfs of our own plays the full /dev/shm and the noexec home.
 #[test]
 fn file_systems_that_cannot_be_used() {
-    if !is_root() || !installed("unshare") {
+    if !can("needs root and unshare", is_root() && installed("unshare")) {
         return;
     }
     let place = Place::new();
