@@ -146,11 +146,10 @@ impl Tool {
         let spec = ProgramSpec {
             name: "count".into(),
             prog_type: 2,
-            expected_attach_type: 0,
-            prog_flags: 0,
             gpl: true,
             // r0 = 0; exit
             insns: vec![Insn::new(0xb7, 0, 0, 0, 0), Insn::new(0x95, 0, 0, 0, 0)],
+            ..ProgramSpec::default()
         };
         let program = session.create_program(&spec).unwrap();
         Tool { session, program }

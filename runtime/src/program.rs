@@ -9,7 +9,7 @@ use uapi::map as types;
 use vm::helper::Proto;
 use vm::jit::CompiledProgram;
 use vm::link::{Entry, HelperFn, LinkError, Linker, TailCallFn};
-use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
+use vm::verifier::{self, Env, Log, MapFields, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
@@ -89,6 +89,8 @@ impl Env for Names<'_> {
             max_entries: spec.max_entries,
             map_flags: spec.map_flags,
             rodata: map.rodata(),
+            inner: None,
+            fields: MapFields::default(),
         })
     }
 

@@ -71,9 +71,9 @@ impl Tool {
                 name: "test".to_owned(),
                 prog_type,
                 expected_attach_type,
-                prog_flags: 0,
                 gpl: true,
                 insns,
+                ..ProgramSpec::default()
             },
             maps,
             btf: None,

@@ -5,7 +5,7 @@ use uapi::Insn;
 /// A program as a tool hands it over. Maps are named by object id: an
 /// `ld_imm64` with `BPF_PSEUDO_MAP_FD` or `BPF_PSEUDO_MAP_VALUE` carries the
 /// id where the kernel's form carries an fd.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ProgramSpec {
     /// Name given by the loader; may be empty.
     pub name: String,
@@ -19,6 +19,100 @@ pub struct ProgramSpec {
     pub gpl: bool,
     /// The instructions, `ld_imm64` as two slots.
     pub insns: Vec<Insn>,
+    /// What its BTF says of functions and lines.
+    pub info: ProgramInfo,
+}
+
+/// What a program's BTF says of its functions and lines; empty without BTF.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// One per subprogram, ascending by instruction; none without BTF.
+    pub functions: Vec<FunctionInfo>,
+    /// Source lines, ascending by instruction.
+    pub lines: Vec<LineInfo>,
+}
+
+impl ProgramInfo {
+    /// The function that starts at an instruction.
+    pub fn function_at(&self, insn: u32) -> Option<&FunctionInfo> {
+        let at = self.functions.binary_search_by_key(&insn, |f| f.insn);
+        at.ok().map(|at| &self.functions[at])
+    }
+}
+
+/// A function: a subprogram with a name and a prototype.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionInfo {
+    /// Its first instruction.
+    pub insn: u32,
+    /// Its name.
+    pub name: String,
+    /// Global functions are verified by their prototype, once.
+    pub linkage: Linkage,
+    /// Parameters r1…
+    pub args: Vec<FuncArg>,
+    /// What it returns in r0.
+    pub ret: FuncRet,
+    /// Whether `bpf_throw` ends here (`exception_callback` tag).
+    pub exception_cb: bool,
+}
+
+/// Who may call a function (BTF: `vlen` of `BTF_KIND_FUNC`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Linkage {
+    /// Only this program: verified where it is called.
+    #[default]
+    Static,
+    /// Others too: verified by its prototype.
+    Global,
+}
+
+/// A parameter of a function, as far as a global function's verification
+/// needs it (kernel: `btf_prepare_func_args`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FuncArg {
+    /// Any number.
+    Scalar,
+    /// The program's ctx.
+    Ctx,
+    /// Memory of this many bytes.
+    Mem {
+        /// Bytes behind the pointer.
+        size: u32,
+        /// Whether the caller may pass NULL.
+        or_null: bool,
+    },
+    /// A dynptr on the caller's stack, for reading.
+    DynPtr,
+    /// Nothing that a global function may take, with the kernel's words for it.
+    Unsupported(String),
+}
+
+/// What a function returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FuncRet {
+    /// A number.
+    #[default]
+    Scalar,
+    /// Nothing.
+    Void,
+    /// A structure or pointer: only static functions may.
+    Other,
+}
+
+/// A line of source that instructions were compiled from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineInfo {
+    /// The first instruction of the line.
+    pub insn: u32,
+    /// Path of the source file as the compiler saw it.
+    pub file: String,
+    /// Line number, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// The line itself.
+    pub text: String,
 }
 
 /// A program that passed the verifier. Cannot be stored or sent: a process

@@ -37,10 +37,9 @@ fn program_spec(insns: usize) -> ProgramSpec {
     ProgramSpec {
         name: "probe".into(),
         prog_type: 2,
-        expected_attach_type: 0,
-        prog_flags: 0,
         gpl: true,
         insns: vec![Insn::new(0xb7, 0, 0, 0, 7); insns],
+        ..ProgramSpec::default()
     }
 }
 

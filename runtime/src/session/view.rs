@@ -10,6 +10,7 @@ use shm::{Access, Region, Segment};
 use uapi::map::BPF_MAP_TYPE_PERF_EVENT_ARRAY;
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
+use vm::program::ProgramInfo;
 
 use super::data::{Data, LinkCounters};
 use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
@@ -246,6 +247,7 @@ fn program_head(record: &Record) -> Option<ProgramSpec> {
         prog_flags: body.prog_flags,
         gpl: body.gpl != 0,
         insns: Vec::new(),
+        info: ProgramInfo::default(),
     })
 }
 

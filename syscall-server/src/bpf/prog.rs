@@ -8,6 +8,7 @@ use uapi::cmd::{BPF_LOG_FIXED, BPF_LOG_MASK};
 use uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS;
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
+use vm::program::ProgramInfo;
 
 use super::call::{self, Call};
 use crate::{log, user};
@@ -63,6 +64,7 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
             prog_flags: attr.prog_flags,
             gpl: is_gpl_compatible(&license),
             insns,
+            info: ProgramInfo::default(),
         },
         maps,
         btf,

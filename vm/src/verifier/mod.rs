@@ -5,7 +5,7 @@
 //! Reading order: `tnum` and `range` (what is known of a number), `alu` and
 //! `branch` (what instructions do to that), `state` (registers and stack),
 //! `cfg` and `opcode` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
-//! `stack`, `call`, `compat` (one instruction), `prune` (when paths meet),
+//! `stack`, `fields`, `call`, `compat` (one instruction), `prune` (when paths meet),
 //! `depth`, `log`.
 //!
 //! It follows the kernel's verifier (Linux 6.18) for a privileged loader:
@@ -18,6 +18,7 @@ mod call;
 mod cfg;
 mod compat;
 mod depth;
+mod fields;
 mod log;
 mod mem;
 mod opcode;
@@ -39,10 +40,11 @@ use cfg::Cfg;
 use log::Report;
 use walk::Walk;
 
+pub use fields::{FieldKind, MapField, MapFields};
 pub use log::Log;
 
 /// What the verifier must know of a map.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapInfo {
     /// Object id, as `ld_imm64` carries it.
     pub id: u32,
@@ -59,6 +61,10 @@ pub struct MapInfo {
     /// Contents of a frozen `BPF_F_RDONLY_PROG` array that nobody can change
     /// any more: loads from it are folded to constants.
     pub rodata: Option<Vec<u8>>,
+    /// What the maps in an array or hash of maps are like.
+    pub inner: Option<Box<MapInfo>>,
+    /// Parts of a value that are more than bytes.
+    pub fields: MapFields,
 }
 
 /// What surrounds a program: the maps and helpers it may name.

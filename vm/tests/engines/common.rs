@@ -106,12 +106,9 @@ unsafe extern "C" fn find_target(map: u64, index: u64, run: *mut Run) -> *const 
 /// A program as if verified.
 pub fn program(insns: Vec<Insn>, facts: Facts) -> VerifiedProgram {
     let spec = ProgramSpec {
-        name: String::new(),
-        prog_type: 0,
-        expected_attach_type: 0,
-        prog_flags: 0,
         gpl: true,
         insns,
+        ..ProgramSpec::default()
     };
     VerifiedProgram::assume_verified(spec, facts)
 }

@@ -25,8 +25,7 @@ fn map(id: u32, map_type: u32, key: u32, value: u32, entries: u32) -> MapInfo {
         key_size: key,
         value_size: value,
         max_entries: entries,
-        map_flags: 0,
-        rodata: None,
+        ..MapInfo::default()
     }
 }
 
@@ -397,10 +396,9 @@ pub fn program(stream: &Stream) -> Pack {
     let spec = ProgramSpec {
         name: "generated".to_owned(),
         prog_type: BPF_PROG_TYPE_KPROBE,
-        expected_attach_type: 0,
-        prog_flags: 0,
         gpl: true,
         insns: builder.insns,
+        ..ProgramSpec::default()
     };
     Pack {
         spec,

@@ -10,12 +10,10 @@ use vm::verifier::{Env, Log, verify};
 fn check(insns: &[Insn]) -> (Result<vm::Facts, (usize, Errno, String)>, String) {
     let pack = super::generate::program(&super::mutate::Stream::new(1));
     let spec = ProgramSpec {
-        name: String::new(),
         prog_type: BPF_PROG_TYPE_KPROBE,
-        expected_attach_type: 0,
-        prog_flags: 0,
         gpl: true,
         insns: insns.to_vec(),
+        ..ProgramSpec::default()
     };
     let mut log = Log {
         level: 1,

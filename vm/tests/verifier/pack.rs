@@ -35,11 +35,7 @@ impl Pack {
         let mut pack = Pack {
             spec: ProgramSpec {
                 name: path.file_stem()?.to_str()?.to_owned(),
-                prog_type: 0,
-                expected_attach_type: 0,
-                prog_flags: 0,
-                gpl: false,
-                insns: Vec::new(),
+                ..ProgramSpec::default()
             },
             maps: Vec::new(),
             captured: 0,
@@ -76,6 +72,7 @@ impl Pack {
                         max_entries,
                         map_flags,
                         rodata: bytes,
+                        ..MapInfo::default()
                     });
                 }
                 word => pack
