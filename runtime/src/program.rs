@@ -114,6 +114,10 @@ impl Linker for Names<'_> {
         helpers::lookup(id).map(|helper| helper.call)
     }
 
+    fn kfunc(&self, _number: u32) -> Option<HelperFn> {
+        None
+    }
+
     fn tail_call(&self) -> TailCallFn {
         helpers::tail_call_target
     }

@@ -136,6 +136,7 @@ mod numbers {
     pub const MAX_BPF_STACK: u32 = 512;
     pub const MAX_CALL_FRAMES: u32 = 8;
     pub const MAX_TAIL_CALL_CNT: u32 = 33;
+    pub const BPF_MAX_LOOPS: u32 = 8 << 20;
     pub const BPF_COMPLEXITY_LIMIT_INSNS: u32 = 1_000_000;
 }
 pub use numbers::*;

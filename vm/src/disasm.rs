@@ -264,7 +264,9 @@ impl Display for Op {
                     cond.text()
                 )
             }
+            Op::MayGoto { rel } => write!(f, "may_goto {rel:+}"),
             Op::CallHelper { id } => write!(f, "call {id}"),
+            Op::CallKfunc { number } => write!(f, "call kfunc[{number}]"),
             Op::CallSub { rel } => write!(f, "call pc{rel:+}"),
             Op::Exit => f.write_str("exit"),
         }

@@ -141,6 +141,7 @@ fn aim(op: Op, to: i32) -> Result<Op, String> {
             src,
             rel: short()?,
         },
+        Op::MayGoto { .. } => Op::MayGoto { rel: short()? },
         Op::CallSub { .. } => Op::CallSub { rel: to },
         Op::LoadImm { dst, .. } => Op::LoadImm {
             dst,

@@ -104,6 +104,10 @@ impl Line<'_> {
                 let target = self.target()?;
                 Ok(Statement::Op(Op::Jump { rel: 0, long: true }, Some(target)))
             }
+            Token::Word("may_goto") => {
+                let target = self.target()?;
+                Ok(Statement::Op(Op::MayGoto { rel: 0 }, Some(target)))
+            }
             Token::Word("if") => self.branch(),
             Token::Word("call") => self.call(),
             Token::Word(".insn") => match self.next()? {
@@ -343,6 +347,10 @@ impl Line<'_> {
         if let Some(Token::Number(_)) = self.tokens.first() {
             let id = self.number32()?;
             return Ok(Statement::Op(Op::CallHelper { id }, None));
+        }
+        if self.take(Token::Word("kfunc")) {
+            let number = self.index()?;
+            return Ok(Statement::Op(Op::CallKfunc { number }, None));
         }
         self.take(Token::Word("pc"));
         let target = self.target()?;

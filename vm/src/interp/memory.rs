@@ -98,7 +98,9 @@ impl Registers {
             Op::LoadImm { .. }
             | Op::Jump { .. }
             | Op::Branch { .. }
+            | Op::MayGoto { .. }
             | Op::CallHelper { .. }
+            | Op::CallKfunc { .. }
             | Op::CallSub { .. }
             | Op::Exit => unreachable!("control flow and names are the frame's"),
         }

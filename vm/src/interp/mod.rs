@@ -9,7 +9,7 @@ mod alu;
 mod callback;
 mod memory;
 
-use uapi::insn::{MAX_BPF_STACK, MAX_CALL_FRAMES, MAX_TAIL_CALL_CNT};
+use uapi::insn::{BPF_MAX_LOOPS, MAX_BPF_STACK, MAX_CALL_FRAMES, MAX_TAIL_CALL_CNT};
 
 use crate::VerifiedProgram;
 use crate::link::{Code, LinkError, Linker, Run, Step, target};
@@ -136,6 +136,7 @@ impl Machine {
             .wrapping_add(MAX_BPF_STACK as usize);
         registers.set(Reg::R10, top as u64);
 
+        let mut loops = BPF_MAX_LOOPS;
         let mut at = start;
         loop {
             let step = code.steps[at];
@@ -154,6 +155,12 @@ impl Machine {
                         at = landed(at, rel.into());
                     }
                 }
+                // Leads to the same place either way, so takes nothing.
+                Step::Op(Op::MayGoto { rel: 0 }) => {}
+                Step::Op(Op::MayGoto { rel }) => match loops {
+                    0 => at = landed(at, rel.into()),
+                    _ => loops -= 1,
+                },
                 Step::Op(Op::CallSub { rel }) => {
                     // The verifier bounds the depth; this keeps a mistake in
                     // it from running through the host's stack.

@@ -48,6 +48,14 @@ pub enum LinkError {
         /// `BPF_FUNC_*`.
         id: u32,
     },
+    /// The linker knows no such kfunc.
+    #[error("insn {insn}: no kfunc {number}")]
+    Kfunc {
+        /// Slot number.
+        insn: usize,
+        /// Number of the kfunc.
+        number: u32,
+    },
     /// A jump, call or function reference leads out of the program, into the
     /// middle of an instruction or into another subprogram, or the last
     /// instruction of a subprogram falls through.
@@ -80,13 +88,14 @@ pub enum LinkError {
 /// One slot of a linked program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
-    /// An instruction that needs no name. Never `LoadImm` or `CallHelper`.
+    /// An instruction that needs no name. Never `LoadImm`, `CallHelper` or
+    /// `CallKfunc`.
     Op(Op),
     /// `dst = value`, from any kind of `ld_imm64` but `Func`.
     Const { dst: Reg, value: u64 },
     /// `dst` = address of the callback at this slot.
     Func { dst: Reg, slot: usize },
-    /// Call of a helper.
+    /// Call of a helper or kfunc.
     Helper(HelperFn),
     /// `bpf_tail_call`.
     TailCall(TailCallFn),
@@ -202,7 +211,9 @@ impl Code {
             for at in range.clone() {
                 match self.steps[at] {
                     Step::Op(Op::Jump { rel, .. }) => lands(at, rel)?,
-                    Step::Op(Op::Branch { rel, .. }) => lands(at, rel.into())?,
+                    Step::Op(Op::Branch { rel, .. } | Op::MayGoto { rel }) => {
+                        lands(at, rel.into())?;
+                    }
                     _ => {}
                 }
             }
@@ -285,6 +296,11 @@ fn link_op(op: Op, at: usize, linker: &dyn Linker) -> Result<Step, LinkError> {
             linker
                 .helper(id)
                 .ok_or(LinkError::Helper { insn: at, id })?,
+        ),
+        Op::CallKfunc { number } => Step::Helper(
+            linker
+                .kfunc(number)
+                .ok_or(LinkError::Kfunc { insn: at, number })?,
         ),
         other => Step::Op(other),
     })

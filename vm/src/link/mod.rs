@@ -46,6 +46,8 @@ pub trait Linker {
     fn map_value(&self, id: u32, offset: u32) -> Option<u64>;
     /// The function that implements a helper.
     fn helper(&self, id: u32) -> Option<HelperFn>;
+    /// The function that implements the kfunc with this number.
+    fn kfunc(&self, number: u32) -> Option<HelperFn>;
     /// The function that resolves tail calls.
     fn tail_call(&self) -> TailCallFn;
 }

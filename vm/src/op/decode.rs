@@ -33,8 +33,8 @@ impl Op {
     ///
     /// # Errors
     /// As the kernel, refuses unknown operations and unused fields that are
-    /// not zero. Packet access (`BPF_ABS`, `BPF_IND`), kfuncs, `may_goto` and
-    /// kernel symbols are unknown here.
+    /// not zero. Packet access (`BPF_ABS`, `BPF_IND`) and kernel symbols are
+    /// unknown here.
     pub fn decode(insn: Insn, next: Option<Insn>) -> Result<Op, DecodeError> {
         match insn.class() {
             BPF_ALU => alu(insn, Width::W32),
@@ -174,8 +174,15 @@ fn jump(insn: Insn, width: Width) -> Result<Op, DecodeError> {
                     id: insn.imm as u32,
                 }),
                 BPF_PSEUDO_CALL => Ok(Op::CallSub { rel: insn.imm }),
+                BPF_PSEUDO_KFUNC_CALL => Ok(Op::CallKfunc {
+                    number: insn.imm as u32,
+                }),
                 _ => Err(Opcode(insn.code)),
             }
+        }
+        (BPF_JCOND, Width::W64) if insn.code & BPF_X == 0 => {
+            unused(insn.regs == 0 && insn.imm == 0)?;
+            Ok(Op::MayGoto { rel: insn.off })
         }
         (BPF_EXIT, Width::W64) if insn.code & BPF_X == 0 => {
             unused(insn.regs == 0 && insn.off == 0 && insn.imm == 0)?;

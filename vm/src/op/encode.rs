@@ -116,6 +116,11 @@ impl Op {
                 let (_, code) = row(&CONDS, |r| r.0 == cond);
                 operands(class(width, BPF_JMP32, BPF_JMP) | code, dst, src, rel)
             }
+            Op::MayGoto { rel } => Insn::new(BPF_JMP | BPF_JCOND, 0, 0, rel, 0),
+            Op::CallKfunc { number } => {
+                let src = BPF_PSEUDO_KFUNC_CALL;
+                Insn::new(BPF_JMP | BPF_CALL, 0, src, 0, number as i32)
+            }
             Op::CallHelper { id } => Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, id as i32),
             Op::CallSub { rel } => Insn::new(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, rel),
             Op::Exit => Insn::new(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),

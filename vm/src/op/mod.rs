@@ -249,8 +249,13 @@ pub enum Op {
         src: Operand,
         rel: i16,
     },
+    /// Go on while the frame's budget of [`uapi::insn::BPF_MAX_LOOPS`] lasts;
+    /// jump when it is spent.
+    MayGoto { rel: i16 },
     /// Call of a helper by id.
     CallHelper { id: u32 },
+    /// Call of a kfunc, by the number that [`crate::helper::kfunc`] gives it.
+    CallKfunc { number: u32 },
     /// Call of a subprogram.
     CallSub { rel: i32 },
     /// Return r0 to the caller.

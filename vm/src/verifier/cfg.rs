@@ -262,7 +262,7 @@ fn registers(insn: Insn, env: &dyn Env) -> (u16, u16) {
             _ => (dst | if by_reg { src } else { 0 }, dst),
         },
         _ => match insn.code & 0xf0 {
-            BPF_JA => (0, 0),
+            BPF_JA | BPF_JCOND => (0, 0),
             BPF_EXIT => (1, 0),
             BPF_CALL if insn.src() == BPF_PSEUDO_CALL => (0, 0x3f),
             BPF_CALL => {

@@ -115,9 +115,9 @@ fn check_jump(insn: Insn) -> Result<(), Fail> {
             }
         }
         BPF_JCOND if wide => {
-            return Err(Fail::einval(
-                "may_goto is not supported; compile the loop with a bound instead",
-            ));
+            if by_reg || dst != 0 || src != 0 || imm != 0 {
+                return Err(Fail::einval(format!("invalid may_goto imm {imm}")));
+            }
         }
         _ => return Err(unknown(insn.code)),
     }

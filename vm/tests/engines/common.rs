@@ -45,6 +45,10 @@ impl Linker for Names {
         }
     }
 
+    fn kfunc(&self, number: u32) -> Option<HelperFn> {
+        (number == WEIGH).then_some(weigh as HelperFn)
+    }
+
     fn tail_call(&self) -> TailCallFn {
         find_target
     }

@@ -295,3 +295,38 @@ fn instructions_take_their_shortest_form() {
     .concat();
     assert_eq!(code.compiled.code_bytes(), expected);
 }
+
+#[test]
+fn a_frame_goes_on_as_often_as_the_kernel_lets_it() {
+    // Twice in one loop: the budget is the frame's, not the instruction's.
+    let text = "r0 = 0\nagain:\nmay_goto out\nr0 += 1\nmay_goto out\ngoto again\nout:\nexit";
+    let left = run_both(&assemble(text), &[], ptr::null_mut());
+    assert_eq!(left.r0, u64::from(uapi::insn::BPF_MAX_LOOPS) / 2);
+    // A spent budget stays spent, and the next frame has its own.
+    let text = "
+        call pc+4
+        r6 = r0
+        call pc+2
+        r0 += r6
+        exit
+        r0 = 0
+        again:
+        may_goto out
+        r0 += 1
+        goto again
+        out:
+        may_goto end
+        r0 = 0
+        end:
+        exit";
+    let left = run_both(&assemble(text), &[], ptr::null_mut());
+    assert_eq!(left.r0, 2 * u64::from(uapi::insn::BPF_MAX_LOOPS));
+}
+
+#[test]
+fn kfuncs_are_called_as_helpers_are() {
+    let text = "r1 = 1\nr2 = 1\nr3 = 1\nr4 = 1\nr5 = 1\ncall kfunc[1]\nexit";
+    assert_eq!(run_both(&assemble(text), &[], ptr::null_mut()).r0, 15);
+    let error = LinkError::Kfunc { insn: 0, number: 9 };
+    assert_eq!(refused("call kfunc[9]\nexit"), error);
+}

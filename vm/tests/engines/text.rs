@@ -48,6 +48,8 @@ if r1 s> 3 goto +2
 if w1 & w2 goto -1
 call 5
 call pc+3
+call kfunc[7]
+may_goto +2
 .insn 0x00000000000000ff
 exit
 ";

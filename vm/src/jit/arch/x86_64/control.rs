@@ -8,7 +8,7 @@ use super::frame::{R11, R12, RBP};
 use super::{Compiler, emit};
 use crate::link::{LinkError, target};
 use crate::op::{Cond, Operand, Reg, Width};
-use uapi::insn::MAX_TAIL_CALL_CNT;
+use uapi::insn::{BPF_MAX_LOOPS, MAX_TAIL_CALL_CNT};
 
 impl Compiler<'_> {
     /// The entry of a program that makes tail calls: a frame that outlives
@@ -51,6 +51,9 @@ impl Compiler<'_> {
             (0, _) => {}
             (_, Ok(bytes)) => emit!(self, sub rsp, BYTE bytes),
             (bytes, Err(_)) => emit!(self, sub rsp, DWORD bytes),
+        }
+        if let Some(loops) = self.frame.loops {
+            emit!(self, mov DWORD [BYTE rsp + loops], BPF_MAX_LOOPS as i32);
         }
     }
 
@@ -112,6 +115,20 @@ impl Compiler<'_> {
             Operand::Imm(imm) => self.compare_immediate(width, dst, imm),
         }
         self.buffer.jump_if(condition(cond), target(at, rel)?);
+        Ok(())
+    }
+
+    /// Takes one from the budget, or jumps when there is none.
+    pub(super) fn may_goto(&mut self, at: usize, rel: i32) -> Result<(), LinkError> {
+        let Some(loops) = self.frame.loops else {
+            return Err(LinkError::Target { insn: at });
+        };
+        if rel == 0 {
+            return Ok(());
+        }
+        emit!(self, cmp DWORD [BYTE rsp + loops], BYTE 0);
+        self.buffer.jump_if(Cc::E, target(at, rel)?);
+        emit!(self, dec DWORD [BYTE rsp + loops]);
         Ok(())
     }
 

@@ -56,6 +56,8 @@ pub(super) struct Frame {
     pub bytes: i32,
     /// r10 minus rsp.
     pub top: i32,
+    /// Where `may_goto`'s budget is, from rsp.
+    pub loops: Option<i8>,
 }
 
 impl Frame {
@@ -70,25 +72,28 @@ impl Frame {
             )
         });
         // A tail call keeps the ctx here while it looks up its target.
-        let slot = if steps.iter().any(|s| matches!(s, Step::TailCall(_))) {
-            8
-        } else {
-            0
-        };
+        let tail_calls = steps.iter().any(|s| matches!(s, Step::TailCall(_)));
+        let ctx_slot = if tail_calls { 8 } else { 0 };
+        let may_goto = steps
+            .iter()
+            .any(|s| matches!(s, Step::Op(Op::MayGoto { .. })));
+        let slots = ctx_slot + if may_goto { 8 } else { 0 };
+        let loops = may_goto.then_some(ctx_slot as i8);
 
         let used = steps.iter().fold(0, |used, step| used | mentioned(step));
         let mut saved = if saves_run { vec![R12] } else { Vec::new() };
         saved.extend((6..=9).filter(|n| used & (1 << n) != 0).map(|n| MACHINE[n]));
 
         let stack = stack_needed(steps, subprogram.stack_bytes);
-        if !calls && stack <= RED_ZONE {
+        if !calls && !may_goto && stack <= RED_ZONE {
             return Frame {
                 saved,
                 bytes: 0,
                 top: 0,
+                loops,
             };
         }
-        let mut bytes = stack + slot;
+        let mut bytes = stack + slots;
         // C functions want the stack pointer on a multiple of 16 at the call.
         if !(8 + 8 * saved.len() as u32 + bytes).is_multiple_of(16) {
             bytes += 8;
@@ -97,6 +102,7 @@ impl Frame {
             saved,
             bytes: bytes as i32,
             top: bytes as i32,
+            loops,
         }
     }
 }
@@ -165,7 +171,12 @@ fn mentioned(step: &Step) -> u32 {
                 bit(addr.base) | bit(src)
             }
             Op::LoadImm { dst, .. } => bit(dst),
-            Op::Jump { .. } | Op::CallHelper { .. } | Op::CallSub { .. } | Op::Exit => 0,
+            Op::Jump { .. }
+            | Op::MayGoto { .. }
+            | Op::CallHelper { .. }
+            | Op::CallKfunc { .. }
+            | Op::CallSub { .. }
+            | Op::Exit => 0,
         },
         Step::Helper(_) | Step::TailCall(_) | Step::Skip | Step::Unreachable => 0,
     }

@@ -203,7 +203,8 @@ impl<'a> Compiler<'a> {
             }
             Op::CallSub { rel } => self.call_subprogram(at, rel)?,
             Op::Exit => self.epilogue(),
-            Op::LoadImm { .. } | Op::CallHelper { .. } => {
+            Op::MayGoto { rel } => self.may_goto(at, rel.into())?,
+            Op::LoadImm { .. } | Op::CallHelper { .. } | Op::CallKfunc { .. } => {
                 unreachable!("linking replaces names by addresses")
             }
         }
