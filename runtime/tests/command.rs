@@ -25,6 +25,7 @@ use uapi::prog::{
 };
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
+use vm::verifier::{Keep, Log};
 
 struct Tool {
     bpf: Bpf,
@@ -66,7 +67,7 @@ impl Tool {
         insns: Vec<Insn>,
         maps: Vec<Arc<MapObject>>,
     ) -> Arc<ProgObject> {
-        let (prog, log) = self.bpf.prog_load(ProgLoad {
+        let load = ProgLoad {
             spec: ProgramSpec {
                 name: "test".to_owned(),
                 prog_type,
@@ -77,9 +78,10 @@ impl Tool {
             },
             maps,
             btf: None,
-            log_level: 1,
-        });
-        prog.unwrap_or_else(|errno| panic!("{errno}: {log}"))
+        };
+        let mut log = Log::new(1, Keep::End(1 << 16));
+        let prog = self.bpf.prog_load(load, Some(&mut log));
+        prog.unwrap_or_else(|errno| panic!("{errno}: {}", log.text))
     }
 
     /// What a target sees of the session.

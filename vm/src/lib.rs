@@ -3,7 +3,7 @@
 //! helpers reach it through [`verifier::Env`] and [`link::Linker`].
 //!
 //! Reading order: [`op`], [`program`], [`helper`], [`verifier`], [`link`],
-//! [`interp`], [`jit`]; [`asm`] and [`disasm`] serve people and tests.
+//! [`interp`], [`jit`]; [`asm`], [`disasm`] and [`listing`] serve people and tests.
 
 pub mod asm;
 pub mod disasm;
@@ -11,6 +11,7 @@ pub mod helper;
 pub mod interp;
 pub mod jit;
 pub mod link;
+pub mod listing;
 pub mod op;
 pub mod program;
 pub mod verifier;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use uapi::cmd::{BPF_LOG_LEVEL1, BPF_LOG_LEVEL2, BPF_LOG_STATS};
 use uapi::insn::{
     BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE,
     BPF_PSEUDO_MAP_VALUE,
@@ -106,31 +105,16 @@ pub struct ProgLoad {
     pub maps: Vec<Arc<MapObject>>,
     /// Its types.
     pub btf: Option<Arc<BtfObject>>,
-    /// Bits of `BPF_LOG_MASK`; 0 for no log.
-    pub log_level: u32,
 }
 
-/// What a load says besides its result: the text for `log_buf`.
-pub type LoadLog = String;
-
 impl Bpf {
-    /// `BPF_PROG_LOAD`: verifies and stores. The log is that of the kernel's
-    /// verifier, also when the load succeeds.
+    /// `BPF_PROG_LOAD`: verifies and stores. The log receives what the kernel's
+    /// verifier would say, also when the load succeeds.
     ///
     /// # Errors
     /// The kernel's: EINVAL for a type or flag that cannot run here, EACCES
     /// or EINVAL when the verifier refuses, ENOMEM without room.
-    pub fn prog_load(&self, load: ProgLoad) -> (Result<Arc<ProgObject>, Errno>, LoadLog) {
-        let mut log = Log {
-            level: load.log_level & (BPF_LOG_LEVEL1 | BPF_LOG_LEVEL2),
-            ..Log::default()
-        };
-        let wants_log = load.log_level & (BPF_LOG_LEVEL1 | BPF_LOG_LEVEL2 | BPF_LOG_STATS) != 0;
-        let result = self.verify_and_store(load, wants_log.then_some(&mut log));
-        (result, log.text)
-    }
-
-    fn verify_and_store(
+    pub fn prog_load(
         &self,
         load: ProgLoad,
         log: Option<&mut Log>,

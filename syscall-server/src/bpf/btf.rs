@@ -27,7 +27,7 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
         Err(error) => format!("{}\n", error.message),
         Ok(_) => String::new(),
     };
-    put_log(call, &log, &text)?;
+    put_log(call, &log, &text, text.len())?;
     let btf = loaded.map_err(|error| error.errno)?;
     call.new_fd(Object::Btf(btf))
 }

@@ -9,6 +9,7 @@ use uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS;
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
 use vm::program::ProgramInfo;
+use vm::verifier::{Keep, Log};
 
 use super::call::{self, Call};
 use crate::{log, user};
@@ -51,12 +52,14 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
     let maps = match name_maps(&mut insns, call::map, by_index) {
         Ok(maps) => maps,
         Err(errno) => {
-            put_log(call, &log, "fd is not pointing to valid bpf_map\n")?;
+            let text = "fd is not pointing to valid bpf_map\n";
+            put_log(call, &log, text, text.len())?;
             return Err(errno);
         }
     };
     let (prog_type, insn_cnt) = (attr.prog_type, attr.insn_cnt);
-    let (result, text) = call.server.bpf.prog_load(ProgLoad {
+    let mut text = Log::new(log.level, log.keep());
+    let load = ProgLoad {
         spec: ProgramSpec {
             name: name.clone(),
             prog_type,
@@ -68,14 +71,15 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
         },
         maps,
         btf,
-        log_level: attr.log_level,
-    });
+    };
+    let wanted = (log.level != 0).then_some(&mut text);
+    let result = call.server.bpf.prog_load(load, wanted);
     if let Err(errno) = &result {
         log::debug(format_args!(
             "program \"{name}\" of type {prog_type} with {insn_cnt} instructions: {errno}"
         ));
     }
-    put_log(call, &log, &text)?;
+    put_log(call, &log, &text.text, text.true_len())?;
     call.new_fd(Object::Prog(result?))
 }
 
@@ -137,6 +141,16 @@ pub struct Text {
 }
 
 impl Text {
+    /// The part of a long log that fits: its end, or its start.
+    fn keep(&self) -> Keep {
+        let room = self.size as usize;
+        if self.level & BPF_LOG_FIXED != 0 {
+            Keep::Start(room)
+        } else {
+            Keep::End(room)
+        }
+    }
+
     /// `bpf_verifier_log_attr_valid`.
     ///
     /// # Errors
@@ -155,13 +169,13 @@ impl Text {
 ///
 /// # Errors
 /// ENOSPC when it was longer; EFAULT.
-pub fn put_log(call: &Call, log: &Text, text: &str) -> Result<(), Errno> {
+pub fn put_log(call: &Call, log: &Text, text: &str, true_len: usize) -> Result<(), Errno> {
     if log.level == 0 {
         return Ok(());
     }
     let text = text.as_bytes();
     // With the terminating zero.
-    let true_size = text.len() + 1;
+    let true_size = true_len + 1;
     call.put_u32(
         log.true_size_at,
         u32::try_from(true_size).unwrap_or(u32::MAX),

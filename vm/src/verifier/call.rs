@@ -65,6 +65,7 @@ impl Walk<'_> {
         frame.regs[1..6].copy_from_slice(&regs[1..6]);
         regs[..6].fill(Reg::NOT_INIT);
         self.state.frames.push(frame);
+        self.trace_call();
         Ok(target)
     }
 
@@ -80,11 +81,14 @@ impl Walk<'_> {
         {
             return Err(Fail::einval("cannot return stack pointer to the caller"));
         }
+        self.trace_return();
         let Some(frame) = self.state.frames.pop() else {
             return Ok(None);
         };
         self.state.set(0, result);
-        Ok(Some(frame.call_site + 1))
+        let next = frame.call_site + 1;
+        self.trace_returned(next);
+        Ok(Some(next))
     }
 
     /// The range that the kernel demands of some program types' results.

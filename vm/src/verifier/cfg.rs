@@ -230,7 +230,7 @@ pub(super) fn falls_to(insn: Insn, at: usize) -> Option<usize> {
 }
 
 /// Registers an instruction reads and writes.
-fn registers(insn: Insn, env: &dyn Env) -> (u16, u16) {
+pub(super) fn registers(insn: Insn, env: &dyn Env) -> (u16, u16) {
     let (dst, src) = (1u16 << insn.dst(), 1u16 << insn.src());
     let by_reg = insn.code & BPF_X != 0;
     match insn.class() {

@@ -37,11 +37,11 @@ use crate::helper::Proto;
 use crate::program::{ProgramSpec, VerifiedProgram};
 
 use cfg::Cfg;
-use log::Report;
+use log::Trace;
 use walk::Walk;
 
 pub use fields::{FieldKind, MapField, MapFields};
-pub use log::Log;
+pub use log::{Keep, Log};
 
 /// What the verifier must know of a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,44 +98,54 @@ pub fn verify(
     env: &dyn Env,
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
-    let mut report = Report { log };
-    let fail = |(insn, fail): (usize, Fail), report: &mut Report| {
-        report.failure(&spec.insns, insn, &fail);
-        let mut message = fail.text;
-        if let Some(hint) = fail.hint {
-            message.push_str(": ");
-            message.push_str(hint);
-        }
-        VerifyError {
-            insn,
-            errno: fail.errno,
-            message,
-        }
-    };
+    let mut trace = Trace::new(log);
     if let Err(refusal) = check_type(spec.prog_type) {
-        return Err(fail((0, refusal), &mut report));
+        return Err(refuse(&spec, env, &mut trace, 0, refusal, None));
     }
     let cfg = match Cfg::build(&spec.insns, env) {
         Ok(cfg) => cfg,
-        Err(at) => return Err(fail(at, &mut report)),
+        Err((at, refusal)) => return Err(refuse(&spec, env, &mut trace, at, refusal, None)),
     };
-    let mut walk = Walk::new(&spec, env, &cfg);
+    let mut walk = Walk::new(&spec, env, &cfg, trace);
     let result = match walk.run() {
         Ok(()) => walk.check_depth(),
         Err(refusal) => Err(refusal),
     };
-    let counts = walk.counts;
     match result {
         Ok(stack_bytes) => {
             let facts = walk.facts(stack_bytes);
-            report.counts(&counts);
+            walk.trace_end(true);
             Ok(VerifiedProgram { spec, facts })
         }
         Err(refusal) => {
-            let error = fail((walk.at, refusal), &mut report);
-            report.counts(&counts);
+            let (at, found) = (walk.at, walk.registers_in_use());
+            let error = refuse(&spec, env, &mut walk.trace, at, refusal, Some(&found));
+            walk.trace_end(false);
             Err(error)
         }
+    }
+}
+
+/// Logs a refusal and ties it to its instruction. `found` are the registers
+/// that a walk found there.
+fn refuse(
+    spec: &ProgramSpec,
+    env: &dyn Env,
+    trace: &mut Trace<'_>,
+    at: usize,
+    fail: Fail,
+    found: Option<&str>,
+) -> VerifyError {
+    trace.refused(spec, env, at, &fail, found);
+    let mut message = fail.text;
+    if let Some(hint) = fail.hint {
+        message.push_str(": ");
+        message.push_str(hint);
+    }
+    VerifyError {
+        insn: at,
+        errno: fail.errno,
+        message,
     }
 }
 

@@ -7,6 +7,7 @@ use super::Fail;
 use super::alu::alu64;
 use super::range::Scalar;
 use super::state::{Kind, Reg};
+use crate::listing::alu_sign;
 
 /// Offsets beyond this are refused (kernel: `BPF_MAX_VAR_OFF`).
 const MAX_OFFSET: i64 = 1 << 29;
@@ -103,18 +104,5 @@ fn check_offset(kind: Kind, val: &Scalar) -> Result<(), Fail> {
 }
 
 fn sign(op: u8) -> &'static str {
-    match op {
-        BPF_ADD => "+=",
-        BPF_SUB => "-=",
-        BPF_MUL => "*=",
-        BPF_DIV => "/=",
-        BPF_OR => "|=",
-        BPF_AND => "&=",
-        BPF_LSH => "<<=",
-        BPF_RSH => ">>=",
-        BPF_MOD => "%=",
-        BPF_XOR => "^=",
-        BPF_ARSH => "s>>=",
-        _ => "op=",
-    }
+    alu_sign(op, false).unwrap_or("op=")
 }

@@ -8,6 +8,7 @@ use uapi::insn::*;
 use uapi::{Errno, Insn};
 
 use super::cfg::Cfg;
+use super::log::Trace;
 use super::state::{Reg, State};
 use super::{Env, Fail, MapInfo, prune};
 use crate::program::{Facts, ProgramSpec};
@@ -25,6 +26,9 @@ struct Pending {
     state: State,
     at: usize,
     parent: Option<usize>,
+    /// The branch it goes on from, and where the log stood there.
+    from: usize,
+    log: usize,
 }
 
 /// The state in which some path arrived at a meeting point.
@@ -53,6 +57,7 @@ pub(super) struct Walk<'a> {
     pub(super) spec: &'a ProgramSpec,
     pub(super) env: &'a dyn Env,
     pub(super) cfg: &'a Cfg,
+    pub(super) trace: Trace<'a>,
     /// Instruction in hand.
     pub(super) at: usize,
     pub(super) state: State,
@@ -80,12 +85,18 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(spec: &'a ProgramSpec, env: &'a dyn Env, cfg: &'a Cfg) -> Walk<'a> {
+    pub(super) fn new(
+        spec: &'a ProgramSpec,
+        env: &'a dyn Env,
+        cfg: &'a Cfg,
+        trace: Trace<'a>,
+    ) -> Walk<'a> {
         let count = spec.insns.len();
         Walk {
             spec,
             env,
             cfg,
+            trace,
             at: 0,
             state: State::entry(),
             parent: None,
@@ -121,9 +132,11 @@ impl<'a> Walk<'a> {
             }
             self.counts.insns += 1;
             let next = if self.cfg.prune_point[self.at] && self.is_known()? {
+                self.trace.pruned(self.at);
                 None
             } else {
                 self.visited[self.at] = true;
+                self.trace_insn();
                 self.step()?
             };
             match next {
@@ -136,6 +149,7 @@ impl<'a> Walk<'a> {
                     self.state = next.state;
                     self.at = next.at;
                     self.parent = next.parent;
+                    self.trace.new_path(next.from, next.log);
                 }
             }
         }
@@ -168,6 +182,8 @@ impl<'a> Walk<'a> {
             state,
             at,
             parent: self.parent,
+            from: self.at,
+            log: self.trace.position(),
         });
         Ok(())
     }

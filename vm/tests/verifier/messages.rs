@@ -4,7 +4,7 @@
 use uapi::prog::*;
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
-use vm::verifier::{Env, Log, verify};
+use vm::verifier::{Env, Keep, Log, verify};
 
 /// The maps and helpers of the generated programs, and nothing else.
 fn check(insns: &[Insn]) -> (Result<vm::Facts, (usize, Errno, String)>, String) {
@@ -15,10 +15,7 @@ fn check(insns: &[Insn]) -> (Result<vm::Facts, (usize, Errno, String)>, String) 
         insns: insns.to_vec(),
         ..ProgramSpec::default()
     };
-    let mut log = Log {
-        level: 1,
-        ..Log::default()
-    };
+    let mut log = Log::new(1, Keep::End(1 << 20));
     let env: &dyn Env = &pack;
     let result = verify(spec, env, Some(&mut log))
         .map(|p| p.facts().clone())

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use vm::verifier::{Log, verify};
+use vm::verifier::{Keep, Log, verify};
 
 use super::checked;
 use super::generate;
@@ -40,10 +40,7 @@ fn read(folder: &Path) -> Vec<Pack> {
 }
 
 fn ours(pack: &Pack) -> (i32, String) {
-    let mut log = Log {
-        level: 1,
-        ..Log::default()
-    };
+    let mut log = Log::new(1, Keep::End(1 << 20));
     match verify(pack.spec.clone(), pack, Some(&mut log)) {
         Ok(_) => (0, log.text),
         Err(e) => (e.errno.0, format!("{}\n{e}", log.text)),
