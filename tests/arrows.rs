@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vm", &["uapi"]),
     ("object", &["uapi"]),
     ("attach", &["object", "uapi"]),
-    ("runtime", &["vm", "shm", "uapi"]),
+    ("runtime", &["vm", "object", "shm", "uapi"]),
     ("syscall-server", &["runtime", "vm", "shm", "uapi"]),
     (
         "agent",

@@ -1,8 +1,10 @@
 //! ELF files: what kind of executable, symbols, functions and their bounds,
-//! file offset to address. Bytes in, facts out; it knows no IO and no process.
+//! file offset to address; and BTF, the types of BPF programs. Bytes in,
+//! facts out; it knows no IO and no process.
 //!
-//! Reading order: [`elf`], [`functions`], [`frames`].
+//! Reading order: [`elf`], [`functions`], [`frames`]; [`btf`].
 
+pub mod btf;
 pub mod elf;
 mod error;
 mod frames;

@@ -24,7 +24,7 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
     let bytes = user::read_vec(attr.btf, attr.btf_size as usize)?;
     let loaded = call.server.bpf.btf_load(bytes);
     let text = match &loaded {
-        Err(error) => format!("{}\n", error.message),
+        Err(error) => format!("{error}\n"),
         Ok(_) => String::new(),
     };
     put_log(call, &log, &text, text.len())?;
