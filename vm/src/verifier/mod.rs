@@ -107,8 +107,12 @@ pub fn verify(
         Err((at, refusal)) => return Err(refuse(&spec, env, &mut trace, at, refusal, None)),
     };
     let mut walk = Walk::new(&spec, env, &cfg, trace);
+    walk.trace_start();
     let result = match walk.run() {
-        Ok(()) => walk.check_depth(),
+        Ok(()) => {
+            walk.trace_depths();
+            walk.check_depth()
+        }
         Err(refusal) => Err(refusal),
     };
     match result {

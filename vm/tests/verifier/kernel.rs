@@ -111,21 +111,30 @@ impl Kernel {
 
     /// Errno of loading the pack, 0 when the kernel accepts it.
     pub fn verdict(&mut self, pack: &Pack) -> i32 {
-        self.load(pack, &mut [])
+        self.load(pack, 0, &mut [])
     }
 
     /// As [`Kernel::verdict`], with the last lines of the verifier's log.
     pub fn explain(&mut self, pack: &Pack) -> (i32, String) {
-        let mut log = vec![0u8; 1 << 20];
-        let errno = self.load(pack, &mut log);
-        let end = log.iter().position(|&b| b == 0).unwrap_or(0);
-        let text = String::from_utf8_lossy(&log[..end]).into_owned();
+        let (errno, text) = self.load_with_log(pack, 1);
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(12)..].join("\n");
         (errno, tail)
     }
 
-    fn load(&mut self, pack: &Pack, log: &mut [u8]) -> i32 {
+    /// The whole log at a level.
+    pub fn log(&mut self, pack: &Pack, level: u32) -> String {
+        self.load_with_log(pack, level).1
+    }
+
+    fn load_with_log(&mut self, pack: &Pack, level: u32) -> (i32, String) {
+        let mut log = vec![0u8; 1 << 20];
+        let errno = self.load(pack, level, &mut log);
+        let end = log.iter().position(|&b| b == 0).unwrap_or(0);
+        (errno, String::from_utf8_lossy(&log[..end]).into_owned())
+    }
+
+    fn load(&mut self, pack: &Pack, level: u32, log: &mut [u8]) -> i32 {
         let mut insns = pack.spec.insns.clone();
         for insn in &mut insns {
             let names_map =
@@ -149,7 +158,9 @@ impl Kernel {
             .pointer(8, &insns);
         attr.pointer(16, licence.to_bytes_with_nul());
         if !log.is_empty() {
-            attr.u32(24, 1).u32(28, log.len() as u32).pointer(32, log);
+            attr.u32(24, level)
+                .u32(28, log.len() as u32)
+                .pointer(32, log);
         }
         // prog_flags at 44; expected_attach_type at 68.
         attr.u32(44, pack.spec.prog_flags)

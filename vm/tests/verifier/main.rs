@@ -10,6 +10,7 @@ extern crate bpftime_vm as vm;
 mod checked;
 mod generate;
 mod kernel;
+mod log;
 mod messages;
 mod mutate;
 mod oracle;

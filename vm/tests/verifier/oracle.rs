@@ -252,7 +252,7 @@ fn listing(pack: &Pack) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn kernel() -> Option<Kernel> {
+pub fn kernel() -> Option<Kernel> {
     let kernel = Kernel::open();
     if kernel.is_none() {
         assert!(

@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use uapi::Insn;
+use uapi::insn::{BPF_LDX, BPF_ST, BPF_STX};
 
 use super::super::cfg::registers;
-use super::super::state::{Kind, Slot};
+use super::super::state::{Kind, SLOT, SLOTS, Slot};
 use super::super::walk::{Counts, Walk};
 use super::super::{Env, Fail};
 use super::state::{Selection, frame};
@@ -19,12 +20,23 @@ use crate::program::{LineInfo, ProgramSpec};
 const COLUMN: usize = 40;
 const STEP: usize = 8;
 
+/// What an instruction found.
+struct Before {
+    at: usize,
+    depth: usize,
+    stack: Vec<Slot>,
+    /// The stack slot it reads or writes.
+    slot: Option<usize>,
+}
+
 /// The log of one verification, if somebody wants one.
 pub(in super::super) struct Trace<'a> {
     log: Option<&'a mut Log>,
     started: Instant,
-    /// The instruction that ran last on this path, and its frame's stack before.
-    before: Option<(usize, usize, Vec<Slot>)>,
+    /// The instruction that ran last on this path, as it found its frame.
+    before: Option<Before>,
+    /// Stack bytes of each subprogram, for the statistics.
+    depths: Vec<u32>,
     /// Where a new path comes from, until its state was printed.
     from: Option<usize>,
     /// End and length of the instruction printed last.
@@ -39,6 +51,7 @@ impl<'a> Trace<'a> {
             log,
             started: Instant::now(),
             before: None,
+            depths: Vec::new(),
             from: None,
             line: (0, 0),
             source: None,
@@ -70,6 +83,7 @@ impl<'a> Trace<'a> {
     pub(in super::super) fn new_path(&mut self, from: usize, position: usize) {
         self.from = Some(from);
         self.before = None;
+        self.line = (0, 0);
         self.source = None;
         if !self.wants(LEVEL2)
             && let Some(log) = self.at(LEVEL1)
@@ -120,14 +134,14 @@ impl<'a> Trace<'a> {
     }
 
     /// The last lines of a verification.
-    pub(in super::super) fn end(&mut self, accepted: bool, counts: &Counts, frames: &[u32]) {
+    pub(in super::super) fn end(&mut self, accepted: bool, counts: &Counts) {
         if accepted {
             self.forget_paths();
         }
         let micros = self.started.elapsed().as_micros();
+        let depths: Vec<String> = self.depths.iter().map(u32::to_string).collect();
+        let depths = depths.join("+");
         if let Some(log) = self.at(STATS) {
-            let depths: Vec<String> = frames.iter().map(u32::to_string).collect();
-            let depths = depths.join("+");
             log.push(&format!(
                 "verification time {micros} usec\nstack depth {depths}\n"
             ));
@@ -178,6 +192,9 @@ impl Walk<'_> {
                 self.trace
                     .say(&format!("\nfrom {from} to {}:{state}\n", self.at));
             }
+            if self.trace.before.is_none() {
+                self.trace_effect(depth);
+            }
         } else {
             self.trace_effect(depth);
         }
@@ -189,18 +206,24 @@ impl Walk<'_> {
         );
         self.trace.say(&text);
         self.trace.line = (self.trace.position(), text.len());
-        let stack = self.state.frames[depth].stack.clone();
-        self.trace.before = Some((self.at, depth, stack));
+        self.trace.before = Some(Before {
+            at: self.at,
+            depth,
+            stack: self.state.frames[depth].stack.clone(),
+            slot: self.slot_in_use(depth),
+        });
     }
 
     /// What the instruction before changed, behind it if nothing else was printed.
     fn trace_effect(&mut self, depth: usize) {
         let what = match &self.trace.before {
-            Some((at, same, stack)) if *same == depth => {
-                let (reads, writes) = registers(self.spec.insns[*at], self.env);
+            Some(before) if before.depth == depth => {
+                let (reads, writes) = registers(self.spec.insns[before.at], self.env);
+                let now = &self.state.frames[depth].stack;
+                let slot = before.slot.map_or(0, |slot| 1 << slot);
                 Selection {
                     regs: reads | writes,
-                    slots: changed(stack, &self.state.frames[depth].stack),
+                    slots: changed(&before.stack, now) | slot,
                 }
             }
             _ => Selection::ALL,
@@ -221,6 +244,21 @@ impl Walk<'_> {
         } else {
             log.push(&format!("{at}:{state}\n"));
         }
+    }
+
+    /// The slot of the running frame that a load or store goes to.
+    fn slot_in_use(&self, depth: usize) -> Option<usize> {
+        let insn = self.insn();
+        let base = match insn.class() {
+            BPF_LDX => insn.src(),
+            BPF_ST | BPF_STX => insn.dst(),
+            _ => return None,
+        };
+        let reg = self.state.reg(base);
+        let here = matches!(reg.kind, Kind::Stack { frame } if usize::from(frame) == depth);
+        let at = reg.val.as_const().filter(|_| here)? as i64 + i64::from(insn.off);
+        let slot = usize::try_from((-1 - at) / i64::from(SLOT)).ok()?;
+        (at < 0 && slot < SLOTS).then_some(slot)
     }
 
     /// The source line of the instruction in hand, once per line.
@@ -253,9 +291,25 @@ impl Walk<'_> {
         frame(self, &self.state, depth, &what)
     }
 
+    /// The subprograms are known.
+    pub(in super::super) fn trace_start(&mut self) {
+        if self.trace.wants(LEVEL2) {
+            for (number, start) in self.cfg.subprograms.iter().enumerate() {
+                self.trace.say(&format!("func#{number} @{start}\n"));
+            }
+        }
+    }
+
+    /// The walk is done, and frames are what they were found to use.
+    pub(in super::super) fn trace_depths(&mut self) {
+        if self.trace.wants(STATS) {
+            self.trace.depths = self.frame_bytes.clone();
+        }
+    }
+
     /// The log's last lines.
     pub(in super::super) fn trace_end(&mut self, accepted: bool) {
-        self.trace.end(accepted, &self.counts, &self.frame_bytes);
+        self.trace.end(accepted, &self.counts);
     }
 
     /// What the log tells of a pointer besides its kind.
