@@ -21,6 +21,7 @@ mod numbers {
     pub const BPF_TRACE_KPROBE_SESSION: u32 = 56;
     pub const BPF_TRACE_UPROBE_SESSION: u32 = 57;
     pub const BPF_F_STRICT_ALIGNMENT: u32 = 1 << 0;
+    pub const BPF_F_TEST_STATE_FREQ: u32 = 1 << 3;
     pub const BPF_F_SLEEPABLE: u32 = 1 << 4;
 }
 pub use numbers::*;

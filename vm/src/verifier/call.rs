@@ -92,7 +92,7 @@ impl Walk<'_> {
     }
 
     /// The range that the kernel demands of some program types' results.
-    fn check_return(&self, result: &Reg) -> Result<(), Fail> {
+    fn check_return(&mut self, result: &Reg) -> Result<(), Fail> {
         let session = matches!(
             self.spec.expected_attach_type,
             prog::BPF_TRACE_KPROBE_SESSION | prog::BPF_TRACE_UPROBE_SESSION
@@ -104,6 +104,7 @@ impl Walk<'_> {
             let text = "At program exit the register R0 is not a known value (pointer)";
             return Err(Fail::einval(text));
         }
+        self.need_precise(result.from);
         if result.val.umax > 1 {
             let text = "At program exit the register R0 has unknown scalar value should have been in [0, 1]";
             return Err(Fail::einval(text));
@@ -235,7 +236,9 @@ impl Walk<'_> {
                 } else {
                     Access::Read
                 };
-                if !(or_null && reg.is_null()) {
+                if or_null && reg.is_null() {
+                    self.need_precise(reg.from);
+                } else {
                     expect_memory(number, &reg)?;
                 }
                 call.memory = Some((number, access, or_null));
@@ -256,6 +259,7 @@ impl Walk<'_> {
                 let size = (reg.kind == Kind::Scalar).then(|| reg.val.as_const());
                 let size = size.flatten().and_then(|n| u32::try_from(n).ok());
                 call.record_size = size;
+                self.need_precise(reg.from);
                 match size {
                     Some(_) => Ok(()),
                     None => {
@@ -279,6 +283,7 @@ impl Walk<'_> {
             let text = format!("R{number} type={} expected=scalar", reg.kind.name());
             return Err(Fail::eacces(text));
         }
+        self.need_precise(reg.from);
         if reg.val.smin < 0 {
             let text =
                 format!("R{number} min value is negative, either use unsigned or 'var &= const'");
@@ -300,6 +305,7 @@ impl Walk<'_> {
         call.max_size = Some(reg.val.umax);
         let address = self.read(memory)?;
         if address.is_null() {
+            self.need_precise(address.from);
             if reg.val.umax == 0 {
                 return Ok(());
             }

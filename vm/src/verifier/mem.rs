@@ -55,12 +55,11 @@ impl Walk<'_> {
         let signed = insn.code & 0xe0 == BPF_MEMSX;
         let mut reg = self.load_value(insn.src(), insn.off.into(), size)?;
         if signed {
-            let val = if reg.kind == Kind::Scalar {
-                sign_extend(&reg.val, size)
+            reg = if reg.kind == Kind::Scalar {
+                Reg::derived(sign_extend(&reg.val, size), reg.from)
             } else {
-                Scalar::UNKNOWN
+                Reg::UNKNOWN
             };
-            reg = Reg::scalar(val);
         }
         self.write(insn.dst(), reg)
     }

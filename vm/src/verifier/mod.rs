@@ -5,8 +5,8 @@
 //! Reading order: `tnum` and `range` (what is known of a number), `alu` and
 //! `branch` (what instructions do to that), `state` (registers and stack),
 //! `cfg` and `opcode` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
-//! `stack`, `fields`, `call`, `compat` (one instruction), `prune` (when paths meet),
-//! `depth`, `log`.
+//! `stack`, `fields`, `call`, `compat` (one instruction), `checkpoint`,
+//! `precision` and `prune` (when paths meet), `depth`, `log`.
 //!
 //! It follows the kernel's verifier (Linux 6.18) for a privileged loader:
 //! pointers may be stored and printed, uninitialised stack may be read. Where
@@ -16,6 +16,7 @@ mod alu;
 mod branch;
 mod call;
 mod cfg;
+mod checkpoint;
 mod compat;
 mod depth;
 mod fields;
@@ -23,6 +24,7 @@ mod log;
 mod mem;
 mod opcode;
 mod pointer;
+mod precision;
 mod prune;
 mod range;
 mod stack;
@@ -98,6 +100,25 @@ pub fn verify(
     env: &dyn Env,
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
+    verify_paths(spec, env, log, true)
+}
+
+/// As [`verify`], without ever ending a path because a like state was proven
+/// before: a slow second opinion for tests.
+///
+/// # Errors
+/// As [`verify`]; E2BIG where the paths are too many.
+#[cfg(feature = "testing")]
+pub fn verify_every_path(spec: ProgramSpec, env: &dyn Env) -> Result<VerifiedProgram, VerifyError> {
+    verify_paths(spec, env, None, false)
+}
+
+fn verify_paths(
+    spec: ProgramSpec,
+    env: &dyn Env,
+    log: Option<&mut Log>,
+    prunes: bool,
+) -> Result<VerifiedProgram, VerifyError> {
     let mut trace = Trace::new(log);
     if let Err(refusal) = check_type(spec.prog_type) {
         return Err(refuse(&spec, env, &mut trace, 0, refusal, None));
@@ -107,6 +128,7 @@ pub fn verify(
         Err((at, refusal)) => return Err(refuse(&spec, env, &mut trace, at, refusal, None)),
     };
     let mut walk = Walk::new(&spec, env, &cfg, trace);
+    walk.prunes = prunes;
     walk.trace_start();
     let result = match walk.run() {
         Ok(()) => {

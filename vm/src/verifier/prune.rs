@@ -3,6 +3,7 @@
 //! nothing of how states come about.
 
 use super::cfg::Cfg;
+use super::precision::{Marks, Sources};
 use super::state::{Byte, Frame, Kind, Reg, Slot, State};
 
 /// Registers that survive a call: r6 to r10.
@@ -55,21 +56,76 @@ impl Ids {
     }
 }
 
-/// Whether all machines in state `new` at instruction `at` are among those of
-/// `old`, as far as anything from here on can tell.
-pub(super) fn covers(cfg: &Cfg, at: usize, old: &State, new: &State) -> bool {
-    if old.frames.len() != new.frames.len() || old.refs.len() != new.refs.len() {
-        return false;
+/// How closely a new state must match.
+#[derive(Clone, Copy)]
+enum Match<'a> {
+    /// In what was needed below a proven checkpoint.
+    Needed(&'a Marks),
+    /// In everything that is live.
+    All,
+}
+
+impl Match<'_> {
+    fn read(self, depth: usize) -> u64 {
+        match self {
+            Match::Needed(marks) => marks.read[depth],
+            Match::All => u64::MAX,
+        }
     }
-    let mut ids = Ids::default();
-    let pairs = old.refs.iter().zip(&new.refs);
-    if !pairs.clone().all(|(o, n)| ids.pointer(o.0, n.0)) {
-        return false;
+
+    fn precise(self, scalar: &Reg) -> bool {
+        match self {
+            Match::Needed(marks) => marks.precise.meets(scalar.from),
+            Match::All => true,
+        }
+    }
+}
+
+/// A comparison under way.
+struct Comparison<'a> {
+    how: Match<'a>,
+    ids: Ids,
+    /// Sources of the new state's scalars that had to match.
+    needed: Sources,
+}
+
+/// Whether all machines in state `new` at instruction `at` are among those of
+/// the proven checkpoint `old` in what its `marks` say; then the sources of
+/// the scalars of `new` that this rests on.
+pub(super) fn covers(
+    cfg: &Cfg,
+    at: usize,
+    old: &State,
+    marks: &Marks,
+    new: &State,
+) -> Option<Sources> {
+    compare(cfg, at, old, Match::Needed(marks), new)
+}
+
+/// Whether two states stand for the same machines, as far as anything from
+/// here on can tell.
+pub(super) fn same(cfg: &Cfg, at: usize, old: &State, new: &State) -> bool {
+    compare(cfg, at, old, Match::All, new).is_some()
+        && compare(cfg, at, new, Match::All, old).is_some()
+}
+
+fn compare(cfg: &Cfg, at: usize, old: &State, how: Match<'_>, new: &State) -> Option<Sources> {
+    if old.frames.len() != new.frames.len() || old.refs.len() != new.refs.len() {
+        return None;
+    }
+    let mut work = Comparison {
+        how,
+        ids: Ids::default(),
+        needed: Sources::NONE,
+    };
+    let mut pairs = old.refs.iter().zip(&new.refs);
+    if !pairs.all(|(o, n)| work.ids.pointer(o.0, n.0)) {
+        return None;
     }
     let last = old.frames.len() - 1;
     for (depth, (o, n)) in old.frames.iter().zip(&new.frames).enumerate() {
         if o.call_site != n.call_site || o.subprogram != n.subprogram {
-            return false;
+            return None;
         }
         let live = if depth == last {
             cfg.live[at]
@@ -78,49 +134,69 @@ pub(super) fn covers(cfg: &Cfg, at: usize, old: &State, new: &State) -> bool {
             let resume = old.frames[depth + 1].call_site + 1;
             cfg.live[resume] & CALLEE_SAVED
         };
-        if !frame_covers(live, o, n, &mut ids) {
-            return false;
+        if !work.frame(live, how.read(depth), o, n) {
+            return None;
         }
     }
-    true
+    Some(work.needed)
 }
 
-fn frame_covers(live: u16, old: &Frame, new: &Frame, ids: &mut Ids) -> bool {
-    for number in 0..old.regs.len() {
-        if live & (1 << number) != 0 && !reg_covers(&old.regs[number], &new.regs[number], ids) {
+impl Comparison<'_> {
+    fn frame(&mut self, live: u16, read: u64, old: &Frame, new: &Frame) -> bool {
+        for number in 0..old.regs.len() {
+            if live & (1 << number) != 0 && !self.reg(&old.regs[number], &new.regs[number]) {
+                return false;
+            }
+        }
+        // Slots that the known state never touched stand for anything.
+        old.stack.iter().enumerate().all(|(index, slot)| {
+            let other = new.stack.get(index).unwrap_or(&Slot::MISC);
+            read & (1 << index) == 0 || self.slot(slot, other)
+        })
+    }
+
+    fn reg(&mut self, old: &Reg, new: &Reg) -> bool {
+        match old.kind {
+            Kind::NotInit => true,
+            Kind::Scalar if new.kind != Kind::Scalar => false,
+            Kind::Scalar if !self.how.precise(old) => true,
+            Kind::Scalar => {
+                self.needed = self.needed.and(new.from);
+                old.val.includes(&new.val) && self.ids.scalar(old, new)
+            }
+            kind => {
+                kind == new.kind && old.val.includes(&new.val) && self.ids.pointer(old.id, new.id)
+            }
+        }
+    }
+
+    fn slot(&mut self, old: &Slot, new: &Slot) -> bool {
+        let spilled = old.spilled();
+        if spilled > 0 && !self.spill(old, new, spilled) {
             return false;
         }
+        (spilled..8).all(|n| match (old.bytes[n], new.bytes[n]) {
+            (Byte::Zero, Byte::Zero) => true,
+            (Byte::Zero, Byte::Spill) => {
+                self.needed = self.needed.and(new.reg.from);
+                new.reg.is_null()
+            }
+            (Byte::Zero, Byte::Misc) => false,
+            _ => true,
+        })
     }
-    // Slots that the known state never touched stand for anything.
-    old.stack.iter().enumerate().all(|(index, slot)| {
-        let other = new.stack.get(index).unwrap_or(&Slot::MISC);
-        slot_covers(slot, other, ids)
-    })
-}
 
-fn reg_covers(old: &Reg, new: &Reg, ids: &mut Ids) -> bool {
-    match old.kind {
-        Kind::NotInit => true,
-        Kind::Scalar => {
-            new.kind == Kind::Scalar && old.val.includes(&new.val) && ids.scalar(old, new)
+    /// The first `spilled` bytes of `old`.
+    fn spill(&mut self, old: &Slot, new: &Slot, spilled: usize) -> bool {
+        if old.reg.kind == Kind::Scalar {
+            let anything = old.reg.val.is_unknown() && old.reg.id == 0;
+            if anything {
+                return true;
+            }
+            if !self.how.precise(&old.reg) && !new.reg.kind.is_pointer() {
+                return true;
+            }
         }
-        kind => kind == new.kind && old.val.includes(&new.val) && ids.pointer(old.id, new.id),
+        new.spilled() == spilled && self.reg(&old.reg, &new.reg)
     }
-}
-
-fn slot_covers(old: &Slot, new: &Slot, ids: &mut Ids) -> bool {
-    let spilled = old.spilled();
-    if spilled > 0 {
-        if old.reg.kind == Kind::Scalar && old.reg.val.is_unknown() && old.reg.id == 0 {
-            // As good as bytes that hold anything.
-        } else if new.spilled() != spilled || !reg_covers(&old.reg, &new.reg, ids) {
-            return false;
-        }
-    }
-    (spilled..8).all(|n| match (old.bytes[n], new.bytes[n]) {
-        (Byte::Zero, Byte::Zero) => true,
-        (Byte::Zero, Byte::Spill) => new.reg.is_null(),
-        (Byte::Zero, Byte::Misc) => false,
-        _ => true,
-    })
 }

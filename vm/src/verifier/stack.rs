@@ -6,7 +6,7 @@ use uapi::insn::MAX_BPF_STACK;
 use super::Fail;
 use super::mem::{Access, is_aligned, narrow};
 use super::range::Scalar;
-use super::state::{Byte, Kind, Reg, SLOT};
+use super::state::{Byte, Kind, Reg, SLOT, Slot};
 use super::walk::Walk;
 
 /// First byte and length of an access, counted from the frame's lowest byte.
@@ -15,6 +15,17 @@ struct Span {
     end: usize,
     /// Whether it is one place, not one of several.
     fixed: bool,
+}
+
+impl Span {
+    /// The slots it touches.
+    fn slots(&self) -> u64 {
+        if self.start == self.end {
+            return 0;
+        }
+        let (high, low) = (place(self.start).0, place(self.end - 1).0);
+        (u64::MAX >> (63 - high)) & (u64::MAX << low)
+    }
 }
 
 /// Slot number and byte in it of a byte counted from the frame's lowest.
@@ -74,6 +85,7 @@ impl Walk<'_> {
     ) -> Result<Reg, Fail> {
         check_alignment(reg, off, size)?;
         let span = self.stack_span(number, reg, frame, off, size, Access::Read)?;
+        self.mark_read(frame.into(), span.slots());
         let any = Reg::scalar(Scalar::unknown_bytes(size));
         if !span.fixed {
             return Ok(any);
@@ -95,10 +107,10 @@ impl Walk<'_> {
             }
             if let Some(n) = slot.reg.val.as_const() {
                 let part = narrow(&Scalar::known(n >> (8 * first)), size);
-                return Ok(Reg::scalar(part));
+                return Ok(Reg::derived(part, slot.reg.from));
             }
             if first == 0 {
-                return Ok(Reg::scalar(narrow(&slot.reg.val, size)));
+                return Ok(Reg::derived(narrow(&slot.reg.val, size), slot.reg.from));
             }
             return Ok(any);
         }
@@ -108,7 +120,8 @@ impl Walk<'_> {
             Byte::Misc => false,
         });
         Ok(if zero {
-            Reg::scalar(Scalar::known(0))
+            // Bytes that are zero by themselves were paid for when written.
+            Reg::derived(Scalar::known(0), slot.reg.from)
         } else {
             any
         })
@@ -145,7 +158,12 @@ impl Walk<'_> {
             value = self.link(source);
         }
         let (index, first) = place(span.start);
-        let slot = self.state.frames[usize::from(frame)].slot(index);
+        let zero = first != 0 && narrow(&value.val, size).as_const() == Some(0);
+        if zero {
+            self.need_precise(value.from);
+        }
+        let holder = &mut self.state.frames[usize::from(frame)];
+        let slot = holder.slot(index);
         let last = first + size as usize;
         if first == 0 {
             for (n, byte) in slot.bytes.iter_mut().enumerate() {
@@ -157,14 +175,17 @@ impl Walk<'_> {
             }
             let whole = narrow(&value.val, size);
             if value.kind == Kind::Scalar && whole != value.val {
-                value = Reg::scalar(whole);
+                value = Reg::derived(whole, value.from);
             }
             slot.reg = value;
         } else {
             slot.scrub();
-            let zero = narrow(&value.val, size).as_const() == Some(0);
             let byte = if zero { Byte::Zero } else { Byte::Misc };
             slot.bytes[first..last].fill(byte);
+        }
+        let mut rest = slot.bytes[..first].iter().chain(&slot.bytes[last..]);
+        if rest.all(|&b| b == Byte::Misc) {
+            holder.written |= 1 << index;
         }
         Ok(())
     }
@@ -178,6 +199,9 @@ impl Walk<'_> {
             if let Some(slot) = frame.stack.get_mut(index) {
                 slot.scrub();
                 slot.bytes[at] = Byte::Misc;
+                if *slot == Slot::MISC {
+                    frame.written |= 1 << index;
+                }
             }
         }
     }
@@ -192,7 +216,9 @@ impl Walk<'_> {
         access: Access,
     ) -> Result<(), Fail> {
         let span = self.stack_span(number, reg, frame, 0, size, access)?;
-        if access == Access::Write {
+        if access == Access::Read {
+            self.mark_read(frame.into(), span.slots());
+        } else {
             self.forget_stack(frame, span.start, span.end);
         }
         Ok(())

@@ -4,6 +4,7 @@
 use uapi::insn::{BPF_ADD, MAX_BPF_STACK, MAX_CALL_FRAMES};
 
 use super::alu::alu64;
+use super::precision::Sources;
 use super::range::Scalar;
 
 /// Bytes of a stack slot.
@@ -85,6 +86,8 @@ pub(super) struct Reg {
     pub(super) id: u32,
     /// See `id`; 0 for pointers.
     pub(super) delta: i64,
+    /// What a scalar's `val` derives from; empty for pointers.
+    pub(super) from: Sources,
 }
 
 impl Reg {
@@ -93,6 +96,7 @@ impl Reg {
         val: Scalar::UNKNOWN,
         id: 0,
         delta: 0,
+        from: Sources::NONE,
     };
     pub(super) const UNKNOWN: Reg = Reg::scalar(Scalar::UNKNOWN);
 
@@ -102,6 +106,7 @@ impl Reg {
             val,
             id: 0,
             delta: 0,
+            from: Sources::NONE,
         }
     }
 
@@ -111,6 +116,15 @@ impl Reg {
             val: Scalar::known(offset),
             id,
             delta: 0,
+            from: Sources::NONE,
+        }
+    }
+
+    /// A scalar that derives from `from`.
+    pub(super) const fn derived(val: Scalar, from: Sources) -> Reg {
+        Reg {
+            from,
+            ..Reg::scalar(val)
         }
     }
 
@@ -167,6 +181,8 @@ pub(super) struct Frame {
     pub(super) regs: [Reg; 11],
     /// Slot 0 is bytes -8..0 of the frame pointer; slots beyond are [`Slot::MISC`].
     pub(super) stack: Vec<Slot>,
+    /// Slots of which nothing is left that the last checkpoint knew.
+    pub(super) written: u64,
     /// Instruction of the call that made this frame.
     pub(super) call_site: usize,
     /// Index of the subprogram.
@@ -181,6 +197,7 @@ impl Frame {
         Frame {
             regs,
             stack: Vec::new(),
+            written: u64::MAX,
             call_site,
             subprogram,
         }
@@ -247,6 +264,22 @@ impl State {
         }
     }
 
+    /// Starts the path below a new checkpoint: every scalar derives from
+    /// itself alone, no slot is overwritten yet. The sources and overwritten
+    /// slots so far, which are the checkpoint's to keep.
+    pub(super) fn restart_sources(&mut self) -> (Vec<Sources>, Vec<u64>) {
+        let mut before = Vec::new();
+        self.each_reg(|reg| {
+            if reg.kind == Kind::Scalar {
+                let own = Sources::one(before.len());
+                before.push(std::mem::replace(&mut reg.from, own));
+            }
+        });
+        let written = self.frames.iter_mut();
+        let written = written.map(|f| std::mem::take(&mut f.written)).collect();
+        (before, written)
+    }
+
     /// Gives every scalar that hangs together with `known` what a branch taught of it.
     pub(super) fn learn(&mut self, known: &Reg) {
         if known.id == 0 {
@@ -263,7 +296,11 @@ impl State {
                 alu64(BPF_ADD, &known.val, &Scalar::known(distance))
             };
             // What was known of it before still holds.
-            reg.val = reg.val.intersect(&val).unwrap_or(reg.val);
+            let val = reg.val.intersect(&val).unwrap_or(reg.val);
+            if val != reg.val {
+                reg.val = val;
+                reg.from = reg.from.and(known.from);
+            }
         });
     }
 

@@ -6,6 +6,7 @@ use uapi::insn::*;
 use super::alu::{alu32, alu64, byte_order, sign_extend, sign_extend32, zero_extend};
 use super::branch::{decide, refine};
 use super::cfg::jump_target;
+use super::precision::Sources;
 use super::range::Scalar;
 use super::state::{Kind, Reg};
 use super::walk::Walk;
@@ -46,20 +47,22 @@ impl Walk<'_> {
         let result = match op {
             BPF_MOV => self.copy(is64)?,
             BPF_END => {
-                let val = self.number(insn.dst())?;
+                let (val, from) = self.number(insn.dst())?;
                 let bits = insn.imm as u32;
                 let swap = is64 || insn.code & BPF_X != 0;
-                Reg::scalar(byte_order(&val, bits, swap))
+                Reg::derived(byte_order(&val, bits, swap), from)
             }
             BPF_NEG => {
-                let val = self.number(insn.dst())?;
+                let (val, from) = self.number(insn.dst())?;
                 let f = if is64 { alu64 } else { alu32 };
-                Reg::scalar(f(op, &val, &Scalar::known(0)))
+                Reg::derived(f(op, &val, &Scalar::known(0)), from)
             }
             _ => {
                 let src = self.operand(is64)?;
                 let dst = self.read(insn.dst())?;
                 if dst.kind.is_pointer() || src.kind.is_pointer() {
+                    // What is added to a pointer; the pointer itself has none.
+                    self.need_precise(dst.from.and(src.from));
                     pointer::arithmetic(op, is64, insn.dst(), &dst, &src)?
                 } else if insn.off != 0 {
                     // Signed division and remainder.
@@ -67,7 +70,8 @@ impl Walk<'_> {
                     Reg::scalar(if is64 { any } else { zero_extend(&any) })
                 } else {
                     let f = if is64 { alu64 } else { alu32 };
-                    let sum = Reg::scalar(f(op, &dst.val, &src.val));
+                    let from = dst.from.and(src.from);
+                    let sum = Reg::derived(f(op, &dst.val, &src.val), from);
                     let constant = insn.code & BPF_X == 0;
                     if op == BPF_ADD && is64 && constant && sum.val.as_const().is_none() {
                         // Stays linked to its copies, at a distance.
@@ -98,12 +102,12 @@ impl Walk<'_> {
     }
 
     /// A register as a number; an address is any number.
-    fn number(&self, number: u8) -> Result<Scalar, Fail> {
+    fn number(&self, number: u8) -> Result<(Scalar, Sources), Fail> {
         let reg = self.read(number)?;
         Ok(if reg.kind == Kind::Scalar {
-            reg.val
+            (reg.val, reg.from)
         } else {
-            Scalar::UNKNOWN
+            (Scalar::UNKNOWN, Sources::NONE)
         })
     }
 
@@ -120,7 +124,7 @@ impl Walk<'_> {
                 return Err(Fail::eacces(text));
             }
             let f = if is64 { sign_extend } else { sign_extend32 };
-            return Ok(Reg::scalar(f(&src.val, bytes)));
+            return Ok(Reg::derived(f(&src.val, bytes), src.from));
         }
         if src.kind.is_pointer() {
             return Ok(if is64 {
@@ -132,7 +136,7 @@ impl Walk<'_> {
         if is64 || src.val.umax <= u64::from(u32::MAX) {
             return Ok(self.link(insn.src()));
         }
-        Ok(Reg::scalar(zero_extend(&src.val)))
+        Ok(Reg::derived(zero_extend(&src.val), src.from))
     }
 
     /// A copy of a register that stays equal to it: what a branch teaches of
@@ -182,6 +186,7 @@ impl Walk<'_> {
         let is_equality = matches!(op, BPF_JEQ | BPF_JNE);
         if dst.kind.is_pointer() || src.kind.is_pointer() {
             if is_equality && !is32 && src.is_null() {
+                self.need_precise(src.from);
                 if dst.kind.or_null() {
                     return self.null_check(dst.id, op == BPF_JEQ, target);
                 }
@@ -195,6 +200,7 @@ impl Walk<'_> {
             return Ok(next);
         }
         if let Some(taken) = decide(op, &dst.val, &src.val, is32) {
+            self.need_precise(dst.from.and(src.from));
             self.count_jump();
             return Ok(if taken { target } else { next });
         }
@@ -202,11 +208,11 @@ impl Walk<'_> {
         let teach = |state: &mut super::state::State, holds: bool| {
             let (a, b) = refine(op, &dst.val, &src.val, is32, holds);
             if by_reg {
-                let src = Reg { val: b, ..src };
+                let src = taught(&src, b, &dst);
                 state.set(insn.src(), src);
                 state.learn(&src);
             }
-            let dst = Reg { val: a, ..dst };
+            let dst = taught(&dst, a, &src);
             state.set(insn.dst(), dst);
             state.learn(&dst);
         };
@@ -224,6 +230,16 @@ impl Walk<'_> {
         self.push(target, other)?;
         Ok(self.at + 1)
     }
+}
+
+/// A scalar after a comparison with `by` left `val` of it.
+fn taught(reg: &Reg, val: Scalar, by: &Reg) -> Reg {
+    let from = if val == reg.val {
+        reg.from
+    } else {
+        reg.from.and(by.from)
+    };
+    Reg { val, from, ..*reg }
 }
 
 /// Whether an address can be told from NULL without looking (kernel: `reg_not_null`).

@@ -1,6 +1,7 @@
 //! The walk over all paths of a program: one instruction after another, each
 //! branch remembered for later, each meeting point compared with what was
-//! proven there before. What an instruction does is in `step` and below.
+//! proven there before (`checkpoint`). What an instruction does is in `step`
+//! and below.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +9,14 @@ use uapi::insn::*;
 use uapi::{Errno, Insn};
 
 use super::cfg::Cfg;
+use super::checkpoint::Checkpoint;
 use super::log::Trace;
 use super::state::{Reg, State};
-use super::{Env, Fail, MapInfo, prune};
+use super::{Env, Fail, MapInfo};
 use crate::program::{Facts, ProgramSpec};
 
 /// Branches that wait, at most (kernel: `BPF_COMPLEXITY_LIMIT_JMP_SEQ`).
 const MAX_PENDING: usize = 8192;
-
-/// Comparisons in vain after which a checkpoint is dropped: one that is proven
-/// (three more for each hit), and one whose paths are still open.
-const PROVEN_MISSES: u32 = 16;
-const OPEN_MISSES: u32 = 64;
 
 /// A path still to be walked.
 struct Pending {
@@ -29,19 +26,6 @@ struct Pending {
     /// The branch it goes on from, and where the log stood there.
     from: usize,
     log: usize,
-}
-
-/// The state in which some path arrived at a meeting point.
-pub(super) struct Checkpoint {
-    /// `None` once it was not worth keeping.
-    pub(super) state: Option<State>,
-    /// The checkpoint before it on its path.
-    pub(super) parent: Option<usize>,
-    /// Paths from here that are not yet walked to their end. While above 0
-    /// nothing is proven for the state.
-    pub(super) open: u32,
-    pub(super) hits: u32,
-    pub(super) misses: u32,
 }
 
 /// What the log's last line reports.
@@ -68,10 +52,12 @@ pub(super) struct Walk<'a> {
     pub(super) known: Vec<Vec<usize>>,
     last_id: u32,
     pub(super) counts: Counts,
-    live_states: usize,
-    insns_at_checkpoint: u32,
-    jumps: u32,
-    jumps_at_checkpoint: u32,
+    pub(super) live_states: usize,
+    pub(super) insns_at_checkpoint: u32,
+    pub(super) jumps: u32,
+    pub(super) jumps_at_checkpoint: u32,
+    /// False to walk every path to its end, which tests compare with.
+    pub(super) prunes: bool,
     visited: Vec<bool>,
     /// Per memory instruction: whether it goes through the ctx.
     through_ctx: Vec<Option<bool>>,
@@ -109,6 +95,7 @@ impl<'a> Walk<'a> {
             insns_at_checkpoint: 0,
             jumps: 0,
             jumps_at_checkpoint: 0,
+            prunes: true,
             visited: vec![false; count],
             through_ctx: vec![None; count],
             frame_bytes: vec![0; cfg.subprograms.len()],
@@ -175,9 +162,7 @@ impl<'a> Walk<'a> {
             let text = format!("The sequence of {MAX_PENDING} jumps is too complex.");
             return Err(Fail::new(Errno::E2BIG, text));
         }
-        if let Some(parent) = self.parent {
-            self.checkpoints[parent].open += 1;
-        }
+        self.open_path();
         self.pending.push(Pending {
             state,
             at,
@@ -191,98 +176,6 @@ impl<'a> Walk<'a> {
     /// Counts a jump that needs no second path.
     pub(super) fn count_jump(&mut self) {
         self.jumps += 1;
-    }
-
-    /// The path in hand ended: whoever waited only for it is proven.
-    fn close_path(&mut self) {
-        let mut up = self.parent;
-        while let Some(index) = up {
-            let checkpoint = &mut self.checkpoints[index];
-            checkpoint.open -= 1;
-            if checkpoint.open > 0 {
-                break;
-            }
-            up = checkpoint.parent;
-        }
-    }
-
-    /// Whether every continuation from here was already proven safe; if not,
-    /// may leave a checkpoint.
-    fn is_known(&mut self) -> Result<bool, Fail> {
-        let at = self.at;
-        let mut keep = Vec::with_capacity(self.known[at].len() + 1);
-        let list = std::mem::take(&mut self.known[at]);
-        let (mut found, mut looping) = (false, false);
-        for (position, &index) in list.iter().enumerate() {
-            let checkpoint = &mut self.checkpoints[index];
-            let Some(state) = &checkpoint.state else {
-                continue;
-            };
-            if checkpoint.open > 0 {
-                // An ancestor of this path: coming back to it unchanged never ends.
-                if prune::covers(self.cfg, at, &self.state, state)
-                    && prune::covers(self.cfg, at, state, &self.state)
-                {
-                    let text = format!("infinite loop detected at insn {at}");
-                    return Err(Fail::einval(text).hint("give the loop a bound"));
-                }
-                looping = true;
-                checkpoint.misses += 1;
-                if checkpoint.misses > OPEN_MISSES {
-                    checkpoint.state = None;
-                    self.live_states -= 1;
-                } else {
-                    keep.push(index);
-                }
-                continue;
-            }
-            if prune::covers(self.cfg, at, state, &self.state) {
-                checkpoint.hits += 1;
-                keep.extend_from_slice(&list[position..]);
-                found = true;
-                break;
-            }
-            checkpoint.misses += 1;
-            if checkpoint.misses > 3 * checkpoint.hits + PROVEN_MISSES {
-                checkpoint.state = None;
-                self.live_states -= 1;
-            } else {
-                keep.push(index);
-            }
-        }
-        self.known[at] = keep;
-        let jumps = self.jumps - self.jumps_at_checkpoint;
-        let insns = self.counts.insns - self.insns_at_checkpoint;
-        // Inside a loop that makes progress, states rarely meet: keep fewer.
-        let worth = if looping {
-            jumps >= 20 || insns >= 100
-        } else {
-            jumps >= 2 && insns >= 8
-        };
-        if !found && worth {
-            self.add_checkpoint();
-        }
-        Ok(found)
-    }
-
-    fn add_checkpoint(&mut self) {
-        self.insns_at_checkpoint = self.counts.insns;
-        self.jumps_at_checkpoint = self.jumps;
-        let index = self.checkpoints.len();
-        self.checkpoints.push(Checkpoint {
-            state: Some(self.state.clone()),
-            parent: self.parent,
-            open: 1,
-            hits: 0,
-            misses: 0,
-        });
-        self.parent = Some(index);
-        self.known[self.at].push(index);
-        self.live_states += 1;
-        let counts = &mut self.counts;
-        counts.total_states += 1;
-        counts.peak_states = counts.peak_states.max(self.live_states);
-        counts.max_states_per_insn = counts.max_states_per_insn.max(self.known[self.at].len());
     }
 
     /// The kernel rewrites ctx accesses, so one instruction may not reach ctx

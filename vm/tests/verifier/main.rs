@@ -15,4 +15,5 @@ mod messages;
 mod mutate;
 mod oracle;
 mod pack;
+mod paths;
 mod protos;
