@@ -1,6 +1,7 @@
 # demo     install what is missing, build, trace bash as an ordinary user
 # test     install what is missing, build, check style, run every test
 # bench    measure beside the kernel (as root) and write target/bench.json
+# bench-vm time the JIT beside native code and other engines; write target/bench-vm.json
 # install  put the one binary under PREFIX (/usr/local)
 # check    style and types only
 .POSIX:
@@ -41,7 +42,11 @@ test: check fixtures build
 	fi
 
 bench: fixtures build
-	cargo run --release -p bpftime-benches
+	cargo run --release -p bpftime-benches --bin bench
+
+bench-vm:
+	@bash xtask/deps.sh build bench-vm
+	cargo run --release -p bpftime-benches --bin bench-vm
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
@@ -50,4 +55,4 @@ install: build
 clean:
 	cargo clean
 
-.PHONY: build deps demo fixtures check test bench install clean
+.PHONY: build deps demo fixtures check test bench bench-vm install clean

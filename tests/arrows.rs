@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["runtime", "attach", "object", "vm", "shm", "uapi"],
     ),
     ("cli", &["runtime", "object", "shm", "uapi"]),
-    ("benches", &["tests"]),
+    ("benches", &["runtime", "vm", "shm", "uapi", "tests"]),
     ("tests", &[]),
     ("xtask", &["runtime", "tests"]),
 ];

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for the sets named as
-# arguments: build, demo, test. Quick and silent when nothing is missing.
+# arguments: build, demo, test, bench-vm. Quick and silent when nothing is missing.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
@@ -44,6 +44,9 @@ for set in "$@"; do
 		need setcap libcap2-bin
 		need musl-gcc musl-tools
 		need '/usr/lib*/gcc/x86_64-linux-gnu/*/32/libgcc.a' gcc-multilib
+		;;
+	bench-vm)
+		need clang-19 clang-19 clang
 		;;
 	*)
 		echo "deps.sh: unknown set $set" >&2

@@ -72,6 +72,13 @@ pub fn verify(
     verifier::verify(spec, &Names { objects }, log)
 }
 
+/// How programs meet the maps of `objects` and the helpers of this process,
+/// for engines that [`LoadedProgram`] does not drive. The addresses are valid
+/// as long as the maps.
+pub fn linker(objects: &dyn Objects) -> impl Linker + '_ {
+    Names { objects }
+}
+
 /// What verifier and linker ask, answered from a session.
 struct Names<'a> {
     objects: &'a dyn Objects,

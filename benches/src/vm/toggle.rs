@@ -1,0 +1,51 @@
+//! What each optimisation of the JIT is worth: all programs with everything,
+//! and with one optimisation left out.
+
+use anyhow::Result;
+use vm::jit::CompiledProgram;
+
+use crate::engines::{self, Compile};
+use crate::measure::{agree, nanoseconds};
+use crate::programs::{CPUS, ROWS};
+use crate::report::mean;
+
+/// The JIT with one optimisation left out, by its name.
+const WITHOUT: &[(&str, Compile)] = &[];
+
+/// Time without it as a multiple of the time with everything.
+pub struct Worth {
+    /// The optimisation.
+    pub name: &'static str,
+    /// Geometric mean over all programs.
+    pub mean: f64,
+    /// The program that feels it most, and its multiple.
+    pub most: (String, f64),
+}
+
+/// Measures every optimisation on every program whose name is wanted.
+pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
+    let mut factors = vec![Vec::new(); WITHOUT.len()];
+    for row in ROWS.iter().filter(|row| wanted(row.name)) {
+        for cpu in CPUS {
+            let Some(program) = row.program(cpu)? else {
+                continue;
+            };
+            let full = engines::compiled(row, &program, CompiledProgram::compile);
+            let less = WITHOUT
+                .iter()
+                .map(|(_, compile)| engines::compiled(row, &program, *compile));
+            let mut subjects: Vec<_> = std::iter::once(full).chain(less).collect::<Result<_>>()?;
+            agree(row, cpu, &mut subjects)?;
+            let times = nanoseconds(&mut subjects);
+            for (at, time) in times[1..].iter().enumerate() {
+                factors[at].push((format!("{} {cpu}", row.name), time / times[0]));
+            }
+        }
+    }
+    let worth = |((name, _), factors): (&(&'static str, Compile), Vec<(String, f64)>)| {
+        let mean = mean(factors.iter().map(|(_, factor)| *factor))?;
+        let most = factors.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some(Worth { name, mean, most })
+    };
+    Ok(WITHOUT.iter().zip(factors).filter_map(worth).collect())
+}

@@ -1,0 +1,19 @@
+/* Counts bytes by value in an array map. */
+#include "bench.h"
+
+MAP counts = { ARRAY, 4, 8, 256, 0 };
+
+RUN(void *mem, u64 len)
+{
+	const u8 *p = mem;
+	u64 sum = 0;
+
+	for (u64 i = 0; i < len; i++) {
+		u32 key = p[i];
+		u64 *count = map_lookup(&counts, &key);
+
+		if (count)
+			sum += ++*count;
+	}
+	return sum;
+}
