@@ -7,10 +7,12 @@ mod numbers {
     pub const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
     pub const BPF_PROG_TYPE_KPROBE: u32 = 2;
     pub const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    pub const BPF_PROG_TYPE_SCHED_ACT: u32 = 4;
     pub const BPF_PROG_TYPE_TRACEPOINT: u32 = 5;
     pub const BPF_PROG_TYPE_XDP: u32 = 6;
     pub const BPF_PROG_TYPE_PERF_EVENT: u32 = 7;
     pub const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+    pub const BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE: u32 = 24;
     pub const BPF_PROG_TYPE_TRACING: u32 = 26;
     pub const BPF_PROG_TYPE_SYSCALL: u32 = 31;
     pub const BPF_TRACE_FENTRY: u32 = 24;
@@ -21,6 +23,7 @@ mod numbers {
     pub const BPF_TRACE_KPROBE_SESSION: u32 = 56;
     pub const BPF_TRACE_UPROBE_SESSION: u32 = 57;
     pub const BPF_F_STRICT_ALIGNMENT: u32 = 1 << 0;
+    pub const BPF_F_ANY_ALIGNMENT: u32 = 1 << 1;
     pub const BPF_F_TEST_STATE_FREQ: u32 = 1 << 3;
     pub const BPF_F_SLEEPABLE: u32 = 1 << 4;
 }

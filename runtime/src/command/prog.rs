@@ -11,8 +11,7 @@ use uapi::insn::{
 };
 use uapi::prog::{
     BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_RAW_TRACEPOINT,
-    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT,
-    BPF_PROG_TYPE_XDP,
+    BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT,
 };
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
@@ -22,17 +21,17 @@ use super::object::{Home, check_name, locked};
 use super::{Bpf, BtfObject, MapObject};
 use crate::program;
 
-/// Program types that are verified; only some can be attached, the others
-/// serve the feature probes of loaders.
-const PROG_TYPES: [u32; 7] = [
+/// Program types that are loaded, fewer than can be verified. All but
+/// socket_filter, which serves the feature probes of loaders, can be attached.
+const PROG_TYPES: [u32; 5] = [
     BPF_PROG_TYPE_SOCKET_FILTER,
     BPF_PROG_TYPE_KPROBE,
-    BPF_PROG_TYPE_SCHED_CLS,
     BPF_PROG_TYPE_TRACEPOINT,
-    BPF_PROG_TYPE_XDP,
     BPF_PROG_TYPE_PERF_EVENT,
     BPF_PROG_TYPE_RAW_TRACEPOINT,
 ];
+
+const RUNNABLE: &str = "kprobe (uprobe), tracepoint, raw_tracepoint and perf_event can";
 
 /// Flags of `BPF_PROG_LOAD` that change nothing here or are honoured:
 /// strict and any alignment, the two kinds of test runs of the verifier's
@@ -120,7 +119,17 @@ impl Bpf {
         log: Option<&mut Log>,
     ) -> Result<Arc<ProgObject>, Errno> {
         let spec = &load.spec;
-        if spec.prog_flags & !PROG_FLAGS != 0 || !PROG_TYPES.contains(&spec.prog_type) {
+        if spec.prog_flags & !PROG_FLAGS != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if !PROG_TYPES.contains(&spec.prog_type) {
+            if let Some(log) = log {
+                let text = format!(
+                    "program type {} cannot run in user space\nhint: {RUNNABLE}\n",
+                    spec.prog_type
+                );
+                log.text.push_str(&text);
+            }
             return Err(Errno::EINVAL);
         }
         let verified =

@@ -80,4 +80,21 @@ mod tests {
         ids.dedup();
         assert_eq!(ids.len(), rows);
     }
+
+    /// Helpers whose contract here is not the kernel's, each with the reason.
+    const OTHERWISE: [(&str, &str); 0] = [];
+
+    #[test]
+    fn prototypes_are_the_kernels() {
+        for row in super::all() {
+            let ours = &row.proto;
+            let mut theirs = vm::helper::kernel::all().filter(|k| k.proto.id == ours.id);
+            let same = theirs.any(|k| {
+                (k.proto.name, k.proto.args, k.proto.ret, k.proto.gpl_only)
+                    == (ours.name, ours.args, ours.ret, ours.gpl_only)
+            });
+            let excused = OTHERWISE.iter().any(|(name, _)| *name == ours.name);
+            assert_eq!(same, !excused, "{ours:?}");
+        }
+    }
 }

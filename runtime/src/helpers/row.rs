@@ -151,18 +151,6 @@ impl Returned for RecordOrNull {
     }
 }
 
-/// A kernel object's address.
-pub(super) struct Opaque(pub u64);
-
-impl Returned for Opaque {
-    const RET: Ret = Ret::Opaque;
-
-    #[inline(always)]
-    fn into_register(self) -> u64 {
-        self.0
-    }
-}
-
 /// Defines a helper: its documentation, licence rule, signature, number and
 /// body. The row is `name::ROW`.
 macro_rules! helper {

@@ -6,7 +6,7 @@ use shm::sys;
 use uapi::Errno;
 use uapi::map::BPF_MAP_TYPE_CGROUP_ARRAY;
 
-use super::row::{Any, Ctx, Len, Opaque, Room, helper};
+use super::row::{Any, Ctx, Len, Room, helper};
 use crate::maps::{Map, bytes};
 use crate::thread;
 
@@ -63,8 +63,8 @@ helper! {
 helper! {
     /// bpf_get_current_task: an address that no read reaches; user space has
     /// no task_struct.
-    gpl fn get_current_task(run) -> Opaque = BPF_FUNC_GET_CURRENT_TASK {
-        Opaque(u64::from(thread::ids().tid as u32))
+    gpl fn get_current_task(run) -> u64 = BPF_FUNC_GET_CURRENT_TASK {
+        u64::from(thread::ids().tid as u32)
     }
 }
 

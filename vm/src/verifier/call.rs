@@ -4,34 +4,19 @@
 
 use uapi::helper::*;
 use uapi::insn::*;
-use uapi::map::*;
 use uapi::{Errno, prog};
 
-use super::mem::Access;
+use super::argument::Call;
 use super::range::Scalar;
 use super::state::{Frame, Kind, Reg};
 use super::walk::Walk;
 use super::{Fail, compat};
-use crate::helper::{Arg, Proto, Ret};
+use crate::helper::{Proto, Ret, kernel};
 
-/// Sizes from this on count as unbounded (kernel: `BPF_MAX_VAR_SIZ`).
-const MAX_SIZE: u64 = 1 << 29;
 /// Largest errno a helper returns negated (kernel: `MAX_ERRNO`).
 const MAX_ERRNO: i64 = 4095;
 
-/// What the arguments of one call told.
-#[derive(Default)]
-struct Call {
-    map: Option<u32>,
-    /// Memory whose length is the next argument: register, access, NULL allowed.
-    memory: Option<(u8, Access, bool)>,
-    /// Upper bound of that length.
-    max_size: Option<u64>,
-    record_size: Option<u32>,
-    released: Option<u32>,
-}
-
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// A call in hand; the instruction to go on with.
     pub(super) fn call(&mut self) -> Result<usize, Fail> {
         let insn = self.insn();
@@ -123,12 +108,16 @@ impl Walk<'_> {
     }
 
     fn call_helper(&mut self, id: u32) -> Result<(), Fail> {
-        let Some(proto) = self.env.helper(id) else {
-            return Err(compat::unknown_helper(id));
-        };
+        let proto = self.helper(id)?;
         if proto.gpl_only && !self.spec.gpl {
             let text = "cannot call GPL-restricted function from non-GPL compatible program";
             return Err(Fail::einval(text));
+        }
+        let sleepable = self.spec.prog_flags & prog::BPF_F_SLEEPABLE != 0;
+        let prog_type = self.spec.prog_type;
+        if !sleepable && kernel::find(id, prog_type).is_some_and(|row| row.sleeps) {
+            let text = "helper call might sleep in a non-sleepable prog";
+            return Err(Fail::einval(text).hint("load the program with BPF_F_SLEEPABLE"));
         }
         let mut call = Call::default();
         for (&arg, number) in proto.args.iter().zip(1..) {
@@ -162,10 +151,20 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Whether programs here, and this type of program, have the helper.
+    fn helper(&self, id: u32) -> Result<&'a Proto, Fail> {
+        let prog_type = self.spec.prog_type;
+        let known = kernel::find(id, prog_type);
+        match self.env.helper(id) {
+            Some(proto) if known.is_none_or(|row| row.types.contains(prog_type)) => Ok(proto),
+            _ => Err(compat::unknown_helper(id, known)),
+        }
+    }
+
     fn helper_result(&mut self, proto: &Proto, call: &Call) -> Result<Reg, Fail> {
         Ok(match proto.ret {
             Ret::Void => Reg::NOT_INIT,
-            Ret::Scalar | Ret::Opaque => match call.max_size.filter(|_| returns_length(proto.id)) {
+            Ret::Scalar => match call.max_size.filter(|_| returns_length(proto.id)) {
                 // The contract of these rows: the length written, or -errno.
                 Some(max) => Reg::scalar(Scalar::from_signed(-MAX_ERRNO, max as i64)),
                 None => Reg::UNKNOWN,
@@ -190,191 +189,14 @@ impl Walk<'_> {
                 };
                 Reg::pointer(kind, 0, id)
             }
+            other => {
+                let text = format!(
+                    "bpf_{} returns {other:?}, which cannot be verified here",
+                    proto.name
+                );
+                return Err(Fail::einval(text));
+            }
         })
-    }
-
-    fn check_argument(&mut self, arg: Arg, number: u8, call: &mut Call) -> Result<(), Fail> {
-        let reg = self.read(number)?;
-        let wrong = |expected: &str| {
-            let text = format!("R{number} type={} expected={expected}", reg.kind.name());
-            Err(Fail::eacces(text))
-        };
-        match arg {
-            Arg::Anything => Ok(()),
-            Arg::Scalar if reg.kind == Kind::Scalar => Ok(()),
-            Arg::Scalar => wrong("scalar"),
-            Arg::Ctx => match reg.kind {
-                Kind::Ctx if reg.val.as_const() == Some(0) => Ok(()),
-                Kind::Ctx => Err(Fail::eacces(format!(
-                    "dereference of modified ctx ptr R{number} disallowed"
-                ))),
-                _ => wrong("ctx"),
-            },
-            Arg::Map => match reg.kind {
-                Kind::Map { map } => {
-                    call.map = Some(map);
-                    Ok(())
-                }
-                _ => wrong("map_ptr"),
-            },
-            Arg::MapKey | Arg::MapValue | Arg::UninitMapValue => {
-                let Some(map) = call.map else {
-                    return Err(Fail::eacces("invalid map_ptr to access map->key"));
-                };
-                let info = self.map(map);
-                let (size, access) = match arg {
-                    Arg::MapKey => (info.key_size, Access::Read),
-                    Arg::MapValue => (info.value_size, Access::Read),
-                    _ => (info.value_size, Access::Write),
-                };
-                self.helper_memory(number, &reg, size, access)
-            }
-            Arg::Mem | Arg::MemOrNull | Arg::UninitMem => {
-                let or_null = arg == Arg::MemOrNull;
-                let access = if arg == Arg::UninitMem {
-                    Access::Write
-                } else {
-                    Access::Read
-                };
-                if or_null && reg.is_null() {
-                    self.need_precise(reg.from);
-                } else {
-                    expect_memory(number, &reg)?;
-                }
-                call.memory = Some((number, access, or_null));
-                Ok(())
-            }
-            Arg::Size | Arg::SizeOrZero => self.check_size(arg, number, &reg, call),
-            Arg::RingbufRecord => match reg.kind {
-                Kind::Record { or_null: false, .. } if reg.val.as_const() == Some(0) => {
-                    call.released = Some(reg.id);
-                    Ok(())
-                }
-                Kind::Record { or_null: false, .. } => Err(Fail::einval(format!(
-                    "R{number} must have zero offset when passed to release func"
-                ))),
-                _ => wrong("ringbuf_mem"),
-            },
-            Arg::ConstAllocSize => {
-                let size = (reg.kind == Kind::Scalar).then(|| reg.val.as_const());
-                let size = size.flatten().and_then(|n| u32::try_from(n).ok());
-                call.record_size = size;
-                self.need_precise(reg.from);
-                match size {
-                    Some(_) => Ok(()),
-                    None => {
-                        let text = format!("R{number} unbounded size, use a constant below 4 GiB");
-                        Err(Fail::eacces(text))
-                    }
-                }
-            }
-            Arg::ConstStr => self.check_string(number, &reg),
-            Arg::Func | Arg::StackOrNull => Err(Fail::einval(
-                "callbacks are not supported; write the loop in the program instead",
-            )),
-        }
-    }
-
-    fn check_size(&mut self, arg: Arg, number: u8, reg: &Reg, call: &mut Call) -> Result<(), Fail> {
-        let Some((memory, access, _)) = call.memory.take() else {
-            return Err(Fail::einval("helper prototype has a size without memory"));
-        };
-        if reg.kind != Kind::Scalar {
-            let text = format!("R{number} type={} expected=scalar", reg.kind.name());
-            return Err(Fail::eacces(text));
-        }
-        self.need_precise(reg.from);
-        if reg.val.smin < 0 {
-            let text =
-                format!("R{number} min value is negative, either use unsigned or 'var &= const'");
-            return Err(Fail::eacces(text));
-        }
-        if reg.val.umin == 0 && arg == Arg::Size {
-            let text = format!(
-                "R{number} invalid zero-sized read: u64=[{},{}]",
-                reg.val.umin, reg.val.umax
-            );
-            return Err(Fail::eacces(text));
-        }
-        if reg.val.umax >= MAX_SIZE {
-            let text = format!(
-                "R{number} unbounded memory access, use 'var &= const' or 'if (var < const)'"
-            );
-            return Err(Fail::eacces(text));
-        }
-        call.max_size = Some(reg.val.umax);
-        let address = self.read(memory)?;
-        if address.is_null() {
-            self.need_precise(address.from);
-            if reg.val.umax == 0 {
-                return Ok(());
-            }
-            let text = format!("R{memory} type=scalar expected=fp, map_value, ringbuf_mem");
-            return Err(Fail::eacces(text));
-        }
-        self.helper_memory(memory, &address, reg.val.umax as u32, access)
-    }
-
-    /// Memory of at most `size` bytes that a helper reads or writes.
-    fn helper_memory(
-        &mut self,
-        number: u8,
-        reg: &Reg,
-        size: u32,
-        access: Access,
-    ) -> Result<(), Fail> {
-        expect_memory(number, reg)?;
-        match reg.kind {
-            Kind::Stack { frame } => self.helper_stack(number, reg, frame, size, access),
-            _ => self.check_memory(number, reg, 0, size, access),
-        }
-    }
-
-    /// A string whose bytes cannot change and whose end is known.
-    fn check_string(&self, number: u8, reg: &Reg) -> Result<(), Fail> {
-        let Kind::MapValue {
-            map,
-            or_null: false,
-        } = reg.kind
-        else {
-            let text = format!("R{number} type={} expected=map_value", reg.kind.name());
-            return Err(Fail::eacces(text));
-        };
-        let info = self.map(map);
-        let fixed = info.map_flags & BPF_F_RDONLY_PROG != 0 && info.max_entries == 1;
-        let Some(bytes) = info.rodata.as_ref().filter(|_| fixed) else {
-            let text = format!("R{number} does not point to a readonly map'");
-            return Err(Fail::eacces(text));
-        };
-        let Some(start) = reg.val.as_const() else {
-            let text = format!("R{number} is not a constant address'");
-            return Err(Fail::eacces(text));
-        };
-        let tail = usize::try_from(start).ok().and_then(|s| bytes.get(s..));
-        match tail {
-            Some(tail) if tail.contains(&0) => Ok(()),
-            _ => Err(Fail::einval("string is not zero-terminated")),
-        }
-    }
-}
-
-fn expect_memory(number: u8, reg: &Reg) -> Result<(), Fail> {
-    match reg.kind {
-        Kind::Stack { .. }
-        | Kind::MapValue { or_null: false, .. }
-        | Kind::Record { or_null: false, .. } => Ok(()),
-        kind => {
-            let text = format!(
-                "R{number} type={} expected=fp, map_value, ringbuf_mem",
-                kind.name()
-            );
-            let fail = Fail::eacces(text);
-            Err(if kind.or_null() {
-                fail.hint("compare the pointer with NULL first")
-            } else {
-                fail
-            })
-        }
     }
 }
 

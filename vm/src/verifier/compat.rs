@@ -6,10 +6,7 @@ use uapi::map::*;
 
 use super::{Fail, MapInfo};
 use crate::helper::Proto;
-
-const BPF_FUNC_MAP_PUSH_ELEM: u32 = 87;
-const BPF_FUNC_MAP_POP_ELEM: u32 = 88;
-const BPF_FUNC_MAP_PEEK_ELEM: u32 = 89;
+use crate::helper::kernel::KernelHelper;
 
 /// Whether `proto` may be called with this map.
 pub(super) fn check(proto: &Proto, map: Option<&MapInfo>) -> Result<(), Fail> {
@@ -71,14 +68,24 @@ fn takes(helper: u32, map_type: u32) -> bool {
     }
 }
 
-/// Helpers of Linux 6.18, by number (`__BPF_FUNC_MAX_ID`).
-const HELPERS: u32 = 212;
-
-/// The refusal of a helper that programs here cannot call.
-pub(super) fn unknown_helper(id: u32) -> Fail {
-    if id == 0 || id >= HELPERS {
-        return Fail::einval(format!("invalid func unknown#{id}"));
-    }
-    Fail::einval(format!("unknown func bpf_helper#{id}"))
-        .hint("this helper does not exist in user space")
+/// The refusal of a helper that this program cannot call.
+pub(super) fn unknown_helper(id: u32, known: Option<&KernelHelper>) -> Fail {
+    let Some(row) = known else {
+        // The kernel has a name for number 0 too.
+        let fail = if id == 0 {
+            "program of this type cannot use helper bpf_unspec#0".to_owned()
+        } else {
+            format!("invalid func unknown#{id}")
+        };
+        return Fail::einval(fail);
+    };
+    let name = row.proto.name;
+    let fail = Fail::einval(format!(
+        "program of this type cannot use helper bpf_{name}#{id}"
+    ));
+    fail.hint(if row.types.is_empty() {
+        "only other types of programs, which run in the kernel alone, have this helper"
+    } else {
+        "the kernel has this helper for some programs, but it cannot be called here"
+    })
 }

@@ -13,6 +13,7 @@
 //! the kernel verifies a global function by its signature, we walk into it.
 
 mod alu;
+mod argument;
 mod branch;
 mod call;
 mod cfg;
@@ -33,9 +34,9 @@ mod step;
 mod tnum;
 mod walk;
 
-use uapi::{Errno, prog};
+use uapi::Errno;
 
-use crate::helper::Proto;
+use crate::helper::{self, Proto};
 use crate::program::{ProgramSpec, VerifiedProgram};
 
 use cfg::Cfg;
@@ -177,18 +178,14 @@ fn refuse(
 
 /// Program types whose context we know.
 fn check_type(prog_type: u32) -> Result<(), Fail> {
-    match prog_type {
-        prog::BPF_PROG_TYPE_KPROBE
-        | prog::BPF_PROG_TYPE_TRACEPOINT
-        | prog::BPF_PROG_TYPE_RAW_TRACEPOINT
-        | prog::BPF_PROG_TYPE_PERF_EVENT
-        | prog::BPF_PROG_TYPE_SOCKET_FILTER => Ok(()),
-        other => Err(
-            Fail::einval(format!("program type {other} cannot run in user space")).hint(
-                "kprobe (uprobe), tracepoint, raw_tracepoint, perf_event and socket_filter can",
-            ),
-        ),
+    if helper::kernel::ProgTypes::ALL.contains(prog_type) {
+        return Ok(());
     }
+    let text = format!("program type {prog_type} cannot be verified here");
+    Err(Fail::einval(text).hint(
+        "kprobe (uprobe), tracepoint, raw_tracepoint, perf_event, socket_filter, \
+         traffic control and XDP programs can",
+    ))
 }
 
 /// A refusal before it is tied to an instruction.

@@ -10,7 +10,7 @@ use uapi::helper::*;
 use uapi::insn::*;
 use uapi::map::*;
 use uapi::prog::*;
-use vm::helper::{Arg, Ret};
+use vm::helper::{Arg, Ret, kernel};
 
 use super::mutate::Stream;
 use super::pack::Pack;
@@ -289,7 +289,8 @@ impl Machine<'_> {
 
     /// False when the program ends here (tail call).
     fn helper(&mut self, id: u32) -> Done<bool> {
-        let proto = super::protos::proto(id).ok_or(format!("helper {id}"))?;
+        let row = kernel::find(id, self.pack.spec.prog_type);
+        let proto = &row.ok_or(format!("helper {id}"))?.proto;
         let args: Vec<u64> = self.regs[1..6].to_vec();
         let mut map = None;
         let (mut alloc, mut max, mut key) = (0, 0, 0);

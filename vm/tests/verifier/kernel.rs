@@ -69,6 +69,17 @@ impl Kernel {
         })
     }
 
+    /// Whether it is the version whose helpers and contexts we have written
+    /// down; what others differ in is no fault of ours.
+    pub fn is_catalogued() -> bool {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let same = release.starts_with("6.18.");
+        if !same {
+            eprintln!("skipped: the tables are those of Linux 6.18, not of {release}");
+        }
+        same
+    }
+
     /// A map like `info`; errno when the kernel has none such.
     fn map(&mut self, info: &MapInfo) -> Result<i32, i32> {
         let ring = info.map_type == BPF_MAP_TYPE_RINGBUF;

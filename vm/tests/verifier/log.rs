@@ -6,7 +6,6 @@ use vm::asm::assemble;
 use vm::program::{FuncRet, FunctionInfo, LineInfo, Linkage};
 use vm::verifier::{Keep, Log, verify};
 
-use super::kernel::Kernel;
 use super::pack::Pack;
 
 /// Straight code, scalars of all kinds, spills, branches, a subprogram.

@@ -7,6 +7,7 @@
 
 extern crate bpftime_vm as vm;
 
+mod catalogue;
 mod checked;
 mod generate;
 mod kernel;
@@ -16,4 +17,3 @@ mod mutate;
 mod oracle;
 mod pack;
 mod paths;
-mod protos;

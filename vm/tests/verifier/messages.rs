@@ -45,7 +45,12 @@ fn refusals_use_the_kernels_words() {
         Errno::EINVAL,
         "invalid func unknown#9999",
     );
-    refused(&[call(36), EXIT], 0, Errno::EINVAL, "unknown func bpf_");
+    refused(
+        &[call(58), EXIT],
+        0,
+        Errno::EINVAL,
+        "program of this type cannot use helper bpf_override_return#58",
+    );
     refused(
         &[ZERO, EXIT, ZERO, EXIT],
         2,

@@ -39,7 +39,7 @@ fn read(folder: &Path) -> Vec<Pack> {
     paths.iter().filter_map(|p| Pack::read(p)).collect()
 }
 
-fn ours(pack: &Pack) -> (i32, String) {
+pub fn ours(pack: &Pack) -> (i32, String) {
     let mut log = Log::new(1, Keep::End(1 << 20));
     match verify(pack.spec.clone(), pack, Some(&mut log)) {
         Ok(_) => (0, log.text),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use uapi::Insn;
 use vm::ProgramSpec;
-use vm::helper::Proto;
+use vm::helper::{Proto, kernel};
 use vm::verifier::{Env, MapInfo};
 
 /// A program and its maps; a map's id is what the instructions carry.
@@ -23,7 +23,7 @@ impl Env for Pack {
     }
 
     fn helper(&self, id: u32) -> Option<&Proto> {
-        super::protos::proto(id)
+        kernel::find(id, self.spec.prog_type).map(|row| &row.proto)
     }
 }
 
