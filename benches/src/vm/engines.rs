@@ -145,9 +145,10 @@ fn interpreter(program: &Program, world: &mut World) -> Result<Runs> {
     Ok(repeat(move || unsafe { interpreter.run(entry, run) }))
 }
 
-/// rbpf, unless the program needs what it does not have.
+/// rbpf, unless the program needs what it does not have: its JIT gives all
+/// functions one frame.
 fn rbpf(engine: Engine, program: &Program, world: &mut World) -> Result<Option<Runs>> {
-    if program.has_maps() {
+    if program.has_maps() || (engine == Engine::Rbpf && program.has_frames()) {
         return Ok(None);
     }
     let code = program.bytes(|id, offset| world.constants(id, offset))?;

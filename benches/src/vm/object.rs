@@ -4,8 +4,8 @@
 use anyhow::{Context, Result, bail};
 use goblin::elf::{Elf, SectionHeader, Sym};
 use uapi::Insn;
+use uapi::insn::{BPF_CALL, BPF_JMP, BPF_PSEUDO_CALL, BPF_PSEUDO_MAP_VALUE};
 use uapi::insn::{BPF_DW, BPF_IMM, BPF_LD, BPF_LDX, BPF_MEM, BPF_PSEUDO_MAP_FD};
-use uapi::insn::{BPF_PSEUDO_CALL, BPF_PSEUDO_MAP_VALUE};
 
 const R_BPF_64_64: u32 = 1;
 const R_BPF_64_32: u32 = 10;
@@ -89,6 +89,13 @@ impl Program {
             insns[at + 1].imm = (value >> 32) as i32;
         }
         Ok(insns.iter().flat_map(|insn| insn.to_bytes()).collect())
+    }
+
+    /// Whether it has functions that call others, and a stack.
+    pub fn has_frames(&self) -> bool {
+        let call = |insn: &Insn| insn.code == BPF_JMP | BPF_CALL && insn.src() == BPF_PSEUDO_CALL;
+        let stack = |insn: &Insn| insn.dst() == 10 || insn.src() == 10;
+        self.insns.iter().any(call) && self.insns.iter().any(stack)
     }
 
     /// Whether it calls helpers.

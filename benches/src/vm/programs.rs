@@ -92,6 +92,9 @@ const JSON: Fill = Fill::Text(
 const HTTP: Fill = Fill::Text("GET / HTTP/1.1\r\nHost: x\r\n\r\nPOST /a PUT /b DELETE /c HEAD /d ");
 const NUMBERS: Fill = Fill::Text("12 345,6789;0 18446744073709551615 42\n7;99999999,123456 ");
 const UTF8: Fill = Fill::Text("plain text, Grüße, 日本語, 🦀🐝, и ещё; \u{7ff}\u{800}\u{ffff}");
+const REPEATED: Fill = Fill::Text("eight by");
+const CODE: Fill =
+    Fill::Text("fn main() { let x1 = 42 + y2 * 0x1f; // a comment: 7 8 9\n return }");
 
 /// All programs.
 pub const ROWS: &[Row] = &[
@@ -113,17 +116,38 @@ pub const ROWS: &[Row] = &[
     row("chacha20", Group::Ciphers, 1024, Fill::Random),
     row("rc4", Group::Ciphers, 4096, Fill::Random),
     row("xtea", Group::Ciphers, 1024, Fill::Random),
+    row("base64", Group::Parsing, 4096, Fill::Random),
     row("decimal", Group::Parsing, 4096, NUMBERS),
+    row("hex_decode", Group::Parsing, 4096, Fill::Random),
     row("http_method", Group::Parsing, 4096, HTTP),
     row("ip_header", Group::Parsing, 4096, Fill::Random),
     row("json_scan", Group::Parsing, 4096, JSON),
     row("utf8", Group::Parsing, 4096, UTF8),
+    row("varint", Group::Parsing, 4096, Fill::Random),
+    row("memcmp", Group::Strings, 4096, REPEATED),
+    row("strcmp", Group::Strings, 4096, Fill::Words),
     row("strlen", Group::Strings, 4096, Fill::Words),
+    row("substr", Group::Strings, 4096, Fill::Words),
+    row("uppercase", Group::Strings, 4096, Fill::Words),
+    row("bounds_ladder", Group::Memory, 4096, Fill::Random),
+    row("histogram", Group::Memory, 4096, Fill::Random),
+    row("matmul", Group::Memory, 4096, Fill::Random),
     row("memcpy", Group::Memory, 8192, Fill::Random),
+    row("memset", Group::Memory, 4096, Fill::Random),
+    row("reverse", Group::Memory, 4096, Fill::Random),
+    row("strided", Group::Memory, 4096, Fill::Random),
+    row("unaligned", Group::Memory, 4096, Fill::Random),
+    row("binary_search", Group::Branches, 4096, Fill::Random),
     row("collatz", Group::Branches, 1024, Fill::Random),
     row("gcd", Group::Branches, 4096, Fill::Random),
+    row("insertion_sort", Group::Branches, 4096, Fill::Random),
+    row("quicksort", Group::Branches, 4096, Fill::Random),
+    row("sieve", Group::Branches, 4096, Fill::Random),
+    row("state_machine", Group::Branches, 4096, CODE),
     row("calls", Group::Calls, 4096, Fill::Random),
+    row("five_arguments", Group::Calls, 4096, Fill::Random),
     row("array_count", Group::Maps, 1024, Fill::Random),
+    row("hash_churn", Group::Maps, 2048, Fill::Random),
     row("hash_lookup", Group::Maps, 4096, Fill::Random),
     row("percpu_count", Group::Maps, 1024, Fill::Random),
 ];
