@@ -4,6 +4,8 @@
 
 pub mod kernel;
 
+pub mod kfunc;
+
 /// What a helper expects in one argument register (kernel: `enum bpf_arg_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arg {

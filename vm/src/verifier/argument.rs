@@ -4,8 +4,9 @@
 use uapi::map::BPF_F_RDONLY_PROG;
 
 use super::Fail;
+use super::dynptr::DynPtr;
 use super::mem::{Access, is_aligned};
-use super::state::{Kind, Reg};
+use super::state::{DynPtrType, Kind, Reg};
 use super::walk::Walk;
 use crate::helper::Arg;
 
@@ -20,8 +21,15 @@ pub(super) struct Call {
     pub(super) memory: Option<(u8, Access, bool)>,
     /// Upper bound of that length.
     pub(super) max_size: Option<u64>,
+    /// Bytes of what comes back.
     pub(super) record_size: Option<u32>,
     pub(super) released: Option<u32>,
+    /// The initialised dynptr among the arguments.
+    pub(super) dynptr: Option<DynPtr>,
+    /// The reference of a dynptr that the call takes over.
+    pub(super) released_dynptr: Option<u32>,
+    /// A kfunc's memory whose length is the next argument.
+    pub(super) buffer: Option<u8>,
 }
 
 impl Walk<'_> {
@@ -111,26 +119,36 @@ impl Walk<'_> {
                 let size = size.flatten().and_then(|n| u32::try_from(n).ok());
                 call.record_size = size;
                 self.need_precise(reg.from);
-                match size {
-                    Some(_) => Ok(()),
-                    None => {
-                        let text = format!("R{number} unbounded size, use a constant below 4 GiB");
-                        Err(Fail::eacces(text))
-                    }
-                }
+                let unknown = || Fail::eacces(format!("R{number} is not a known constant'"));
+                size.map(|_| ())
+                    .ok_or_else(|| unknown().hint("use a constant below 4 GiB"))
             }
             Arg::ConstStr => self.check_string(number, &reg),
             Arg::Func | Arg::StackOrNull => Err(Fail::einval(
                 "callbacks are not supported; write the loop in the program instead",
             )),
+            Arg::DynPtr
+            | Arg::UninitDynPtr
+            | Arg::UninitRingbufDynPtr
+            | Arg::ReleasedRingbufDynPtr
+                if !matches!(reg.kind, Kind::Stack { .. } | Kind::ConstDynPtr) =>
+            {
+                wrong("fp, dynptr_ptr")
+            }
+            Arg::DynPtr => {
+                call.dynptr = Some(self.dynptr_argument(number, None)?);
+                Ok(())
+            }
+            Arg::UninitDynPtr => self.make_dynptr(number, DynPtrType::Local, None),
+            Arg::UninitRingbufDynPtr => self.make_dynptr(number, DynPtrType::Ringbuf, None),
+            Arg::ReleasedRingbufDynPtr => {
+                call.released_dynptr = Some(self.released_dynptr(number)?);
+                Ok(())
+            }
             Arg::SpinLock
             | Arg::Timer
             | Arg::KptrDest
             | Arg::ReleasedKptrOrNull
-            | Arg::DynPtr
-            | Arg::UninitDynPtr
-            | Arg::UninitRingbufDynPtr
-            | Arg::ReleasedRingbufDynPtr
             | Arg::SockCommon
             | Arg::BtfSockCommon
             | Arg::ReleasedSock
@@ -152,16 +170,29 @@ impl Walk<'_> {
             return Err(Fail::eacces(text));
         }
         self.need_precise(reg.from);
-        if reg.val.smin < 0 {
-            let text =
-                format!("R{number} min value is negative, either use unsigned or 'var &= const'");
-            return Err(Fail::eacces(text));
-        }
         if reg.val.umin == 0 && arg == Arg::Size {
             let text = format!(
                 "R{number} invalid zero-sized read: u64=[{},{}]",
                 reg.val.umin, reg.val.umax
             );
+            return Err(Fail::eacces(text));
+        }
+        call.max_size = Some(reg.val.umax);
+        self.sized_memory(memory, number, reg, access)
+    }
+
+    /// Memory in register `memory` that is as long as `reg` in `number` says.
+    pub(super) fn sized_memory(
+        &mut self,
+        memory: u8,
+        number: u8,
+        reg: &Reg,
+        access: Access,
+    ) -> Result<(), Fail> {
+        self.need_precise(reg.from);
+        if reg.val.smin < 0 {
+            let text =
+                format!("R{number} min value is negative, either use unsigned or 'var &= const'");
             return Err(Fail::eacces(text));
         }
         if reg.val.umax >= MAX_SIZE {
@@ -170,7 +201,6 @@ impl Walk<'_> {
             );
             return Err(Fail::eacces(text));
         }
-        call.max_size = Some(reg.val.umax);
         let address = self.read(memory)?;
         if address.is_null() {
             self.need_precise(address.from);
@@ -230,7 +260,8 @@ fn expect_memory(number: u8, reg: &Reg) -> Result<(), Fail> {
     match reg.kind {
         Kind::Stack { .. }
         | Kind::MapValue { or_null: false, .. }
-        | Kind::Record { or_null: false, .. } => Ok(()),
+        | Kind::Record { or_null: false, .. }
+        | Kind::Mem { or_null: false, .. } => Ok(()),
         kind => {
             let text = format!(
                 "R{number} type={} expected=fp, map_value, ringbuf_mem",

@@ -8,7 +8,7 @@ use uapi::{Errno, prog};
 
 use super::argument::Call;
 use super::range::Scalar;
-use super::state::{Frame, Kind, Reg};
+use super::state::{Frame, Kind, Ref, RefKind, Reg};
 use super::walk::Walk;
 use super::{Fail, compat};
 use crate::helper::{Proto, Ret, kernel};
@@ -23,8 +23,7 @@ impl<'a> Walk<'a> {
         match insn.src() {
             0 => self.call_helper(insn.imm as u32).map(|()| self.at + 1),
             BPF_PSEUDO_CALL => self.call_subprogram(),
-            _ => Err(Fail::einval("calling kernel function is not allowed")
-                .hint("kernel functions do not exist in user space")),
+            _ => self.call_kfunc().map(|()| self.at + 1),
         }
     }
 
@@ -71,6 +70,7 @@ impl<'a> Walk<'a> {
             return Ok(None);
         };
         self.state.set(0, result);
+        self.drop_dynptrs(&frame);
         let next = frame.call_site + 1;
         self.trace_returned(next);
         Ok(Some(next))
@@ -98,13 +98,17 @@ impl<'a> Walk<'a> {
     }
 
     fn check_references(&self, what: &str) -> Result<(), Fail> {
-        let Some(&(id, insn)) = self.state.refs.first() else {
+        let Some(&Ref { id, insn, kind }) = self.state.refs.first() else {
             return Ok(());
         };
         let text = format!(
             "Unreleased reference id={id} alloc_insn={insn}\n{what} would lead to reference leak"
         );
-        Err(Fail::einval(text).hint("submit or discard the ring buffer record on every path"))
+        Err(Fail::einval(text).hint(match kind {
+            RefKind::Record => "submit or discard the ring buffer record on every path",
+            RefKind::DynPtr => "submit or discard the dynptr on every path, also when it is null",
+            RefKind::Iter => "destroy the iterator on every path",
+        }))
     }
 
     fn call_helper(&mut self, id: u32) -> Result<(), Fail> {
@@ -137,6 +141,19 @@ impl<'a> Walk<'a> {
                 "release of unowned record by bpf_{}#{}",
                 proto.name, proto.id
             )));
+        }
+        if id == BPF_FUNC_DYNPTR_FROM_MEM {
+            let data = self.read(1)?.kind;
+            if !matches!(data, Kind::MapValue { or_null: false, .. }) {
+                let name = data.name();
+                let text = format!("Unsupported reg type {name} for bpf_dynptr_from_mem data");
+                return Err(Fail::eacces(text).hint("only map values can be behind a dynptr"));
+            }
+        }
+        if let Some(reference) = call.released_dynptr
+            && !self.release_dynptrs(reference)
+        {
+            return Err(Fail::einval("release of unowned dynptr"));
         }
         if id == BPF_FUNC_TAIL_CALL {
             self.check_references("tail_call")?;
@@ -180,14 +197,18 @@ impl<'a> Walk<'a> {
                 let size = call
                     .record_size
                     .ok_or_else(|| Fail::einval("helper returns a record of no size"))?;
-                let id = self.fresh_id();
-                let at = self.at;
-                self.state.refs.push((id, at));
+                let id = self.take_reference(RefKind::Record);
                 let kind = Kind::Record {
                     size,
                     or_null: true,
                 };
                 Reg::pointer(kind, 0, id)
+            }
+            Ret::DynPtrMemOrNull => {
+                let size = call
+                    .record_size
+                    .ok_or_else(|| Fail::einval("helper returns a slice of no size"))?;
+                self.slice(call, size, false)?
             }
             other => {
                 let text = format!(

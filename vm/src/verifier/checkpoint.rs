@@ -5,6 +5,7 @@
 use uapi::prog::BPF_F_TEST_STATE_FREQ;
 
 use super::Fail;
+use super::iter::progressed;
 use super::precision::Marks;
 use super::prune::{self, covers};
 use super::state::State;
@@ -100,7 +101,10 @@ impl Walk<'_> {
         };
         if checkpoint.open > 0 {
             // An ancestor of this path: coming back to it unchanged never ends.
-            if prune::same(cfg, at, state, &self.state) {
+            if state.may_goto_depth == self.state.may_goto_depth
+                && !progressed(state, &self.state)
+                && prune::same(cfg, at, state, &self.state)
+            {
                 let text = format!("infinite loop detected at insn {at}");
                 return Err(Fail::einval(text).hint("give the loop a bound"));
             }

@@ -62,7 +62,10 @@ fn takes(helper: u32, map_type: u32) -> bool {
         ),
         BPF_MAP_TYPE_RINGBUF => matches!(
             helper,
-            BPF_FUNC_RINGBUF_OUTPUT | BPF_FUNC_RINGBUF_RESERVE | BPF_FUNC_RINGBUF_QUERY
+            BPF_FUNC_RINGBUF_OUTPUT
+                | BPF_FUNC_RINGBUF_RESERVE
+                | BPF_FUNC_RINGBUF_RESERVE_DYNPTR
+                | BPF_FUNC_RINGBUF_QUERY
         ),
         _ => false,
     }

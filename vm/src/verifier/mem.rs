@@ -206,6 +206,17 @@ impl Walk<'_> {
                 size: limit,
                 or_null: false,
             } => in_object(number, reg, off, size, limit, "memory, mem_size"),
+            Kind::Mem {
+                size: limit,
+                read_only,
+                or_null: false,
+            } => {
+                if read_only && access == Access::Write {
+                    let text = format!("R{number} cannot write into {}", reg.kind.name());
+                    return Err(Fail::eacces(text));
+                }
+                in_object(number, reg, off, size, limit, "memory, mem_size")
+            }
             kind => {
                 let fail = Fail::eacces(format!("R{number} invalid mem access '{}'", kind.name()));
                 Err(if kind.or_null() {

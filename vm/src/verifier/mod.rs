@@ -5,8 +5,9 @@
 //! Reading order: `tnum` and `range` (what is known of a number), `alu` and
 //! `branch` (what instructions do to that), `state` (registers and stack),
 //! `cfg` and `opcode` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
-//! `stack`, `fields`, `call`, `compat` (one instruction), `checkpoint`,
-//! `precision` and `prune` (when paths meet), `depth`, `log`.
+//! `stack`, `fields`, `call`, `kfunc`, `dynptr`, `iter`, `compat` (one
+//! instruction), `checkpoint`, `precision` and `prune` (when paths meet),
+//! `depth`, `log`.
 //!
 //! It follows the kernel's verifier (Linux 6.18) for a privileged loader:
 //! pointers may be stored and printed, uninitialised stack may be read. Where
@@ -20,7 +21,10 @@ mod cfg;
 mod checkpoint;
 mod compat;
 mod depth;
+mod dynptr;
 mod fields;
+mod iter;
+mod kfunc;
 mod log;
 mod mem;
 mod opcode;

@@ -119,7 +119,7 @@ fn compare(cfg: &Cfg, at: usize, old: &State, how: Match<'_>, new: &State) -> Op
         needed: Sources::NONE,
     };
     let mut pairs = old.refs.iter().zip(&new.refs);
-    if !pairs.all(|(o, n)| work.ids.pointer(o.0, n.0)) {
+    if !pairs.all(|(o, n)| o.kind == n.kind && work.ids.pointer(o.id, n.id)) {
         return None;
     }
     let last = old.frames.len() - 1;
@@ -165,12 +165,18 @@ impl Comparison<'_> {
                 old.val.includes(&new.val) && self.ids.scalar(old, new)
             }
             kind => {
-                kind == new.kind && old.val.includes(&new.val) && self.ids.pointer(old.id, new.id)
+                kind == new.kind
+                    && old.val.includes(&new.val)
+                    && self.ids.pointer(old.id, new.id)
+                    && self.ids.pointer(old.owner, new.owner)
             }
         }
     }
 
     fn slot(&mut self, old: &Slot, new: &Slot) -> bool {
+        if old.is_object() {
+            return old.bytes == new.bytes && self.reg(&old.reg, &new.reg);
+        }
         let spilled = old.spilled();
         if spilled > 0 && !self.spill(old, new, spilled) {
             return false;
@@ -181,7 +187,7 @@ impl Comparison<'_> {
                 self.needed = self.needed.and(new.reg.from);
                 new.reg.is_null()
             }
-            (Byte::Zero, Byte::Misc) => false,
+            (Byte::Zero, _) => false,
             _ => true,
         })
     }

@@ -87,6 +87,7 @@ impl Walk<'_> {
         let span = self.stack_span(number, reg, frame, off, size, Access::Read)?;
         self.mark_read(frame.into(), span.slots());
         let any = Reg::scalar(Scalar::unknown_bytes(size));
+        self.check_no_objects(number, frame, &span, size)?;
         if !span.fixed {
             return Ok(any);
         }
@@ -117,7 +118,7 @@ impl Walk<'_> {
         let zero = bytes.iter().all(|&b| match b {
             Byte::Zero => true,
             Byte::Spill => slot.reg.is_null(),
-            Byte::Misc => false,
+            Byte::Misc | Byte::DynPtr | Byte::Iter => false,
         });
         Ok(if zero {
             // Bytes that are zero by themselves were paid for when written.
@@ -145,6 +146,9 @@ impl Walk<'_> {
             // A pointer to a frame must not outlive it in an older one.
             let text = "cannot spill pointers to stack into stack frame of the caller";
             return Err(Fail::einval(text));
+        }
+        for byte in span.start..span.end {
+            self.break_object(usize::from(frame), place(byte).0)?;
         }
         if !span.fixed {
             self.forget_stack(frame, span.start, span.end);
@@ -218,10 +222,39 @@ impl Walk<'_> {
         let span = self.stack_span(number, reg, frame, 0, size, access)?;
         if access == Access::Read {
             self.mark_read(frame.into(), span.slots());
-        } else {
-            self.forget_stack(frame, span.start, span.end);
+            return self.check_no_objects(number, frame, &span, size);
         }
+        let stack = &self.state.frames[usize::from(frame)].stack;
+        for byte in span.start..span.end {
+            let (index, at) = place(byte);
+            if stack
+                .get(index)
+                .is_some_and(|s| s.bytes[at] == Byte::DynPtr)
+            {
+                let off = byte as i64 - i64::from(MAX_BPF_STACK);
+                let text = format!("potential write to dynptr at off={off} disallowed");
+                return Err(Fail::eacces(text));
+            }
+        }
+        self.forget_stack(frame, span.start, span.end);
         Ok(())
+    }
+
+    /// Nothing of the span is part of a dynptr or iterator, which only their
+    /// own functions may read.
+    fn check_no_objects(&self, number: u8, frame: u8, span: &Span, size: u32) -> Result<(), Fail> {
+        let stack = &self.state.frames[usize::from(frame)].stack;
+        let is_object = |&byte: &usize| {
+            let slot = stack.get(place(byte).0);
+            slot.is_some_and(|slot| slot.is_object())
+        };
+        let Some(byte) = (span.start..span.end).find(is_object) else {
+            return Ok(());
+        };
+        let off = span.start as i64 - i64::from(MAX_BPF_STACK);
+        let at = byte - span.start;
+        let text = format!("invalid read from stack R{number} off {off}+{at} size {size}");
+        Err(Fail::eacces(text).hint("dynptrs and iterators are read by their own functions only"))
     }
 }
 

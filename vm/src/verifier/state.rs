@@ -6,6 +6,7 @@ use uapi::insn::{BPF_ADD, MAX_BPF_STACK, MAX_CALL_FRAMES};
 use super::alu::alu64;
 use super::precision::Sources;
 use super::range::Scalar;
+use crate::helper::kfunc::IterType;
 
 /// Bytes of a stack slot.
 pub(super) const SLOT: u32 = 8;
@@ -29,6 +30,28 @@ pub(super) enum Kind {
     Map { map: u32 },
     /// An address in a ring buffer record that must be given back, or NULL.
     Record { size: u32, or_null: bool },
+    /// An address in so many bytes of something else, or NULL.
+    Mem {
+        size: u32,
+        read_only: bool,
+        or_null: bool,
+    },
+    /// A dynptr that may be used, but not changed.
+    #[expect(dead_code, reason = "no function takes one yet")]
+    ConstDynPtr,
+    /// In stack slots only: one half of a dynptr. Its `id` is the dynptr's,
+    /// its `owner` the reference of the record that it stands for.
+    DynPtr { to: DynPtrType, first: bool },
+    /// In stack slots only: a part of an iterator. The first part's `owner`
+    /// is its reference, its `delta` how often it gave an element.
+    Iter { of: IterType, drained: bool },
+}
+
+/// What a dynptr points to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum DynPtrType {
+    Local,
+    Ringbuf,
 }
 
 impl Kind {
@@ -39,7 +62,9 @@ impl Kind {
     pub(super) const fn or_null(self) -> bool {
         matches!(
             self,
-            Kind::MapValue { or_null: true, .. } | Kind::Record { or_null: true, .. }
+            Kind::MapValue { or_null: true, .. }
+                | Kind::Record { or_null: true, .. }
+                | Kind::Mem { or_null: true, .. }
         )
     }
 
@@ -52,6 +77,13 @@ impl Kind {
             },
             Kind::Record { size, .. } => Kind::Record {
                 size,
+                or_null: false,
+            },
+            Kind::Mem {
+                size, read_only, ..
+            } => Kind::Mem {
+                size,
+                read_only,
                 or_null: false,
             },
             other => other,
@@ -70,6 +102,17 @@ impl Kind {
             Kind::Map { .. } => "map_ptr",
             Kind::Record { or_null: false, .. } => "ringbuf_mem",
             Kind::Record { or_null: true, .. } => "ringbuf_mem_or_null",
+            Kind::Mem {
+                read_only, or_null, ..
+            } => match (read_only, or_null) {
+                (false, false) => "mem",
+                (false, true) => "mem_or_null",
+                (true, false) => "rdonly_mem",
+                (true, true) => "rdonly_mem_or_null",
+            },
+            Kind::ConstDynPtr => "dynptr_ptr",
+            Kind::DynPtr { .. } => "dynptr",
+            Kind::Iter { .. } => "iter",
         }
     }
 }
@@ -88,6 +131,9 @@ pub(super) struct Reg {
     pub(super) delta: i64,
     /// What a scalar's `val` derives from; empty for pointers.
     pub(super) from: Sources,
+    /// The dynptr or reference that memory belongs to: it ends with it. 0 if
+    /// it belongs to none.
+    pub(super) owner: u32,
 }
 
 impl Reg {
@@ -97,6 +143,7 @@ impl Reg {
         id: 0,
         delta: 0,
         from: Sources::NONE,
+        owner: 0,
     };
     pub(super) const UNKNOWN: Reg = Reg::scalar(Scalar::UNKNOWN);
 
@@ -107,6 +154,7 @@ impl Reg {
             id: 0,
             delta: 0,
             from: Sources::NONE,
+            owner: 0,
         }
     }
 
@@ -117,6 +165,7 @@ impl Reg {
             id,
             delta: 0,
             from: Sources::NONE,
+            owner: 0,
         }
     }
 
@@ -143,6 +192,10 @@ pub(super) enum Byte {
     Zero,
     /// The byte of the slot's spilled register with the same number.
     Spill,
+    /// Of a slot that the slot's register describes as part of a dynptr.
+    DynPtr,
+    /// Of a slot that the slot's register describes as part of an iterator.
+    Iter,
 }
 
 /// Eight bytes of stack. Spilled bytes are a prefix: a register is spilled at
@@ -164,10 +217,16 @@ impl Slot {
         self.bytes.iter().take_while(|&&b| b == Byte::Spill).count()
     }
 
-    /// Forgets the spilled register: its remaining bytes hold anything.
+    /// Whether it is part of a dynptr or an iterator, which only their own
+    /// functions may look into.
+    pub(super) fn is_object(&self) -> bool {
+        matches!(self.bytes[0], Byte::DynPtr | Byte::Iter)
+    }
+
+    /// Forgets the register in it: its remaining bytes hold anything.
     pub(super) fn scrub(&mut self) {
         for byte in &mut self.bytes {
-            if *byte == Byte::Spill {
+            if *byte != Byte::Zero {
                 *byte = Byte::Misc;
             }
         }
@@ -217,9 +276,30 @@ impl Frame {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct State {
     pub(super) frames: Vec<Frame>,
-    /// Ids of ring buffer records not yet submitted or discarded, with the
-    /// instruction that reserved them.
-    pub(super) refs: Vec<(u32, usize)>,
+    /// What must be given back, in the order it was taken.
+    pub(super) refs: Vec<Ref>,
+    /// How often a `may_goto` fell through.
+    pub(super) may_goto_depth: u32,
+}
+
+/// Something that the program took and must give back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ref {
+    pub(super) id: u32,
+    /// The instruction that took it.
+    pub(super) insn: usize,
+    pub(super) kind: RefKind,
+}
+
+/// What a reference is to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RefKind {
+    /// A ring buffer record.
+    Record,
+    /// A ring buffer record behind dynptrs.
+    DynPtr,
+    /// An iterator.
+    Iter,
 }
 
 impl State {
@@ -229,6 +309,7 @@ impl State {
         State {
             frames: vec![frame],
             refs: Vec::new(),
+            may_goto_depth: 0,
         }
     }
 
@@ -322,15 +403,15 @@ impl State {
             }
         });
         if was_record && null {
-            self.refs.retain(|&(held, _)| held != id);
+            self.refs.retain(|held| held.id != id);
         }
     }
 
-    /// Ends a reference: pointers to the record become numbers. False when it
-    /// was not held.
+    /// Ends a reference: pointers to what it was become numbers. False when
+    /// it was not held.
     pub(super) fn release(&mut self, id: u32) -> bool {
         let held = self.refs.len();
-        self.refs.retain(|&(r, _)| r != id);
+        self.refs.retain(|r| r.id != id);
         if self.refs.len() == held {
             return false;
         }
@@ -339,6 +420,16 @@ impl State {
                 *reg = Reg::UNKNOWN;
             }
         });
+        self.disown(id);
         true
+    }
+
+    /// Memory that belongs to what has this id ends: addresses become numbers.
+    pub(super) fn disown(&mut self, id: u32) {
+        self.each_reg(|reg| {
+            if reg.owner == id {
+                *reg = Reg::UNKNOWN;
+            }
+        });
     }
 }

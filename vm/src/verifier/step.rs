@@ -35,6 +35,7 @@ impl Walk<'_> {
                     self.count_jump();
                     Ok(jump_target(insn, self.at).map(|t| t as usize))
                 }
+                BPF_JCOND => self.may_goto().map(Some),
                 _ => self.branch().map(Some),
             },
         }
@@ -174,6 +175,15 @@ impl Walk<'_> {
         self.write(insn.dst(), reg)
     }
 
+    /// `may_goto`: one path falls through while the budget lasts, the other
+    /// jumps, at once.
+    fn may_goto(&mut self) -> Result<usize, Fail> {
+        let mut other = self.state.clone();
+        other.may_goto_depth += 1;
+        self.push(self.at + 1, other)?;
+        Ok(jump_target(self.insn(), self.at).map_or(0, |t| t as usize))
+    }
+
     fn branch(&mut self) -> Result<usize, Fail> {
         let insn = self.insn();
         let is32 = insn.class() == BPF_JMP32;
@@ -247,9 +257,9 @@ fn is_surely_not_null(reg: &Reg) -> bool {
     let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
     match reg.kind {
         Kind::Map { .. } => true,
-        Kind::MapValue { or_null, .. } | Kind::Record { or_null, .. } => {
-            !or_null && reg.val.as_const().is_some_and(near)
-        }
+        Kind::MapValue { or_null, .. }
+        | Kind::Record { or_null, .. }
+        | Kind::Mem { or_null, .. } => !or_null && reg.val.as_const().is_some_and(near),
         _ => false,
     }
 }

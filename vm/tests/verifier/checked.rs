@@ -258,6 +258,12 @@ impl Machine<'_> {
                 self.enter(at + 1);
                 Ok(target(insn.imm.into()))
             }
+            // What kfuncs do to memory is not modelled.
+            BPF_CALL if insn.src() == BPF_PSEUDO_KFUNC_CALL => Ok(None),
+            BPF_JCOND => Ok(target(match self.stream.below(4) {
+                0 => insn.off.into(),
+                _ => 0,
+            })),
             BPF_CALL => Ok(self.helper(insn.imm as u32)?.then_some(at + 1)),
             BPF_EXIT => {
                 let Some(frame) = self.frames.pop() else {
@@ -319,6 +325,7 @@ impl Machine<'_> {
                 let region = self.value(map.unwrap_or(0), key);
                 address(region)
             }
+            Ret::DynPtrMemOrNull => 0,
             // No ring has room for more than it holds.
             Ret::RingbufRecordOrNull if null || alloc > 4096 => 0,
             Ret::RingbufRecordOrNull => {

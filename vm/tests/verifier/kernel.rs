@@ -1,12 +1,15 @@
 //! The kernel's verdict on a pack, by bpf(2). It knows no verifier of ours.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
-use uapi::insn::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE};
+use uapi::insn::{BPF_PSEUDO_KFUNC_CALL, BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE};
 use uapi::map::*;
+use vm::helper::kfunc;
 use vm::verifier::MapInfo;
 
 use super::pack::Pack;
+use super::vmlinux;
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -52,6 +55,8 @@ fn close(fd: i32) {
 #[derive(Default)]
 pub struct Kernel {
     maps: HashMap<([u32; 5], Option<Vec<u8>>), i32>,
+    /// Ids of kernel functions, once one was asked for.
+    functions: OnceCell<HashMap<String, u32>>,
 }
 
 impl Kernel {
@@ -148,6 +153,12 @@ impl Kernel {
     fn load(&mut self, pack: &Pack, level: u32, log: &mut [u8]) -> i32 {
         let mut insns = pack.spec.insns.clone();
         for insn in &mut insns {
+            if insn.code == 0x85 && insn.src() == BPF_PSEUDO_KFUNC_CALL {
+                let name = kfunc::lookup(insn.imm as u32).map_or("", |row| row.name);
+                let ids = self.functions.get_or_init(vmlinux::functions);
+                insn.imm = ids.get(name).map_or(insn.imm, |&id| id as i32);
+                continue;
+            }
             let names_map =
                 insn.code == 0x18 && matches!(insn.src(), BPF_PSEUDO_MAP_FD | BPF_PSEUDO_MAP_VALUE);
             if !names_map {

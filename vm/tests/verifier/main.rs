@@ -14,6 +14,8 @@ mod kernel;
 mod log;
 mod messages;
 mod mutate;
+mod objects;
 mod oracle;
 mod pack;
 mod paths;
+mod vmlinux;

@@ -42,6 +42,10 @@ pub(in super::super) fn frame(
         }
     }
     for (index, slot) in stack.iter().enumerate() {
+        // An object is said once, at its first slot.
+        if slot.is_object() && object(slot).is_none() {
+            continue;
+        }
         if *slot != Slot::MISC && what.slots & (1 << index) != 0 {
             let at = -(i64::from(SLOT) * (index as i64 + 1));
             text.push_str(&format!(" fp{at}={}", stack_slot(walk, depth, slot)));
@@ -49,13 +53,42 @@ pub(in super::super) fn frame(
     }
     for (place, held) in state.refs.iter().enumerate() {
         text.push_str(if place == 0 { " refs=" } else { "," });
-        text.push_str(&held.0.to_string());
+        text.push_str(&held.id.to_string());
     }
     text
 }
 
+/// The dynptr or iterator that begins in a slot.
+fn object(slot: &Slot) -> Option<String> {
+    let Reg {
+        kind,
+        id,
+        owner,
+        delta,
+        ..
+    } = slot.reg;
+    match kind {
+        Kind::DynPtr { to, first: true } if owner != 0 => Some(format!(
+            "dynptr_{}(id={id},ref_id={owner},dynptr_id={id})",
+            to.name()
+        )),
+        Kind::DynPtr { to, first: true } => {
+            Some(format!("dynptr_{}(id={id},dynptr_id={id})", to.name()))
+        }
+        Kind::Iter { of, drained } if owner != 0 => Some(format!(
+            "iter_{}(ref_id={owner},state={},depth={delta})",
+            of.name(),
+            if drained { "drained" } else { "active" },
+        )),
+        _ => None,
+    }
+}
+
 /// The bytes above a spilled register, highest first, then the register.
 fn stack_slot(walk: &Walk, depth: usize, slot: &Slot) -> String {
+    if let Some(text) = object(slot) {
+        return text;
+    }
     let spilled = slot.spilled();
     let mut text: String = slot.bytes[spilled..]
         .iter()

@@ -167,8 +167,8 @@ impl Names for HelperNames<'_> {
         self.0.helper(id).map(|proto| proto.name)
     }
 
-    fn kfunc(&self, _: u32) -> Option<&str> {
-        None
+    fn kfunc(&self, id: u32) -> Option<&str> {
+        crate::helper::kfunc::lookup(id).map(|row| row.name)
     }
 }
 

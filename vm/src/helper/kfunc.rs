@@ -1,0 +1,152 @@
+//! The kfuncs that user space can host, and their prototypes. It knows no
+//! function: `runtime` has one for each row, a test sees to that.
+//!
+//! A kernel names a kfunc by its id in the BTF of that very kernel. Here a
+//! call carries the row's number, which stays the same for ever: sessions
+//! outlive kernels.
+
+/// What a kfunc expects in one argument register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KfuncArg {
+    /// A number.
+    Scalar,
+    /// Anything initialised: the kfunc does not trust it (kernel: `__ign`).
+    Untrusted,
+    /// A dynptr.
+    DynPtr,
+    /// Stack that becomes a dynptr like the one before it.
+    UninitDynPtr,
+    /// An iterator of this type.
+    Iter(IterType, IterStep),
+    /// Memory that is read and written, or NULL; its constant length is the
+    /// next argument (kernel: `__opt`, `__szk`).
+    BufferOrNull,
+    /// The length of the buffer before it.
+    BufferSize,
+}
+
+/// Types of open-coded iterators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IterType {
+    /// `struct bpf_iter_num`.
+    Num,
+    /// `struct bpf_iter_bits`.
+    Bits,
+}
+
+impl IterType {
+    /// As messages name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            IterType::Num => "num",
+            IterType::Bits => "bits",
+        }
+    }
+
+    /// Stack slots of 8 bytes that it takes.
+    pub const fn slots(self) -> usize {
+        match self {
+            IterType::Num => 1,
+            IterType::Bits => 2,
+        }
+    }
+}
+
+/// What happens to an iterator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IterStep {
+    /// It begins.
+    New,
+    /// It gives its next element, or NULL at its end and from then on.
+    Next,
+    /// It ends.
+    Destroy,
+}
+
+/// What a kfunc returns in `r0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KfuncRet {
+    /// Nothing.
+    Void,
+    /// A number.
+    Scalar,
+    /// An `int` of the iterator, for reading, or NULL.
+    IntOrNull,
+    /// As many bytes of the dynptr as `BufferSize` says, or NULL.
+    SliceOrNull {
+        /// They may not be written.
+        read_only: bool,
+    },
+}
+
+/// A kfunc as the verifier sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Kfunc {
+    /// What a call carries in `imm`.
+    pub number: u32,
+    /// Its name in the kernel.
+    pub name: &'static str,
+    /// Arguments r1…; at most five.
+    pub args: &'static [KfuncArg],
+    /// Return value.
+    pub ret: KfuncRet,
+}
+
+macro_rules! rows {
+    ($($number:literal $name:ident($($arg:expr),*) -> $ret:expr;)*) => {
+        &[$(Kfunc { number: $number, name: stringify!($name), args: &[$($arg),*], ret: $ret }),*]
+    };
+}
+
+use IterStep::{Destroy, New, Next};
+use IterType::{Bits, Num};
+use KfuncArg::{BufferOrNull, BufferSize, DynPtr, Iter, Scalar, UninitDynPtr, Untrusted};
+use KfuncRet::{IntOrNull, SliceOrNull, Void};
+
+/// A number in r0.
+const NUMBER: KfuncRet = KfuncRet::Scalar;
+
+/// All rows. Never renumber one; add at the end.
+static ROWS: &[Kfunc] = rows! {
+    1 bpf_iter_num_new(Iter(Num, New), Scalar, Scalar) -> NUMBER;
+    2 bpf_iter_num_next(Iter(Num, Next)) -> IntOrNull;
+    3 bpf_iter_num_destroy(Iter(Num, Destroy)) -> Void;
+    4 bpf_iter_bits_new(Iter(Bits, New), Untrusted, Scalar) -> NUMBER;
+    5 bpf_iter_bits_next(Iter(Bits, Next)) -> IntOrNull;
+    6 bpf_iter_bits_destroy(Iter(Bits, Destroy)) -> Void;
+    7 bpf_dynptr_adjust(DynPtr, Scalar, Scalar) -> NUMBER;
+    8 bpf_dynptr_is_null(DynPtr) -> NUMBER;
+    9 bpf_dynptr_is_rdonly(DynPtr) -> NUMBER;
+    10 bpf_dynptr_size(DynPtr) -> NUMBER;
+    11 bpf_dynptr_clone(DynPtr, UninitDynPtr) -> NUMBER;
+    12 bpf_dynptr_slice(DynPtr, Scalar, BufferOrNull, BufferSize) -> SliceOrNull { read_only: true };
+    13 bpf_dynptr_slice_rdwr(DynPtr, Scalar, BufferOrNull, BufferSize) -> SliceOrNull { read_only: false };
+};
+
+/// The kfunc with this number.
+pub fn lookup(number: u32) -> Option<&'static Kfunc> {
+    ROWS.iter().find(|row| row.number == number)
+}
+
+/// The kfunc that the kernel calls `name`.
+pub fn by_name(name: &str) -> Option<&'static Kfunc> {
+    ROWS.iter().find(|row| row.name == name)
+}
+
+/// All kfuncs.
+pub fn all() -> impl Iterator<Item = &'static Kfunc> {
+    ROWS.iter()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_and_names_are_taken_once() {
+        for (at, row) in super::all().enumerate() {
+            let number = super::lookup(row.number).map(|found| found.name);
+            let name = super::by_name(row.name).map(|found| found.number);
+            assert_eq!((number, name), (Some(row.name), Some(row.number)));
+            assert_eq!(row.number as usize, at + 1);
+        }
+    }
+}

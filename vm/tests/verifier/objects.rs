@@ -1,0 +1,109 @@
+//! Iterators, dynptrs and `may_goto`: our verdict beside the kernel's, in the
+//! same words, on programs of which each does one thing right or wrong.
+
+use uapi::prog::*;
+use vm::ProgramSpec;
+use vm::asm::assemble;
+use vm::verifier::{Keep, Log, verify};
+
+use super::kernel::Kernel;
+use super::pack::Pack;
+
+/// One program: its name, the words of its refusal (none: accepted), its text.
+struct Case {
+    name: String,
+    words: Option<String>,
+    /// Whether the kernel accepts it all the same.
+    ours_only: bool,
+    text: String,
+}
+
+/// Cases stand as `## name`, `! words` where it is refused (`!! words`: by us
+/// only), then the text.
+fn cases(file: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for line in file.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("## ") {
+            cases.push(Case {
+                name: name.to_owned(),
+                words: None,
+                ours_only: false,
+                text: String::new(),
+            });
+        } else if let Some(case) = cases.last_mut() {
+            let (ours_only, refusal) = match line.strip_prefix("!! ") {
+                Some(words) => (true, Some(words)),
+                None => (false, line.strip_prefix("! ")),
+            };
+            case.ours_only |= ours_only;
+            match refusal {
+                Some(words) => case.words = Some(words.to_owned()),
+                None => {
+                    // Names in place of numbers.
+                    let mut line = line.to_owned();
+                    for row in vm::helper::kfunc::all() {
+                        let call = format!("call {}", row.name);
+                        if line == call {
+                            line = format!("call kfunc[{}]", row.number);
+                        }
+                    }
+                    case.text.push_str(&line);
+                    case.text.push('\n');
+                }
+            }
+        }
+    }
+    cases
+}
+
+fn check(file: &str) {
+    let mut kernel = Kernel::open();
+    assert!(
+        kernel.is_some() || std::env::var_os("CI").is_none(),
+        "in CI nothing is left out"
+    );
+    let mut wrong = Vec::new();
+    for case in cases(file) {
+        let Case {
+            name, words, text, ..
+        } = &case;
+        let insns = assemble(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let pack = Pack {
+            spec: ProgramSpec {
+                prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+                gpl: true,
+                insns,
+                ..ProgramSpec::default()
+            },
+            ..super::generate::program(&super::mutate::Stream::new(1))
+        };
+        let mut log = Log::new(1, Keep::End(1 << 20));
+        let ours = match verify(pack.spec.clone(), &pack, Some(&mut log)) {
+            Ok(_) => (0, log.text),
+            Err(e) => (e.errno.0, format!("{}\n{e}", log.text)),
+        };
+        let theirs = kernel.as_mut().map(|kernel| kernel.explain(&pack));
+        let expected = |(errno, text): &(i32, String)| match words {
+            Some(words) => *errno != 0 && text.contains(words.as_str()),
+            None => *errno == 0,
+        };
+        let alike = |theirs: &(i32, String)| match case.ours_only {
+            true => theirs.0 == 0,
+            false => expected(theirs) && theirs.0 == ours.0,
+        };
+        if !expected(&ours) || !theirs.iter().all(alike) {
+            wrong.push(format!("## {name}\nours {ours:?}\nkernel {theirs:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn iterators() {
+    check(include_str!("../data/objects/iterators.bpf"));
+}
+
+#[test]
+fn dynptrs() {
+    check(include_str!("../data/objects/dynptrs.bpf"));
+}
