@@ -2,7 +2,8 @@
 //! commands. It knows no hooks.
 //!
 //! Reading order: [`session`] (what two processes share and who lives),
-//! [`maps`], [`helpers`], [`program`] (verify, link, compile), [`command`].
+//! [`maps`], [`helpers`], [`types`], [`program`] (verify, link, compile),
+//! [`command`].
 
 mod arch;
 pub mod clock;
@@ -14,4 +15,5 @@ pub mod program;
 pub mod run;
 pub mod session;
 pub mod thread;
+pub mod types;
 pub mod vcpu;

@@ -9,7 +9,7 @@ use uapi::map as types;
 use vm::helper::Proto;
 use vm::jit::CompiledProgram;
 use vm::link::{Entry, HelperFn, LinkError, Linker, TailCallFn};
-use vm::verifier::{self, Env, Log, MapFields, MapInfo, VerifyError};
+use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
@@ -84,10 +84,9 @@ struct Names<'a> {
     objects: &'a dyn Objects,
 }
 
-impl Env for Names<'_> {
-    fn map(&self, id: u32) -> Option<MapInfo> {
-        let map = self.objects.map(id)?;
-        let spec = *map.spec();
+impl Names<'_> {
+    fn info(&self, id: u32, map: &Map) -> Option<MapInfo> {
+        let spec = map.spec();
         Some(MapInfo {
             id,
             map_type: spec.map_type,
@@ -97,8 +96,21 @@ impl Env for Names<'_> {
             map_flags: spec.map_flags,
             rodata: map.rodata(),
             inner: None,
-            fields: MapFields::default(),
+            fields: spec.fields()?,
         })
+    }
+}
+
+impl Env for Names<'_> {
+    fn map(&self, id: u32) -> Option<MapInfo> {
+        let map = self.objects.map(id)?;
+        let mut info = self.info(id, &map)?;
+        let inner = map.spec().inner_map;
+        if inner != 0 {
+            let template = self.objects.map(inner)?;
+            info.inner = Some(Box::new(self.info(inner, &template)?));
+        }
+        Some(info)
     }
 
     fn helper(&self, id: u32) -> Option<&Proto> {

@@ -1,6 +1,6 @@
 //! A program before and after it was proven safe.
 
-use uapi::Insn;
+use uapi::{Errno, Insn};
 
 /// A program as a tool hands it over. Maps are named by object id: an
 /// `ld_imm64` with `BPF_PSEUDO_MAP_FD` or `BPF_PSEUDO_MAP_VALUE` carries the
@@ -84,8 +84,13 @@ pub enum FuncArg {
     },
     /// A dynptr on the caller's stack, for reading.
     DynPtr,
-    /// Nothing that a global function may take, with the kernel's words for it.
-    Unsupported(String),
+    /// Nothing that a global function may take.
+    Unsupported {
+        /// What loading the program returns.
+        errno: Errno,
+        /// The kernel's words for it.
+        text: String,
+    },
 }
 
 /// What a function returns.

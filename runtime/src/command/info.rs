@@ -29,6 +29,10 @@ pub mod at {
     pub const PROG_XLATED_INSNS: usize = 32;
     pub const PROG_NR_MAP_IDS: usize = 52;
     pub const PROG_MAP_IDS: usize = 56;
+    pub const PROG_FUNC_INFO: usize = 136;
+    pub const PROG_NR_FUNC_INFO: usize = 144;
+    pub const PROG_NR_LINE_INFO: usize = 148;
+    pub const PROG_LINE_INFO: usize = 152;
     pub const BTF_BTF: usize = 0;
     pub const BTF_SIZE: usize = 8;
     pub const BTF_NAME: usize = 16;
@@ -95,7 +99,11 @@ pub fn prog_info(prog: &ProgObject) -> [u8; PROG_INFO_BYTES] {
     info.put(64, &name[..name.len().min(15)]);
     info.put_u32(84, u32::from(spec.gpl));
     if let Some(btf) = prog.btf() {
-        info.put_u32(128, btf.id());
+        info.put_u32(128, btf.object.id());
+        info.put_u32(132, btf.functions.size);
+        info.put_u32(at::PROG_NR_FUNC_INFO, btf.functions.count());
+        info.put_u32(at::PROG_NR_LINE_INFO, btf.lines.count());
+        info.put_u32(172, btf.lines.size);
     }
     info.put_u32(216, prog.verified_insns());
     info.0

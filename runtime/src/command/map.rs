@@ -14,6 +14,7 @@ use super::batch::Cursors;
 use super::object::{Home, check_name};
 use super::{Bpf, BtfObject, PerfEvent, ProgObject};
 use crate::maps::{Map, MapSpec};
+use crate::types;
 
 /// A map that an fd, a program or another map refers to.
 pub struct MapObject {
@@ -94,10 +95,14 @@ impl Bpf {
     /// than letters, digits, `_` and `.`; ENOMEM without room in the session.
     pub fn map_create(
         &self,
-        spec: MapSpec,
+        mut spec: MapSpec,
         btf: Option<Arc<BtfObject>>,
     ) -> Result<Arc<MapObject>, Errno> {
         check_name(&spec.name)?;
+        if let Some(btf) = &btf {
+            let fields = types::map_fields(btf.types(), &spec)?;
+            spec.set_fields(&fields);
+        }
         // A file is opened again for each fd that a tool gets.
         let (id, map, _file) = self.session().create_map(spec)?;
         let object = Arc::new(MapObject {

@@ -20,6 +20,7 @@ use vm::verifier::Log;
 use super::object::{Home, check_name, locked};
 use super::{Bpf, BtfObject, MapObject};
 use crate::program;
+use crate::types::{self, Records};
 
 /// Program types that are loaded, fewer than can be verified. All but
 /// socket_filter, which serves the feature probes of loaders, can be attached.
@@ -48,7 +49,7 @@ pub struct ProgObject {
     home: Arc<Home>,
     /// The maps it names and those that were bound to it, by id.
     maps: Mutex<BTreeMap<u32, Arc<MapObject>>>,
-    btf: Option<Arc<BtfObject>>,
+    btf: Option<ProgBtf>,
     /// Time since boot at which it was loaded.
     load_time: Duration,
     verified_insns: u32,
@@ -66,7 +67,7 @@ impl ProgObject {
     }
 
     /// Its types, when the loader described them.
-    pub fn btf(&self) -> Option<&Arc<BtfObject>> {
+    pub fn btf(&self) -> Option<&ProgBtf> {
         self.btf.as_ref()
     }
 
@@ -103,7 +104,17 @@ pub struct ProgLoad {
     /// The maps that the instructions name.
     pub maps: Vec<Arc<MapObject>>,
     /// Its types.
-    pub btf: Option<Arc<BtfObject>>,
+    pub btf: Option<ProgBtf>,
+}
+
+/// Types of a program.
+pub struct ProgBtf {
+    /// The description.
+    pub object: Arc<BtfObject>,
+    /// `func_info`: which functions are where.
+    pub functions: Records,
+    /// `line_info`: which source lines are where.
+    pub lines: Records,
 }
 
 impl Bpf {
@@ -115,8 +126,8 @@ impl Bpf {
     /// or EINVAL when the verifier refuses, ENOMEM without room.
     pub fn prog_load(
         &self,
-        load: ProgLoad,
-        log: Option<&mut Log>,
+        mut load: ProgLoad,
+        mut log: Option<&mut Log>,
     ) -> Result<Arc<ProgObject>, Errno> {
         let spec = &load.spec;
         if spec.prog_flags & !PROG_FLAGS != 0 {
@@ -131,6 +142,20 @@ impl Bpf {
                 log.text.push_str(&text);
             }
             return Err(Errno::EINVAL);
+        }
+        if let Some(ProgBtf {
+            object,
+            functions,
+            lines,
+        }) = &load.btf
+        {
+            let info = types::program_info(object.types(), spec.prog_type, functions, lines);
+            load.spec.info = info.map_err(|error| {
+                if let Some(log) = log.as_deref_mut().filter(|_| !error.text.is_empty()) {
+                    log.line(&error.text);
+                }
+                error.errno
+            })?;
         }
         let verified =
             program::verify(self.session(), load.spec, log).map_err(|error| error.errno)?;

@@ -23,4 +23,4 @@ mod stack_trace;
 pub use map::Map;
 pub use perf_ring::PerfRing;
 pub use ringbuf::Ring;
-pub use spec::MapSpec;
+pub use spec::{FieldSpec, MAX_FIELDS, MapSpec};

@@ -6,6 +6,7 @@ use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_F_WRONLY_PROG,
     BPF_OBJ_NAME_LEN,
 };
+use vm::verifier::{FieldKind, MapField, MapFields};
 
 /// What a tool asked for with `BPF_MAP_CREATE`. Plain data that lies in the
 /// session's objects: no padding, every bit pattern is a value.
@@ -36,9 +37,28 @@ pub struct MapSpec {
     pub seed: u64,
     /// Object id of the inner map's template for maps of maps, or 0.
     pub inner_map: u32,
+    /// Number of special parts in a value.
+    pub field_count: u32,
+    /// The special parts, ascending by offset.
+    pub fields: [FieldSpec; MAX_FIELDS],
     /// Zero.
     pub _pad2: u32,
 }
+
+/// A special part of a value: a lock, timer, or pointer to a kernel object.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FieldSpec {
+    /// A [`vm::verifier::FieldKind`].
+    pub kind: u32,
+    /// Its first byte in the value.
+    pub offset: u32,
+    /// Its bytes.
+    pub size: u32,
+}
+
+/// Most special parts of a value (`BTF_FIELDS_MAX`).
+pub const MAX_FIELDS: usize = 11;
 
 /// `BPF_F_ACCESS_MASK` of kernel/bpf/arraymap.c and hashtab.c.
 pub(super) const ACCESS_MASK: u32 =
@@ -53,6 +73,38 @@ pub(super) const WORD: u64 = 8;
 pub(super) const PAGE: u64 = 4096;
 
 impl MapSpec {
+    /// Notes the special parts of a value.
+    pub fn set_fields(&mut self, fields: &MapFields) {
+        self.field_count = fields.list.len().min(MAX_FIELDS) as u32;
+        for (to, field) in self.fields.iter_mut().zip(&fields.list) {
+            *to = FieldSpec {
+                kind: field.kind as u32,
+                offset: field.offset,
+                size: field.size,
+            };
+        }
+    }
+
+    /// The special parts of a value; `None` when they are none that
+    /// [`MapSpec::set_fields`] would note.
+    pub fn fields(&self) -> Option<MapFields> {
+        let mut end = 0;
+        let mut list = Vec::new();
+        for field in self.fields.get(..self.field_count as usize)? {
+            let next = field.offset.checked_add(field.size)?;
+            if field.offset < end || next > self.value_size {
+                return None;
+            }
+            end = next;
+            list.push(MapField {
+                kind: FieldKind::from_u32(field.kind)?,
+                offset: field.offset,
+                size: field.size,
+            });
+        }
+        Some(MapFields { list })
+    }
+
     /// Has the map this flag of creation?
     pub fn has(&self, flag: u32) -> bool {
         self.map_flags & flag != 0

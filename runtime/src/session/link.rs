@@ -108,7 +108,8 @@ impl LinkBody {
     }
 }
 
-/// A program's head in the `objects` file; its bytecode is the payload.
+/// A program's head in the `objects` file; its bytecode and functions are the
+/// payload.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct ProgramBody {
@@ -116,6 +117,8 @@ pub(super) struct ProgramBody {
     pub expected_attach_type: u32,
     pub prog_flags: u32,
     pub gpl: u32,
+    /// Bytes of the payload that describe functions; they follow the bytecode.
+    pub functions: u32,
     pub name: [u8; 64],
 }
 

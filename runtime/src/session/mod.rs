@@ -10,6 +10,7 @@ pub mod data;
 pub mod dirs;
 mod error;
 pub mod file;
+mod functions;
 pub mod link;
 mod objects;
 pub mod owner;

@@ -16,7 +16,7 @@ use uapi::Errno;
 use crate::maps::MapSpec;
 
 /// First word of the file ("bpfobj\0" and the layout's number).
-const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x02");
 
 /// Where the table begins; before it lies the header.
 const TABLE: u64 = 4096;
@@ -281,12 +281,11 @@ impl Objects {
             .then(|| self.region.sub(offset, map.len))?
     }
 
-    /// A copy of the bytecode of a program's record.
-    pub fn bytecode(&self, record: &Record) -> Option<Vec<u8>> {
+    /// A copy of the bytecode and functions of a program's record.
+    pub fn payload(&self, record: &Record) -> Option<Vec<u8>> {
         if record.place != Place::Objects
             || record.offset < PAYLOAD
-            || record.len > MAX_PROGRAM_BYTES
-            || !record.len.is_multiple_of(8)
+            || record.len > MAX_PROGRAM_BYTES + super::functions::MAX_BYTES
         {
             return None;
         }

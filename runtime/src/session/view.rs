@@ -16,7 +16,7 @@ use super::data::{Data, LinkCounters};
 use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
 use super::objects::{ObjectKind, Objects, Place, Record, text};
 use super::process::ProcessId;
-use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, sweep};
+use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
 use crate::maps::{Map, MapSpec, PerfRing};
 
 /// A session opened for reading its objects and sharing its data.
@@ -230,11 +230,16 @@ pub(super) fn perf_ring(objects: &Objects, data: &Data, id: u32) -> Option<PerfR
 pub(super) fn program(objects: &Objects, id: u32) -> Option<ProgramSpec> {
     let record = objects.find(id, ObjectKind::Program)?;
     let mut spec = program_head(&record)?;
-    spec.insns = objects
-        .bytecode(&record)?
-        .chunks_exact(8)
-        .filter_map(|chunk| chunk.try_into().ok().map(Insn::from_bytes))
-        .collect();
+    let payload = objects.payload(&record)?;
+    let body: ProgramBody = record.body()?;
+    let functions_at = payload.len().checked_sub(body.functions as usize)?;
+    let (bytecode, described) = payload.split_at_checked(functions_at)?;
+    let (insns, rest) = bytecode.as_chunks::<8>();
+    if !rest.is_empty() {
+        return None;
+    }
+    spec.insns = insns.iter().map(|insn| Insn::from_bytes(*insn)).collect();
+    spec.info = functions::decode(described)?;
     Some(spec)
 }
 

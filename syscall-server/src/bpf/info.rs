@@ -106,7 +106,18 @@ fn prog_arrays(info: &mut Info<'_>, prog: &ProgObject) -> Result<(), Errno> {
         .flat_map(|insn| insn.to_bytes())
         .collect();
     let room = info.asked_u32(at::PROG_XLATED_LEN) as usize;
-    info.fill(at::PROG_XLATED_INSNS, room, &insns)
+    info.fill(at::PROG_XLATED_INSNS, room, &insns)?;
+    let Some(btf) = prog.btf() else { return Ok(()) };
+    let room = btf
+        .functions
+        .size
+        .saturating_mul(info.asked_u32(at::PROG_NR_FUNC_INFO));
+    info.fill(at::PROG_FUNC_INFO, room as usize, &btf.functions.bytes)?;
+    let room = btf
+        .lines
+        .size
+        .saturating_mul(info.asked_u32(at::PROG_NR_LINE_INFO));
+    info.fill(at::PROG_LINE_INFO, room as usize, &btf.lines.bytes)
 }
 
 fn btf_arrays(info: &mut Info<'_>, btf: &BtfObject) -> Result<(), Errno> {

@@ -1,8 +1,9 @@
 //! `BPF_PROG_LOAD`, `BPF_PROG_TEST_RUN` and `BPF_PROG_BIND_MAP`, and the log
 //! buffer that loading commands share.
 
-use runtime::command::prog::{ProgLoad, is_gpl_compatible, name_maps, prog_name};
+use runtime::command::prog::{ProgBtf, ProgLoad, is_gpl_compatible, name_maps, prog_name};
 use runtime::command::{Object, test_run};
+use runtime::types::Records;
 use uapi::attr::{self, out};
 use uapi::cmd::{BPF_LOG_FIXED, BPF_LOG_MASK};
 use uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS;
@@ -38,7 +39,20 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
     let mut insns = read_insns(attr.insns, attr.insn_cnt)?;
     // Types are looked at only when something refers to them (`check_btf_info`).
     let btf = if attr.func_info_cnt != 0 || attr.line_info_cnt != 0 {
-        Some(call::btf(attr.prog_btf_fd)?)
+        let records = |address, count, size, known| {
+            // More than one per instruction cannot be in order.
+            if count > attr.insn_cnt || count != 0 && !Records::is_size(size, known) {
+                return Err(Errno::EINVAL);
+            }
+            let bytes = user::read_vec(address, count as usize * size as usize)?;
+            Ok(Records { bytes, size })
+        };
+        let (functions, lines) = (attr.func_info_cnt, attr.line_info_cnt);
+        Some(ProgBtf {
+            object: call::btf(attr.prog_btf_fd)?,
+            functions: records(attr.func_info, functions, attr.func_info_rec_size, 8)?,
+            lines: records(attr.line_info, lines, attr.line_info_rec_size, 16)?,
+        })
     } else {
         None
     };

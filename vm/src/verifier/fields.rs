@@ -35,6 +35,25 @@ pub enum FieldKind {
     Refcount = 8,
 }
 
+impl FieldKind {
+    /// The kind with this number.
+    pub fn from_u32(number: u32) -> Option<FieldKind> {
+        use FieldKind::*;
+        let all = [
+            SpinLock,
+            ResSpinLock,
+            Timer,
+            Workqueue,
+            TaskWork,
+            Kptr,
+            ListHead,
+            RbRoot,
+            Refcount,
+        ];
+        all.into_iter().find(|&kind| kind as u32 == number)
+    }
+}
+
 impl MapFields {
     /// Where the part of this kind begins; for kinds of which a value has one.
     pub fn offset_of(&self, kind: FieldKind) -> Option<u32> {

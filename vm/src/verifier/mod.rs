@@ -4,7 +4,7 @@
 
 //! Reading order: `tnum` and `range` (what is known of a number), `alu` and
 //! `branch` (what instructions do to that), `state` (registers and stack),
-//! `cfg` and `opcode` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
+//! `cfg`, `opcode` and `layout` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
 //! `stack`, `fields`, `call`, `kfunc`, `dynptr`, `iter`, `compat` (one
 //! instruction), `checkpoint`, `precision` and `prune` (when paths meet),
 //! `depth`, `log`.
@@ -25,6 +25,7 @@ mod dynptr;
 mod fields;
 mod iter;
 mod kfunc;
+mod layout;
 mod log;
 mod mem;
 mod opcode;
@@ -132,6 +133,9 @@ fn verify_paths(
         Ok(cfg) => cfg,
         Err((at, refusal)) => return Err(refuse(&spec, env, &mut trace, at, refusal, None)),
     };
+    if let Err(refusal) = layout::check(&spec.info, &cfg, &spec.insns) {
+        return Err(refuse(&spec, env, &mut trace, 0, refusal, None));
+    }
     let mut walk = Walk::new(&spec, env, &cfg, trace);
     walk.prunes = prunes;
     walk.trace_start();

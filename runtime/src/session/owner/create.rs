@@ -9,7 +9,7 @@ use vm::ProgramSpec;
 
 use super::super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
 use super::super::objects::{self, NewRecord, ObjectKind, Place, Pod, Table};
-use super::super::{data, file};
+use super::super::{data, file, functions};
 use super::storage::no_memory;
 use super::{Inner, Session};
 use crate::maps::{Map, MapSpec, PerfRing};
@@ -120,16 +120,21 @@ impl Session {
     /// # Errors
     /// `E2BIG` with too many instructions, `ENOMEM` without space.
     pub fn create_program(&self, spec: &ProgramSpec) -> Result<u32, Errno> {
-        let bytes: Vec<u8> = spec.insns.iter().flat_map(|insn| insn.to_bytes()).collect();
-        let len = bytes.len() as u64;
-        if len > objects::MAX_PROGRAM_BYTES {
+        let mut bytes: Vec<u8> = spec.insns.iter().flat_map(|insn| insn.to_bytes()).collect();
+        let described = functions::encode(&spec.info);
+        if bytes.len() as u64 > objects::MAX_PROGRAM_BYTES
+            || described.len() as u64 > functions::MAX_BYTES
+        {
             return Err(Errno::E2BIG);
         }
+        bytes.extend_from_slice(&described);
+        let len = bytes.len() as u64;
         let mut body = ProgramBody {
             prog_type: spec.prog_type,
             expected_attach_type: spec.expected_attach_type,
             prog_flags: spec.prog_flags,
             gpl: u32::from(spec.gpl),
+            functions: described.len() as u32,
             name: [0; 64],
         };
         for (to, from) in body.name.iter_mut().take(63).zip(spec.name.bytes()) {

@@ -61,6 +61,14 @@ impl Log {
         self.longest
     }
 
+    /// Adds a line: why a program was refused before it was walked.
+    pub fn line(&mut self, text: &str) {
+        if self.wants(LEVEL1 | LEVEL2) {
+            self.push(text);
+            self.push("\n");
+        }
+    }
+
     fn wants(&self, levels: u32) -> bool {
         self.level & levels != 0
     }
