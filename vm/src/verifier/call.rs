@@ -45,6 +45,7 @@ impl<'a> Walk<'a> {
         self.calls.insert((caller, callee));
         let depth = self.state.frames.len() as u8;
         let mut frame = Frame::new(depth, self.at, callee);
+        frame.budget.id = self.fresh_id();
         let regs = &mut self.state.frame().regs;
         frame.regs[1..6].copy_from_slice(&regs[1..6]);
         regs[..6].fill(Reg::NOT_INIT);

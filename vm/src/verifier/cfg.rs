@@ -6,6 +6,19 @@ use uapi::insn::*;
 use uapi::{Errno, Insn};
 
 use super::{Env, Fail, MapInfo};
+use crate::helper::kfunc::{self, IterStep, KfuncArg};
+use crate::helper::{Arg, Proto};
+
+/// Instructions that take a turn from what ends a loop (see `progress`):
+/// every path leaves a checkpoint here, and may end at an open one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LoopPoint {
+    No,
+    /// `may_goto`, an iterator's next.
+    Turn,
+    /// A call of a helper that calls back.
+    Callback,
+}
 
 /// Shape of a program.
 pub(super) struct Cfg {
@@ -15,6 +28,8 @@ pub(super) struct Cfg {
     pub(super) live: Vec<u16>,
     /// Per instruction: whether paths meet here, so that states are compared.
     pub(super) prune_point: Vec<bool>,
+    /// Per instruction: whether a loop may end by running out of turns here.
+    pub(super) loop_point: Vec<LoopPoint>,
     /// Maps that the text names, in order of appearance.
     pub(super) maps: Vec<MapInfo>,
 }
@@ -53,12 +68,18 @@ impl Cfg {
             subprograms,
             live: vec![0; insns.len()],
             prune_point: vec![false; insns.len()],
+            loop_point: vec![LoopPoint::No; insns.len()],
             maps,
         };
         cfg.check_subprograms(insns, &second)?;
         cfg.check_reachable(insns, &second)?;
         for at in 0..insns.len() {
-            if !second[at] && is_call_to_subprogram(insns[at]) {
+            if second[at] {
+                continue;
+            }
+            cfg.loop_point[at] = loop_point(insns[at], env);
+            cfg.prune_point[at] |= cfg.loop_point[at] != LoopPoint::No;
+            if is_call_to_subprogram(insns[at]) {
                 let target = (at as i64 + 1 + i64::from(insns[at].imm)) as usize;
                 cfg.prune_point[target] = true;
                 if let Some(resume) = cfg.prune_point.get_mut(at + 1) {
@@ -227,6 +248,31 @@ pub(super) fn falls_to(insn: Insn, at: usize) -> Option<usize> {
     }
     let stops = is_jump_class(insn) && matches!(insn.code & 0xf0, BPF_JA | BPF_EXIT);
     (!stops).then_some(at + 1)
+}
+
+fn loop_point(insn: Insn, env: &dyn Env) -> LoopPoint {
+    let call = insn.code == BPF_JMP | BPF_CALL;
+    if insn.code == BPF_JMP | BPF_JCOND {
+        LoopPoint::Turn
+    } else if call && insn.src() == 0 && env.helper(insn.imm as u32).is_some_and(calls_back) {
+        LoopPoint::Callback
+    } else if call && insn.src() == BPF_PSEUDO_KFUNC_CALL && is_next(insn.imm as u32) {
+        LoopPoint::Turn
+    } else {
+        LoopPoint::No
+    }
+}
+
+/// Whether the kfunc asks an iterator for its next element.
+fn is_next(number: u32) -> bool {
+    let args = kfunc::lookup(number).map_or(&[][..], |row| row.args);
+    let next = |arg: &KfuncArg| matches!(arg, KfuncArg::Iter(_, IterStep::Next));
+    args.iter().any(next)
+}
+
+/// Whether the helper calls back before it returns.
+fn calls_back(proto: &Proto) -> bool {
+    proto.args.contains(&Arg::Func)
 }
 
 /// Registers an instruction reads and writes.

@@ -5,9 +5,10 @@
 use uapi::prog::BPF_F_TEST_STATE_FREQ;
 
 use super::Fail;
-use super::iter::progressed;
-use super::precision::Marks;
-use super::prune::{self, covers};
+use super::cfg::LoopPoint;
+use super::precision::{BackEdge, Marks, Sources};
+use super::progress::Budget;
+use super::prune::{covers, same, within};
 use super::state::State;
 use super::walk::Walk;
 
@@ -28,6 +29,19 @@ pub(super) struct Checkpoint {
     hits: u32,
     misses: u32,
     pub(super) marks: Marks,
+    /// Paths that ended here while it might still get marks.
+    pub(super) back_edges: Vec<BackEdge>,
+    /// The outermost checkpoint above that a path below ended at. While that
+    /// may still get marks, so may this one.
+    entry: Option<usize>,
+}
+
+impl Checkpoint {
+    /// Whether paths from here are still to be walked: then it is on the path
+    /// in hand, for the walk goes depth first.
+    pub(super) fn is_open(&self) -> bool {
+        self.open > 0
+    }
 }
 
 /// What comparing the state in hand with one checkpoint said.
@@ -64,6 +78,9 @@ impl Walk<'_> {
     /// may leave a checkpoint.
     pub(super) fn is_known(&mut self) -> Result<bool, Fail> {
         let at = self.at;
+        if self.cfg.loop_point[at] == LoopPoint::Callback {
+            self.begin_calls();
+        }
         let list = std::mem::take(&mut self.known[at]);
         let mut keep = Vec::with_capacity(list.len() + 1);
         let (mut found, mut looping) = (false, false);
@@ -71,7 +88,7 @@ impl Walk<'_> {
             if self.checkpoints[index].state.is_none() {
                 continue;
             }
-            looping |= self.checkpoints[index].open > 0;
+            looping |= self.checkpoints[index].is_open();
             match self.meet(index)? {
                 Met::Proven => {
                     keep.extend_from_slice(&list[position..]);
@@ -92,39 +109,105 @@ impl Walk<'_> {
         Ok(found)
     }
 
+    /// A budget for the turns of the helper that is called here.
+    fn begin_calls(&mut self) {
+        let at = self.at;
+        if self.state.frame().calls.is_none_or(|calls| calls.0 != at) {
+            let id = self.fresh_id();
+            self.state.frame().calls = Some((at, Budget { id, turns: 0 }));
+        }
+    }
+
     /// Compares the state in hand with a checkpoint's.
     fn meet(&mut self, index: usize) -> Result<Met, Fail> {
         let (cfg, at) = (self.cfg, self.at);
-        let checkpoint = &mut self.checkpoints[index];
+        let is_final = self.is_final(index);
+        let checkpoint = &self.checkpoints[index];
         let Some(state) = &checkpoint.state else {
             return Ok(Met::Missed { keep: false });
         };
-        if checkpoint.open > 0 {
-            // An ancestor of this path: coming back to it unchanged never ends.
-            if state.may_goto_depth == self.state.may_goto_depth
-                && !progressed(state, &self.state)
-                && prune::same(cfg, at, state, &self.state)
-            {
-                let text = format!("infinite loop detected at insn {at}");
-                return Err(Fail::einval(text).hint("give the loop a bound"));
+        if is_final {
+            if let Some(needed) = covers(cfg, at, state, &checkpoint.marks, &self.state) {
+                self.take_marks(index, needed);
+                return Ok(Met::Proven);
             }
-            checkpoint.misses += 1;
-            let keep = checkpoint.misses <= OPEN_MISSES;
-            return Ok(Met::Missed { keep });
+        } else {
+            let ends = if checkpoint.is_open() {
+                // Coming back to an ancestor unchanged never ends.
+                if !self.state.took_a_turn(state) && same(cfg, at, state, &self.state) {
+                    let text = format!("infinite loop detected at insn {at}");
+                    return Err(Fail::einval(text).hint("give the loop a bound"));
+                }
+                cfg.loop_point[at] != LoopPoint::No && self.state.has_progressed(state)
+            } else {
+                self.state.keeps_budgets(state)
+            };
+            if ends && let Some(scalars) = within(cfg, at, state, &self.state) {
+                self.share_marks(index, scalars);
+                self.wait_for(index);
+                self.checkpoints[index].hits += 1;
+                return Ok(Met::Proven);
+            }
         }
-        let Some(needed) = covers(cfg, at, state, &checkpoint.marks, &self.state) else {
-            checkpoint.misses += 1;
-            let keep = checkpoint.misses <= 3 * checkpoint.hits + PROVEN_MISSES;
-            return Ok(Met::Missed { keep });
+        let checkpoint = &mut self.checkpoints[index];
+        checkpoint.misses += 1;
+        let patience = if is_final {
+            3 * checkpoint.hits + PROVEN_MISSES
+        } else {
+            OPEN_MISSES
         };
-        checkpoint.hits += 1;
-        // What was needed below the checkpoint is needed of this path, too.
+        let keep = checkpoint.misses <= patience;
+        Ok(Met::Missed { keep })
+    }
+
+    /// What was needed below a final checkpoint is needed of the path in hand.
+    fn take_marks(&mut self, index: usize, scalars: Sources) {
+        self.checkpoints[index].hits += 1;
         for frame in 0..self.state.frames.len() {
             let slots = self.checkpoints[index].marks.read[frame];
             self.mark_read(frame, slots);
         }
-        self.need_precise(needed);
-        Ok(Met::Proven)
+        self.need_precise(scalars);
+    }
+
+    /// Whether a checkpoint has all its marks.
+    fn is_final(&mut self, index: usize) -> bool {
+        let (mut settled, mut next) = (Vec::new(), Some(index));
+        while let Some(index) = next {
+            let checkpoint = &self.checkpoints[index];
+            if checkpoint.is_open() {
+                return false;
+            }
+            next = checkpoint.entry;
+            settled.push(index);
+        }
+        for index in settled {
+            self.checkpoints[index].entry = None;
+            self.checkpoints[index].back_edges = Vec::new();
+        }
+        true
+    }
+
+    /// The path in hand ends at a checkpoint that is not final: nor is any
+    /// above it until the open one is closed that this one waits for.
+    fn wait_for(&mut self, index: usize) {
+        let mut entry = index;
+        while !self.checkpoints[entry].is_open()
+            && let Some(next) = self.checkpoints[entry].entry
+        {
+            entry = next;
+        }
+        let mut up = self.parent;
+        while let Some(index) = up
+            && index > entry
+        {
+            let checkpoint = &mut self.checkpoints[index];
+            if checkpoint.entry.is_some_and(|known| known <= entry) {
+                break;
+            }
+            checkpoint.entry = Some(entry);
+            up = checkpoint.parent;
+        }
     }
 
     fn is_worth_keeping(&self, looping: bool) -> bool {
@@ -132,7 +215,9 @@ impl Walk<'_> {
         let insns = self.counts.insns - self.insns_at_checkpoint;
         if !self.prunes {
             false
-        } else if self.spec.prog_flags & BPF_F_TEST_STATE_FREQ != 0 {
+        } else if self.spec.prog_flags & BPF_F_TEST_STATE_FREQ != 0
+            || self.cfg.loop_point[self.at] != LoopPoint::No
+        {
             true
         } else if looping {
             // Inside a loop that makes progress, states rarely meet: keep fewer.
@@ -160,6 +245,8 @@ impl Walk<'_> {
                 read,
                 ..Marks::default()
             },
+            back_edges: Vec::new(),
+            entry: None,
         });
         self.parent = Some(index);
         self.known[self.at].push(index);

@@ -6,7 +6,7 @@
 use super::Fail;
 use super::dynptr::object_slot;
 use super::range::Scalar;
-use super::state::{Byte, Kind, RefKind, Reg, SLOT, State};
+use super::state::{Byte, Kind, RefKind, Reg, SLOT};
 use super::walk::Walk;
 use crate::helper::kfunc::{IterStep, IterType};
 
@@ -129,6 +129,7 @@ impl Walk<'_> {
             };
             let slot = other.frames[usize::from(iter.frame)].slot(iter.slot);
             slot.reg.delta += 1;
+            self.widen(self.at, &mut other);
             self.push(self.at + 1, other)?;
         }
         let slot = self.state.frames[usize::from(iter.frame)].slot(iter.slot);
@@ -147,17 +148,4 @@ impl Walk<'_> {
 
 fn is_drained(reg: &Reg) -> bool {
     matches!(reg.kind, Kind::Iter { drained: true, .. })
-}
-
-/// Whether some iterator that goes on gave another number of elements in one
-/// state than in the other: then a loop from one to the other has progressed
-/// (kernel: `iter_active_depths_differ`).
-pub(super) fn progressed(old: &State, new: &State) -> bool {
-    old.frames.iter().zip(&new.frames).any(|(old, new)| {
-        let slots = old.stack.iter().zip(&new.stack);
-        slots.into_iter().any(|(old, new)| {
-            let iterates = old.bytes[0] == Byte::Iter && new.bytes[0] == Byte::Iter;
-            iterates && !is_drained(&new.reg) && old.reg.delta != new.reg.delta
-        })
-    })
 }

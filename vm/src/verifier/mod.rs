@@ -6,7 +6,7 @@
 //! `branch` (what instructions do to that), `state` (registers and stack),
 //! `cfg`, `opcode` and `layout` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
 //! `stack`, `fields`, `call`, `kfunc`, `dynptr`, `iter`, `compat` (one
-//! instruction), `checkpoint`, `precision` and `prune` (when paths meet),
+//! instruction), `checkpoint`, `precision`, `progress` and `prune` (when paths meet),
 //! `depth`, `log`.
 //!
 //! It follows the kernel's verifier (Linux 6.18) for a privileged loader:
@@ -31,6 +31,7 @@ mod mem;
 mod opcode;
 mod pointer;
 mod precision;
+mod progress;
 mod prune;
 mod range;
 mod stack;

@@ -36,7 +36,9 @@
 //! that "hold anything" need no mark, for every machine satisfies that.
 //!
 //! *Only closed checkpoints* have all their marks: no path below them is left,
-//! and a path pruned by one marks its own chain with the pruner's marks first.
+//! and a path that ended at one marked its own chain with that one's marks. A
+//! path that ended at an open one (see `progress`) goes on sharing its marks:
+//! until that one is closed, too, none between them is.
 //!
 //! What follows for others: values that were claimed of a register while an
 //! instruction was walked are no fact about all machines that execute it.
@@ -86,8 +88,9 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Marks scalars precise; what that needs of the checkpoint before.
-    fn need(&mut self, wanted: Sources) -> Sources {
+    /// Marks scalars precise: which of them are new, and what those need of
+    /// the checkpoint before.
+    fn need(&mut self, wanted: Sources) -> (Sources, Sources) {
         let new = wanted.without(self.precise);
         self.precise = self.precise.and(new);
         let mut above = Sources::NONE;
@@ -98,40 +101,107 @@ impl Marks {
                 }
             }
         }
-        above
+        (new, above)
     }
 
-    /// Marks slots read; those that the checkpoint before is to answer for.
+    /// Marks slots read; which of them are new.
     fn read(&mut self, frame: usize, slots: u64) -> u64 {
         let new = slots & !self.read[frame];
         self.read[frame] |= new;
-        new & !self.written[frame]
+        new
+    }
+}
+
+/// A path that ended at a checkpoint that may still get marks: they are the
+/// path's, too.
+pub(super) struct BackEdge {
+    /// The path's last checkpoint.
+    pub(super) from: Option<usize>,
+    /// Scalars of the checkpoint, and the sources of what the path had there.
+    pub(super) scalars: Vec<(Sources, Sources)>,
+    /// Per frame: slots that the path overwrote.
+    pub(super) written: Vec<u64>,
+}
+
+impl BackEdge {
+    /// What the path needs where the checkpoint needs `scalars`.
+    fn need(&self, scalars: Sources) -> Sources {
+        let hit = self.scalars.iter().filter(|pair| pair.0.meets(scalars));
+        hit.fold(Sources::NONE, |all, pair| all.and(pair.1))
     }
 }
 
 impl Walk<'_> {
     /// The path goes on only because of what is claimed of a value.
     pub(super) fn need_precise(&mut self, sources: Sources) {
-        let (mut wanted, mut up) = (sources, self.parent);
-        while let Some(index) = up
-            && !wanted.is_empty()
-        {
-            let checkpoint = &mut self.checkpoints[index];
-            wanted = checkpoint.marks.need(wanted);
-            up = checkpoint.parent;
+        self.need_precise_at(self.parent, sources);
+    }
+
+    fn need_precise_at(&mut self, checkpoint: Option<usize>, sources: Sources) {
+        let (mut wanted, mut up) = (sources, checkpoint);
+        let mut elsewhere = Vec::new();
+        loop {
+            while let Some(index) = up
+                && !wanted.is_empty()
+            {
+                let checkpoint = &mut self.checkpoints[index];
+                let (new, above) = checkpoint.marks.need(wanted);
+                for edge in &checkpoint.back_edges {
+                    elsewhere.push((edge.from, edge.need(new)));
+                }
+                (wanted, up) = (above, checkpoint.parent);
+            }
+            match elsewhere.pop() {
+                Some(next) => (up, wanted) = next,
+                None => return,
+            }
         }
     }
 
     /// The path depends on what these slots of a frame hold.
     pub(super) fn mark_read(&mut self, frame: usize, slots: u64) {
-        let mut slots = slots & !self.state.frames[frame].written;
-        let mut up = self.parent;
-        while let Some(index) = up
-            && slots != 0
-        {
-            let checkpoint = &mut self.checkpoints[index];
-            slots = checkpoint.marks.read(frame, slots);
-            up = checkpoint.parent;
+        let slots = slots & !self.state.frames[frame].written;
+        self.mark_read_at(self.parent, frame, slots);
+    }
+
+    fn mark_read_at(&mut self, checkpoint: Option<usize>, frame: usize, slots: u64) {
+        let (mut slots, mut up) = (slots, checkpoint);
+        let mut elsewhere = Vec::new();
+        loop {
+            while let Some(index) = up
+                && slots != 0
+            {
+                let checkpoint = &mut self.checkpoints[index];
+                let new = checkpoint.marks.read(frame, slots);
+                for edge in &checkpoint.back_edges {
+                    elsewhere.push((edge.from, new & !edge.written[frame]));
+                }
+                slots = new & !checkpoint.marks.written[frame];
+                up = checkpoint.parent;
+            }
+            match elsewhere.pop() {
+                Some(next) => (up, slots) = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Marks what a checkpoint has marked so far as the path's in hand, and
+    /// whatever it will mark.
+    pub(super) fn share_marks(&mut self, checkpoint: usize, scalars: Vec<(Sources, Sources)>) {
+        let frames = self.state.frames.iter();
+        let edge = BackEdge {
+            from: self.parent,
+            scalars,
+            written: frames.map(|f| f.written).collect(),
+        };
+        let marks = &self.checkpoints[checkpoint].marks;
+        let wanted = edge.need(marks.precise);
+        let read = marks.read.clone();
+        self.checkpoints[checkpoint].back_edges.push(edge);
+        self.need_precise(wanted);
+        for (frame, slots) in read.into_iter().enumerate() {
+            self.mark_read(frame, slots);
         }
     }
 }
@@ -147,9 +217,10 @@ mod tests {
             ..Marks::default()
         };
         let both = Sources::one(0).and(Sources::one(1));
-        assert_eq!(marks.need(both), Sources::one(3));
-        assert_eq!(marks.need(both.and(Sources::one(2))), Sources::one(5));
-        assert_eq!(marks.need(both), Sources::NONE);
+        assert_eq!(marks.need(both), (both, Sources::one(3)));
+        let more = both.and(Sources::one(2));
+        assert_eq!(marks.need(more), (Sources::one(2), Sources::one(5)));
+        assert_eq!(marks.need(both), (Sources::NONE, Sources::NONE));
     }
 
     #[test]
@@ -158,19 +229,8 @@ mod tests {
             sources: (0..140).map(|n| Sources::one(n % 100)).collect(),
             ..Marks::default()
         };
-        let above = marks.need(Sources::one(139));
+        let (_, above) = marks.need(Sources::one(139));
         let expected = (127..140).fold(Sources::NONE, |set, n| set.and(Sources::one(n % 100)));
         assert_eq!(above, expected);
-    }
-
-    #[test]
-    fn a_read_ends_where_the_slot_was_written() {
-        let mut marks = Marks {
-            written: vec![0b0110],
-            read: vec![0b0001],
-            ..Marks::default()
-        };
-        assert_eq!(marks.read(0, 0b1011), 0b1000);
-        assert_eq!(marks.read(0, 0b1011), 0);
     }
 }

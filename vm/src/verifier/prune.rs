@@ -87,6 +87,8 @@ struct Comparison<'a> {
     ids: Ids,
     /// Sources of the new state's scalars that had to match.
     needed: Sources,
+    /// Scalars of the old state with the sources of the new state's in their place.
+    scalars: Vec<(Sources, Sources)>,
 }
 
 /// Whether all machines in state `new` at instruction `at` are among those of
@@ -99,7 +101,19 @@ pub(super) fn covers(
     marks: &Marks,
     new: &State,
 ) -> Option<Sources> {
-    compare(cfg, at, old, Match::Needed(marks), new)
+    compare(cfg, at, old, Match::Needed(marks), new).map(|work| work.needed)
+}
+
+/// Whether all machines in state `new` at instruction `at` are among those of
+/// `old` in all that is live; then the scalars of `old` with the sources of
+/// those in `new`.
+pub(super) fn within(
+    cfg: &Cfg,
+    at: usize,
+    old: &State,
+    new: &State,
+) -> Option<Vec<(Sources, Sources)>> {
+    compare(cfg, at, old, Match::All, new).map(|work| work.scalars)
 }
 
 /// Whether two states stand for the same machines, as far as anything from
@@ -109,7 +123,13 @@ pub(super) fn same(cfg: &Cfg, at: usize, old: &State, new: &State) -> bool {
         && compare(cfg, at, new, Match::All, old).is_some()
 }
 
-fn compare(cfg: &Cfg, at: usize, old: &State, how: Match<'_>, new: &State) -> Option<Sources> {
+fn compare<'a>(
+    cfg: &Cfg,
+    at: usize,
+    old: &State,
+    how: Match<'a>,
+    new: &State,
+) -> Option<Comparison<'a>> {
     if old.frames.len() != new.frames.len() || old.refs.len() != new.refs.len() {
         return None;
     }
@@ -117,6 +137,7 @@ fn compare(cfg: &Cfg, at: usize, old: &State, how: Match<'_>, new: &State) -> Op
         how,
         ids: Ids::default(),
         needed: Sources::NONE,
+        scalars: Vec::new(),
     };
     let mut pairs = old.refs.iter().zip(&new.refs);
     if !pairs.all(|(o, n)| o.kind == n.kind && work.ids.pointer(o.id, n.id)) {
@@ -138,7 +159,7 @@ fn compare(cfg: &Cfg, at: usize, old: &State, how: Match<'_>, new: &State) -> Op
             return None;
         }
     }
-    Some(work.needed)
+    Some(work)
 }
 
 impl Comparison<'_> {
@@ -162,6 +183,9 @@ impl Comparison<'_> {
             Kind::Scalar if !self.how.precise(old) => true,
             Kind::Scalar => {
                 self.needed = self.needed.and(new.from);
+                if matches!(self.how, Match::All) {
+                    self.scalars.push((old.from, new.from));
+                }
                 old.val.includes(&new.val) && self.ids.scalar(old, new)
             }
             kind => {
@@ -185,7 +209,7 @@ impl Comparison<'_> {
             (Byte::Zero, Byte::Zero) => true,
             (Byte::Zero, Byte::Spill) => {
                 self.needed = self.needed.and(new.reg.from);
-                new.reg.is_null()
+                matches!(self.how, Match::Needed(_)) && new.reg.is_null()
             }
             (Byte::Zero, _) => false,
             _ => true,

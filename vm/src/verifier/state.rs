@@ -5,6 +5,7 @@ use uapi::insn::{BPF_ADD, MAX_BPF_STACK, MAX_CALL_FRAMES};
 
 use super::alu::alu64;
 use super::precision::Sources;
+use super::progress::Budget;
 use super::range::Scalar;
 use crate::helper::kfunc::IterType;
 
@@ -242,6 +243,10 @@ pub(super) struct Frame {
     pub(super) stack: Vec<Slot>,
     /// Slots of which nothing is left that the last checkpoint knew.
     pub(super) written: u64,
+    /// Turns that `may_goto` took in this call of the function.
+    pub(super) budget: Budget,
+    /// The instruction whose helper is calling back, and its turns.
+    pub(super) calls: Option<(usize, Budget)>,
     /// Instruction of the call that made this frame.
     pub(super) call_site: usize,
     /// Index of the subprogram.
@@ -257,6 +262,8 @@ impl Frame {
             regs,
             stack: Vec::new(),
             written: u64::MAX,
+            budget: Budget::default(),
+            calls: None,
             call_site,
             subprogram,
         }
@@ -278,8 +285,6 @@ pub(super) struct State {
     pub(super) frames: Vec<Frame>,
     /// What must be given back, in the order it was taken.
     pub(super) refs: Vec<Ref>,
-    /// How often a `may_goto` fell through.
-    pub(super) may_goto_depth: u32,
 }
 
 /// Something that the program took and must give back.
@@ -309,7 +314,6 @@ impl State {
         State {
             frames: vec![frame],
             refs: Vec::new(),
-            may_goto_depth: 0,
         }
     }
 

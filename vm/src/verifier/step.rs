@@ -175,11 +175,11 @@ impl Walk<'_> {
         self.write(insn.dst(), reg)
     }
 
-    /// `may_goto`: one path falls through while the budget lasts, the other
-    /// jumps, at once.
+    /// One path falls through while there are turns left, the other jumps.
     fn may_goto(&mut self) -> Result<usize, Fail> {
         let mut other = self.state.clone();
-        other.may_goto_depth += 1;
+        other.turn();
+        self.widen(self.at, &mut other);
         self.push(self.at + 1, other)?;
         Ok(jump_target(self.insn(), self.at).map_or(0, |t| t as usize))
     }

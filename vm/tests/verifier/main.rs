@@ -12,6 +12,7 @@ mod checked;
 mod generate;
 mod kernel;
 mod log;
+mod loops;
 mod messages;
 mod mutate;
 mod objects;
