@@ -133,8 +133,8 @@ impl Linker for Names<'_> {
         helpers::lookup(id).map(|helper| helper.call)
     }
 
-    fn kfunc(&self, _number: u32) -> Option<HelperFn> {
-        None
+    fn kfunc(&self, number: u32) -> Option<HelperFn> {
+        helpers::kfunc_function(number)
     }
 
     fn tail_call(&self) -> TailCallFn {

@@ -6,6 +6,8 @@
 //!
 //! To add a helper, copy a row in its family's file and name it in [`lookup`].
 
+mod dynptr;
+mod kfunc;
 mod map;
 mod perf;
 mod read;
@@ -16,11 +18,19 @@ mod task;
 mod text;
 mod time;
 
+pub use kfunc::function as kfunc_function;
 pub use map::tail_call_target;
 pub use row::Helper;
 
 /// The rows there are.
 static ROWS: &[&Helper] = &[
+    &dynptr::dynptr_from_mem::ROW,
+    &dynptr::ringbuf_reserve_dynptr::ROW,
+    &dynptr::ringbuf_submit_dynptr::ROW,
+    &dynptr::ringbuf_discard_dynptr::ROW,
+    &dynptr::dynptr_read::ROW,
+    &dynptr::dynptr_write::ROW,
+    &dynptr::dynptr_data::ROW,
     &map::map_lookup_elem::ROW,
     &map::map_update_elem::ROW,
     &map::map_delete_elem::ROW,

@@ -6,7 +6,7 @@ use super::row::{AllocLen, Any, Bytes, LenOrZero, Record, RecordOrNull, helper};
 use crate::maps::Map;
 use crate::run::RunState;
 
-fn commit(run: &RunState, record: Record, flags: u64, discard: bool) {
+pub(super) fn commit(run: &RunState, record: Record, flags: u64, discard: bool) {
     if let Some(ring) = run.ring_of(record.0)
         && ring.commit(record.0, flags, discard)
     {

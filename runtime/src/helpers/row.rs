@@ -72,6 +72,14 @@ words! {
     Record(*mut u8) = Arg::RingbufRecord;
     /// A constant size.
     AllocLen(u64) = Arg::ConstAllocSize;
+    /// An initialised dynptr.
+    SomeDynPtr(*mut u8) = Arg::DynPtr;
+    /// Stack that becomes a dynptr of a map value.
+    MadeDynPtr(*mut u8) = Arg::UninitDynPtr;
+    /// Stack that becomes a dynptr of a ring buffer record.
+    MadeRingbufDynPtr(*mut u8) = Arg::UninitRingbufDynPtr;
+    /// A dynptr of a record that the call takes over.
+    ReleasedDynPtr(*mut u8) = Arg::ReleasedRingbufDynPtr;
     /// A zero-terminated string in read-only map memory.
     Text(*const u8) = Arg::ConstStr;
 }
@@ -144,6 +152,18 @@ pub(super) struct RecordOrNull(pub *mut u8);
 
 impl Returned for RecordOrNull {
     const RET: Ret = Ret::RingbufRecordOrNull;
+
+    #[inline(always)]
+    fn into_register(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// Memory of the dynptr argument, or null.
+pub(super) struct SliceOrNull(pub *mut u8);
+
+impl Returned for SliceOrNull {
+    const RET: Ret = Ret::DynPtrMemOrNull;
 
     #[inline(always)]
     fn into_register(self) -> u64 {
