@@ -273,6 +273,7 @@ fn ctx_name(prog_type: u32) -> Option<&'static str> {
         BPF_PROG_TYPE_KPROBE => Some("pt_regs"),
         BPF_PROG_TYPE_XDP => Some("xdp_md"),
         BPF_PROG_TYPE_PERF_EVENT => Some("bpf_perf_event_data"),
+        BPF_PROG_TYPE_RAW_TRACEPOINT => Some("bpf_raw_tracepoint_args"),
         _ => None,
     }
 }

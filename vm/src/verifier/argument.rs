@@ -214,7 +214,7 @@ impl Walk<'_> {
     }
 
     /// Memory of at most `size` bytes that a helper reads or writes.
-    fn helper_memory(
+    pub(super) fn helper_memory(
         &mut self,
         number: u8,
         reg: &Reg,

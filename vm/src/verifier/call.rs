@@ -34,6 +34,11 @@ impl<'a> Walk<'a> {
             .cfg
             .subprogram_at(target)
             .ok_or_else(|| Fail::einval("call to invalid destination"))?;
+        let caller = self.state.frame().subprogram;
+        self.calls.insert((caller, callee));
+        if let Some(function) = self.global(callee) {
+            return self.call_global(callee, function);
+        }
         if !self.state.can_call() {
             let text = format!(
                 "the call stack of {} frames is too deep",
@@ -41,8 +46,6 @@ impl<'a> Walk<'a> {
             );
             return Err(Fail::new(Errno::E2BIG, text));
         }
-        let caller = self.state.frame().subprogram;
-        self.calls.insert((caller, callee));
         let depth = self.state.frames.len() as u8;
         let mut frame = Frame::new(depth, self.at, callee);
         frame.budget.id = self.fresh_id();
@@ -59,7 +62,11 @@ impl<'a> Walk<'a> {
         let result = self.read(0)?;
         if self.state.frames.len() == 1 {
             self.check_references("BPF_EXIT instruction in main prog")?;
-            return self.check_return(&result).map(|()| None);
+            let result = match self.state.frame().subprogram {
+                0 => self.check_return(&result),
+                _ => self.check_global_result(&result),
+            };
+            return result.map(|()| None);
         }
         if let Kind::Stack { frame } = result.kind
             && usize::from(frame) == self.state.frames.len() - 1

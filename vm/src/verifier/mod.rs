@@ -4,14 +4,15 @@
 
 //! Reading order: `tnum` and `range` (what is known of a number), `alu` and
 //! `branch` (what instructions do to that), `state` (registers and stack),
-//! `cfg`, `opcode` and `layout` (the text), `walk` (all paths), `step`, `pointer`, `mem`,
-//! `stack`, `fields`, `call`, `kfunc`, `dynptr`, `iter`, `compat` (one
-//! instruction), `checkpoint`, `precision`, `progress` and `prune` (when paths meet),
+//! `cfg`, `opcode` and `layout` (the text), `walk` (all paths),
+//! `step`, `pointer`, `mem`, `stack`, `fields`, `compat` (one instruction),
+//! `call`, `argument`, `kfunc`, `dynptr`, `iter` (calls),
+//! `global` (functions by their prototype),
+//! `checkpoint`, `precision`, `progress` and `prune` (when paths meet),
 //! `depth`, `log`.
 //!
 //! It follows the kernel's verifier (Linux 6.18) for a privileged loader:
-//! pointers may be stored and printed, uninitialised stack may be read. Where
-//! the kernel verifies a global function by its signature, we walk into it.
+//! pointers may be stored and printed, uninitialised stack may be read.
 
 mod alu;
 mod argument;
@@ -23,6 +24,7 @@ mod compat;
 mod depth;
 mod dynptr;
 mod fields;
+mod global;
 mod iter;
 mod kfunc;
 mod layout;
@@ -140,7 +142,7 @@ fn verify_paths(
     let mut walk = Walk::new(&spec, env, &cfg, trace);
     walk.prunes = prunes;
     walk.trace_start();
-    let result = match walk.run() {
+    let result = match walk.run_all() {
         Ok(()) => {
             walk.trace_depths();
             walk.check_depth()
@@ -150,13 +152,13 @@ fn verify_paths(
     match result {
         Ok(stack_bytes) => {
             let facts = walk.facts(stack_bytes);
-            walk.trace_end(true);
+            walk.trace_end();
             Ok(VerifiedProgram { spec, facts })
         }
         Err(refusal) => {
             let (at, found) = (walk.at, walk.registers_in_use());
             let error = refuse(&spec, env, &mut walk.trace, at, refusal, Some(&found));
-            walk.trace_end(false);
+            walk.trace_end();
             Err(error)
         }
     }

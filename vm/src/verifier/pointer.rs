@@ -99,7 +99,7 @@ fn check_offset(kind: Kind, val: &Scalar) -> Result<(), Fail> {
         }
         None => return Ok(()),
     };
-    Err(Fail::eacces(text)
+    Err(Fail::einval(text)
         .hint("bound the number from below and above, or mask it with `&`, before adding it"))
 }
 

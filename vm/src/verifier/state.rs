@@ -38,7 +38,6 @@ pub(super) enum Kind {
         or_null: bool,
     },
     /// A dynptr that may be used, but not changed.
-    #[expect(dead_code, reason = "no function takes one yet")]
     ConstDynPtr,
     /// In stack slots only: one half of a dynptr. Its `id` is the dynptr's,
     /// its `owner` the reference of the record that it stands for.
@@ -309,10 +308,16 @@ pub(super) enum RefKind {
 
 impl State {
     pub(super) fn entry() -> State {
-        let mut frame = Frame::new(0, 0, 0);
-        frame.regs[1] = Reg::pointer(Kind::Ctx, 0, 0);
+        let mut state = State::entry_of(0);
+        state.set(1, Reg::pointer(Kind::Ctx, 0, 0));
+        state
+    }
+
+    /// Where a subprogram begins that nobody called; its arguments are for the
+    /// caller to set.
+    pub(super) fn entry_of(subprogram: usize) -> State {
         State {
-            frames: vec![frame],
+            frames: vec![Frame::new(0, 0, subprogram)],
             refs: Vec::new(),
         }
     }

@@ -64,6 +64,9 @@ pub(super) struct Walk<'a> {
     // What becomes facts.
     pub(super) frame_bytes: Vec<u32>,
     pub(super) calls: BTreeSet<(usize, usize)>,
+    /// Global functions that were called: still to be walked, and walked.
+    pub(super) unproven: BTreeSet<usize>,
+    pub(super) proven: BTreeSet<usize>,
     pub(super) tail_calls: Vec<bool>,
     pub(super) ctx_words: u64,
     pub(super) ctx_bytes: u32,
@@ -100,6 +103,8 @@ impl<'a> Walk<'a> {
             through_ctx: vec![None; count],
             frame_bytes: vec![0; cfg.subprograms.len()],
             calls: BTreeSet::new(),
+            unproven: BTreeSet::new(),
+            proven: BTreeSet::new(),
             tail_calls: vec![false; cfg.subprograms.len()],
             ctx_words: 0,
             ctx_bytes: 0,

@@ -81,15 +81,21 @@ impl<'a> Trace<'a> {
 
     /// A path goes on that branched off at `from`: level 1 forgets the last one.
     pub(in super::super) fn new_path(&mut self, from: usize, position: usize) {
+        self.restart();
         self.from = Some(from);
-        self.before = None;
-        self.line = (0, 0);
-        self.source = None;
         if !self.wants(LEVEL2)
             && let Some(log) = self.at(LEVEL1)
         {
             log.rewind(position);
         }
+    }
+
+    /// Another function is walked.
+    pub(in super::super) fn restart(&mut self) {
+        self.from = None;
+        self.before = None;
+        self.line = (0, 0);
+        self.source = None;
     }
 
     /// The path in hand is covered by what was proven before.
@@ -125,7 +131,7 @@ impl<'a> Trace<'a> {
     }
 
     /// Nothing was refused: level 1 has nothing to show.
-    fn forget_paths(&mut self) {
+    pub(in super::super) fn forget_paths(&mut self) {
         if !self.wants(LEVEL2)
             && let Some(log) = self.at(LEVEL1)
         {
@@ -134,10 +140,7 @@ impl<'a> Trace<'a> {
     }
 
     /// The last lines of a verification.
-    pub(in super::super) fn end(&mut self, accepted: bool, counts: &Counts) {
-        if accepted {
-            self.forget_paths();
-        }
+    pub(in super::super) fn end(&mut self, counts: &Counts) {
         let micros = self.started.elapsed().as_micros();
         let depths: Vec<String> = self.depths.iter().map(u32::to_string).collect();
         let depths = depths.join("+");
@@ -308,8 +311,8 @@ impl Walk<'_> {
     }
 
     /// The log's last lines.
-    pub(in super::super) fn trace_end(&mut self, accepted: bool) {
-        self.trace.end(accepted, &self.counts);
+    pub(in super::super) fn trace_end(&mut self) {
+        self.trace.end(&self.counts);
     }
 
     /// What the log tells of a pointer besides its kind.
@@ -319,7 +322,7 @@ impl Walk<'_> {
                 let map = self.map(map);
                 vec![format!("ks={},vs={}", map.key_size, map.value_size)]
             }
-            Kind::Record { size, .. } => vec![format!("sz={size}")],
+            Kind::Record { size, .. } | Kind::Mem { size, .. } => vec![format!("sz={size}")],
             _ => Vec::new(),
         }
     }
