@@ -118,6 +118,10 @@ impl<'a> Trace<'a> {
         found: Option<&str>,
     ) {
         if !self.wants(LEVEL1 | LEVEL2) {
+            // Statistics come with the kernel's words, and no more.
+            if let Some(log) = self.at(STATS) {
+                log.push(&format!("{}\n", fail.text));
+            }
             return;
         }
         let insn = (at < spec.insns.len()).then(|| listed(&spec.insns, at, env));
