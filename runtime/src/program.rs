@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uapi::Errno;
 use uapi::helper::{BPF_FUNC_PERF_EVENT_OUTPUT, BPF_FUNC_TAIL_CALL};
 use uapi::map as types;
-use vm::helper::Proto;
+use vm::helper::{self, Proto};
 use vm::jit::CompiledProgram;
 use vm::link::{Entry, HelperFn, LinkError, Linker, TailCallFn};
 use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
@@ -72,6 +72,23 @@ pub fn verify(
     verifier::verify(spec, &Names { objects }, log)
 }
 
+/// As [`verify`], for a program that will not run: it may call whatever
+/// helpers the kernel has.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_only(
+    objects: &dyn Objects,
+    spec: ProgramSpec,
+    log: Option<&mut Log>,
+) -> Result<VerifiedProgram, VerifyError> {
+    let catalogue = Catalogue {
+        names: Names { objects },
+        prog_type: spec.prog_type,
+    };
+    verifier::verify(spec, &catalogue, log)
+}
+
 /// How programs meet the maps of `objects` and the helpers of this process,
 /// for engines that [`LoadedProgram`] does not drive. The addresses are valid
 /// as long as the maps.
@@ -115,6 +132,23 @@ impl Env for Names<'_> {
 
     fn helper(&self, id: u32) -> Option<&Proto> {
         helpers::lookup(id).map(|helper| &helper.proto)
+    }
+}
+
+/// What the verifier asks of a program that will not run: helpers are the
+/// kernel's for its type.
+struct Catalogue<'a> {
+    names: Names<'a>,
+    prog_type: u32,
+}
+
+impl Env for Catalogue<'_> {
+    fn map(&self, id: u32) -> Option<MapInfo> {
+        Env::map(&self.names, id)
+    }
+
+    fn helper(&self, id: u32) -> Option<&Proto> {
+        helper::kernel::find(id, self.prog_type).map(|helper| &helper.proto)
     }
 }
 

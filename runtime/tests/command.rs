@@ -86,7 +86,7 @@ impl Tool {
 
     /// What a target sees of the session.
     fn view(&self) -> SessionView {
-        SessionView::open(self.bpf.session().path()).unwrap()
+        SessionView::open(self.bpf.session().unwrap().path()).unwrap()
     }
 
     fn value(&self, map: &MapObject, index: u32) -> u64 {
@@ -285,7 +285,7 @@ fn a_program_slot_shows_the_programs_id() {
 #[test]
 fn targets_are_told_of_new_slots() {
     let tool = tool();
-    let told = || tool.bpf.session().roster().generation();
+    let told = || tool.bpf.session().unwrap().roster().generation();
     let prog = tool.load(BPF_PROG_TYPE_KPROBE, returns_7(), Vec::new());
     let array = tool.map(BPF_MAP_TYPE_PROG_ARRAY, 4);
     let before = told();

@@ -163,7 +163,8 @@ fn watch_all() {
     let Ok(Server { bpf, bridge }) = server::server() else {
         return;
     };
-    let Some(doorbell) = bpf.session().doorbell().and_then(Doorbell::new) else {
+    let doorbell = bpf.session().ok().and_then(|session| session.doorbell());
+    let Some(doorbell) = doorbell.and_then(Doorbell::new) else {
         log::debug(format_args!("the session has no doorbell"));
         return;
     };

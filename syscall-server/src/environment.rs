@@ -1,5 +1,6 @@
-//! What a tool's children inherit: the agent in place of this library, so
-//! that `bpftrace -c` traces its child. It knows no session.
+//! What the environment asks of the server, and what a tool's children
+//! inherit: the agent in place of this library, so that `bpftrace -c` traces
+//! its child. It knows no session.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -10,6 +11,24 @@ use crate::log;
 const LD_PRELOAD: &str = "LD_PRELOAD";
 /// The agent's file name, in the directory of this library.
 pub const AGENT: &str = "libbpftime-agent.so";
+
+/// Set by `bpftime verify`.
+const VERIFY_ONLY: &str = "BPFTIME_VERIFY_ONLY";
+
+/// What the environment asks for, read once.
+pub struct Environment {
+    /// Programs are verified only: no session, no storage, no links.
+    pub verify_only: bool,
+}
+
+impl Environment {
+    /// Reads it.
+    pub fn read() -> Environment {
+        Environment {
+            verify_only: std::env::var_os(VERIFY_ONLY).is_some_and(|value| value == "1"),
+        }
+    }
+}
 
 /// Replaces this library in `LD_PRELOAD` by the agent; takes it out where
 /// there is no agent beside it.

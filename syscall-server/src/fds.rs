@@ -221,6 +221,19 @@ impl Drop for PrivateFd {
     }
 }
 
+/// A new file of `bytes` zeros that can be mapped, closed on exec.
+///
+/// # Errors
+/// EMFILE when the process has no more fds.
+pub fn memory_file(bytes: u64) -> Result<c_int, Errno> {
+    let name = c"bpftime".as_ptr() as usize;
+    let flags = libc::MFD_CLOEXEC as usize;
+    let fd = raw::checked(libc::SYS_memfd_create, [name, flags, 0, 0, 0, 0])?;
+    let sized = raw::checked(libc::SYS_ftruncate, [fd, bytes as usize, 0, 0, 0, 0]);
+    sized.inspect_err(|_| raw::close(fd as c_int))?;
+    Ok(fd as c_int)
+}
+
 /// A new eventfd, closed on exec.
 ///
 /// # Errors

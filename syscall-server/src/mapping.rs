@@ -86,7 +86,7 @@ fn of_map(server: &Server, map: &MapObject, request: Request) -> Result<usize, E
     }
     let storage = server
         .bpf
-        .session()
+        .session()?
         .map_storage(map.id())
         .ok_or(Errno::ENOMEM)?;
     lay_out(request, &storage, &pieces)
@@ -104,7 +104,7 @@ fn of_event(server: &Server, event: &PerfEvent, request: Request) -> Result<usiz
     }
     let data_pages = u32::try_from(pages - 1).map_err(|_| Errno::ENOMEM)?;
     let (id, _) = server.bpf.perf_ring(event, data_pages)?;
-    let storage = server.bpf.session().map_storage(id).ok_or(Errno::ENOMEM)?;
+    let storage = server.bpf.session()?.map_storage(id).ok_or(Errno::ENOMEM)?;
     lay_out(request, &storage, &[(0, request.len as u64)])
 }
 

@@ -11,8 +11,9 @@ use runtime::session::{Dirs, Session, SessionError, spawn_sweeper};
 use uapi::Errno;
 
 use crate::bridge::Bridge;
+use crate::environment::{self, Environment};
 use crate::fds::FDS;
-use crate::{environment, forks, log};
+use crate::{forks, log};
 
 /// The tool's session and what serves it.
 pub struct Server {
@@ -59,6 +60,13 @@ pub fn server() -> Result<&'static Server, Errno> {
 fn start() -> Result<Server, SessionError> {
     // What goes wrong in here is told as an errno, not on the tool's stderr.
     std::panic::set_hook(Box::new(|info| log::debug(format_args!("{info}"))));
+    if Environment::read().verify_only {
+        forks::watch();
+        return Ok(Server {
+            bpf: Bpf::verify_only(),
+            bridge: Bridge::default(),
+        });
+    }
     let own_path = own_path();
     let dirs = Dirs::for_library(own_path.as_deref());
     let session = Session::create(&dirs)?;

@@ -75,7 +75,7 @@ impl Bpf {
                 let id = prog.id();
                 put(map, index, id, Slot::Prog(prog))?;
                 // Targets load a program before a tail call finds it.
-                self.session().publish();
+                self.home.publish();
                 Ok(())
             }
             (Elements::Events, NewValue::Event(event)) => {
@@ -86,7 +86,7 @@ impl Bpf {
                 put(map, index, ring, Slot::Event(event))?;
                 if ring != 0 {
                     // Targets open a ring before they write to it.
-                    self.session().publish();
+                    self.home.publish();
                 }
                 Ok(())
             }

@@ -85,7 +85,7 @@ impl Drop for LinkObject {
                     for place in places {
                         self.home.remove(place.id);
                     }
-                    self.home.session().publish();
+                    self.home.publish();
                 }
             }
         }
@@ -171,7 +171,7 @@ impl Bpf {
         let mut made = Vec::with_capacity(places.len());
         for (probe, cookie) in places {
             let spec = link_spec(&probe, prog.id(), cookie);
-            match self.session().create_link(spec) {
+            match self.session()?.create_link(spec) {
                 Ok(id) => made.push(Place { probe, cookie, id }),
                 Err(errno) => {
                     for place in &made {
@@ -181,7 +181,7 @@ impl Bpf {
                 }
             }
         }
-        self.session().publish();
+        self.home.publish();
         let mut tables = self.home.tables();
         let id = tables.links.next_free_id();
         let link = Arc::new(LinkObject {

@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use uapi::Errno;
 use uapi::map::{
-    BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_F_MMAPABLE, BPF_MAP_TYPE_ARENA, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY,
+    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
 };
 
 use super::batch::Cursors;
 use super::object::{Home, check_name};
 use super::{Bpf, BtfObject, PerfEvent, ProgObject};
 use crate::maps::{Map, MapSpec};
+use crate::session::possible_cpus;
 use crate::types;
+
+/// Unit of mappings.
+const PAGE: u64 = 4096;
 
 /// A map that an fd, a program or another map refers to.
 pub struct MapObject {
@@ -64,10 +68,20 @@ impl MapObject {
     }
 
     /// Whether the map's storage is a file of its own, which the kernel can
-    /// mmap by itself: a `BPF_F_MMAPABLE` array.
+    /// mmap by itself: a `BPF_F_MMAPABLE` array, or an arena.
     pub fn has_file(&self) -> bool {
         let spec = self.map.spec();
-        spec.map_type == BPF_MAP_TYPE_ARRAY && spec.has(BPF_F_MMAPABLE)
+        spec.has(BPF_F_MMAPABLE) && matches!(spec.map_type, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_ARENA)
+    }
+
+    /// Bytes of that file.
+    pub fn file_bytes(&self) -> u64 {
+        let spec = self.map.spec();
+        let entry = match spec.map_type {
+            BPF_MAP_TYPE_ARENA => PAGE,
+            _ => u64::from(spec.value_size).next_multiple_of(8),
+        };
+        (entry * u64::from(spec.max_entries)).next_multiple_of(PAGE)
     }
 
     /// What an update's value is.
@@ -103,8 +117,17 @@ impl Bpf {
             let fields = types::map_fields(btf.types(), &spec)?;
             spec.set_fields(&fields);
         }
-        // A file is opened again for each fd that a tool gets.
-        let (id, map, _file) = self.session().create_map(spec)?;
+        let (id, map) = match self.session() {
+            Ok(session) => {
+                // A file is opened again for each fd that a tool gets.
+                let (id, map, _file) = session.create_map(spec)?;
+                (id, map)
+            }
+            Err(_) => {
+                let map = Arc::new(Map::spec_only(spec, possible_cpus())?);
+                (self.home.tables().maps.next_free_id(), map)
+            }
+        };
         let object = Arc::new(MapObject {
             id,
             map,
@@ -125,6 +148,9 @@ impl Bpf {
         if map.map.frozen() {
             return Err(Errno::EPERM);
         }
-        self.home.session().freeze_map(map.id())
+        match self.home.session() {
+            Ok(session) => session.freeze_map(map.id()),
+            Err(_) => map.map.freeze(),
+        }
     }
 }

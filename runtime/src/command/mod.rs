@@ -27,6 +27,8 @@ pub mod timer;
 
 use std::sync::Arc;
 
+use uapi::Errno;
+
 use crate::session::Session;
 use object::Home;
 
@@ -61,12 +63,24 @@ impl Bpf {
     /// The commands on `session`, whose objects belong to this process.
     pub fn new(session: Session) -> Bpf {
         Bpf {
-            home: Arc::new(Home::new(session)),
+            home: Arc::new(Home::new(Some(session))),
+        }
+    }
+
+    /// The commands without a session: maps have no storage, programs are
+    /// verified with all helpers that kernels have, and nothing can be run or
+    /// attached.
+    pub fn verify_only() -> Bpf {
+        Bpf {
+            home: Arc::new(Home::new(None)),
         }
     }
 
     /// The session that holds the objects.
-    pub fn session(&self) -> &Session {
+    ///
+    /// # Errors
+    /// EPERM where programs are only verified.
+    pub fn session(&self) -> Result<&Session, Errno> {
         self.home.session()
     }
 }

@@ -13,7 +13,8 @@ use crate::session::Session;
 
 /// Where objects live.
 pub(super) struct Home {
-    session: Session,
+    /// None where programs are only verified.
+    session: Option<Session>,
     /// The process whose objects these are. A forked child has copies of
     /// them, and must not take them out of the session when it drops those.
     pid: i32,
@@ -32,17 +33,29 @@ pub(super) struct Tables {
 }
 
 impl Home {
-    pub(super) fn new(session: Session) -> Home {
+    /// With a session, or without one when nothing will ever run.
+    pub(super) fn new(session: Option<Session>) -> Home {
         Home {
-            here: Here::new(&session),
+            here: session.as_ref().and_then(Here::new),
             session,
             pid: shm::sys::getpid(),
             tables: Mutex::default(),
         }
     }
 
-    pub(super) fn session(&self) -> &Session {
-        &self.session
+    /// The session that objects are shared through.
+    ///
+    /// # Errors
+    /// EPERM where programs are only verified: nothing can be attached there.
+    pub(super) fn session(&self) -> Result<&Session, Errno> {
+        self.session.as_ref().ok_or(Errno::EPERM)
+    }
+
+    /// Has targets follow what changed.
+    pub(super) fn publish(&self) {
+        if let Some(session) = &self.session {
+            session.publish();
+        }
     }
 
     /// Where programs run in this process.
@@ -64,9 +77,9 @@ impl Home {
 
     /// Takes objects out of the session when their last reference went.
     pub(super) fn remove(&self, id: u32) {
-        if self.is_owner() {
+        if let Some(session) = self.session.as_ref().filter(|_| self.is_owner()) {
             // ENOENT, the only failure, means that it is gone already.
-            let _ = self.session.remove(id);
+            let _ = session.remove(id);
         }
     }
 }

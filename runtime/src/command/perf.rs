@@ -126,8 +126,9 @@ impl Bpf {
                 Err(Errno::EINVAL)
             };
         }
-        let (id, ring) = self.session().create_perf_ring(data_pages, wakeup_events)?;
-        if let (Ok(here), Some(view)) = (self.home.here(), self.session().open_perf_ring(id)) {
+        let session = self.session()?;
+        let (id, ring) = session.create_perf_ring(data_pages, wakeup_events)?;
+        if let (Ok(here), Some(view)) = (self.home.here(), session.open_perf_ring(id)) {
             here.add_perf_ring(id, view);
         }
         let made = event.ring.get_or_init(|| Ring {
@@ -143,7 +144,7 @@ impl Bpf {
         }
         drop(state);
         if waited {
-            self.session().publish();
+            self.home.publish();
         }
         Ok((id, Arc::clone(&made.ring)))
     }
@@ -198,9 +199,9 @@ impl PerfEvent {
                 }
                 let id = self
                     .home
-                    .session()
+                    .session()?
                     .create_link(link_spec(probe, prog.id(), cookie))?;
-                self.home.session().publish();
+                self.home.publish();
                 Running::Link(id)
             }
             EventKind::Clock { period } => {
@@ -233,7 +234,7 @@ impl PerfEvent {
             && self.home.is_owner()
         {
             self.home.remove(id);
-            self.home.session().publish();
+            self.home.publish();
         }
     }
 

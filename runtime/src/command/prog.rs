@@ -19,7 +19,8 @@ use vm::verifier::Log;
 
 use super::object::{Home, check_name, locked};
 use super::{Bpf, BtfObject, MapObject};
-use crate::program;
+use crate::maps::Map;
+use crate::program::{self, Objects};
 use crate::types::{self, Records};
 
 /// Program types that are loaded, fewer than can be verified. All but
@@ -97,6 +98,20 @@ impl Drop for ProgObject {
     }
 }
 
+/// The maps that a load names, by id.
+struct Named<'a>(&'a [Arc<MapObject>]);
+
+impl Objects for Named<'_> {
+    fn map(&self, id: u32) -> Option<Arc<Map>> {
+        let named = self.0.iter().find(|map| map.id() == id)?;
+        Some(Arc::clone(named.map()))
+    }
+
+    fn program(&self, _: u32) -> Option<ProgramSpec> {
+        None
+    }
+}
+
 /// What `BPF_PROG_LOAD` asks, with objects in place of fds.
 pub struct ProgLoad {
     /// The program; `ld_imm64` of maps carry ids ([`name_maps`] does that).
@@ -133,7 +148,7 @@ impl Bpf {
         if spec.prog_flags & !PROG_FLAGS != 0 {
             return Err(Errno::EINVAL);
         }
-        if !PROG_TYPES.contains(&spec.prog_type) {
+        if self.session().is_ok() && !PROG_TYPES.contains(&spec.prog_type) {
             if let Some(log) = log {
                 let text = format!(
                     "program type {} cannot run in user space\nhint: {RUNNABLE}\n",
@@ -157,9 +172,18 @@ impl Bpf {
                 error.errno
             })?;
         }
-        let verified =
-            program::verify(self.session(), load.spec, log).map_err(|error| error.errno)?;
-        let id = self.session().create_program(verified.spec())?;
+        let (verified, id) = match self.session() {
+            Ok(session) => {
+                let verified = program::verify(session, load.spec, log).map_err(|e| e.errno)?;
+                let id = session.create_program(verified.spec())?;
+                (verified, id)
+            }
+            Err(_) => {
+                let maps = Named(&load.maps);
+                let verified = program::verify_only(&maps, load.spec, log).map_err(|e| e.errno)?;
+                (verified, self.home.tables().progs.next_free_id())
+            }
+        };
         let prog = Arc::new(ProgObject {
             id,
             verified_insns: verified.facts().insns_processed,

@@ -27,7 +27,8 @@ impl Bpf {
         if ctx.len() > size_of_val(&args) {
             return Err(Errno::EINVAL);
         }
-        let loaded = LoadedProgram::load(self.session(), prog.id()).map_err(|e| Errno::from(&e))?;
+        let loaded =
+            LoadedProgram::load(self.session()?, prog.id()).map_err(|e| Errno::from(&e))?;
         let read = 64 - loaded.facts().ctx_words_read.leading_zeros() as usize;
         if ctx.len() < read * 8 {
             return Err(Errno::EINVAL);

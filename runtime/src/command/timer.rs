@@ -43,7 +43,8 @@ impl Timer {
         let period = period.max(LEAST_PERIOD);
         let home = Arc::clone(prog.home());
         home.here()?;
-        let loaded = LoadedProgram::load(home.session(), prog.id()).map_err(|e| Errno::from(&e))?;
+        let loaded =
+            LoadedProgram::load(home.session()?, prog.id()).map_err(|e| Errno::from(&e))?;
         let stop = Arc::new(Stop::default());
         let seen = Arc::clone(&stop);
         // The tool's handlers must not run on our thread.

@@ -10,6 +10,7 @@ use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
 use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
+use super::spec_only::SpecOnly;
 
 /// A process-local view of one map. Its address (keep it boxed or in an `Arc`)
 /// is what a program's register holds for the map.
@@ -48,19 +49,35 @@ impl Map {
         Map::over(spec, storage, nr_cpus, Start::Open)
     }
 
+    /// A map of any type that the kernel has, against which programs are
+    /// verified that never run.
+    ///
+    /// # Errors
+    /// As [`Map::storage_size`], as far as the type's limits are known.
+    pub fn spec_only(spec: MapSpec, nr_cpus: u32) -> Result<Map, Errno> {
+        let kind = SpecOnly::new(&spec, nr_cpus)?;
+        let per_cpu = kind::map_type(spec.map_type).is_some_and(|hosted| hosted.per_cpu);
+        Map::of(spec, per_cpu.then_some(nr_cpus), Box::new(kind))
+    }
+
     fn over(spec: MapSpec, storage: Region, nr_cpus: u32, start: Start) -> Result<Map, Errno> {
         let map_type = kind::map_type(spec.map_type).ok_or(Errno::EINVAL)?;
         if (map_type.storage_size)(&spec, nr_cpus)? > storage.len() {
             return Err(Errno::ENOMEM);
         }
-        let value_size = match map_type.per_cpu {
-            true => spec.percpu_value_size(nr_cpus),
-            false => u64::from(spec.value_size),
+        let kind = (map_type.over)(&spec, storage, nr_cpus, start)?;
+        Map::of(spec, map_type.per_cpu.then_some(nr_cpus), kind)
+    }
+
+    fn of(spec: MapSpec, copies: Option<u32>, kind: Box<dyn MapKind>) -> Result<Map, Errno> {
+        let value_size = match copies {
+            Some(nr_cpus) => spec.percpu_value_size(nr_cpus),
+            None => u64::from(spec.value_size),
         };
         Ok(Map {
             spec,
             syscall_value_size: usize::try_from(value_size).map_err(|_| Errno::E2BIG)?,
-            kind: (map_type.over)(&spec, storage, nr_cpus, start)?,
+            kind,
             frozen: AtomicBool::new(false),
         })
     }

@@ -18,6 +18,7 @@ mod perf_ring;
 mod ringbuf;
 mod slots;
 mod spec;
+mod spec_only;
 mod stack_trace;
 
 pub use map::Map;

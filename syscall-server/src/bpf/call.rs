@@ -65,14 +65,17 @@ impl Call {
     /// of a ring.
     pub fn new_fd(&self, object: Object) -> Result<i64, Errno> {
         let fd = match &object {
-            Object::Map(map) if map.has_file() => {
-                let storage = self.server.bpf.session().map_storage(map.id());
-                storage.ok_or(Errno::ENOMEM)?.fd.into_raw_fd()
-            }
+            Object::Map(map) if map.has_file() => match self.server.bpf.session() {
+                Ok(session) => {
+                    let storage = session.map_storage(map.id());
+                    storage.ok_or(Errno::ENOMEM)?.fd.into_raw_fd()
+                }
+                Err(_) => fds::memory_file(map.file_bytes())?,
+            },
             _ => fds::eventfd()?,
         };
         let is_ring = matches!(&object, Object::Map(map)
-            if map.map().spec().map_type == BPF_MAP_TYPE_RINGBUF);
+            if map.map().spec().map_type == BPF_MAP_TYPE_RINGBUF && self.server.bpf.session().is_ok());
         let waker = if is_ring {
             match self.watch(&object, fd) {
                 Ok(waker) => Some(waker),

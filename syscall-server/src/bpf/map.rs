@@ -10,8 +10,12 @@ use crate::log;
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::MapCreate::decode(&call.bytes);
+    let hosted = call.server.bpf.session().is_ok();
     // A map for a network device, of a kernel type, or with a signature.
-    if attr.map_ifindex != 0 || attr.btf_vmlinux_value_type_id != 0 || attr.excl_prog_hash != 0 {
+    if attr.map_ifindex != 0
+        || (hosted && attr.btf_vmlinux_value_type_id != 0)
+        || attr.excl_prog_hash != 0
+    {
         return Err(Errno::EINVAL);
     }
     // Key or value without the other's type, or a value without any
