@@ -1,5 +1,6 @@
 //! Builds the two preloaded libraries that the `bpftime` binary carries and
-//! tells the crate where they are. It knows nothing of what is in them.
+//! tells the crate where they are. It knows nothing of what is in them. It
+//! also has libelf linked statically where that is installed.
 //!
 //! `BPFTIME_LIBS_DIR` names a directory with both libraries ready built; no
 //! nested build happens then. Under clippy the libraries are never looked
@@ -54,12 +55,42 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=RUSTC_WORKSPACE_WRAPPER");
 
     let out = PathBuf::from(variable("OUT_DIR")?);
+    link_statically(&out)?;
     let built = match env::var_os("BPFTIME_LIBS_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => ready_built(dir.into()),
         None if under_clippy() => placeholders(&out)?,
         None => build(&workspace, &out)?,
     };
     write_constants(&built, &out)
+}
+
+/// What libbpf needs, so that one file can be copied to machines without it.
+/// A directory that holds archives only comes before the system's.
+fn link_statically(out: &Path) -> Result<()> {
+    let dir = out.join("static");
+    fs::create_dir_all(&dir)?;
+    for library in ["elf", "z", "zstd"] {
+        let file = format!("lib{library}.a");
+        let asked = Command::new("cc")
+            .arg(format!("-print-file-name={file}"))
+            .output();
+        let found = asked.map(|answer| String::from_utf8_lossy(&answer.stdout).trim().to_owned());
+        // The name comes back as it was asked for when there is no such file.
+        if let Ok(found) = found.map(PathBuf::from)
+            && found.is_absolute()
+        {
+            fs::copy(&found, dir.join(file))?;
+        }
+    }
+    println!("cargo::rustc-link-search=native={}", dir.display());
+    // Newer ones can compress with it. Arguments come after all libraries.
+    let needs = Command::new("pkg-config")
+        .args(["--static", "--libs", "libelf"])
+        .output();
+    if needs.is_ok_and(|answer| String::from_utf8_lossy(&answer.stdout).contains("-lzstd")) {
+        println!("cargo::rustc-link-arg=-lzstd");
+    }
+    Ok(())
 }
 
 fn variable(name: &str) -> Result<String> {

@@ -21,6 +21,10 @@ for set in "$@"; do
 	build)
 		need gcc gcc
 		need '/usr/include/stdlib.h' libc6-dev
+		need make make
+		need pkg-config pkg-config pkgconf
+		need /usr/include/libelf.h libelf-dev
+		need /usr/include/zlib.h zlib1g-dev
 		;;
 	demo)
 		need bashreadline libbpf-tools

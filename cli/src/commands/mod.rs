@@ -7,6 +7,7 @@ mod doctor;
 mod load;
 mod start;
 mod status;
+mod verify;
 
 use std::io::Write;
 
@@ -28,6 +29,7 @@ Examples:
   bpftime start bash                   run a program that tools can trace
   bpftime attach $(pidof myserver)     let tools trace running processes
   bpftime status                       what runs where
+  bpftime verify counter.bpf.o         what the verifier thinks of programs
   bpftime doctor                       what this machine and user can do
 
 The order does not matter: load first or start first.
@@ -41,6 +43,9 @@ enum Command {
     Detach(detach::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Verify(verify::Args),
+    #[command(hide = true)]
+    VerifyChild(verify::ChildArgs),
 }
 
 /// Writes a command's result to stdout.
@@ -67,5 +72,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Detach(args) => detach::run(args),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Verify(args) => verify::run(&args),
+        Command::VerifyChild(args) => verify::run_child(&args),
     }
 }

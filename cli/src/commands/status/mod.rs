@@ -6,7 +6,7 @@
 
 mod names;
 mod report;
-mod text;
+pub(super) mod text;
 
 use runtime::session::Dirs;
 

@@ -124,7 +124,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// Appends an indented table with aligned columns, or nothing without rows.
-fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+pub fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
     lines.extend(rows);
     if lines.len() == 1 {
