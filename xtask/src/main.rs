@@ -3,6 +3,7 @@
 //! there is a compiler.
 
 mod capture;
+mod oracle;
 mod soak;
 
 use anyhow::{Result, bail};
@@ -14,6 +15,10 @@ fn main() -> Result<()> {
         ["soak", rounds] => soak::run(rounds.parse()?, None),
         ["soak", rounds, seed] => soak::run(rounds.parse()?, Some(seed.parse()?)),
         ["capture", folder] => capture::run(folder.as_ref()),
-        _ => bail!("usage: xtask soak ROUNDS [SEED] | xtask capture FOLDER"),
+        ["oracle", ref words @ ..] => oracle::run(words),
+        _ => bail!(
+            "usage: xtask soak ROUNDS [SEED] | xtask capture FOLDER | \
+             xtask oracle FOLDER [--out FILE.jsonl] [--jobs N] [--timeout SECONDS]"
+        ),
     }
 }
