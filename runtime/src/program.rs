@@ -148,7 +148,9 @@ impl Env for Catalogue<'_> {
     }
 
     fn helper(&self, id: u32) -> Option<&Proto> {
-        helper::kernel::find(id, self.prog_type).map(|helper| &helper.proto)
+        let helper = helper::kernel::find(id, self.prog_type)?;
+        let callable = helper.types.contains(self.prog_type);
+        callable.then_some(&helper.proto)
     }
 }
 

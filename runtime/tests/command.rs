@@ -53,7 +53,7 @@ impl Tool {
             max_entries: if map_type == BPF_MAP_TYPE_ARRAY { 1 } else { 2 },
             ..MapSpec::default()
         };
-        self.bpf.map_create(spec, None).unwrap()
+        self.bpf.map_create(spec, None, None).unwrap()
     }
 
     fn load(&self, prog_type: u32, insns: Vec<Insn>, maps: Vec<Arc<MapObject>>) -> Arc<ProgObject> {

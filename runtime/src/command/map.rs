@@ -26,6 +26,8 @@ pub struct MapObject {
     map: Arc<Map>,
     home: Arc<Home>,
     btf: Option<Arc<BtfObject>>,
+    /// What the maps in a map of maps look like.
+    inner: Option<Arc<MapObject>>,
     pub(super) slots: Mutex<BTreeMap<u32, Slot>>,
     pub(super) cursors: Mutex<Cursors>,
 }
@@ -67,6 +69,11 @@ impl MapObject {
         self.btf.as_ref()
     }
 
+    /// The template of the maps in a map of maps.
+    pub fn inner(&self) -> Option<&Arc<MapObject>> {
+        self.inner.as_ref()
+    }
+
     /// Whether the map's storage is a file of its own, which the kernel can
     /// mmap by itself: a `BPF_F_MMAPABLE` array, or an arena.
     pub fn has_file(&self) -> bool {
@@ -102,7 +109,8 @@ impl Drop for MapObject {
 }
 
 impl Bpf {
-    /// `BPF_MAP_CREATE`. `btf` describes key and value by the type ids in `spec`.
+    /// `BPF_MAP_CREATE`. `btf` describes key and value by the type ids in
+    /// `spec`; `inner` is the template of a map of maps.
     ///
     /// # Errors
     /// The kernel's, per map type; EINVAL for a name with other characters
@@ -111,8 +119,10 @@ impl Bpf {
         &self,
         mut spec: MapSpec,
         btf: Option<Arc<BtfObject>>,
+        inner: Option<Arc<MapObject>>,
     ) -> Result<Arc<MapObject>, Errno> {
         check_name(&spec.name)?;
+        spec.inner_map = inner.as_ref().map_or(0, |inner| inner.id());
         if let Some(btf) = &btf {
             let fields = types::map_fields(btf.types(), &spec)?;
             spec.set_fields(&fields);
@@ -133,6 +143,7 @@ impl Bpf {
             map,
             home: Arc::clone(&self.home),
             btf,
+            inner,
             slots: Mutex::default(),
             cursors: Mutex::default(),
         });

@@ -114,8 +114,9 @@ impl<T> Table<T> {
     }
 
     /// An id for an object that the session does not know.
-    pub(super) fn next_free_id(&self) -> u32 {
-        self.last + 1
+    pub(super) fn next_free_id(&mut self) -> u32 {
+        self.last += 1;
+        self.last
     }
 
     /// The object with this id, or ENOENT.

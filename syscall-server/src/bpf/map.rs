@@ -4,6 +4,7 @@ use runtime::command::Object;
 use runtime::maps::MapSpec;
 use uapi::Errno;
 use uapi::attr;
+use uapi::map::{BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS};
 
 use super::call::{self, Call};
 use crate::log;
@@ -28,6 +29,12 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
     } else {
         None
     };
+    let inner = match attr.map_type {
+        BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS if !hosted => {
+            Some(call::map(attr.inner_map_fd)?)
+        }
+        _ => None,
+    };
     let spec = MapSpec {
         map_type: attr.map_type,
         key_size: attr.key_size,
@@ -40,12 +47,16 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
         btf_value_type_id: attr.btf_value_type_id,
         ..MapSpec::default()
     };
-    let map = call.server.bpf.map_create(spec, btf).inspect_err(|errno| {
-        log::debug(format_args!(
-            "map type {} with {} entries of {}+{} bytes, flags {:#x}: {errno}",
-            spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
-        ));
-    })?;
+    let map = call
+        .server
+        .bpf
+        .map_create(spec, btf, inner)
+        .inspect_err(|errno| {
+            log::debug(format_args!(
+                "map type {} with {} entries of {}+{} bytes, flags {:#x}: {errno}",
+                spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
+            ));
+        })?;
     call.new_fd(Object::Map(map))
 }
 
