@@ -84,7 +84,7 @@ fn ours(insns: &[Insn]) -> Left {
     let bpf = Bpf::new(Session::create(&dirs).unwrap());
     let maps: Vec<Arc<MapObject>> = [VALUE, RING]
         .into_iter()
-        .map(|id| bpf.map_create(spec(id), None).unwrap())
+        .map(|id| bpf.map_create(spec(id), None, None).unwrap())
         .collect();
     let number = |name| kfunc::by_name(name).map_or(0, |row| row.number as i32);
     let insns = renamed(insns, |id| maps[id as usize - 1].id() as i32, number);
