@@ -173,7 +173,7 @@ impl Machine {
                         self.subprogram(code, landed(at, rel), registers.args(), depth + 1)
                     };
                 }
-                Step::Helper(helper) => {
+                Step::Helper { call: helper, .. } => {
                     let [r1, r2, r3, r4, r5] = registers.args();
                     let _entered = callback::enter(code, depth);
                     // SAFETY: the verifier checked the arguments against the

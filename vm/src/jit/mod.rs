@@ -5,13 +5,21 @@
 //! only when it is no longer writable. Everything that knows the processor
 //! is in a folder of `arch`; a processor without one has [`crate::interp`].
 
+//!
+//! Reading order: [`optimisations`], then what is known of a program before
+//! it is compiled, `flow` and `bits`, then `arch`.
+
 mod arch;
+mod bits;
+mod flow;
+mod optimisations;
 
 use std::fmt;
 
 use crate::VerifiedProgram;
 use crate::link::{Code, Entry, LinkError, Linker, Run};
 use arch::ExecutableMemory;
+pub use optimisations::Optimisations;
 
 /// A program as machine code; the code is freed when this is dropped.
 pub struct CompiledProgram {
@@ -20,13 +28,24 @@ pub struct CompiledProgram {
     tail_target: usize,
 }
 
-/// What a compiler hands over: position-independent code and its doors.
+/// What a compiler hands over: code that works anywhere once its calls of
+/// helpers are resolved, and its doors.
 struct MachineCode {
     bytes: Vec<u8>,
+    /// Calls of helpers by their distance.
+    calls: Vec<HelperCall>,
     /// Where [`Entry`] begins.
     entry: usize,
     /// Where the code begins that a tail call jumps to.
     tail_target: usize,
+}
+
+/// A call whose distance is known when the code has its place.
+struct HelperCall {
+    /// Position of the displacement in the code.
+    at: usize,
+    /// The helper.
+    address: u64,
 }
 
 impl CompiledProgram {
@@ -39,7 +58,23 @@ impl CompiledProgram {
         program: &VerifiedProgram,
         linker: &dyn Linker,
     ) -> Result<CompiledProgram, LinkError> {
-        CompiledProgram::compile_for(program, linker, arch::Features::detect())
+        let features = arch::Features::detect();
+        CompiledProgram::compile_for(program, linker, features, &Optimisations::ALL)
+    }
+
+    /// As [`CompiledProgram::compile`], with chosen optimisations, so that
+    /// each can be tested alone and measured.
+    ///
+    /// # Errors
+    /// As [`CompiledProgram::compile`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn compile_with(
+        program: &VerifiedProgram,
+        linker: &dyn Linker,
+        optimisations: &Optimisations,
+    ) -> Result<CompiledProgram, LinkError> {
+        let features = arch::Features::detect();
+        CompiledProgram::compile_for(program, linker, features, optimisations)
     }
 
     /// As [`CompiledProgram::compile`], for the oldest processor of this
@@ -52,20 +87,25 @@ impl CompiledProgram {
         program: &VerifiedProgram,
         linker: &dyn Linker,
     ) -> Result<CompiledProgram, LinkError> {
-        CompiledProgram::compile_for(program, linker, arch::Features::BASELINE)
+        let features = arch::Features::BASELINE;
+        CompiledProgram::compile_for(program, linker, features, &Optimisations::ALL)
     }
 
     fn compile_for(
         program: &VerifiedProgram,
         linker: &dyn Linker,
         features: arch::Features,
+        optimisations: &Optimisations,
     ) -> Result<CompiledProgram, LinkError> {
         let code = Code::link(program, linker)?;
-        let machine_code = arch::compile(&code, features)?;
+        let machine_code = arch::compile(&code, features, optimisations)?;
+        let MachineCode {
+            entry, tail_target, ..
+        } = machine_code;
         Ok(CompiledProgram {
-            memory: ExecutableMemory::new(&machine_code.bytes)?,
-            entry: machine_code.entry,
-            tail_target: machine_code.tail_target,
+            memory: ExecutableMemory::new(machine_code)?,
+            entry,
+            tail_target,
         })
     }
 

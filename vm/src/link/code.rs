@@ -95,8 +95,8 @@ pub(crate) enum Step {
     Const { dst: Reg, value: u64 },
     /// `dst` = address of the callback at this slot.
     Func { dst: Reg, slot: usize },
-    /// Call of a helper or kfunc.
-    Helper(HelperFn),
+    /// Call of a helper, or of a kfunc, which has no id.
+    Helper { id: Option<u32>, call: HelperFn },
     /// `bpf_tail_call`.
     TailCall(TailCallFn),
     /// Second slot of `ld_imm64`.
@@ -292,16 +292,18 @@ fn link_op(op: Op, at: usize, linker: &dyn Linker) -> Result<Step, LinkError> {
         Op::CallHelper {
             id: BPF_FUNC_TAIL_CALL,
         } => Step::TailCall(linker.tail_call()),
-        Op::CallHelper { id } => Step::Helper(
-            linker
+        Op::CallHelper { id } => Step::Helper {
+            id: Some(id),
+            call: linker
                 .helper(id)
                 .ok_or(LinkError::Helper { insn: at, id })?,
-        ),
-        Op::CallKfunc { number } => Step::Helper(
-            linker
+        },
+        Op::CallKfunc { number } => Step::Helper {
+            id: None,
+            call: linker
                 .kfunc(number)
                 .ok_or(LinkError::Kfunc { insn: at, number })?,
-        ),
+        },
         other => Step::Op(other),
     })
 }

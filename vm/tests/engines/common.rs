@@ -3,7 +3,7 @@
 
 use crate::arch::clobber;
 use bpftime_vm::interp::Interpreter;
-use bpftime_vm::jit::CompiledProgram;
+use bpftime_vm::jit::{CompiledProgram, Optimisations};
 use bpftime_vm::link::{CallbackFn, HelperFn, LinkError, Linker, Run, TailCallFn};
 use bpftime_vm::{Facts, ProgramSpec, VerifiedProgram, asm};
 use uapi::Insn;
@@ -166,21 +166,63 @@ fn leave(memory: &[u8], start: impl FnOnce(*mut u8) -> u64) -> Left {
     }
 }
 
-/// Runs a program through both engines; panics if they disagree.
+/// No optimisation, each alone, and each left out.
+fn variants() -> impl Iterator<Item = (Optimisations, String)> {
+    let change = |from: Optimisations, name: &str, on: bool| {
+        let mut changed = from;
+        *changed.switch(name).expect("a name of the list") = on;
+        changed
+    };
+    let each = Optimisations::NAMES.iter().flat_map(move |name| {
+        [
+            (
+                change(Optimisations::NONE, name, true),
+                format!("{name} alone"),
+            ),
+            (
+                change(Optimisations::ALL, name, false),
+                format!("all but {name}"),
+            ),
+        ]
+    });
+    std::iter::once((Optimisations::NONE, "no optimisation".to_owned())).chain(each)
+}
+
+/// Runs a program through both engines, the JIT with all choices of
+/// optimisations; panics if they disagree.
 pub fn run_both(program: &VerifiedProgram, memory: &[u8], run: *mut Run) -> Left {
+    run_with(program, memory, run, variants())
+}
+
+/// The same with one choice of optimisations, for tests of many programs.
+pub fn run_one(program: &VerifiedProgram, memory: &[u8], run: *mut Run, choice: usize) -> Left {
+    let choice = choice % variants().count();
+    run_with(program, memory, run, variants().skip(choice).take(1))
+}
+
+fn run_with(
+    program: &VerifiedProgram,
+    memory: &[u8],
+    run: *mut Run,
+    variants: impl Iterator<Item = (Optimisations, String)>,
+) -> Left {
     let both = both(program).unwrap_or_else(|e| panic!("{e}"));
     // SAFETY: test programs touch their stack and the ctx bytes only.
     let interpreted = leave(memory, |ctx| unsafe { both.interpreter.run(ctx, run) });
     // SAFETY: as above.
     let compiled = leave(memory, |ctx| unsafe { both.compiled.run(ctx, run) });
-    let baseline = CompiledProgram::compile_for_baseline(program, &Names);
-    let baseline = baseline.expect("what compiled compiles again");
-    // SAFETY: as above.
-    let baseline = leave(memory, |ctx| unsafe { baseline.run(ctx, run) });
-    assert_eq!(
-        baseline, compiled,
-        "JIT for old and new processors disagree"
-    );
     assert_eq!(interpreted, compiled, "interpreter and JIT disagree");
+    let check = |compiled: Result<CompiledProgram, LinkError>, what: &str| {
+        let compiled = compiled.expect("what compiled compiles again");
+        // SAFETY: as above.
+        let left = leave(memory, |ctx| unsafe { compiled.run(ctx, run) });
+        assert_eq!(interpreted, left, "the JIT disagrees with {what}");
+    };
+    let baseline = CompiledProgram::compile_for_baseline(program, &Names);
+    check(baseline, "an old processor");
+    for (optimisations, what) in variants {
+        let compiled = CompiledProgram::compile_with(program, &Names, &optimisations);
+        check(compiled, &what);
+    }
     compiled
 }

@@ -232,7 +232,7 @@ fn callbacks_survive_another_program_inside_the_helper() {
 #[test]
 fn an_empty_program_is_three_bytes() {
     let both = both(&assemble("r0 = 0\nexit")).expect("links");
-    assert_eq!(both.compiled.code_bytes(), [0x31, 0xc0, 0xc3]);
+    assert_eq!(both.compiled.code_bytes(), [0x33, 0xc0, 0xc3]);
     // SAFETY: the program touches nothing.
     let r0 = unsafe { both.compiled.entry()(ptr::null_mut(), ptr::null_mut()) };
     assert_eq!(r0, 0);
@@ -282,14 +282,15 @@ fn code_is_executable_and_not_writable() {
 #[test]
 fn instructions_take_their_shortest_form() {
     let text = "r2 = *(u64 *)(r1 + 0)\nr2 += 1\n*(u64 *)(r1 + 0) = r2\nr3 = *(u32 *)(r10 - 4)
-        r0 = 0\nexit";
+        *(u32 *)(r1 + 0) = r3\nr0 = 0\nexit";
     let code = both(&assemble(text)).expect("links");
     let expected = [
         &[0x48, 0x8b, 0x37][..],   // mov rsi, [rdi]
         &[0x48, 0x83, 0xc6, 0x01], // add rsi, 1
         &[0x48, 0x89, 0x37],       // mov [rdi], rsi
         &[0x8b, 0x54, 0x24, 0xfc], // mov edx, [rsp - 4], in the red zone
-        &[0x31, 0xc0],             // xor eax, eax
+        &[0x89, 0x17],             // mov [rdi], edx
+        &[0x33, 0xc0],             // xor eax, eax
         &[0xc3],                   // ret
     ]
     .concat();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use uapi::Insn;
 
-use crate::common::{program, run_both};
+use crate::common::{program, run_one};
 use crate::kernel;
 
 /// Bytes of ctx, which the program ends by copying its registers to.
@@ -373,24 +373,33 @@ proptest! {
     })]
 
     #[test]
-    fn engines_agree(seed in proptest::array::uniform9(number()), body in body()) {
+    fn engines_agree(
+        seed in proptest::array::uniform9(number()),
+        body in body(),
+        choice in any::<usize>(),
+    ) {
         let insns = whole(&seed, &body);
         let text = disassemble(&insns);
         let program = program(insns, Facts::default());
         let result = std::panic::catch_unwind(|| {
-            run_both(&program, &[0x5a; CTX], std::ptr::null_mut())
+            run_one(&program, &[0x5a; CTX], std::ptr::null_mut(), choice)
         });
         prop_assert!(result.is_ok(), "{}", text);
     }
 
     #[test]
-    fn rbpf_agrees(seed in proptest::array::uniform9(number()), body in body()) {
+    fn rbpf_agrees(
+        seed in proptest::array::uniform9(number()),
+        body in body(),
+        choice in any::<usize>(),
+    ) {
         let body: Vec<Op> = body.into_iter().filter(known_to_rbpf).collect();
         prop_assume!(!body.is_empty());
         let insns = whole(&seed, &body);
         let code = bytes(&insns);
         let text = disassemble(&insns);
-        let left = run_both(&program(insns, Facts::default()), &[0x5a; CTX], std::ptr::null_mut());
+        let program = program(insns, Facts::default());
+        let left = run_one(&program, &[0x5a; CTX], std::ptr::null_mut(), choice);
 
         let vm = rbpf::EbpfVmRaw::new(Some(&code)).expect("rbpf accepts it");
         let mut memory = [0x5a; CTX];
@@ -400,14 +409,18 @@ proptest! {
     }
 
     #[test]
-    fn kernel_agrees(seed in proptest::array::uniform9(number()), body in body()) {
+    fn kernel_agrees(
+        seed in proptest::array::uniform9(number()),
+        body in body(),
+        choice in any::<usize>(),
+    ) {
         let body: Vec<Op> = body.into_iter().map(for_kernel).collect();
         let insns = whole(&seed, &body);
         let Some(in_kernel) = kernel::run(&insns, &[0x5a; CTX]) else {
             return Ok(());
         };
         let program = program(insns, Facts::default());
-        let left = run_both(&program, &[0x5a; CTX], std::ptr::null_mut());
+        let left = run_one(&program, &[0x5a; CTX], std::ptr::null_mut(), choice);
         prop_assert_eq!(left, in_kernel, "{}", disassemble(program.insns()));
     }
 }

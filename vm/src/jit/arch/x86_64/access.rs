@@ -1,119 +1,52 @@
 //! Loads, stores and atomics.
 
-use dynasmrt::DynasmApi;
-
+use super::Compiler;
 use super::buffer::Cc;
-use super::frame::{self, R9, R10, R11, RAX};
-use super::{Compiler, emit, emit_byte};
-use crate::op::{Address, AtomicOp, Operand, Reg, Size};
-
-/// A memory operand in its shortest form.
-#[derive(Clone, Copy)]
-enum Memory {
-    Near(u8, i8),
-    Far(u8, i32),
-    StackNear(i8),
-    StackFar(i32),
-}
-
-impl Memory {
-    fn new(base: u8, off: i32) -> Memory {
-        match i8::try_from(off) {
-            Ok(off) => Memory::Near(base, off),
-            Err(_) => Memory::Far(base, off),
-        }
-    }
-
-    fn stack(off: i32) -> Memory {
-        match i8::try_from(off) {
-            Ok(off) => Memory::StackNear(off),
-            Err(_) => Memory::StackFar(off),
-        }
-    }
-
-    /// The same place when rax was moved to r11.
-    fn without_rax(self) -> Memory {
-        match self {
-            Memory::Near(RAX, off) => Memory::Near(R11, off),
-            Memory::Far(RAX, off) => Memory::Far(R11, off),
-            other => other,
-        }
-    }
-}
-
-/// Emits an instruction with a memory operand between others, of which an
-/// immediate of `$tail` bytes may follow the address.
-macro_rules! with_memory {
-    ($emit:ident, $self:expr, $memory:expr, $before:tt $size:ident $after:tt) => {
-        with_memory!($emit, $self, $memory, $before $size $after, 0)
-    };
-    (
-        $emit:ident, $self:expr, $memory:expr,
-        [$($before:tt)*] $size:ident [$($after:tt)*], $tail:expr
-    ) => {
-        match $memory {
-            Memory::Near(base, off) => {
-                $emit!($self, $($before)* $size [BYTE Rq(base) + off] $($after)*);
-                $self.buffer.shorten_address(base, &off.to_le_bytes(), $tail);
-            }
-            Memory::Far(base, off) => {
-                $emit!($self, $($before)* $size [DWORD Rq(base) + off] $($after)*);
-                $self.buffer.shorten_address(base, &off.to_le_bytes(), $tail);
-            }
-            Memory::StackNear(off) => {
-                $emit!($self, $($before)* $size [BYTE rsp + off] $($after)*)
-            }
-            Memory::StackFar(off) => {
-                $emit!($self, $($before)* $size [DWORD rsp + off] $($after)*)
-            }
-        }
-    };
-}
+use super::encode::{Arith, Gpr, Memory, R9, R10, R11, RAX};
+use super::instructions::wide;
+use super::operands::Source;
+use crate::op::{Address, AtomicOp, Operand, Reg, Size, Width};
 
 impl Compiler<'_> {
-    fn memory(&mut self, addr: Address) -> Memory {
-        match frame::machine(addr.base) {
-            Some(base) => Memory::new(base, addr.off.into()),
-            None => Memory::stack(self.frame.top + i32::from(addr.off)),
-        }
-    }
-
+    /// `dst = *addr`.
     pub(super) fn load(&mut self, size: Size, signed: bool, dst: Reg, addr: Address) {
-        let dst = self.machine(dst);
-        let m = self.memory(addr);
-        match (size, signed) {
-            (Size::B, false) => with_memory!(emit, self, m, [movzx Rd(dst),] BYTE []),
-            (Size::H, false) => with_memory!(emit, self, m, [movzx Rd(dst),] WORD []),
-            (Size::W, false) => with_memory!(emit, self, m, [mov Rd(dst),] DWORD []),
-            (Size::DW, _) => with_memory!(emit, self, m, [mov Rq(dst),] QWORD []),
-            (Size::B, true) => with_memory!(emit, self, m, [movsx Rq(dst),] BYTE []),
-            (Size::H, true) => with_memory!(emit, self, m, [movsx Rq(dst),] WORD []),
-            (Size::W, true) => with_memory!(emit, self, m, [movsxd Rq(dst),] DWORD []),
+        if !signed && self.defer_load(size, dst, addr) {
+            return;
+        }
+        self.load_now(size, signed, dst, addr);
+    }
+
+    /// The same, with all loads before it done.
+    pub(super) fn load_acquire(&mut self, size: Size, dst: Reg, addr: Address) {
+        // x86 orders loads before later accesses: acquire needs no more.
+        self.settle_loads();
+        self.load_now(size, false, dst, addr);
+    }
+
+    fn load_now(&mut self, size: Size, signed: bool, dst: Reg, addr: Address) {
+        self.vacate(dst);
+        self.prepare_address(addr);
+        let memory = self.memory(addr);
+        let dst = self.overwrite(dst);
+        if signed && size != Size::DW {
+            self.asm().sign_extend(Width::W64, size, dst, memory);
+        } else {
+            self.asm().zero_extend(size, dst, memory);
         }
     }
 
+    /// `*addr = src`; x86 orders stores after earlier accesses, as a release
+    /// wants.
     pub(super) fn store(&mut self, size: Size, addr: Address, src: Operand) {
-        let imm = match src {
-            Operand::Reg(src) => return self.store_register(size, addr, src),
-            Operand::Imm(imm) => imm,
-        };
-        let m = self.memory(addr);
-        match size {
-            Size::B => with_memory!(emit, self, m, [mov] BYTE [, BYTE imm as i8], 1),
-            Size::H => with_memory!(emit, self, m, [mov] WORD [, WORD imm as i16], 2),
-            Size::W => with_memory!(emit, self, m, [mov] DWORD [, DWORD imm], 4),
-            Size::DW => with_memory!(emit, self, m, [mov] QWORD [, DWORD imm], 4),
-        }
-    }
-
-    pub(super) fn store_register(&mut self, size: Size, addr: Address, src: Reg) {
-        let src = self.machine(src);
-        let m = self.memory(addr);
-        match size {
-            Size::B => with_memory!(emit_byte, self, m, [mov] BYTE [, Rb(src)]),
-            Size::H => with_memory!(emit, self, m, [mov] WORD [, Rw(src)]),
-            Size::W => with_memory!(emit, self, m, [mov] DWORD [, Rd(src)]),
-            Size::DW => with_memory!(emit, self, m, [mov] QWORD [, Rq(src)]),
+        self.settle_loads();
+        let width = wide(size);
+        self.prepare_source(src, width);
+        self.prepare_address(addr);
+        let memory = self.memory(addr);
+        match self.source(src, width) {
+            Source::Imm(imm) => self.asm().store_imm(size, memory, imm),
+            Source::Reg(src) => self.asm().store(size, memory, src),
+            Source::Mem(_) => unreachable!("no load waits"),
         }
     }
 
@@ -127,89 +60,59 @@ impl Compiler<'_> {
         addr: Address,
         src: Reg,
     ) {
-        let register = self.machine(src);
+        self.settle_loads();
+        let width = wide(size);
+        let result = match op {
+            AtomicOp::CmpXchg => Some(Reg::R0),
+            AtomicOp::Xchg => Some(src),
+            _ => Some(src).filter(|_| fetch),
+        };
+        if let Some(result) = result {
+            self.vacate(result);
+            self.settle(result);
+        }
+        self.settle(src);
+        self.prepare_address(addr);
         let m = self.memory(addr);
-        let wide = size == Size::DW;
-        match (op, fetch, wide) {
-            (AtomicOp::Add, true, true) => {
-                with_memory!(emit, self, m, [lock xadd] QWORD [, Rq(register)]);
+        let register = self.register(src, Width::W64);
+        let arith = match op {
+            AtomicOp::Add => Arith::Add,
+            AtomicOp::Or => Arith::Or,
+            AtomicOp::And => Arith::And,
+            _ => Arith::Xor,
+        };
+        match (op, fetch) {
+            (AtomicOp::Add, true) => self.asm().lock_exchange_add(width, m, register),
+            (AtomicOp::Xchg, _) => self.asm().exchange(width, m, register),
+            (AtomicOp::CmpXchg, _) => {
+                self.asm().lock_compare_exchange(width, m, register);
+                if width == Width::W32 {
+                    // Untouched when the comparison holds.
+                    self.asm().mov(Width::W32, RAX, RAX);
+                }
             }
-            (AtomicOp::Add, true, false) => {
-                with_memory!(emit, self, m, [lock xadd] DWORD [, Rd(register)]);
-            }
-            (AtomicOp::Xchg, _, true) => {
-                with_memory!(emit, self, m, [xchg] QWORD [, Rq(register)]);
-            }
-            (AtomicOp::Xchg, _, false) => {
-                with_memory!(emit, self, m, [xchg] DWORD [, Rd(register)]);
-            }
-            (AtomicOp::CmpXchg, _, true) => {
-                with_memory!(emit, self, m, [lock cmpxchg] QWORD [, Rq(register)]);
-            }
-            (AtomicOp::CmpXchg, _, false) => {
-                with_memory!(emit, self, m, [lock cmpxchg] DWORD [, Rd(register)]);
-                // Untouched when the comparison holds.
-                emit!(self, mov eax, eax);
-            }
-            (AtomicOp::Add, false, true) => {
-                with_memory!(emit, self, m, [lock add] QWORD [, Rq(register)]);
-            }
-            (AtomicOp::Add, false, false) => {
-                with_memory!(emit, self, m, [lock add] DWORD [, Rd(register)]);
-            }
-            (AtomicOp::Or, false, true) => {
-                with_memory!(emit, self, m, [lock or] QWORD [, Rq(register)]);
-            }
-            (AtomicOp::Or, false, false) => {
-                with_memory!(emit, self, m, [lock or] DWORD [, Rd(register)]);
-            }
-            (AtomicOp::And, false, true) => {
-                with_memory!(emit, self, m, [lock and] QWORD [, Rq(register)]);
-            }
-            (AtomicOp::And, false, false) => {
-                with_memory!(emit, self, m, [lock and] DWORD [, Rd(register)]);
-            }
-            (AtomicOp::Xor, false, true) => {
-                with_memory!(emit, self, m, [lock xor] QWORD [, Rq(register)]);
-            }
-            (AtomicOp::Xor, false, false) => {
-                with_memory!(emit, self, m, [lock xor] DWORD [, Rd(register)]);
-            }
-            (AtomicOp::Or | AtomicOp::And | AtomicOp::Xor, true, _) => {
-                self.fetch_by_loop(op, wide, m, register);
-            }
+            (_, false) => self.asm().lock_arith(arith, width, m, register),
+            (_, true) => self.fetch_by_loop(arith, width, m, register),
         }
     }
 
     /// The processor has no fetching or, and, xor: compare and exchange until
     /// nobody came between. `cmpxchg` needs rax, which is r0; r10 keeps it,
-    /// r11 its value as an address.
-    fn fetch_by_loop(&mut self, op: AtomicOp, wide: bool, m: Memory, register: u8) {
-        emit!(self, mov Rq(R10), rax);
-        emit!(self, mov Rq(R11), rax);
-        let m = m.without_rax();
+    /// r11 the address.
+    fn fetch_by_loop(&mut self, op: Arith, width: Width, m: Memory, register: Gpr) {
+        self.asm().mov(Width::W64, R10, RAX);
+        self.asm().lea(Width::W64, R11, m);
+        let m = Memory::at(R11, 0);
         let operand = if register == RAX { R10 } else { register };
-        if wide {
-            with_memory!(emit, self, m, [mov rax,] QWORD []);
-        } else {
-            with_memory!(emit, self, m, [mov eax,] DWORD []);
-        }
-        let again = self.buffer.offset();
-        emit!(self, mov Rq(R9), rax);
-        match op {
-            AtomicOp::Or => emit!(self, or Rq(R9), Rq(operand)),
-            AtomicOp::And => emit!(self, and Rq(R9), Rq(operand)),
-            _ => emit!(self, xor Rq(R9), Rq(operand)),
-        }
-        if wide {
-            with_memory!(emit, self, m, [lock cmpxchg] QWORD [, Rq(R9)]);
-        } else {
-            with_memory!(emit, self, m, [lock cmpxchg] DWORD [, Rd(R9)]);
-        }
+        self.asm().zero_extend(super::operands::full(width), RAX, m);
+        let again = self.asm().offset();
+        self.asm().mov(Width::W64, R9, RAX);
+        self.asm().arith(op, Width::W64, R9, operand);
+        self.asm().lock_compare_exchange(width, m, R9);
         self.buffer.hop_back_if(Cc::NE, again);
         if register != RAX {
-            emit!(self, mov Rq(register), rax);
-            emit!(self, mov rax, Rq(R10));
+            self.asm().mov(Width::W64, register, RAX);
+            self.asm().mov(Width::W64, RAX, R10);
         }
     }
 }

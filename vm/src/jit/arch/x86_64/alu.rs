@@ -1,307 +1,298 @@
-//! Arithmetic. Division by zero, the quotient that does not fit and counts
-//! of shifts follow RFC 9669, where the processor would trap or differ.
+//! Arithmetic but division. Counts of shifts follow RFC 9669, where the
+//! processor might differ.
 
-use dynasmrt::DynasmApi;
-
-use super::buffer::Cc;
-use super::frame::{R9, R10, R11, RAX, RCX, RDX};
-use super::{Compiler, emit, emit_byte};
+use super::Compiler;
+use super::encode::{Arith, Gpr, R9, RCX, Shift, Unary};
+use super::operands::Source;
+use super::values::{Sum, Value, machine};
 use crate::op::{AluOp, Operand, Reg, Size, Width};
 
-/// `$op dst, src` at a width.
-macro_rules! by_register {
-    ($self:expr, $width:expr, $op:ident, $dst:expr, $src:expr) => {
-        match $width {
-            Width::W64 => emit!($self, $op Rq($dst), Rq($src)),
-            Width::W32 => emit!($self, $op Rd($dst), Rd($src)),
-        }
-    };
-}
-
-/// `$op dst, imm` at a width, with the shortest immediate.
-macro_rules! by_immediate {
-    ($self:expr, $width:expr, $op:ident, $dst:expr, $imm:expr) => {
-        match ($width, i8::try_from($imm)) {
-            (Width::W64, Ok(imm)) => emit!($self, $op Rq($dst), BYTE imm),
-            (Width::W64, Err(_)) => emit!($self, $op Rq($dst), DWORD $imm),
-            (Width::W32, Ok(imm)) => emit!($self, $op Rd($dst), BYTE imm),
-            (Width::W32, Err(_)) => emit!($self, $op Rd($dst), DWORD $imm),
-        }
-    };
-}
-
-pub(super) use by_register;
+const LOW: i64 = u32::MAX as i64;
 
 impl Compiler<'_> {
     /// `dst = dst op src`.
     pub(super) fn alu(&mut self, width: Width, op: AluOp, dst: Reg, src: Operand) {
-        let dst = self.machine(dst);
-        match src {
-            Operand::Reg(src) => {
-                let src = self.machine(src);
-                self.alu_register(width, op, dst, src);
+        let src = self.simplified(src, width);
+        match (op, src) {
+            (AluOp::Mov, Operand::Reg(src)) => return self.copy(width, dst, src),
+            (AluOp::Mov, Operand::Imm(imm)) => {
+                let value = match width {
+                    Width::W32 => u64::from(imm as u32),
+                    Width::W64 => imm as i64 as u64,
+                };
+                return self.set_constant(dst, value);
             }
-            Operand::Imm(imm) => self.alu_immediate(width, op, dst, imm),
+            (AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod, _) => {
+                return self.divide(width, op, dst, src);
+            }
+            _ => {}
         }
-    }
-
-    fn alu_register(&mut self, width: Width, op: AluOp, dst: u8, src: u8) {
+        if self.join(width, op, dst, src)
+            || matches!(op, AluOp::Or | AluOp::Add | AluOp::Xor) && self.rotate(width, dst, src)
+            || self.changes_nothing(width, op, dst, src)
+            || self.sum(width, op, dst, src)
+        {
+            return;
+        }
         match op {
-            AluOp::Add => by_register!(self, width, add, dst, src),
-            AluOp::Sub => by_register!(self, width, sub, dst, src),
-            AluOp::Or => by_register!(self, width, or, dst, src),
-            AluOp::And => by_register!(self, width, and, dst, src),
-            AluOp::Xor => by_register!(self, width, xor, dst, src),
-            AluOp::Mul => by_register!(self, width, imul, dst, src),
-            AluOp::Mov if width == Width::W64 && dst == src => {}
-            AluOp::Mov => by_register!(self, width, mov, dst, src),
             AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => self.shift(width, op, dst, src),
-            AluOp::Div | AluOp::Mod => self.divide_unsigned(width, op, dst, src),
-            AluOp::Sdiv | AluOp::Smod => self.divide_signed(width, op, dst, src),
+            AluOp::Mul => self.multiply(width, dst, src),
+            AluOp::And => self.and(width, dst, src),
+            AluOp::Add => self.arith(width, Arith::Add, dst, src),
+            AluOp::Sub => self.arith(width, Arith::Sub, dst, src),
+            AluOp::Or => self.arith(width, Arith::Or, dst, src),
+            _ => self.arith(width, Arith::Xor, dst, src),
         }
     }
 
-    fn alu_immediate(&mut self, width: Width, op: AluOp, dst: u8, imm: i32) {
-        match op {
-            AluOp::Add | AluOp::Sub | AluOp::Or | AluOp::Xor if imm == 0 => {
-                self.truncate(width, dst);
+    /// `dst = -dst`.
+    pub(super) fn negate(&mut self, width: Width, dst: Reg) {
+        let dst = self.in_place(dst);
+        self.asm().unary(Unary::Neg, width, dst);
+    }
+
+    /// The machine register of `dst` with its value in it, free to change.
+    fn in_place(&mut self, dst: Reg) -> Gpr {
+        self.vacate(dst);
+        self.settle(dst);
+        machine(dst)
+    }
+
+    /// The same, with a source prepared for it. The source may be `dst`.
+    fn in_place_with(&mut self, width: Width, dst: Reg, src: Operand) -> (Gpr, Source) {
+        self.vacate(dst);
+        if src == Operand::Reg(dst) {
+            self.settle(dst);
+            return (machine(dst), Source::Reg(machine(dst)));
+        }
+        self.prepare_source(src, width);
+        self.settle(dst);
+        (machine(dst), self.source(src, width))
+    }
+
+    /// Cuts a 32-bit operation short that leaves the lower half as it is.
+    fn changes_nothing(&mut self, width: Width, op: AluOp, dst: Reg, src: Operand) -> bool {
+        let Operand::Imm(imm) = src else { return false };
+        let count = imm & if width == Width::W64 { 63 } else { 31 };
+        let nothing = match op {
+            AluOp::Add | AluOp::Sub | AluOp::Or | AluOp::Xor => imm == 0,
+            AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => count == 0,
+            AluOp::Mul => imm == 1,
+            AluOp::And => {
+                let ones = self.bits.of_operand(Operand::Reg(dst), width);
+                self.optimisations.value_masks && ones & !(imm as i64 as u64) == 0
             }
-            AluOp::Add => by_immediate!(self, width, add, dst, imm),
-            AluOp::Sub => by_immediate!(self, width, sub, dst, imm),
-            AluOp::Or => by_immediate!(self, width, or, dst, imm),
-            AluOp::Xor => by_immediate!(self, width, xor, dst, imm),
+            _ => false,
+        };
+        if nothing {
+            self.copy(width, dst, dst);
+        }
+        nothing
+    }
+
+    /// The narrowest width that gives the same result, as the instruction is
+    /// shorter, for operations that make no bit from zeros.
+    fn narrowed(&self, width: Width, dst: Reg, src: Operand) -> Width {
+        let narrow = match src {
+            Operand::Reg(src) => self.bits.is_narrow(src),
+            Operand::Imm(imm) => imm >= 0,
+        };
+        if self.optimisations.short_encodings && narrow && self.bits.is_narrow(dst) {
+            return Width::W32;
+        }
+        width
+    }
+
+    fn arith(&mut self, width: Width, op: Arith, dst: Reg, src: Operand) {
+        let width = match op {
+            Arith::Or | Arith::Xor | Arith::And => self.narrowed(width, dst, src),
+            _ => width,
+        };
+        let (register, src) = self.in_place_with(width, dst, src);
+        match src {
+            Source::Imm(-1) if op == Arith::Xor => {
+                return self.asm().unary(Unary::Not, width, register);
+            }
+            Source::Imm(imm) => self.asm().arith_imm(op, width, register, imm),
+            Source::Reg(src) => self.asm().arith(op, width, register, src),
+            Source::Mem(src) => self.asm().arith(op, width, register, src),
+        }
+        self.note_flags(register, width);
+    }
+
+    fn and(&mut self, width: Width, dst: Reg, src: Operand) {
+        if let Operand::Reg(src) = src
+            && self.values.get(src) == Some(Value::Constant(LOW as u64))
+        {
+            return self.copy(Width::W32, dst, dst);
+        }
+        let mut width = width;
+        if let Operand::Imm(imm @ 0..) = src
+            && self.optimisations.short_encodings
+        {
             // A mask without upper bits clears the upper half either way.
-            AluOp::And if imm >= 0 => by_immediate!(self, Width::W32, and, dst, imm),
-            AluOp::And => by_immediate!(self, width, and, dst, imm),
-            AluOp::Mov if width == Width::W32 => {
-                self.load_constant(dst, u64::from(imm as u32));
-            }
-            AluOp::Mov => self.load_constant(dst, imm as i64 as u64),
-            AluOp::Mul => match (width, i8::try_from(imm)) {
-                (Width::W64, Ok(imm)) => emit!(self, imul Rq(dst), Rq(dst), BYTE imm),
-                (Width::W64, Err(_)) => emit!(self, imul Rq(dst), Rq(dst), DWORD imm),
-                (Width::W32, Ok(imm)) => emit!(self, imul Rd(dst), Rd(dst), BYTE imm),
-                (Width::W32, Err(_)) => emit!(self, imul Rd(dst), Rd(dst), DWORD imm),
-            },
-            AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => self.shift_immediate(width, op, dst, imm),
-            AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod => {
-                self.divide_immediate(width, op, dst, imm);
+            width = Width::W32;
+            let size = match imm {
+                0xff => Some(Size::B),
+                0xffff => Some(Size::H),
+                _ => None,
+            };
+            if let Some(size) = size {
+                self.vacate(dst);
+                self.prepare(dst, width);
+                let from = self.register(dst, width);
+                let dst = self.overwrite(dst);
+                return self.asm().zero_extend(size, dst, from);
             }
         }
+        self.arith(width, Arith::And, dst, src);
     }
 
-    /// Clears the upper half after a 32-bit operation that left the lower
-    /// half as it was.
-    fn truncate(&mut self, width: Width, dst: u8) {
-        if width == Width::W32 {
-            emit!(self, mov Rd(dst), Rd(dst));
+    fn multiply(&mut self, width: Width, dst: Reg, src: Operand) {
+        if let Operand::Imm(imm) = src {
+            self.vacate(dst);
+            if imm > 0 && (imm as u32).is_power_of_two() {
+                return self.shift_immediate(width, AluOp::Lsh, dst, imm.trailing_zeros() as i32);
+            }
+            self.prepare(dst, width);
+            let from = self.register(dst, width);
+            let dst = self.overwrite(dst);
+            return self.asm().multiply_imm(width, dst, from, imm);
+        }
+        let (dst, src) = self.in_place_with(width, dst, src);
+        match src {
+            Source::Reg(src) => self.asm().multiply(width, dst, src),
+            Source::Mem(src) => self.asm().multiply(width, dst, src),
+            Source::Imm(imm) => self.asm().multiply_imm(width, dst, dst, imm),
         }
     }
 
-    /// `dst = value`, in the shortest way. Changes flags.
-    pub(super) fn load_constant(&mut self, dst: u8, value: u64) {
-        if value == 0 {
-            emit!(self, xor Rd(dst), Rd(dst));
-        } else if let Ok(low) = u32::try_from(value) {
-            emit!(self, mov Rd(dst), DWORD low as i32);
-        } else if let Ok(low) = i32::try_from(value as i64) {
-            emit!(self, mov Rq(dst), DWORD low);
-        } else {
-            emit!(self, mov Rq(dst), QWORD value as i64);
+    fn shift(&mut self, width: Width, op: AluOp, dst: Reg, src: Operand) {
+        match src {
+            Operand::Imm(imm) if self.half_shift(width, op, dst, imm) => {}
+            Operand::Imm(imm) => self.shift_immediate(width, op, dst, imm),
+            Operand::Reg(count) => self.shift_register(width, op, dst, count),
         }
     }
 
-    /// `cmp dst, imm`. dynasm knows only the form with four bytes of `cmp`
-    /// between a register chosen at run time and an immediate.
-    pub(super) fn compare_immediate(&mut self, width: Width, dst: u8, imm: i32) {
-        match width {
-            Width::W64 => emit!(self, cmp Rq(dst), DWORD imm),
-            Width::W32 => emit!(self, cmp Rd(dst), DWORD imm),
-        }
-        if let Ok(imm) = i8::try_from(imm) {
-            self.buffer.shorten_immediate(imm);
-        }
-    }
-
-    fn shift_immediate(&mut self, width: Width, op: AluOp, dst: u8, imm: i32) {
+    fn shift_immediate(&mut self, width: Width, op: AluOp, dst: Reg, imm: i32) {
         let count = match width {
             Width::W64 => imm & 63,
             Width::W32 => imm & 31,
-        } as i8;
-        if count == 0 {
-            return self.truncate(width, dst);
-        }
-        match (op, width) {
-            (AluOp::Lsh, Width::W64) => emit!(self, shl Rq(dst), BYTE count),
-            (AluOp::Lsh, Width::W32) => emit!(self, shl Rd(dst), BYTE count),
-            (AluOp::Rsh, Width::W64) => emit!(self, shr Rq(dst), BYTE count),
-            (AluOp::Rsh, Width::W32) => emit!(self, shr Rd(dst), BYTE count),
-            (_, Width::W64) => emit!(self, sar Rq(dst), BYTE count),
-            (_, Width::W32) => emit!(self, sar Rd(dst), BYTE count),
-        }
-    }
-
-    fn shift(&mut self, width: Width, op: AluOp, dst: u8, count: u8) {
-        if self.features.bmi2 {
-            return match (op, width) {
-                (AluOp::Lsh, Width::W64) => emit!(self, shlx Rq(dst), Rq(dst), Rq(count)),
-                (AluOp::Lsh, Width::W32) => emit!(self, shlx Rd(dst), Rd(dst), Rd(count)),
-                (AluOp::Rsh, Width::W64) => emit!(self, shrx Rq(dst), Rq(dst), Rq(count)),
-                (AluOp::Rsh, Width::W32) => emit!(self, shrx Rd(dst), Rd(dst), Rd(count)),
-                (_, Width::W64) => emit!(self, sarx Rq(dst), Rq(dst), Rq(count)),
-                (_, Width::W32) => emit!(self, sarx Rd(dst), Rd(dst), Rd(count)),
-            };
-        }
-        // Without BMI2 the count must be in cl, which is r4.
-        if count == RCX {
-            return self.shift_by_cl(width, op, dst);
-        }
-        if dst == RCX {
-            // `count` may be r11, where r10 is put; r9 is free.
-            emit!(self, mov Rq(R9), rcx);
-            emit!(self, mov ecx, Rd(count));
-            self.shift_by_cl(width, op, R9);
-            emit!(self, mov rcx, Rq(R9));
-        } else {
-            emit!(self, mov Rq(R9), rcx);
-            emit!(self, mov ecx, Rd(count));
-            self.shift_by_cl(width, op, dst);
-            emit!(self, mov rcx, Rq(R9));
-        }
-    }
-
-    fn shift_by_cl(&mut self, width: Width, op: AluOp, dst: u8) {
-        match (op, width) {
-            (AluOp::Lsh, Width::W64) => emit!(self, shl Rq(dst), cl),
-            (AluOp::Lsh, Width::W32) => emit!(self, shl Rd(dst), cl),
-            (AluOp::Rsh, Width::W64) => emit!(self, shr Rq(dst), cl),
-            (AluOp::Rsh, Width::W32) => emit!(self, shr Rd(dst), cl),
-            (_, Width::W64) => emit!(self, sar Rq(dst), cl),
-            (_, Width::W32) => emit!(self, sar Rd(dst), cl),
-        }
-    }
-
-    /// Division by a constant: powers of two need no `div`, zero and -1 must
-    /// not reach it.
-    fn divide_immediate(&mut self, width: Width, op: AluOp, dst: u8, imm: i32) {
-        match (op, imm) {
-            (AluOp::Div | AluOp::Sdiv, 0) | (AluOp::Smod, -1) => self.load_constant(dst, 0),
-            (AluOp::Mod | AluOp::Smod, 0) | (AluOp::Div | AluOp::Sdiv, 1) => {
-                self.truncate(width, dst);
-            }
-            (AluOp::Sdiv, -1) => match width {
-                Width::W64 => emit!(self, neg Rq(dst)),
-                Width::W32 => emit!(self, neg Rd(dst)),
-            },
-            (AluOp::Div, 2..) if (imm as u32).is_power_of_two() => {
-                self.shift_immediate(width, AluOp::Rsh, dst, imm.trailing_zeros() as i32);
-            }
-            (AluOp::Mod, 1..) if (imm as u32).is_power_of_two() => {
-                by_immediate!(self, Width::W32, and, dst, imm - 1);
-            }
-            _ => {
-                let divisor = match width {
-                    Width::W64 => imm as i64 as u64,
-                    Width::W32 => u64::from(imm as u32),
-                };
-                self.load_constant(R11, divisor);
-                self.divide(width, op, dst);
-            }
-        }
-    }
-
-    fn divide_unsigned(&mut self, width: Width, op: AluOp, dst: u8, src: u8) {
-        by_register!(self, width, mov, R11, src);
-        by_register!(self, width, test, R11, R11);
-        let by_zero = self.buffer.hop_if(Cc::E);
-        self.divide(width, op, dst);
-        let end = self.buffer.hop();
-        self.buffer.land(by_zero);
-        self.divided_by_zero(width, op, dst);
-        self.buffer.land(end);
-    }
-
-    fn divide_signed(&mut self, width: Width, op: AluOp, dst: u8, src: u8) {
-        by_register!(self, width, mov, R11, src);
-        by_register!(self, width, test, R11, R11);
-        let by_zero = self.buffer.hop_if(Cc::E);
-        self.compare_immediate(width, R11, -1);
-        let by_minus_one = self.buffer.hop_if(Cc::E);
-        self.divide(width, op, dst);
-        let end = self.buffer.hop();
-        self.buffer.land(by_zero);
-        self.divided_by_zero(width, op, dst);
-        let end_of_zero = self.buffer.hop();
-        self.buffer.land(by_minus_one);
-        self.divide_immediate(width, op, dst, -1);
-        self.buffer.land(end_of_zero);
-        self.buffer.land(end);
-    }
-
-    fn divided_by_zero(&mut self, width: Width, op: AluOp, dst: u8) {
-        match op {
-            AluOp::Div | AluOp::Sdiv => self.load_constant(dst, 0),
-            _ => self.truncate(width, dst),
-        }
-    }
-
-    /// Divides `dst` by r11, which is neither 0 nor, if signed, -1. The
-    /// processor divides rdx:rax; r9 and r10 keep what they held.
-    fn divide(&mut self, width: Width, op: AluOp, dst: u8) {
-        if dst != RAX {
-            emit!(self, mov Rq(R10), rax);
-        }
-        if dst != RDX {
-            emit!(self, mov Rq(R9), rdx);
-        }
-        if dst != RAX {
-            by_register!(self, width, mov, RAX, dst);
-        }
-        match (op, width) {
-            (AluOp::Div | AluOp::Mod, Width::W64) => {
-                emit!(self, xor edx, edx);
-                emit!(self, div Rq(R11));
-            }
-            (AluOp::Div | AluOp::Mod, Width::W32) => {
-                emit!(self, xor edx, edx);
-                emit!(self, div Rd(R11));
-            }
-            (_, Width::W64) => {
-                emit!(self, cqo);
-                emit!(self, idiv Rq(R11));
-            }
-            (_, Width::W32) => {
-                emit!(self, cdq);
-                emit!(self, idiv Rd(R11));
-            }
-        }
-        let result = match op {
-            AluOp::Div | AluOp::Sdiv => RAX,
-            _ => RDX,
+        } as u8;
+        let width = match op {
+            AluOp::Rsh => self.narrowed(width, dst, Operand::Imm(0)),
+            _ => width,
         };
-        if dst != result {
-            emit!(self, mov Rq(dst), Rq(result));
+        // Of a shorter width, a count that large leaves nothing.
+        if width == Width::W32 && count > 31 {
+            return self.set_constant(dst, 0);
         }
-        if dst != RAX {
-            emit!(self, mov rax, Rq(R10));
+        let register = self.in_place(dst);
+        self.asm()
+            .shift_imm(machine_shift(op), width, register, count);
+    }
+
+    fn shift_register(&mut self, width: Width, op: AluOp, dst: Reg, count: Reg) {
+        let op = machine_shift(op);
+        self.vacate(dst);
+        // The lower half of the count is enough.
+        self.prepare(count, Width::W32);
+        if self.bmi2() {
+            self.prepare(dst, width);
+            let from = self.register(dst, width);
+            let count = self.register(count, Width::W32);
+            let dst = self.overwrite(dst);
+            return self.asm().shift_by(op, width, dst, from, count);
         }
-        if dst != RDX {
-            emit!(self, mov rdx, Rq(R9));
+        self.settle(dst);
+        let count = self.register(count, Width::W32);
+        let register = self.in_place(dst);
+        if count == RCX {
+            return self.asm().shift_cl(op, width, register);
         }
+        // Without BMI2 the count must be in cl, which is r4; `count` may be
+        // r11, where r10 is put.
+        self.asm().mov(Width::W64, R9, RCX);
+        self.asm().mov(Width::W32, RCX, count);
+        if register == RCX {
+            self.asm().shift_cl(op, width, R9);
+        } else {
+            self.asm().shift_cl(op, width, register);
+        }
+        self.asm().mov(Width::W64, RCX, R9);
     }
 
     /// `dst = src` with the sign of its low bits, at a width.
     pub(super) fn move_extended(&mut self, width: Width, from: Size, dst: Reg, src: Reg) {
-        let dst = self.machine(dst);
-        let src = self.machine(src);
-        match (from, width) {
-            (Size::B, Width::W64) => emit_byte!(self, movsx Rq(dst), Rb(src)),
-            (Size::B, Width::W32) => emit_byte!(self, movsx Rd(dst), Rb(src)),
-            (Size::H, Width::W64) => emit!(self, movsx Rq(dst), Rw(src)),
-            (Size::H, Width::W32) => emit!(self, movsx Rd(dst), Rw(src)),
-            (Size::W, Width::W64) => emit!(self, movsxd Rq(dst), Rd(src)),
-            // Decoding gives no wider source than the width.
-            (_, width) => by_register!(self, width, mov, dst, src),
+        self.vacate(dst);
+        let load = if src == dst || self.dies(src) {
+            self.waiting(src, from)
+        } else {
+            None
+        };
+        if let Some(sum) = load {
+            let memory = self.memory_of(sum, 0);
+            self.values.forget(src);
+            let dst = self.overwrite(dst);
+            return self.asm().sign_extend(width, from, dst, memory);
         }
+        self.prepare(src, Width::W32);
+        let src = self.register(src, Width::W32);
+        let dst = self.overwrite(dst);
+        self.asm().sign_extend(width, from, dst, src);
+    }
+
+    /// The plain load of a size that `reg` stands for.
+    fn waiting(&self, reg: Reg, size: Size) -> Option<Sum> {
+        match self.values.get(reg)? {
+            Value::Load {
+                from,
+                bytes,
+                swapped: false,
+                shift: 0,
+            } if u32::from(bytes) * 8 == size.bits() => Some(from),
+            _ => None,
+        }
+    }
+
+    /// The low bits of `dst` in the other byte order, or just the low bits.
+    pub(super) fn swap_register(&mut self, size: Size, dst: Gpr) {
+        match size {
+            Size::B => self.asm().zero_extend(Size::B, dst, dst),
+            Size::H => {
+                self.asm().swap_low_bytes(dst);
+                self.asm().zero_extend(Size::H, dst, dst);
+            }
+            Size::W => self.asm().swap_bytes(Width::W32, dst),
+            Size::DW => self.asm().swap_bytes(Width::W64, dst),
+        }
+    }
+
+    /// `dst` in another byte order, of which `size` remains.
+    pub(super) fn swap(&mut self, kind: crate::op::Swap, size: Size, dst: Reg) {
+        if self.swap_load(kind, size, dst) {
+            return;
+        }
+        if kind != crate::op::Swap::Le {
+            let dst = self.in_place(dst);
+            return self.swap_register(size, dst);
+        }
+        match size {
+            Size::DW => {}
+            Size::W => self.copy(Width::W32, dst, dst),
+            Size::B | Size::H => {
+                let dst = self.in_place(dst);
+                self.asm().zero_extend(size, dst, dst);
+            }
+        }
+    }
+}
+
+fn machine_shift(op: AluOp) -> Shift {
+    match op {
+        AluOp::Lsh => Shift::Shl,
+        AluOp::Rsh => Shift::Shr,
+        _ => Shift::Sar,
     }
 }

@@ -10,40 +10,29 @@
 //! r12 holds the run context in programs that call helpers; rbp counts tail
 //! calls in programs that make them and is otherwise untouched, so that walks
 //! along frame pointers pass through. r9, r10, r11 are free for the use of
-//! one instruction. Subprograms follow the C convention, so that a call is a
-//! `call`, and each saves only what it uses.
+//! one instruction; putting a value into its register (`values`) may change
+//! r10 and r11, and r9 while values change places. Subprograms follow the C
+//! convention, so that a call is a `call`, and each saves only what it uses.
 
+use super::encode::{Gpr, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI};
+use crate::jit::Optimisations;
+use crate::jit::flow::effect;
 use crate::link::{Code, Step, Subprogram};
 use crate::op::{Address, Op, Operand, Reg};
+use uapi::insn::MAX_BPF_STACK;
 
-pub(super) const RAX: u8 = 0;
-pub(super) const RCX: u8 = 1;
-pub(super) const RDX: u8 = 2;
-pub(super) const RBX: u8 = 3;
 /// The count of tail calls.
-pub(super) const RBP: u8 = 5;
-pub(super) const RSI: u8 = 6;
-pub(super) const RDI: u8 = 7;
-pub(super) const R8: u8 = 8;
-/// Scratch.
-pub(super) const R9: u8 = 9;
-/// Scratch.
-pub(super) const R10: u8 = 10;
-/// Scratch, and where r10 is put when an instruction needs its value.
-pub(super) const R11: u8 = 11;
+pub(super) const TAIL_CALLS: Gpr = RBP;
 /// The run context.
-pub(super) const R12: u8 = 12;
-pub(super) const R13: u8 = 13;
-pub(super) const R14: u8 = 14;
-pub(super) const R15: u8 = 15;
+pub(super) const RUN: Gpr = R12;
 
-const MACHINE: [u8; 10] = [RAX, RDI, RSI, RDX, RCX, R8, RBX, R13, R14, R15];
+const MACHINE: [Gpr; 10] = [RAX, RDI, RSI, RDX, RCX, R8, RBX, R13, R14, R15];
 
 /// Bytes below the stack pointer that signal handlers leave alone.
 const RED_ZONE: u32 = 128;
 
 /// The machine register of r0…r9; `None` for r10.
-pub(super) fn machine(reg: Reg) -> Option<u8> {
+pub(super) fn machine(reg: Reg) -> Option<Gpr> {
     MACHINE.get(usize::from(reg.number())).copied()
 }
 
@@ -51,7 +40,7 @@ pub(super) fn machine(reg: Reg) -> Option<u8> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frame {
     /// Registers pushed on entry, in order.
-    pub saved: Vec<u8>,
+    pub saved: Vec<Gpr>,
     /// Bytes by which the stack pointer moves after the pushes.
     pub bytes: i32,
     /// r10 minus rsp.
@@ -63,12 +52,17 @@ pub(super) struct Frame {
 impl Frame {
     /// Lays out the frame of a subprogram of `code`. `saves_run` tells that
     /// it must preserve the caller's r12.
-    pub(super) fn new(code: &Code, subprogram: &Subprogram, saves_run: bool) -> Frame {
+    pub(super) fn new(
+        code: &Code,
+        subprogram: &Subprogram,
+        saves_run: bool,
+        optimisations: &Optimisations,
+    ) -> Frame {
         let steps = &code.steps[subprogram.slots.clone()];
         let calls = steps.iter().any(|s| {
             matches!(
                 s,
-                Step::Helper(_) | Step::TailCall(_) | Step::Op(Op::CallSub { .. })
+                Step::Helper { .. } | Step::TailCall(_) | Step::Op(Op::CallSub { .. })
             )
         });
         // A tail call keeps the ctx here while it looks up its target.
@@ -80,11 +74,17 @@ impl Frame {
         let slots = ctx_slot + if may_goto { 8 } else { 0 };
         let loops = may_goto.then_some(ctx_slot as i8);
 
-        let used = steps.iter().fold(0, |used, step| used | mentioned(step));
-        let mut saved = if saves_run { vec![R12] } else { Vec::new() };
+        let mut used = steps
+            .iter()
+            .map(effect)
+            .fold(0, |used, (a, b)| used | a | b);
+        let mut stack = stack_needed(steps, subprogram.stack_bytes);
+        if !optimisations.small_frames {
+            (used, stack) = (0x3ff, MAX_BPF_STACK);
+        }
+        let mut saved = if saves_run { vec![RUN] } else { Vec::new() };
         saved.extend((6..=9).filter(|n| used & (1 << n) != 0).map(|n| MACHINE[n]));
 
-        let stack = stack_needed(steps, subprogram.stack_bytes);
         if !calls && !may_goto && stack <= RED_ZONE {
             return Frame {
                 saved,
@@ -147,37 +147,5 @@ fn escapes(op: &Op) -> bool {
             src == Reg::R10
         }
         _ => false,
-    }
-}
-
-/// Registers that a step names, as a bit set.
-fn mentioned(step: &Step) -> u32 {
-    let bit = |reg: Reg| 1 << reg.number();
-    let second = |operand| match operand {
-        Operand::Reg(reg) => bit(reg),
-        Operand::Imm(_) => 0,
-    };
-    match *step {
-        Step::Const { dst, .. } | Step::Func { dst, .. } => bit(dst),
-        Step::Op(op) => match op {
-            Op::Alu { dst, src, .. } | Op::Branch { dst, src, .. } => bit(dst) | second(src),
-            Op::Neg { dst, .. } | Op::Swap { dst, .. } => bit(dst),
-            Op::MovSx { dst, src, .. } => bit(dst) | bit(src),
-            Op::Load { dst, addr, .. } | Op::LoadAcquire { dst, addr, .. } => {
-                bit(dst) | bit(addr.base)
-            }
-            Op::Store { addr, src, .. } => bit(addr.base) | second(src),
-            Op::Atomic { addr, src, .. } | Op::StoreRelease { addr, src, .. } => {
-                bit(addr.base) | bit(src)
-            }
-            Op::LoadImm { dst, .. } => bit(dst),
-            Op::Jump { .. }
-            | Op::MayGoto { .. }
-            | Op::CallHelper { .. }
-            | Op::CallKfunc { .. }
-            | Op::CallSub { .. }
-            | Op::Exit => 0,
-        },
-        Step::Helper(_) | Step::TailCall(_) | Step::Skip | Step::Unreachable => 0,
     }
 }

@@ -1,0 +1,145 @@
+//! Where control goes in a program and which registers are still needed
+//! there. Knows no machine.
+
+use crate::link::{Code, Step, target};
+use crate::op::{AluOp, AtomicOp, Op, Operand, Reg};
+
+/// A set of registers, bit n for rn; r10 is always live and never in it.
+pub(super) type Regs = u16;
+
+/// r0 to r5, which calls overwrite.
+pub(super) const CALLER_SAVED: Regs = 0x3f;
+/// r1 to r5.
+const ARGUMENTS: Regs = 0x3e;
+
+/// The set of one register.
+pub(super) fn bit(reg: Reg) -> Regs {
+    (1 << reg.number()) & 0x3ff
+}
+
+/// What is known of a program's control flow.
+pub(super) struct Flow {
+    /// By slot: whether a jump or a subprogram's beginning leads here.
+    pub leaders: Vec<bool>,
+    /// By slot: whether a jump from behind leads here.
+    pub loop_heads: Vec<bool>,
+    /// By slot: registers whose values may be used from there on.
+    live: Vec<Regs>,
+}
+
+impl Flow {
+    /// Of a linked program.
+    pub fn new(code: &Code) -> Flow {
+        let slots = code.steps.len();
+        let mut flow = Flow {
+            leaders: vec![false; slots],
+            loop_heads: vec![false; slots],
+            live: vec![0; slots + 1],
+        };
+        for subprogram in &code.subprograms {
+            flow.leaders[subprogram.slots.start] = true;
+        }
+        let mut backward = false;
+        for (at, step) in code.steps.iter().enumerate() {
+            if let Some(to) = jump_target(at, step) {
+                flow.leaders[to] = true;
+                flow.loop_heads[to] |= to <= at;
+                backward |= to <= at;
+            }
+        }
+        // Without a loop one round sees every successor before its predecessors.
+        while flow.propagate(code) && backward {}
+        flow
+    }
+
+    /// One round over all slots, from the last; whether anything changed.
+    fn propagate(&mut self, code: &Code) -> bool {
+        let mut changed = false;
+        for (at, step) in code.steps.iter().enumerate().rev() {
+            let (uses, defines) = effect(step);
+            let live = self.live_after(at, step) & !defines | uses;
+            changed |= live != self.live[at];
+            self.live[at] = live;
+        }
+        changed
+    }
+
+    /// Registers whose values may be used at `at` or later.
+    pub fn live_before(&self, at: usize) -> Regs {
+        self.live[at]
+    }
+
+    /// Registers whose values may be used after the step at `at`.
+    pub fn live_after(&self, at: usize, step: &Step) -> Regs {
+        let next = self.live[at + 1];
+        match *step {
+            Step::Op(Op::Exit) | Step::Unreachable => 0,
+            Step::Op(Op::Jump { .. }) => self.live_at_target(at, step),
+            Step::Op(Op::Branch { .. } | Op::MayGoto { .. }) => {
+                next | self.live_at_target(at, step)
+            }
+            _ => next,
+        }
+    }
+
+    fn live_at_target(&self, at: usize, step: &Step) -> Regs {
+        jump_target(at, step).map_or(0, |to| self.live[to])
+    }
+}
+
+/// Where a jump or branch leads; linking saw that it is a slot.
+pub(super) fn jump_target(at: usize, step: &Step) -> Option<usize> {
+    let rel = match *step {
+        Step::Op(Op::Jump { rel, .. }) => rel,
+        Step::Op(Op::Branch { rel, .. } | Op::MayGoto { rel }) => rel.into(),
+        _ => return None,
+    };
+    target(at, rel).ok()
+}
+
+/// Registers that a step reads, and those that it overwrites.
+pub(super) fn effect(step: &Step) -> (Regs, Regs) {
+    let operand = |operand: Operand| match operand {
+        Operand::Reg(reg) => bit(reg),
+        Operand::Imm(_) => 0,
+    };
+    match *step {
+        Step::Const { dst, .. } | Step::Func { dst, .. } => (0, bit(dst)),
+        Step::Helper { .. } | Step::TailCall(_) => (ARGUMENTS, CALLER_SAVED),
+        Step::Skip | Step::Unreachable => (0, 0),
+        Step::Op(op) => match op {
+            Op::Alu { op, dst, src, .. } => match op {
+                AluOp::Mov => (operand(src), bit(dst)),
+                _ => (bit(dst) | operand(src), bit(dst)),
+            },
+            Op::Neg { dst, .. } | Op::Swap { dst, .. } => (bit(dst), bit(dst)),
+            Op::MovSx { dst, src, .. } => (bit(src), bit(dst)),
+            Op::Load { dst, addr, .. } | Op::LoadAcquire { dst, addr, .. } => {
+                (bit(addr.base), bit(dst))
+            }
+            Op::Store { addr, src, .. } => (bit(addr.base) | operand(src), 0),
+            Op::StoreRelease { addr, src, .. } => (bit(addr.base) | bit(src), 0),
+            Op::Atomic {
+                op,
+                fetch,
+                addr,
+                src,
+                ..
+            } => {
+                let named = bit(addr.base) | bit(src);
+                match op {
+                    AtomicOp::CmpXchg => (named | bit(Reg::R0), bit(Reg::R0)),
+                    _ if fetch => (named, bit(src)),
+                    _ => (named, 0),
+                }
+            }
+            Op::LoadImm { dst, .. } => (0, bit(dst)),
+            Op::Jump { .. } | Op::MayGoto { .. } => (0, 0),
+            Op::Branch { dst, src, .. } => (bit(dst) | operand(src), 0),
+            Op::CallHelper { .. } | Op::CallKfunc { .. } | Op::CallSub { .. } => {
+                (ARGUMENTS, CALLER_SAVED)
+            }
+            Op::Exit => (bit(Reg::R0), 0),
+        },
+    }
+}
