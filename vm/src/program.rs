@@ -30,6 +30,10 @@ pub struct ProgramInfo {
     pub functions: Vec<FunctionInfo>,
     /// Source lines, ascending by instruction.
     pub lines: Vec<LineInfo>,
+    /// Names of called kernel functions that have no number here
+    /// ([`crate::helper::kfunc::UNKNOWN`]), by instruction, ascending: what a
+    /// refusal names. Not known any more to who reads a stored program.
+    pub unknown_kfuncs: Vec<(u32, String)>,
 }
 
 impl ProgramInfo {

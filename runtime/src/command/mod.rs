@@ -7,7 +7,7 @@
 //! map's slot refers to it, and leaves the session when the last one lets go.
 //!
 //! Reading order: [`object`], then one file per command family: [`map`],
-//! [`elem`], [`batch`], [`prog`], `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
+//! [`elem`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
 //! [`link`], [`info`], [`ids`], [`pin`].
 
 pub mod batch;
@@ -16,6 +16,7 @@ pub mod elem;
 mod here;
 pub mod ids;
 pub mod info;
+mod kfunc;
 pub mod link;
 pub mod map;
 pub mod object;
@@ -25,11 +26,12 @@ pub mod prog;
 pub mod test_run;
 pub mod timer;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use uapi::Errno;
 
 use crate::session::Session;
+use kfunc::KernelFunctions;
 use object::Home;
 
 pub use btf::BtfObject;
@@ -57,6 +59,8 @@ pub enum Object {
 /// their family.
 pub struct Bpf {
     home: Arc<Home>,
+    /// Read when the first program calls one.
+    kernel_functions: OnceLock<KernelFunctions>,
 }
 
 impl Bpf {
@@ -64,6 +68,7 @@ impl Bpf {
     pub fn new(session: Session) -> Bpf {
         Bpf {
             home: Arc::new(Home::new(Some(session))),
+            kernel_functions: OnceLock::new(),
         }
     }
 
@@ -73,6 +78,7 @@ impl Bpf {
     pub fn verify_only() -> Bpf {
         Bpf {
             home: Arc::new(Home::new(None)),
+            kernel_functions: OnceLock::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use uapi::{Errno, Insn};
 use vm::ProgramSpec;
 use vm::verifier::Log;
 
+use super::kfunc::{self, KernelFunctions};
 use super::object::{Home, check_name, locked};
 use super::{Bpf, BtfObject, MapObject};
 use crate::maps::Map;
@@ -115,7 +116,8 @@ impl Objects for Named<'_> {
 
 /// What `BPF_PROG_LOAD` asks, with objects in place of fds.
 pub struct ProgLoad {
-    /// The program; `ld_imm64` of maps carry ids ([`name_maps`] does that).
+    /// The program; `ld_imm64` of maps carry ids ([`name_maps`] does that),
+    /// calls of kernel functions the running kernel's BTF ids.
     pub spec: ProgramSpec,
     /// The maps that the instructions name.
     pub maps: Vec<Arc<MapObject>>,
@@ -172,6 +174,10 @@ impl Bpf {
                 }
                 error.errno
             })?;
+        }
+        if kfunc::any(&load.spec.insns) {
+            let functions = self.kernel_functions.get_or_init(KernelFunctions::read);
+            load.spec.info.unknown_kfuncs = kfunc::number(&mut load.spec.insns, functions);
         }
         let (verified, id) = match self.session() {
             Ok(session) => {

@@ -93,7 +93,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<ProgramInfo> {
     }
     Some(ProgramInfo {
         functions,
-        lines: Vec::new(),
+        ..ProgramInfo::default()
     })
 }
 
@@ -170,7 +170,7 @@ mod tests {
         };
         let info = ProgramInfo {
             functions: vec![function(0, Vec::new()), function(7, args)],
-            lines: Vec::new(),
+            ..ProgramInfo::default()
         };
         let bytes = encode(&info);
         assert_eq!(decode(&bytes), Some(info));

@@ -53,5 +53,6 @@ pub fn program_info(
     Ok(ProgramInfo {
         functions: function::functions(btf, prog_type, functions)?,
         lines: lines::lines(btf, lines)?,
+        unknown_kfuncs: Vec::new(),
     })
 }

@@ -75,7 +75,7 @@ fn renamed(
     insns
 }
 
-fn ours(insns: &[Insn]) -> Left {
+fn ours(insns: &[Insn], functions: &HashMap<String, u32>) -> Left {
     let root = tempfile::tempdir().unwrap();
     let dirs = Dirs {
         state: root.path().join("state"),
@@ -86,8 +86,8 @@ fn ours(insns: &[Insn]) -> Left {
         .into_iter()
         .map(|id| bpf.map_create(spec(id), None, None).unwrap())
         .collect();
-    let number = |name| kfunc::by_name(name).map_or(0, |row| row.number as i32);
-    let insns = renamed(insns, |id| maps[id as usize - 1].id() as i32, number);
+    let id = |name: &str| functions.get(name).map_or(0, |&id| id as i32);
+    let insns = renamed(insns, |map| maps[map as usize - 1].id() as i32, id);
     let load = ProgLoad {
         spec: ProgramSpec {
             prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
@@ -182,10 +182,14 @@ fn program(text: &str) -> Vec<Insn> {
 #[test]
 fn programs_compute_what_they_do_in_the_kernel() {
     let functions = vmlinux::functions();
+    if functions.is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "in CI the kernel has BTF");
+        return;
+    }
     let (mut compared, mut wrong) = (0, Vec::new());
     for (name, text) in programs::all() {
         let insns = program(&text);
-        let ours = ours(&insns);
+        let ours = ours(&insns, &functions);
         match kernels(&insns, &functions) {
             Ok(kernels) if kernels == ours => compared += 1,
             Ok(kernels) => wrong.push(format!("{name}\nours    {ours:x?}\nkernel  {kernels:x?}")),

@@ -5,6 +5,10 @@
 //! call carries the row's number, which stays the same for ever: sessions
 //! outlive kernels.
 
+/// Stands for a kernel function that has no number: calls of it are refused
+/// where a path reaches them.
+pub const UNKNOWN: u32 = u32::MAX >> 1;
+
 /// What a kfunc expects in one argument register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KfuncArg {

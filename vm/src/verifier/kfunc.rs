@@ -71,8 +71,11 @@ impl Walk<'_> {
             let text = "invalid kernel function call not eliminated in verifier pass";
             return Err(Fail::einval(text).hint("test with bpf_ksym_exists before calling it"));
         }
-        let text = format!("calling kernel function #{number} is not allowed");
-        Err(Fail::eacces(text).hint("this kernel function does not exist in user space"))
+        let names = &self.spec.info.unknown_kfuncs;
+        let name = names.iter().find(|(at, _)| *at as usize == self.at);
+        let name = name.map_or("unknown", |(_, name)| name);
+        let text = format!("calling kernel function {name} is not allowed");
+        Err(Fail::eacces(text).hint(feature(name)))
     }
 
     /// Whether programs of this type may write packets (kernel:
@@ -149,4 +152,50 @@ impl Walk<'_> {
         call.record_size = Some(bytes as u32);
         Ok(())
     }
+}
+
+/// What a kernel function that nobody hosts belongs to.
+fn feature(name: &str) -> &'static str {
+    let features: [(&str, &[&str]); 8] = [
+        ("exceptions do not exist in user space", &["bpf_throw"]),
+        (
+            "objects of programs, their lists and trees do not exist in user space",
+            &[
+                "bpf_obj_",
+                "bpf_percpu_obj_",
+                "bpf_refcount_",
+                "bpf_list_",
+                "bpf_rbtree_",
+            ],
+        ),
+        ("arenas do not exist in user space", &["bpf_arena_"]),
+        (
+            "resilient spin locks do not exist in user space",
+            &["bpf_res_spin_"],
+        ),
+        (
+            "nothing in user space is under RCU, leave the section out",
+            &["bpf_rcu_read_"],
+        ),
+        (
+            "preemption and interrupts are the kernel's",
+            &["bpf_preempt_", "bpf_local_irq_"],
+        ),
+        (
+            "packets are the kernel's, dynptrs are of map values and ring buffer records here",
+            &["bpf_dynptr_from_"],
+        ),
+        (
+            "there are no kernel objects in user space",
+            &[
+                "bpf_task_",
+                "bpf_cgroup_",
+                "bpf_cast_to_",
+                "bpf_rdonly_cast",
+            ],
+        ),
+    ];
+    let of = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let found = features.iter().find(|(_, prefixes)| of(prefixes));
+    found.map_or("this kernel function does not exist in user space", |f| f.0)
 }

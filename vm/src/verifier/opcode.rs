@@ -7,6 +7,8 @@ use uapi::{Errno, Insn};
 
 use super::{Env, Fail, MapInfo};
 
+/// `off` of a move between address spaces.
+const BPF_ADDR_SPACE_CAST: i16 = 1;
 /// Registers r0 to r10.
 const REGISTERS: u8 = 11;
 
@@ -56,6 +58,10 @@ fn check_alu(insn: Insn) -> Result<(), Fail> {
             } else {
                 matches!(off, 0 | 8 | 16)
             };
+            if is64 && off == BPF_ADDR_SPACE_CAST {
+                let text = "addr_space_cast insn can only be used in a program that has an associated arena";
+                return Err(Fail::einval(text).hint("arenas do not exist in user space"));
+            }
             if imm != 0 || !extends {
                 return Err(reserved("BPF_MOV"));
             }
