@@ -3,11 +3,11 @@
 
 use uapi::map::BPF_F_RDONLY_PROG;
 
-use super::Fail;
 use super::dynptr::DynPtr;
 use super::mem::{Access, is_aligned};
 use super::state::{DynPtrType, Kind, Reg};
 use super::walk::Walk;
+use super::{Fail, ctx};
 use crate::helper::Arg;
 
 /// Sizes from this on count as unbounded (kernel: `BPF_MAX_VAR_SIZ`).
@@ -30,6 +30,10 @@ pub(super) struct Call {
     pub(super) released_dynptr: Option<u32>,
     /// A kfunc's memory whose length is the next argument.
     pub(super) buffer: Option<u8>,
+    /// Memory may be in the packet.
+    pub(super) packet: bool,
+    /// Reference of the socket that was given, or 0.
+    pub(super) socket: u32,
 }
 
 impl Walk<'_> {
@@ -44,15 +48,16 @@ impl Walk<'_> {
             let text = format!("R{number} type={} expected={expected}", reg.kind.name());
             Err(Fail::eacces(text))
         };
+        let in_packet = matches!(reg.kind, Kind::Packet { .. });
+        if in_packet && arg != Arg::Anything && !call.packet {
+            return Err(Fail::eacces("helper access to the packet is not allowed"));
+        }
         match arg {
             Arg::Anything => Ok(()),
             Arg::Scalar if reg.kind == Kind::Scalar => Ok(()),
             Arg::Scalar => wrong("scalar"),
             Arg::Ctx => match reg.kind {
-                Kind::Ctx if reg.val.as_const() == Some(0) => Ok(()),
-                Kind::Ctx => Err(Fail::eacces(format!(
-                    "dereference of modified ctx ptr R{number} disallowed"
-                ))),
+                Kind::Ctx => ctx::unmodified(number, &reg),
                 _ => wrong("ctx"),
             },
             Arg::Map => match reg.kind {
@@ -145,13 +150,23 @@ impl Walk<'_> {
                 call.released_dynptr = Some(self.released_dynptr(number)?);
                 Ok(())
             }
+            Arg::SockCommon | Arg::BtfSockCommon => {
+                call.socket = self.socket_argument(number, &reg)?;
+                Ok(())
+            }
+            Arg::ReleasedSock => match self.socket_argument(number, &reg)? {
+                0 => Err(Fail::einval(format!(
+                    "R{number} must be referenced when passed to release function"
+                ))),
+                reference => {
+                    call.released = Some(reference);
+                    Ok(())
+                }
+            },
             Arg::SpinLock
             | Arg::Timer
             | Arg::KptrDest
             | Arg::ReleasedKptrOrNull
-            | Arg::SockCommon
-            | Arg::BtfSockCommon
-            | Arg::ReleasedSock
             | Arg::BtfId(_)
             | Arg::BtfIdOrNull(_)
             | Arg::PercpuBtfId => {
@@ -207,8 +222,7 @@ impl Walk<'_> {
             if reg.val.umax == 0 {
                 return Ok(());
             }
-            let text = format!("R{memory} type=scalar expected=fp, map_value, ringbuf_mem");
-            return Err(Fail::eacces(text));
+            return Err(not_memory(memory, address.kind));
         }
         self.helper_memory(memory, &address, reg.val.umax as u32, access)
     }
@@ -223,6 +237,7 @@ impl Walk<'_> {
     ) -> Result<(), Fail> {
         expect_memory(number, reg)?;
         match reg.kind {
+            Kind::Ctx => self.ctx_memory(number, reg, size, access),
             Kind::Stack { frame } => self.helper_stack(number, reg, frame, size, access),
             _ => self.check_memory(number, reg, 0, size, access),
         }
@@ -258,21 +273,26 @@ impl Walk<'_> {
 
 fn expect_memory(number: u8, reg: &Reg) -> Result<(), Fail> {
     match reg.kind {
-        Kind::Stack { .. }
+        Kind::Ctx
+        | Kind::Stack { .. }
+        | Kind::Packet { .. }
         | Kind::MapValue { or_null: false, .. }
         | Kind::Record { or_null: false, .. }
         | Kind::Mem { or_null: false, .. } => Ok(()),
-        kind => {
-            let text = format!(
-                "R{number} type={} expected=fp, map_value, ringbuf_mem",
-                kind.name()
-            );
-            let fail = Fail::eacces(text);
-            Err(if kind.or_null() {
-                fail.hint("compare the pointer with NULL first")
-            } else {
-                fail
-            })
-        }
+        kind => Err(not_memory(number, kind)),
+    }
+}
+
+/// The refusal of a pointer or number where a helper takes memory.
+pub(super) fn not_memory(number: u8, kind: Kind) -> Fail {
+    let text = format!(
+        "R{number} type={} expected=fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_",
+        kind.name()
+    );
+    let fail = Fail::eacces(text);
+    if kind.or_null() {
+        fail.hint("compare the pointer with NULL first")
+    } else {
+        fail
     }
 }

@@ -8,7 +8,7 @@ use uapi::{Errno, prog};
 
 use super::argument::Call;
 use super::range::Scalar;
-use super::state::{Frame, Kind, Ref, RefKind, Reg};
+use super::state::{Frame, Kind, Ref, RefKind, Reg, Sock};
 use super::walk::Walk;
 use super::{Fail, compat};
 use crate::helper::{Proto, Ret, kernel};
@@ -116,6 +116,7 @@ impl<'a> Walk<'a> {
             RefKind::Record => "submit or discard the ring buffer record on every path",
             RefKind::DynPtr => "submit or discard the dynptr on every path, also when it is null",
             RefKind::Iter => "destroy the iterator on every path",
+            RefKind::Sock => "give the socket back with bpf_sk_release() on every path",
         }))
     }
 
@@ -125,13 +126,16 @@ impl<'a> Walk<'a> {
             let text = "cannot call GPL-restricted function from non-GPL compatible program";
             return Err(Fail::einval(text));
         }
+        let row = kernel::find(id, self.spec.prog_type);
         let sleepable = self.spec.prog_flags & prog::BPF_F_SLEEPABLE != 0;
-        let prog_type = self.spec.prog_type;
-        if !sleepable && kernel::find(id, prog_type).is_some_and(|row| row.sleeps) {
+        if !sleepable && row.is_some_and(|row| row.sleeps) {
             let text = "helper call might sleep in a non-sleepable prog";
             return Err(Fail::einval(text).hint("load the program with BPF_F_SLEEPABLE"));
         }
-        let mut call = Call::default();
+        let mut call = Call {
+            packet: row.is_some_and(|row| row.packet),
+            ..Call::default()
+        };
         for (&arg, number) in proto.args.iter().zip(1..) {
             self.check_argument(arg, number, &mut call)?;
         }
@@ -167,6 +171,9 @@ impl<'a> Walk<'a> {
             self.check_references("tail_call")?;
             let subprogram = self.state.frame().subprogram;
             self.tail_calls[subprogram] = true;
+        }
+        if row.is_some_and(|row| row.changes_packet) {
+            self.clear_packets();
         }
         self.helpers.insert(id);
         let result = self.helper_result(proto, &call)?;
@@ -218,6 +225,9 @@ impl<'a> Walk<'a> {
                     .ok_or_else(|| Fail::einval("helper returns a slice of no size"))?;
                 self.slice(call, size, false)?
             }
+            Ret::SocketOrNull => self.socket_result(proto.id, Sock::Full, call.socket),
+            Ret::SockCommonOrNull => self.socket_result(proto.id, Sock::Common, call.socket),
+            Ret::TcpSockOrNull => self.socket_result(proto.id, Sock::Tcp, call.socket),
             other => {
                 let text = format!(
                     "bpf_{} returns {other:?}, which cannot be verified here",

@@ -4,14 +4,14 @@
 use uapi::Insn;
 use uapi::insn::*;
 use uapi::map::*;
-use uapi::prog::*;
+use uapi::prog::{BPF_F_ANY_ALIGNMENT, BPF_F_STRICT_ALIGNMENT};
 
-use super::Fail;
 use super::alu::{sign_extend, truncate};
 use super::range::Scalar;
 use super::state::{Kind, Reg};
 use super::tnum::Tnum;
 use super::walk::Walk;
+use super::{Fail, packet};
 
 /// What an access does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,12 +29,6 @@ impl Access {
     }
 }
 
-/// Bytes of `struct pt_regs` on x86-64.
-const PT_REGS: i64 = size_of::<uapi::PtRegs>() as i64;
-/// Bytes of a tracepoint record (kernel: `PERF_MAX_TRACE_SIZE`).
-const MAX_TRACE: i64 = 8192;
-/// Arguments of a raw tracepoint (kernel: `MAX_BPF_FUNC_ARGS`).
-const MAX_RAW_ARGS: i64 = 12;
 /// Offsets beyond this count as unbounded (kernel: `BPF_MAX_VAR_OFF`).
 const MAX_OFFSET: i64 = 1 << 29;
 
@@ -53,7 +47,7 @@ impl Walk<'_> {
         let insn = self.insn();
         let size = access_size(insn);
         let signed = insn.code & 0xe0 == BPF_MEMSX;
-        let mut reg = self.load_value(insn.src(), insn.off.into(), size)?;
+        let mut reg = self.load_value(insn.src(), insn.off.into(), size, signed)?;
         if signed {
             reg = if reg.kind == Kind::Scalar {
                 Reg::derived(sign_extend(&reg.val, size), reg.from)
@@ -64,15 +58,13 @@ impl Walk<'_> {
         self.write(insn.dst(), reg)
     }
 
-    fn load_value(&mut self, number: u8, off: i64, size: u32) -> Result<Reg, Fail> {
+    fn load_value(&mut self, number: u8, off: i64, size: u32, signed: bool) -> Result<Reg, Fail> {
         let reg = self.read(number)?;
         let any = Reg::scalar(Scalar::unknown_bytes(size));
-        self.note_access(reg.kind == Kind::Ctx)?;
+        self.check_alignment(&reg, off, size)?;
+        self.note_access(reg.kind)?;
         match reg.kind {
-            Kind::Ctx => {
-                self.check_ctx(number, &reg, off, size)?;
-                Ok(any)
-            }
+            Kind::Ctx => self.load_ctx(number, &reg, off, size, signed),
             Kind::Stack { frame } => self.read_stack(number, &reg, frame, off, size),
             _ => {
                 self.check_memory(number, &reg, off, size, Access::Read)?;
@@ -107,12 +99,10 @@ impl Walk<'_> {
         source: Option<u8>,
     ) -> Result<(), Fail> {
         let reg = self.read(number)?;
-        self.note_access(reg.kind == Kind::Ctx)?;
+        self.check_alignment(&reg, off, size)?;
+        self.note_access(reg.kind)?;
         match reg.kind {
-            Kind::Ctx => Err(Fail::eacces(format!(
-                "invalid bpf_context access off={off} size={size}"
-            ))
-            .hint("the ctx is read-only for this program type")),
+            Kind::Ctx => self.store_ctx(number, &reg, off, size),
             Kind::Stack { frame } => {
                 self.write_stack(number, &reg, frame, off, size, value, source)
             }
@@ -126,8 +116,19 @@ impl Walk<'_> {
         let off = i64::from(insn.off);
         let address = if insn.imm == BPF_LOAD_ACQ { src } else { dst };
         let reg = self.read(address)?;
-        if reg.kind == Kind::Ctx {
-            let text = format!("BPF_ATOMIC stores into R{address} ctx is not allowed");
+        if matches!(
+            reg.kind,
+            Kind::Ctx | Kind::Packet { .. } | Kind::Sock { .. }
+        ) {
+            let (what, name) = (
+                if insn.imm == BPF_LOAD_ACQ {
+                    "loads from"
+                } else {
+                    "stores into"
+                },
+                reg.kind.name(),
+            );
+            let text = format!("BPF_ATOMIC {what} R{address} {name} is not allowed");
             return Err(Fail::eacces(text));
         }
         if reg.kind != Kind::Scalar && !is_aligned(&reg, off, size) {
@@ -136,7 +137,7 @@ impl Walk<'_> {
         }
         match insn.imm {
             BPF_LOAD_ACQ => {
-                let value = self.load_value(src, off, size)?;
+                let value = self.load_value(src, off, size, false)?;
                 return self.write(dst, value);
             }
             BPF_STORE_REL => {
@@ -149,7 +150,7 @@ impl Walk<'_> {
         if insn.imm == BPF_CMPXCHG {
             self.read(0)?;
         }
-        self.note_access(false)?;
+        self.note_access(reg.kind)?;
         match reg.kind {
             Kind::Stack { frame } => {
                 self.read_stack(dst, &reg, frame, off, size)?;
@@ -167,6 +168,35 @@ impl Walk<'_> {
             self.write(src, old)?;
         }
         Ok(())
+    }
+
+    /// What `BPF_F_STRICT_ALIGNMENT` asks; this machine needs no alignment.
+    fn check_alignment(&self, reg: &Reg, off: i64, size: u32) -> Result<(), Fail> {
+        let flags = self.spec.prog_flags;
+        let strict = flags & BPF_F_STRICT_ALIGNMENT != 0 && flags & BPF_F_ANY_ALIGNMENT == 0;
+        let in_packet = matches!(reg.kind, Kind::Packet { .. });
+        let aligned = match reg.kind {
+            _ if !strict || size == 1 => true,
+            Kind::Scalar => true,
+            Kind::Packet { .. } => packet::is_aligned(reg, off, size),
+            _ => is_aligned(reg, off, size),
+        };
+        if aligned {
+            return Ok(());
+        }
+        let (what, before) = match reg.kind {
+            Kind::Packet { .. } => ("packet ", "2+"),
+            Kind::Ctx => ("context ", ""),
+            Kind::Stack { .. } => ("stack ", ""),
+            Kind::MapValue { .. } => ("value ", ""),
+            _ => ("", ""),
+        };
+        let fixed = if in_packet { reg.delta } else { 0 };
+        let text = format!(
+            "misaligned {what}access off {before}({:#x}; {:#x})+{fixed}+{off} size {size}",
+            reg.val.bits.value, reg.val.bits.mask
+        );
+        Err(Fail::eacces(text))
     }
 
     /// Memory of map values and ring buffer records.
@@ -217,6 +247,14 @@ impl Walk<'_> {
                 }
                 in_object(number, reg, off, size, limit, "memory, mem_size")
             }
+            Kind::Packet { .. } => {
+                if access == Access::Write {
+                    self.may_write_packet()?;
+                }
+                self.check_packet(number, reg, off, size)
+            }
+            Kind::TpBuffer => in_tp_buffer(number, reg, off, size),
+            Kind::Sock { .. } => self.check_socket(number, reg.kind, off, size, access),
             kind => {
                 let fail = Fail::eacces(format!("R{number} invalid mem access '{}'", kind.name()));
                 Err(if kind.or_null() {
@@ -245,48 +283,29 @@ impl Walk<'_> {
         word[..found.len()].copy_from_slice(found);
         Some(Reg::scalar(Scalar::known(u64::from_le_bytes(word))))
     }
-
-    fn check_ctx(&mut self, number: u8, reg: &Reg, off: i64, size: u32) -> Result<(), Fail> {
-        let Some(distance) = reg.val.as_const() else {
-            let text = format!("variable ctx access through R{number} disallowed");
-            return Err(Fail::eacces(text));
-        };
-        if distance != 0 {
-            return Err(Fail::eacces(format!(
-                "dereference of modified ctx ptr R{number} off={} disallowed",
-                distance as i64
-            ))
-            .hint("keep the ctx pointer as it came in r1 and use the instruction's offset"));
-        }
-        let size_i = i64::from(size);
-        let end = off + size_i;
-        let aligned = off % size_i == 0;
-        let allowed = match self.spec.prog_type {
-            BPF_PROG_TYPE_KPROBE => off >= 0 && end <= PT_REGS && aligned,
-            BPF_PROG_TYPE_TRACEPOINT => (8..MAX_TRACE).contains(&off) && aligned,
-            BPF_PROG_TYPE_RAW_TRACEPOINT => off >= 0 && end <= MAX_RAW_ARGS * 8 && aligned,
-            // Two words follow the registers: sample_period and addr.
-            BPF_PROG_TYPE_PERF_EVENT => {
-                off >= 0 && end <= PT_REGS + 16 && aligned && (off >= PT_REGS || size == 8)
-            }
-            _ => false,
-        };
-        if !allowed {
-            let text = format!("invalid bpf_context access off={off} size={size}");
-            return Err(Fail::eacces(text)
-                .hint("read whole, aligned fields of this program type's context"));
-        }
-        // Words from 63 on share the last bit.
-        self.ctx_words |= 1 << (off / 8).min(63);
-        self.ctx_bytes = self.ctx_bytes.max(end as u32);
-        Ok(())
-    }
 }
 
 /// Whether `reg + off` is a multiple of `size` for certain.
 pub(super) fn is_aligned(reg: &Reg, off: i64, size: u32) -> bool {
     let address = reg.val.bits.add(Tnum::known(off as u64));
     address.is_aligned(size.into())
+}
+
+/// A tracepoint's buffer; its size is checked when the program is attached.
+fn in_tp_buffer(number: u8, reg: &Reg, off: i64, size: u32) -> Result<(), Fail> {
+    let Some(distance) = reg.val.as_const() else {
+        return Err(Fail::eacces(format!(
+            "R{number} invalid variable buffer offset: off={off}, var_off=({:#x}; {:#x})",
+            reg.val.bits.value, reg.val.bits.mask
+        )));
+    };
+    let off = (distance as i64).saturating_add(off);
+    if off < 0 {
+        return Err(Fail::eacces(format!(
+            "R{number} invalid tracepoint buffer access: off={off}, size={size}"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether `size` bytes at `reg + off` lie in an object of `limit` bytes.

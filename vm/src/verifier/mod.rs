@@ -5,7 +5,7 @@
 //! Reading order: `tnum` and `range` (what is known of a number), `alu` and
 //! `branch` (what instructions do to that), `state` (registers and stack),
 //! `cfg`, `opcode` and `layout` (the text), `walk` (all paths),
-//! `step`, `pointer`, `mem`, `stack`, `fields`, `compat` (one instruction),
+//! `step`, `pointer`, `mem`, `ctx`, `packet`, `socket`, `stack`, `fields`, `compat` (one instruction),
 //! `call`, `argument`, `kfunc`, `dynptr`, `iter` (calls),
 //! `global` (functions by their prototype),
 //! `checkpoint`, `precision`, `progress` and `prune` (when paths meet),
@@ -21,6 +21,7 @@ mod call;
 mod cfg;
 mod checkpoint;
 mod compat;
+mod ctx;
 mod depth;
 mod dynptr;
 mod fields;
@@ -31,11 +32,13 @@ mod layout;
 mod log;
 mod mem;
 mod opcode;
+mod packet;
 mod pointer;
 mod precision;
 mod progress;
 mod prune;
 mod range;
+mod socket;
 mod stack;
 mod state;
 mod step;

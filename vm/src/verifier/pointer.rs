@@ -3,22 +3,24 @@
 
 use uapi::insn::*;
 
-use super::Fail;
 use super::alu::alu64;
 use super::range::Scalar;
 use super::state::{Kind, Reg};
+use super::{Fail, packet};
 use crate::listing::alu_sign;
 
 /// Offsets beyond this are refused (kernel: `BPF_MAX_VAR_OFF`).
 const MAX_OFFSET: i64 = 1 << 29;
 
-/// `dst op src` where at least one is a pointer; `number` is dst's.
+/// `dst op src` where at least one is a pointer; `number` is dst's, `new_id`
+/// one that no register has, for a pointer into a packet.
 pub(super) fn arithmetic(
     op: u8,
     is64: bool,
     number: u8,
     dst: &Reg,
     src: &Reg,
+    new_id: u32,
 ) -> Result<Reg, Fail> {
     if dst.kind.is_pointer() && src.kind.is_pointer() {
         // The distance of two addresses is a number like any other.
@@ -45,7 +47,7 @@ pub(super) fn arithmetic(
         );
         return Err(Fail::eacces(text).hint("compare the pointer with NULL before adding to it"));
     }
-    if matches!(kind, Kind::Map { .. }) {
+    if matches!(kind, Kind::Map { .. } | Kind::PacketEnd | Kind::Sock { .. }) {
         let text = format!("R{number} pointer arithmetic on {} prohibited", kind.name());
         return Err(Fail::eacces(text));
     }
@@ -75,6 +77,12 @@ pub(super) fn arithmetic(
             );
             return Err(Fail::eacces(text));
         }
+    }
+    if let Kind::Packet { .. } = kind {
+        let moved = packet::moved(op, pointer, &number_side.val, new_id);
+        check_offset(kind, &Scalar::known(moved.delta as u64))?;
+        check_offset(kind, &moved.val)?;
+        return Ok(moved);
     }
     let val = alu64(op, &pointer.val, &number_side.val);
     check_offset(kind, &val)?;

@@ -3,6 +3,7 @@
 //! nothing of how states come about.
 
 use super::cfg::Cfg;
+use super::packet;
 use super::precision::{Marks, Sources};
 use super::state::{Byte, Frame, Kind, Reg, Slot, State};
 
@@ -188,6 +189,7 @@ impl Comparison<'_> {
                 }
                 old.val.includes(&new.val) && self.ids.scalar(old, new)
             }
+            Kind::Packet { .. } => packet::covers(old, new) && self.ids.pointer(old.id, new.id),
             kind => {
                 kind == new.kind
                     && old.val.includes(&new.val)

@@ -45,6 +45,23 @@ pub(super) enum Kind {
     /// In stack slots only: a part of an iterator. The first part's `owner`
     /// is its reference, its `delta` how often it gave an element.
     Iter { of: IterType, drained: bool },
+    /// An address in a packet, or in what precedes its data. `range` bytes
+    /// from the register's base on are known to be there; see `packet`.
+    Packet { meta: bool, range: i32 },
+    /// The address behind a packet's last byte.
+    PacketEnd,
+    /// An address in what a writable raw tracepoint hands over.
+    TpBuffer,
+    /// A socket, or NULL.
+    Sock { sock: Sock, or_null: bool },
+}
+
+/// How much of a socket a pointer shows (kernel: `PTR_TO_SOCK_COMMON` …).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sock {
+    Common,
+    Full,
+    Tcp,
 }
 
 /// What a dynptr points to.
@@ -65,6 +82,7 @@ impl Kind {
             Kind::MapValue { or_null: true, .. }
                 | Kind::Record { or_null: true, .. }
                 | Kind::Mem { or_null: true, .. }
+                | Kind::Sock { or_null: true, .. }
         )
     }
 
@@ -84,6 +102,10 @@ impl Kind {
             } => Kind::Mem {
                 size,
                 read_only,
+                or_null: false,
+            },
+            Kind::Sock { sock, .. } => Kind::Sock {
+                sock,
                 or_null: false,
             },
             other => other,
@@ -113,6 +135,18 @@ impl Kind {
             Kind::ConstDynPtr => "dynptr_ptr",
             Kind::DynPtr { .. } => "dynptr",
             Kind::Iter { .. } => "iter",
+            Kind::Packet { meta: false, .. } => "pkt",
+            Kind::Packet { meta: true, .. } => "pkt_meta",
+            Kind::PacketEnd => "pkt_end",
+            Kind::TpBuffer => "tp_buffer",
+            Kind::Sock { sock, or_null } => match (sock, or_null) {
+                (Sock::Common, false) => "sock_common",
+                (Sock::Common, true) => "sock_common_or_null",
+                (Sock::Full, false) => "sock",
+                (Sock::Full, true) => "sock_or_null",
+                (Sock::Tcp, false) => "tcp_sock",
+                (Sock::Tcp, true) => "tcp_sock_or_null",
+            },
         }
     }
 }
@@ -121,18 +155,20 @@ impl Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Reg {
     pub(super) kind: Kind,
-    /// The number, or a pointer's distance from the start of what it points to.
+    /// The number, or a pointer's distance from the start of what it points to
+    /// (in packets: the part of it that is not constant).
     pub(super) val: Scalar,
     /// Scalars with the same id (not 0) are one unknown number plus each its
     /// own `delta`. A pointer that may be NULL is NULL together with all that
-    /// share its id; a record's id is its reference.
+    /// share its id; a record's id is its reference. Pointers into a packet
+    /// with the same id have the same base.
     pub(super) id: u32,
-    /// See `id`; 0 for pointers.
+    /// See `id`. In packets the distance from the base, else 0 for pointers.
     pub(super) delta: i64,
     /// What a scalar's `val` derives from; empty for pointers.
     pub(super) from: Sources,
-    /// The dynptr or reference that memory belongs to: it ends with it. 0 if
-    /// it belongs to none.
+    /// The dynptr or reference that memory or a socket belongs to: it ends with
+    /// it. 0 if it belongs to none.
     pub(super) owner: u32,
 }
 
@@ -304,6 +340,8 @@ pub(super) enum RefKind {
     DynPtr,
     /// An iterator.
     Iter,
+    /// A socket.
+    Sock,
 }
 
 impl State {
@@ -396,12 +434,12 @@ impl State {
 
     /// Settles whether the pointers with `id` are NULL.
     pub(super) fn settle_null(&mut self, id: u32, null: bool) {
-        let mut was_record = false;
+        let mut was_reference = false;
         self.each_reg(|reg| {
             if reg.id != id || !reg.kind.or_null() {
                 return;
             }
-            was_record |= matches!(reg.kind, Kind::Record { .. });
+            was_reference |= matches!(reg.kind, Kind::Record { .. }) || reg.owner == id;
             if null {
                 *reg = Reg::scalar(Scalar::known(0));
             } else {
@@ -411,7 +449,7 @@ impl State {
                 }
             }
         });
-        if was_record && null {
+        if was_reference && null {
             self.refs.retain(|held| held.id != id);
         }
     }

@@ -6,6 +6,7 @@ use uapi::insn::*;
 use super::alu::{alu32, alu64, byte_order, sign_extend, sign_extend32, zero_extend};
 use super::branch::{decide, refine};
 use super::cfg::jump_target;
+use super::packet::Comparison;
 use super::precision::Sources;
 use super::range::Scalar;
 use super::state::{Kind, Reg};
@@ -64,7 +65,11 @@ impl Walk<'_> {
                 if dst.kind.is_pointer() || src.kind.is_pointer() {
                     // What is added to a pointer; the pointer itself has none.
                     self.need_precise(dst.from.and(src.from));
-                    pointer::arithmetic(op, is64, insn.dst(), &dst, &src)?
+                    let of_packet = [&dst, &src]
+                        .into_iter()
+                        .any(|side| matches!(side.kind, Kind::Packet { .. }));
+                    let new_id = if of_packet { self.fresh_id() } else { 0 };
+                    pointer::arithmetic(op, is64, insn.dst(), &dst, &src, new_id)?
                 } else if insn.off != 0 {
                     // Signed division and remainder.
                     let any = Scalar::UNKNOWN;
@@ -205,6 +210,11 @@ impl Walk<'_> {
                     return Ok(if op == BPF_JNE { target } else { next });
                 }
             }
+            let sides = ((insn.dst(), &dst), (insn.src(), &src));
+            let compared = (by_reg && !is32).then(|| Comparison::of(op, sides.0, sides.1));
+            if let Some(compared) = compared.flatten() {
+                return self.packet_branch(&compared, target);
+            }
             let other = self.state.clone();
             self.push(target, other)?;
             return Ok(next);
@@ -228,6 +238,19 @@ impl Walk<'_> {
         };
         teach(&mut other, true);
         teach(&mut self.state, false);
+        self.push(target, other)?;
+        Ok(next)
+    }
+
+    fn packet_branch(&mut self, compared: &Comparison, target: usize) -> Result<usize, Fail> {
+        let next = self.at + 1;
+        if let Some(taken) = compared.decided() {
+            self.count_jump();
+            return Ok(if taken { target } else { next });
+        }
+        let mut other = self.state.clone();
+        compared.teach(&mut other, true);
+        compared.teach(&mut self.state, false);
         self.push(target, other)?;
         Ok(next)
     }
@@ -257,6 +280,7 @@ fn is_surely_not_null(reg: &Reg) -> bool {
     let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
     match reg.kind {
         Kind::Map { .. } => true,
+        Kind::Sock { or_null, .. } => !or_null,
         Kind::MapValue { or_null, .. }
         | Kind::Record { or_null, .. }
         | Kind::Mem { or_null, .. } => !or_null && reg.val.as_const().is_some_and(near),

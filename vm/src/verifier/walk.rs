@@ -11,7 +11,7 @@ use uapi::{Errno, Insn};
 use super::cfg::Cfg;
 use super::checkpoint::Checkpoint;
 use super::log::Trace;
-use super::state::{Reg, State};
+use super::state::{Kind, Reg, State};
 use super::{Env, Fail, MapInfo};
 use crate::program::{Facts, ProgramSpec};
 
@@ -59,8 +59,8 @@ pub(super) struct Walk<'a> {
     /// False to walk every path to its end, which tests compare with.
     pub(super) prunes: bool,
     visited: Vec<bool>,
-    /// Per memory instruction: whether it goes through the ctx.
-    through_ctx: Vec<Option<bool>>,
+    /// Per memory instruction: see [`Walk::note_access`].
+    through: Vec<Option<&'static str>>,
     // What becomes facts.
     pub(super) frame_bytes: Vec<u32>,
     pub(super) calls: BTreeSet<(usize, usize)>,
@@ -100,7 +100,7 @@ impl<'a> Walk<'a> {
             jumps_at_checkpoint: 0,
             prunes: true,
             visited: vec![false; count],
-            through_ctx: vec![None; count],
+            through: vec![None; count],
             frame_bytes: vec![0; cfg.subprograms.len()],
             calls: BTreeSet::new(),
             unproven: BTreeSet::new(),
@@ -183,11 +183,16 @@ impl<'a> Walk<'a> {
         self.jumps += 1;
     }
 
-    /// The kernel rewrites ctx accesses, so one instruction may not reach ctx
-    /// on one path and other memory on another; we keep its rule.
-    pub(super) fn note_access(&mut self, ctx: bool) -> Result<(), Fail> {
-        match self.through_ctx[self.at].replace(ctx) {
-            Some(before) if before != ctx => Err(Fail::einval(
+    /// The kernel rewrites accesses to contexts and sockets, so one instruction
+    /// may not reach one of them on one path and other memory on another; we
+    /// keep its rule.
+    pub(super) fn note_access(&mut self, kind: Kind) -> Result<(), Fail> {
+        let rewritten = match kind {
+            Kind::Ctx | Kind::Sock { .. } => kind.name(),
+            _ => "",
+        };
+        match self.through[self.at].replace(rewritten) {
+            Some(before) if before != rewritten => Err(Fail::einval(
                 "same insn cannot be used with different pointers",
             )),
             _ => Ok(()),
@@ -197,7 +202,7 @@ impl<'a> Walk<'a> {
     /// A register that an instruction reads.
     pub(super) fn read(&self, number: u8) -> Result<Reg, Fail> {
         let reg = *self.state.reg(number);
-        if reg.kind == super::state::Kind::NotInit {
+        if reg.kind == Kind::NotInit {
             return Err(Fail::eacces(format!("R{number} !read_ok"))
                 .hint("write the register on every path before it is read; calls clear r1 to r5"));
         }

@@ -9,6 +9,7 @@ extern crate bpftime_vm as vm;
 
 mod catalogue;
 mod checked;
+mod contexts;
 mod generate;
 mod kernel;
 mod log;

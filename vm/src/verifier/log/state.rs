@@ -124,12 +124,18 @@ pub(in super::super) fn register(walk: &Walk, depth: usize, reg: &Reg) -> String
     }
     let mut parts = Vec::new();
     if reg.id != 0 {
-        let delta = if reg.delta != 0 {
+        let delta = if reg.delta != 0 && reg.kind == Kind::Scalar {
             format!("{:+}", reg.delta)
         } else {
             String::new()
         };
         parts.push(format!("id={}{delta}", reg.id));
+    }
+    if let Kind::Packet { range, .. } = reg.kind {
+        if reg.delta != 0 {
+            parts.push(format!("off={}", reg.delta));
+        }
+        parts.push(format!("r={range}"));
     }
     parts.extend(walk.describe(reg.kind));
     match constant {

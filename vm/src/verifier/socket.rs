@@ -1,0 +1,111 @@
+//! Pointers to sockets: which of a socket's bytes a program may read, and how
+//! helpers take and give them. The shapes are `struct bpf_sock` and `struct
+//! bpf_tcp_sock` (include/uapi/linux/bpf.h, Linux 6.18). It knows no sockets.
+
+use uapi::helper::{
+    BPF_FUNC_SK_FULLSOCK, BPF_FUNC_SK_LOOKUP_TCP, BPF_FUNC_SK_LOOKUP_UDP, BPF_FUNC_SKC_LOOKUP_TCP,
+    BPF_FUNC_TCP_SOCK,
+};
+
+use super::Fail;
+use super::mem::Access;
+use super::state::{Kind, RefKind, Reg, Sock};
+use super::walk::Walk;
+
+/// Bytes of `struct bpf_sock`.
+const SOCK: i64 = 80;
+/// Bytes of `struct bpf_tcp_sock` that are fields.
+const TCP_SOCK: i64 = 112;
+
+/// Whether these bytes of a socket may be read.
+fn is_readable(sock: Sock, off: i64, size: i64) -> bool {
+    let limit = if sock == Sock::Tcp { TCP_SOCK } else { SOCK };
+    if off < 0 || off >= limit || off % size != 0 {
+        return false;
+    }
+    match (sock, off) {
+        // bytes_received, bytes_acked
+        (Sock::Tcp, 80..96) => size == 8,
+        (Sock::Tcp, _) => size == 4,
+        // type, protocol, mark, priority
+        (Sock::Common, 8..24) => false,
+        // family, type, protocol, src_port, state, rx_queue_mapping
+        (_, 4 | 8 | 12 | 44 | 72 | 76) => size <= 4,
+        // src_ip4, src_ip6; dst_ip4, dst_ip6
+        (_, 24..44 | 52..72) => size <= 4,
+        // dst_port, 16 bits; 32 with the padding behind it
+        (_, 48) => size <= 4,
+        (_, 49) => size <= 2,
+        (_, 50..52) => false,
+        _ => size == 4,
+    }
+}
+
+impl Walk<'_> {
+    /// A load or store through a pointer to a socket.
+    pub(super) fn check_socket(
+        &self,
+        number: u8,
+        kind: Kind,
+        off: i64,
+        size: u32,
+        access: Access,
+    ) -> Result<(), Fail> {
+        let name = kind.name();
+        let Kind::Sock {
+            sock,
+            or_null: false,
+        } = kind
+        else {
+            let text = format!("R{number} invalid mem access '{name}'");
+            return Err(Fail::eacces(text).hint("compare the pointer with NULL first"));
+        };
+        if access == Access::Write {
+            return Err(Fail::eacces(format!("R{number} cannot write into {name}")));
+        }
+        if is_readable(sock, off, size.into()) {
+            return Ok(());
+        }
+        let text = format!("R{number} invalid {name} access off={off} size={size}");
+        Err(Fail::eacces(text).hint("read whole, aligned fields of the socket"))
+    }
+
+    /// A socket as an argument; the reference it derives from, or 0.
+    pub(super) fn socket_argument(&self, number: u8, reg: &Reg) -> Result<u32, Fail> {
+        match reg.kind {
+            Kind::Sock { or_null: false, .. } => Ok(reg.owner),
+            kind => {
+                let text = format!(
+                    "R{number} type={} expected=sock_common, sock, tcp_sock, xdp_sock, ptr_, trusted_ptr_",
+                    kind.name()
+                );
+                Err(Fail::eacces(text))
+            }
+        }
+    }
+
+    /// A socket, or NULL, that helper `helper` returns; `argument` is the
+    /// reference of the socket it was given.
+    pub(super) fn socket_result(&mut self, helper: u32, sock: Sock, argument: u32) -> Reg {
+        let taken = matches!(
+            helper,
+            BPF_FUNC_SK_LOOKUP_TCP | BPF_FUNC_SK_LOOKUP_UDP | BPF_FUNC_SKC_LOOKUP_TCP
+        );
+        let id = if taken {
+            self.take_reference(RefKind::Sock)
+        } else {
+            self.fresh_id()
+        };
+        let owner = match helper {
+            _ if taken => id,
+            // The same socket, looked at otherwise.
+            BPF_FUNC_SK_FULLSOCK | BPF_FUNC_TCP_SOCK => argument,
+            _ => 0,
+        };
+        let or_null = true;
+        Reg {
+            owner,
+            ..Reg::pointer(Kind::Sock { sock, or_null }, 0, id)
+        }
+    }
+}
