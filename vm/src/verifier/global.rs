@@ -96,6 +96,9 @@ impl<'a> Walk<'a> {
         if !self.proven.contains(&subprogram) {
             self.unproven.insert(subprogram);
         }
+        if self.changes_packet(subprogram) {
+            self.clear_packets();
+        }
         let regs = &mut self.state.frame().regs;
         regs[..6].fill(Reg::NOT_INIT);
         regs[0] = Reg::UNKNOWN;

@@ -14,6 +14,7 @@ use super::range::Scalar;
 use super::state::{Kind, Reg, State};
 use super::tnum::Tnum;
 use super::walk::Walk;
+use crate::helper::kernel;
 
 /// No packet is longer (kernel: `MAX_PACKET_OFF`).
 const MAX_PACKET: u64 = 0xffff;
@@ -214,6 +215,36 @@ impl Walk<'_> {
             BPF_PROG_TYPE_SCHED_CLS | BPF_PROG_TYPE_SCHED_ACT | BPF_PROG_TYPE_XDP => Ok(()),
             _ => Err(Fail::eacces("cannot write into packet")),
         }
+    }
+
+    /// Whether a subprogram, or one that it calls, may move the packet.
+    pub(super) fn changes_packet(&self, subprogram: usize) -> bool {
+        let mut seen = vec![false; self.cfg.subprograms.len()];
+        let mut waiting = vec![subprogram];
+        while let Some(index) = waiting.pop() {
+            if std::mem::replace(&mut seen[index], true) {
+                continue;
+            }
+            let start = self.cfg.subprograms[index] as usize;
+            let end = self.cfg.subprograms.get(index + 1);
+            let end = end.map_or(self.spec.insns.len(), |&end| end as usize);
+            let calls = (start..end).filter(|&at| self.spec.insns[at].code == BPF_JMP | BPF_CALL);
+            for at in calls {
+                let insn = self.spec.insns[at];
+                let target = (at as i64 + 1 + i64::from(insn.imm)) as usize;
+                match insn.src() {
+                    0 => {
+                        let row = kernel::find(insn.imm as u32, self.spec.prog_type);
+                        if row.is_some_and(|row| row.changes_packet) {
+                            return true;
+                        }
+                    }
+                    BPF_PSEUDO_CALL => waiting.extend(self.cfg.subprogram_at(target)),
+                    _ => {}
+                }
+            }
+        }
+        false
     }
 
     /// Pointers into a packet that was moved or cut are worth nothing.
