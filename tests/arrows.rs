@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "agent",
         &["runtime", "attach", "object", "vm", "shm", "uapi"],
     ),
-    ("cli", &["runtime", "object", "shm", "uapi"]),
+    ("cli", &["runtime", "vm", "object", "shm", "uapi"]),
     ("benches", &["runtime", "vm", "shm", "uapi", "tests"]),
     ("tests", &[]),
     ("xtask", &["runtime", "tests"]),

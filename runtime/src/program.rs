@@ -233,6 +233,11 @@ impl LoadedProgram {
         self.compiled.tail_target()
     }
 
+    /// The machine code.
+    pub fn code_bytes(&self) -> &[u8] {
+        self.compiled.code_bytes()
+    }
+
     /// What the verifier learnt.
     pub fn facts(&self) -> &Facts {
         &self.facts

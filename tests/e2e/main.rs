@@ -4,6 +4,7 @@
 
 mod children;
 mod death;
+mod dumps;
 mod errors;
 mod known;
 mod libraries;

@@ -5,6 +5,7 @@ mod attach;
 mod detach;
 mod doctor;
 mod load;
+mod prog;
 mod start;
 mod status;
 mod verify;
@@ -42,6 +43,7 @@ enum Command {
     Attach(attach::Args),
     Detach(detach::Args),
     Status(status::Args),
+    Prog(prog::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
     #[command(hide = true)]
@@ -71,6 +73,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Attach(args) => attach::run(args),
         Command::Detach(args) => detach::run(args),
         Command::Status(args) => status::run(args),
+        Command::Prog(args) => prog::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),
