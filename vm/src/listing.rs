@@ -9,26 +9,18 @@ use std::fmt::{self, Display};
 use uapi::Insn;
 use uapi::insn::*;
 
-/// What numbers in instructions are called.
-pub trait Names {
-    /// A helper's name without `bpf_`.
-    fn helper(&self, id: u32) -> Option<&str>;
-    /// A kernel function's name by the number its call carries.
-    fn kfunc(&self, id: u32) -> Option<&str>;
-}
+use crate::helper::{kernel, kfunc};
 
 /// An instruction that prints itself.
-#[derive(Clone, Copy)]
-pub struct Listed<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Listed {
     /// The instruction.
     pub insn: Insn,
     /// The slot behind it, for `ld_imm64`.
     pub next: Option<Insn>,
-    /// Where names come from.
-    pub names: &'a dyn Names,
 }
 
-impl Display for Listed<'_> {
+impl Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let insn = self.insn;
         write!(f, "({:02x}) ", insn.code)?;
@@ -205,7 +197,7 @@ fn atomic(f: &mut fmt::Formatter<'_>, insn: Insn) -> fmt::Result {
     }
 }
 
-impl Listed<'_> {
+impl Listed {
     fn load_immediate(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let insn = self.insn;
         let kind = cell_type(insn, false);
@@ -254,12 +246,12 @@ impl Listed<'_> {
         let (insn, id) = (self.insn, self.insn.imm);
         match insn.src() {
             BPF_PSEUDO_CALL => write!(f, "call pc{id:+}"),
-            BPF_PSEUDO_KFUNC_CALL => {
-                let name = self.names.kfunc(id as u32).unwrap_or("kernel-function");
-                write!(f, "call {name}#{id}")
-            }
-            _ => match self.names.helper(id as u32) {
-                Some(name) => write!(f, "call bpf_{name}#{id}"),
+            BPF_PSEUDO_KFUNC_CALL => match kfunc::lookup(id as u32) {
+                Some(row) => write!(f, "call {}#{id}", row.name),
+                None => write!(f, "call kernel-function#{id}"),
+            },
+            _ => match kernel::find(id as u32, 0) {
+                Some(row) => write!(f, "call bpf_{}#{id}", row.proto.name),
                 None => write!(f, "call unknown#{id}"),
             },
         }

@@ -133,14 +133,14 @@ fn verify_paths(
 ) -> Result<VerifiedProgram, VerifyError> {
     let mut trace = Trace::new(log);
     if let Err(refusal) = check_type(spec.prog_type) {
-        return Err(refuse(&spec, env, &mut trace, 0, refusal, None));
+        return Err(refuse(&spec, &mut trace, 0, refusal, None));
     }
     let cfg = match Cfg::build(&spec.insns, env) {
         Ok(cfg) => cfg,
-        Err((at, refusal)) => return Err(refuse(&spec, env, &mut trace, at, refusal, None)),
+        Err((at, refusal)) => return Err(refuse(&spec, &mut trace, at, refusal, None)),
     };
     if let Err(refusal) = layout::check(&spec.info, &cfg, &spec.insns) {
-        return Err(refuse(&spec, env, &mut trace, 0, refusal, None));
+        return Err(refuse(&spec, &mut trace, 0, refusal, None));
     }
     let mut walk = Walk::new(&spec, env, &cfg, trace);
     walk.prunes = prunes;
@@ -160,7 +160,7 @@ fn verify_paths(
         }
         Err(refusal) => {
             let (at, found) = (walk.at, walk.registers_in_use());
-            let error = refuse(&spec, env, &mut walk.trace, at, refusal, Some(&found));
+            let error = refuse(&spec, &mut walk.trace, at, refusal, Some(&found));
             walk.trace_end();
             Err(error)
         }
@@ -171,13 +171,12 @@ fn verify_paths(
 /// that a walk found there.
 fn refuse(
     spec: &ProgramSpec,
-    env: &dyn Env,
     trace: &mut Trace<'_>,
     at: usize,
     fail: Fail,
     found: Option<&str>,
 ) -> VerifyError {
-    trace.refused(spec, env, at, &fail, found);
+    trace.refused(spec, at, &fail, found);
     let mut message = fail.text;
     if let Some(hint) = fail.hint {
         message.push_str(": ");

@@ -9,7 +9,7 @@ use runtime::helpers;
 use runtime::program::{self, LoadedProgram};
 use runtime::session::{Dirs, SessionView, list};
 use uapi::insn::{BPF_DW, BPF_IMM, BPF_LD};
-use vm::listing::{Listed, Names};
+use vm::listing::Listed;
 use vm::{Facts, ProgramSpec};
 
 use crate::problem::Problem;
@@ -117,18 +117,6 @@ fn dump(
     Ok(())
 }
 
-struct HelperNames;
-
-impl Names for HelperNames {
-    fn helper(&self, id: u32) -> Option<&str> {
-        helpers::lookup(id).map(|helper| helper.proto.name)
-    }
-
-    fn kfunc(&self, _: u32) -> Option<&str> {
-        None
-    }
-}
-
 fn xlated(text: &mut String, spec: &ProgramSpec) {
     let mut at = 0;
     let mut lines = spec.info.lines.iter().peekable();
@@ -139,8 +127,8 @@ fn xlated(text: &mut String, spec: &ProgramSpec) {
         while let Some(line) = lines.next_if(|line| line.insn as usize <= at) {
             let _ = writeln!(text, "; {} @ {}:{}", line.text.trim(), line.file, line.line);
         }
-        let (next, names) = (spec.insns.get(at + 1).copied(), &HelperNames);
-        let _ = writeln!(text, "{at:4}: {}", Listed { insn, next, names });
+        let next = spec.insns.get(at + 1).copied();
+        let _ = writeln!(text, "{at:4}: {}", Listed { insn, next });
         let wide = insn.code == BPF_LD | BPF_IMM | BPF_DW;
         at += if wide { 2 } else { 1 };
     }
@@ -181,7 +169,8 @@ fn facts(text: &mut String, facts: &Facts) {
     let names: Vec<&str> = facts
         .helpers
         .iter()
-        .filter_map(|&id| HelperNames.helper(id))
+        .filter_map(|&id| helpers::lookup(id))
+        .map(|helper| helper.proto.name)
         .collect();
     let words: Vec<String> = (0..64)
         .filter(|bit| facts.ctx_words_read & (1 << bit) != 0)

@@ -6,13 +6,13 @@ use std::time::Instant;
 use uapi::Insn;
 use uapi::insn::{BPF_LDX, BPF_ST, BPF_STX};
 
+use super::super::Fail;
 use super::super::cfg::registers;
 use super::super::state::{Kind, SLOT, SLOTS, Slot};
 use super::super::walk::{Counts, Walk};
-use super::super::{Env, Fail};
 use super::state::{Selection, frame};
 use super::{LEVEL1, LEVEL2, Log, STATS, explain};
-use crate::listing::{Listed, Names};
+use crate::listing::Listed;
 use crate::program::{LineInfo, ProgramSpec};
 
 /// Column at which changed registers begin, and the step of longer lines
@@ -112,7 +112,6 @@ impl<'a> Trace<'a> {
     pub(in super::super) fn refused(
         &mut self,
         spec: &ProgramSpec,
-        env: &dyn Env,
         at: usize,
         fail: &Fail,
         found: Option<&str>,
@@ -124,7 +123,7 @@ impl<'a> Trace<'a> {
             }
             return;
         }
-        let insn = (at < spec.insns.len()).then(|| listed(&spec.insns, at, env));
+        let insn = (at < spec.insns.len()).then(|| listed(&spec.insns, at));
         if let Some(insn) = insn.as_ref().filter(|_| found.is_none()) {
             // No walk has printed it.
             self.say(&format!("{at}: {insn}\n"));
@@ -166,24 +165,10 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// Helper names for the listing, from where the program's helpers come.
-struct HelperNames<'a>(&'a dyn Env);
-
-impl Names for HelperNames<'_> {
-    fn helper(&self, id: u32) -> Option<&str> {
-        self.0.helper(id).map(|proto| proto.name)
-    }
-
-    fn kfunc(&self, id: u32) -> Option<&str> {
-        crate::helper::kfunc::lookup(id).map(|row| row.name)
-    }
-}
-
 /// An instruction of a program as the log prints it.
-pub(in super::super) fn listed(insns: &[Insn], at: usize, env: &dyn Env) -> String {
+pub(in super::super) fn listed(insns: &[Insn], at: usize) -> String {
     let (insn, next) = (insns[at], insns.get(at + 1).copied());
-    let names = &HelperNames(env);
-    Listed { insn, next, names }.to_string()
+    Listed { insn, next }.to_string()
 }
 
 impl Walk<'_> {
@@ -206,11 +191,7 @@ impl Walk<'_> {
             self.trace_effect(depth);
         }
         self.trace_source();
-        let text = format!(
-            "{}: {}\n",
-            self.at,
-            listed(&self.spec.insns, self.at, self.env)
-        );
+        let text = format!("{}: {}\n", self.at, listed(&self.spec.insns, self.at));
         self.trace.say(&text);
         self.trace.line = (self.trace.position(), text.len());
         self.trace.before = Some(Before {
