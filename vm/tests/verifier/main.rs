@@ -10,6 +10,7 @@ extern crate bpftime_vm as vm;
 mod catalogue;
 mod checked;
 mod contexts;
+mod execute;
 mod generate;
 mod kernel;
 mod log;

@@ -140,7 +140,7 @@ impl Disagreements {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub fn number(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
     value.and_then(|n| n.parse().ok()).unwrap_or(default)
 }
