@@ -36,6 +36,11 @@ pub(super) fn decide(op: u8, a: &Scalar, b: &Scalar, is32: bool) -> Option<bool>
                 || bu.1 < au.0
                 || asg.1 < bsg.0
                 || bsg.1 < asg.0
+                // Numbers whose lower halves differ do, too.
+                || a.umax32 < b.umin32
+                || b.umax32 < a.umin32
+                || a.smax32 < b.smin32
+                || b.smax32 < a.smin32
             {
                 Some(false)
             } else {
@@ -75,18 +80,21 @@ fn above<T: PartialOrd>(a: (T, T), b: (T, T)) -> Option<bool> {
     }
 }
 
-/// Both operands where `a op b` is `holds`. A side that cannot happen leaves
-/// them as they were: it is explored without what it contradicts.
-pub(super) fn refine(op: u8, a: &Scalar, b: &Scalar, is32: bool, holds: bool) -> (Scalar, Scalar) {
-    let refined = if holds {
-        narrow(op, a, b, is32)
-    } else {
-        match opposite(op) {
-            Some(op) => narrow(op, a, b, is32),
-            None => clear_bits(a, b, is32).map(|a| (a, *b)),
-        }
-    };
-    refined.unwrap_or((*a, *b))
+/// Both operands where `a op b` is `holds`; `None` when that cannot be.
+pub(super) fn refine(
+    op: u8,
+    a: &Scalar,
+    b: &Scalar,
+    is32: bool,
+    holds: bool,
+) -> Option<(Scalar, Scalar)> {
+    if holds {
+        return narrow(op, a, b, is32);
+    }
+    match opposite(op) {
+        Some(op) => narrow(op, a, b, is32),
+        None => clear_bits(a, b, is32).map(|a| (a, *b)),
+    }
 }
 
 /// The comparison that holds exactly when `op` does not.
@@ -110,10 +118,7 @@ fn narrow(op: u8, a: &Scalar, b: &Scalar, is32: bool) -> Option<(Scalar, Scalar)
     match op {
         BPF_JEQ if is32 => equal32(a, b),
         BPF_JEQ => a.intersect(b).map(|both| (both, both)),
-        BPF_JNE => Some((
-            exclude(a, b, is32).unwrap_or(*a),
-            exclude(b, a, is32).unwrap_or(*b),
-        )),
+        BPF_JNE => Some((exclude(a, b, is32)?, exclude(b, a, is32)?)),
         BPF_JGT | BPF_JGE | BPF_JSGT | BPF_JSGE => {
             let strict = op == BPF_JGT || op == BPF_JSGT;
             let signed = op == BPF_JSGT || op == BPF_JSGE;
@@ -229,8 +234,11 @@ fn order(
 /// `a & b == 0` with a constant `b`: those bits of `a` are 0.
 fn clear_bits(a: &Scalar, b: &Scalar, is32: bool) -> Option<Scalar> {
     let mask = if is32 { b.bits.subreg() } else { b.bits };
-    if !mask.is_const() || a.bits.value & mask.value != 0 {
+    if !mask.is_const() {
         return Some(*a);
+    }
+    if a.bits.value & mask.value != 0 {
+        return None;
     }
     let mut out = *a;
     out.bits.mask &= !mask.value;

@@ -59,8 +59,10 @@ impl<'a> Walk<'a> {
 
     /// `exit`: back to the caller, or the end of the path.
     pub(super) fn exit(&mut self) -> Result<Option<usize>, Fail> {
-        let result = self.read(0)?;
+        // What a static function returns counts where it is used.
+        let result = *self.state.reg(0);
         if self.state.frames.len() == 1 {
+            self.read(0)?;
             self.check_references("BPF_EXIT instruction in main prog")?;
             let result = match self.state.frame().subprogram {
                 0 => self.check_return(&result),

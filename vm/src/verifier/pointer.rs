@@ -24,8 +24,9 @@ pub(super) fn arithmetic(
 ) -> Result<Reg, Fail> {
     if dst.kind.is_pointer() && src.kind.is_pointer() {
         // The distance of two addresses is a number like any other.
-        if op == BPF_SUB && is64 {
-            return Ok(Reg::UNKNOWN);
+        if op == BPF_SUB {
+            let bytes = if is64 { 8 } else { 4 };
+            return Ok(Reg::scalar(Scalar::unknown_bytes(bytes)));
         }
         let text = format!("R{number} pointer {} pointer prohibited", sign(op));
         return Err(Fail::eacces(text));

@@ -135,10 +135,11 @@ impl Scalar {
         // rounds would only gain precision.
         for _ in 0..2 {
             self.bounds_from_bits();
-            self.signs_agree();
+            if !self.signs_agree() {
+                return None;
+            }
             self.halves_agree();
-            self.signs_agree();
-            if self.is_contradiction() {
+            if !self.signs_agree() {
                 return None;
             }
             let wide = Tnum::range(self.umin, self.umax);
@@ -147,18 +148,7 @@ impl Scalar {
             self.bits = bits.with_subreg(bits.subreg().intersect(low)?);
         }
         self.bounds_from_bits();
-        self.signs_agree();
-        if self.is_contradiction() {
-            return None;
-        }
-        Some(self)
-    }
-
-    fn is_contradiction(&self) -> bool {
-        self.umin > self.umax
-            || self.smin > self.smax
-            || self.umin32 > self.umax32
-            || self.smin32 > self.smax32
+        self.signs_agree().then_some(self)
     }
 
     fn bounds_from_bits(&mut self) {
@@ -177,29 +167,20 @@ impl Scalar {
         self.smax32 = self.smax32.min((value | (mask & !sign)) as i32);
     }
 
-    /// An unsigned interval that does not cross the sign boundary is a signed
-    /// one, and the other way round.
-    fn signs_agree(&mut self) {
-        if self.umin as i64 <= self.umax as i64 {
-            self.smin = self.smin.max(self.umin as i64);
-            self.smax = self.smax.min(self.umax as i64);
-        }
-        if self.smin as u64 <= self.smax as u64 {
-            self.umin = self.umin.max(self.smin as u64);
-            self.umax = self.umax.min(self.smax as u64);
-        }
-        if self.umin32 as i32 <= self.umax32 as i32 {
-            self.smin32 = self.smin32.max(self.umin32 as i32);
-            self.smax32 = self.smax32.min(self.umax32 as i32);
-        }
-        if self.smin32 as u32 <= self.smax32 as u32 {
-            self.umin32 = self.umin32.max(self.smin32 as u32);
-            self.umax32 = self.umax32.min(self.smax32 as u32);
-        }
+    /// The signed and the unsigned interval of each width, each cut down to
+    /// what the other allows. False when nothing is left.
+    fn signs_agree(&mut self) -> bool {
+        let wide = agree64(self.umin, self.umax, self.smin, self.smax);
+        let low = agree32(self.umin32, self.umax32, self.smin32, self.smax32);
+        let (Some(wide), Some(low)) = (wide, low) else {
+            return false;
+        };
+        (self.umin, self.umax, self.smin, self.smax) = wide;
+        (self.umin32, self.umax32, self.smin32, self.smax32) = low;
+        true
     }
 
     fn halves_agree(&mut self) {
-        const LOW: u64 = 0xffff_ffff;
         // 64 to 32: an interval within one upper half orders the lower halves.
         if self.umin >> 32 == self.umax >> 32 {
             self.umin32 = self.umin32.max(self.umin as u32);
@@ -224,20 +205,84 @@ impl Scalar {
             self.smin32 = self.smin32.max(self.smin as i32);
             self.smax32 = self.smax32.min(self.smax as i32);
         }
-        // 32 to 64: a number in the lowest (highest) upper half cannot have a
-        // lower half below (above) its bound; in any other it is inside anyway.
-        self.umin = self.umin.max((self.umin & !LOW) | u64::from(self.umin32));
-        self.umax = self.umax.min((self.umax & !LOW) | u64::from(self.umax32));
-        let lowest = (self.smin as u64 & !LOW) | u64::from(self.umin32);
-        let highest = (self.smax as u64 & !LOW) | u64::from(self.umax32);
-        self.smin = self.smin.max(lowest as i64);
-        self.smax = self.smax.min(highest as i64);
-        // A number that fits in 32 signed bits is its own lower half,
-        // sign-extended. As the kernel, only where that half is not negative.
-        if self.smin32 >= 0 && self.smin >= i64::from(i32::MIN) && self.smax <= i64::from(i32::MAX)
-        {
+        // 32 to 64: the bounds move to the next number whose lower half is
+        // allowed. An interval that would have to leave its range stays.
+        let (low, high) = (self.umin32, self.umax32);
+        if let Some(n) = first_with_low(self.umin.into(), low, high) {
+            self.umin = u64::try_from(n).unwrap_or(self.umin);
+        }
+        if let Some(n) = last_with_low(self.umax.into(), low, high) {
+            self.umax = u64::try_from(n).unwrap_or(self.umax);
+        }
+        if let Some(n) = first_with_low(self.smin.into(), low, high) {
+            self.smin = i64::try_from(n).unwrap_or(self.smin);
+        }
+        if let Some(n) = last_with_low(self.smax.into(), low, high) {
+            self.smax = i64::try_from(n).unwrap_or(self.smax);
+        }
+        // A number that fits in 32 signed bits is its own lower half, sign-extended.
+        if self.smin >= i64::from(i32::MIN) && self.smax <= i64::from(i32::MAX) {
             self.smin = self.smin.max(i64::from(self.smin32));
             self.smax = self.smax.min(i64::from(self.smax32));
         }
     }
 }
+
+/// The smallest number from `n` on whose lower half is in `low..=high`; `None`
+/// when `n` is one.
+fn first_with_low(n: i128, low: u32, high: u32) -> Option<i128> {
+    let (half, upper) = (n as u32, n & !0xffff_ffff);
+    if half < low {
+        Some(upper | i128::from(low))
+    } else if half > high {
+        Some((upper + (1 << 32)) | i128::from(low))
+    } else {
+        None
+    }
+}
+
+/// The largest number up to `n` whose lower half is in `low..=high`; `None`
+/// when `n` is one.
+fn last_with_low(n: i128, low: u32, high: u32) -> Option<i128> {
+    let (half, upper) = (n as u32, n & !0xffff_ffff);
+    if half > high {
+        Some(upper | i128::from(high))
+    } else if half < low {
+        Some((upper - (1 << 32)) | i128::from(high))
+    } else {
+        None
+    }
+}
+
+macro_rules! agree {
+    ($name:ident, $unsigned:ty, $signed:ty) => {
+        /// Bounds of the numbers that lie in both intervals, in both views.
+        fn $name(
+            umin: $unsigned,
+            umax: $unsigned,
+            smin: $signed,
+            smax: $signed,
+        ) -> Option<($unsigned, $unsigned, $signed, $signed)> {
+            const TOP: $unsigned = <$signed>::MAX as $unsigned;
+            // Those that are not negative, and those that are.
+            let low_min = umin.max(smin.max(0) as $unsigned);
+            let low_max = umax.min(TOP).min(smax.max(0) as $unsigned);
+            let low = smax >= 0 && low_min <= low_max;
+            let high_min = umin.max(smin.min(-1) as $unsigned);
+            let high_max = umax.min(smax.min(-1) as $unsigned);
+            let high = smin < 0 && high_min.max(TOP + 1) <= high_max;
+            let high_min = high_min.max(TOP + 1);
+            match (low, high) {
+                (true, true) => Some((low_min, high_max, high_min as $signed, low_max as $signed)),
+                (true, false) => Some((low_min, low_max, low_min as $signed, low_max as $signed)),
+                (false, true) => {
+                    Some((high_min, high_max, high_min as $signed, high_max as $signed))
+                }
+                (false, false) => None,
+            }
+        }
+    };
+}
+
+agree!(agree64, u64, i64);
+agree!(agree32, u32, i32);

@@ -9,7 +9,7 @@ use super::cfg::jump_target;
 use super::packet::Comparison;
 use super::precision::Sources;
 use super::range::Scalar;
-use super::state::{Kind, Reg};
+use super::state::{Kind, Reg, State};
 use super::walk::Walk;
 use super::{Fail, pointer};
 
@@ -126,8 +126,11 @@ impl Walk<'_> {
         let bytes = insn.off as u32 / 8;
         if bytes != 0 {
             if src.kind.is_pointer() {
-                let text = format!("R{} sign-extension part of pointer", insn.src());
-                return Err(Fail::eacces(text));
+                return Ok(Reg::scalar(if is64 {
+                    Scalar::UNKNOWN
+                } else {
+                    Scalar::unknown_bytes(4)
+                }));
             }
             let f = if is64 { sign_extend } else { sign_extend32 };
             return Ok(Reg::derived(f(&src.val, bytes), src.from));
@@ -219,14 +222,24 @@ impl Walk<'_> {
             self.push(target, other)?;
             return Ok(next);
         }
-        if let Some(taken) = decide(op, &dst.val, &src.val, is32) {
-            self.need_precise(dst.from.and(src.from));
-            self.count_jump();
-            return Ok(if taken { target } else { next });
-        }
-        let mut other = self.state.clone();
-        let teach = |state: &mut super::state::State, holds: bool| {
-            let (a, b) = refine(op, &dst.val, &src.val, is32, holds);
+        let sides = match decide(op, &dst.val, &src.val, is32) {
+            Some(taken) => Err(taken),
+            None => {
+                let taken = refine(op, &dst.val, &src.val, is32, true);
+                let not = refine(op, &dst.val, &src.val, is32, false);
+                // Where neither can be, nothing can: this path is dead anyway.
+                taken.zip(not).ok_or(not.is_none())
+            }
+        };
+        let ((ta, tb), (na, nb)) = match sides {
+            Ok(sides) => sides,
+            Err(taken) => {
+                self.need_precise(dst.from.and(src.from));
+                self.count_jump();
+                return Ok(if taken { target } else { next });
+            }
+        };
+        let teach = |state: &mut State, a: Scalar, b: Scalar| {
             if by_reg {
                 let src = taught(&src, b, &dst);
                 state.set(insn.src(), src);
@@ -236,8 +249,9 @@ impl Walk<'_> {
             state.set(insn.dst(), dst);
             state.learn(&dst);
         };
-        teach(&mut other, true);
-        teach(&mut self.state, false);
+        let mut other = self.state.clone();
+        teach(&mut other, ta, tb);
+        teach(&mut self.state, na, nb);
         self.push(target, other)?;
         Ok(next)
     }
