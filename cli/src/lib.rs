@@ -1,6 +1,6 @@
 //! The `bpftime` command: starts tools and targets with the preloaded
 //! libraries it carries, injects the agent into running processes, and says
-//! what is going on. It knows no eBPF.
+//! what is going on. Only the subcommands `verify` and `vm` know eBPF.
 //!
 //! Reading order: [`commands`] (one file per subcommand), [`launch`]
 //! (exec with a library preloaded), [`program_file`] (what can be started

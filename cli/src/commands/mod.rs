@@ -9,6 +9,7 @@ mod prog;
 mod start;
 mod status;
 mod verify;
+mod vm;
 
 use std::io::Write;
 
@@ -48,6 +49,7 @@ enum Command {
     Verify(verify::Args),
     #[command(hide = true)]
     VerifyChild(verify::ChildArgs),
+    Vm(vm::Args),
 }
 
 /// Writes a command's result to stdout.
@@ -77,5 +79,6 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),
+        Command::Vm(args) => vm::run(args),
     }
 }

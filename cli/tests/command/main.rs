@@ -6,3 +6,4 @@ mod common;
 mod errors;
 mod launch;
 mod report;
+mod vm;

@@ -49,6 +49,9 @@ impl Cfg {
                 continue;
             }
             super::opcode::check(*insn).map_err(|f| (at, f))?;
+            if !env.accepts_all_of_rfc9669() {
+                super::opcode::check_constant(*insn).map_err(|f| (at, f))?;
+            }
             if is_call_to_subprogram(*insn) {
                 let target = at as i64 + 1 + i64::from(insn.imm);
                 if target < 0 || target >= insns.len() as i64 {
@@ -72,7 +75,9 @@ impl Cfg {
             maps,
         };
         cfg.check_subprograms(insns, &second)?;
-        cfg.check_reachable(insns, &second)?;
+        if !env.accepts_all_of_rfc9669() {
+            cfg.check_reachable(insns, &second)?;
+        }
         for at in 0..insns.len() {
             if second[at] {
                 continue;

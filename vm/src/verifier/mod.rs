@@ -87,6 +87,13 @@ pub trait Env {
     fn map(&self, id: u32) -> Option<MapInfo>;
     /// The prototype of a helper, if programs here may call it.
     fn helper(&self, id: u32) -> Option<&Proto>;
+
+    /// Whether to accept what RFC 9669 defines and the kernel refuses, though
+    /// it is harmless: division by a constant 0, shifts by a constant of the
+    /// register's width or more, code that nothing reaches.
+    fn accepts_all_of_rfc9669(&self) -> bool {
+        false
+    }
 }
 
 /// Why a program was refused.

@@ -78,18 +78,27 @@ fn check_alu(insn: Insn) -> Result<(), Fail> {
             if unused != 0 || !(off == 0 || (signed_too && off == 1)) {
                 return Err(reserved("BPF_ALU"));
             }
-            if !by_reg && signed_too && imm == 0 {
-                return Err(Fail::einval("div by zero"));
-            }
-            let width = if is64 { 64 } else { 32 };
-            let shifts = matches!(op, BPF_LSH | BPF_RSH | BPF_ARSH);
-            if !by_reg && shifts && !(0..width).contains(&imm) {
-                return Err(Fail::einval(format!("invalid shift {imm}")));
-            }
         }
         _ => return Err(unknown(insn.code)),
     }
     Ok(())
+}
+
+/// Refuses constants that the kernel takes for mistakes.
+pub(super) fn check_constant(insn: Insn) -> Result<(), Fail> {
+    let width = match insn.class() {
+        BPF_ALU => 32,
+        BPF_ALU64 => 64,
+        _ => return Ok(()),
+    };
+    match insn.code & !7 {
+        code if code & BPF_X != 0 => Ok(()),
+        BPF_DIV | BPF_MOD if insn.imm == 0 => Err(Fail::einval("div by zero")),
+        BPF_LSH | BPF_RSH | BPF_ARSH if !(0..width).contains(&insn.imm) => {
+            Err(Fail::einval(format!("invalid shift {}", insn.imm)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_jump(insn: Insn) -> Result<(), Fail> {
