@@ -6,6 +6,7 @@
 //!
 //! To add a helper, copy a row in its family's file and name it in [`lookup`].
 
+mod callback;
 mod dynptr;
 mod kfunc;
 mod map;
@@ -24,6 +25,8 @@ pub use row::Helper;
 
 /// The rows there are.
 static ROWS: &[&Helper] = &[
+    &callback::r#loop::ROW,
+    &callback::for_each_map_elem::ROW,
     &dynptr::dynptr_from_mem::ROW,
     &dynptr::ringbuf_reserve_dynptr::ROW,
     &dynptr::ringbuf_submit_dynptr::ROW,

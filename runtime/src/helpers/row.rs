@@ -2,9 +2,10 @@
 //! types of a row's Rust signature are its prototype. It knows no helper.
 
 use vm::helper::{Arg, Proto, Ret};
-use vm::link::HelperFn;
+use vm::link::{CallbackFn, HelperFn};
 
 use crate::maps::Map;
+use crate::run::RunState;
 
 /// A helper: what the verifier checks and what an engine calls.
 #[derive(Debug)]
@@ -34,6 +35,14 @@ pub(super) trait Returned {
 
     /// r0.
     fn into_register(self) -> u64;
+}
+
+/// A name without the mark of a raw identifier.
+pub(super) const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
 }
 
 macro_rules! words {
@@ -80,6 +89,10 @@ words! {
     MadeRingbufDynPtr(*mut u8) = Arg::UninitRingbufDynPtr;
     /// A dynptr of a record that the call takes over.
     ReleasedDynPtr(*mut u8) = Arg::ReleasedRingbufDynPtr;
+    /// A function of the program, or one that stands in for it.
+    Callback(u64) = Arg::Func;
+    /// What a callback gets: an address on the program's stack, or NULL.
+    CallbackCtx(u64) = Arg::StackOrNull;
     /// A zero-terminated string in read-only map memory.
     Text(*const u8) = Arg::ConstStr;
 }
@@ -94,6 +107,24 @@ impl Argument for Ctx {
     #[inline(always)]
     unsafe fn from_register(_register: u64) -> Ctx {
         Ctx
+    }
+}
+
+impl Callback {
+    /// Calls the function: whether it wants to go on.
+    ///
+    /// # Safety
+    /// The arguments are what the verifier walked the function with, and `run`
+    /// is the one that the helper was called with.
+    #[inline(always)]
+    pub(super) unsafe fn call(self, args: [u64; 4], run: &RunState) -> bool {
+        // SAFETY: the verifier accepted the register as a function of the
+        // program, and engines put the address of such a function there.
+        let function = unsafe { core::mem::transmute::<u64, CallbackFn>(self.0) };
+        let run = core::ptr::from_ref(run).cast_mut().cast::<vm::Run>();
+        let [r1, r2, r3, r4] = args;
+        // SAFETY: the caller's contract.
+        unsafe { function(r1, r2, r3, r4, 0, run) == 0 }
     }
 }
 
@@ -191,7 +222,7 @@ macro_rules! helper {
                 $crate::helpers::row::Helper {
                     proto: vm::helper::Proto {
                         id: uapi::helper::$id,
-                        name: stringify!($name),
+                        name: $crate::helpers::row::plain(stringify!($name)),
                         args: &[$(<$type as $crate::helpers::row::Argument>::ARG),*],
                         ret: <$ret as $crate::helpers::row::Returned>::RET,
                         gpl_only: $gpl,

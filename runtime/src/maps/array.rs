@@ -105,6 +105,10 @@ impl MapKind for Array {
         Ok(())
     }
 
+    fn for_each(&self, _vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
+        kind::array_for_each(self.spec.max_entries, |index| self.value(index), turn);
+    }
+
     unsafe fn delete_prog(&self, _key: *const u8) -> Result<(), Errno> {
         Err(Errno::EINVAL)
     }

@@ -104,6 +104,12 @@ pub(super) trait MapKind: Send + Sync {
         Err(Errno::ENOTSUPP)
     }
 
+    /// `bpf_for_each_map_elem` from a program on `vcpu`: calls `turn` with the
+    /// address of each key and value until it returns `false`.
+    fn for_each(&self, vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
+        let _ = (vcpu, turn);
+    }
+
     /// `BPF_MAP_LOOKUP_ELEM`.
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
         let _ = (key, value);
@@ -191,6 +197,21 @@ pub(super) fn array_update_index(index: u32, max: u32, flags: u64) -> Result<u32
         return Err(Errno::EEXIST);
     }
     Ok(index)
+}
+
+/// `bpf_for_each_array_elem`: indices ascending. Stops where there is no value.
+pub(super) fn array_for_each(
+    max: u32,
+    value: impl Fn(u32) -> *mut u8,
+    turn: &mut dyn FnMut(*const u8, *mut u8) -> bool,
+) {
+    for index in 0..max {
+        let value = value(index);
+        let key = ptr::from_ref(&index).cast();
+        if value.is_null() || !turn(key, value) {
+            return;
+        }
+    }
 }
 
 /// `array_map_get_next_key`.

@@ -112,6 +112,10 @@ impl MapKind for PerCpuArray {
         Ok(())
     }
 
+    fn for_each(&self, vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
+        kind::array_for_each(self.spec.max_entries, |index| self.value(index, vcpu), turn);
+    }
+
     unsafe fn delete_prog(&self, _key: *const u8) -> Result<(), Errno> {
         Err(Errno::EINVAL)
     }

@@ -1,6 +1,7 @@
 //! What programs with BTF may do, beside the running kernel: the same text,
 //! types and maps go to both, and both say the same.
 
+mod callbacks;
 mod functions;
 mod kernel;
 mod types;

@@ -7,7 +7,7 @@ use super::dynptr::DynPtr;
 use super::mem::{Access, is_aligned};
 use super::state::{DynPtrType, Kind, Reg};
 use super::walk::Walk;
-use super::{Fail, ctx};
+use super::{Fail, compat, ctx};
 use crate::helper::Arg;
 
 /// Sizes from this on count as unbounded (kernel: `BPF_MAX_VAR_SIZ`).
@@ -24,6 +24,8 @@ pub(super) struct Call {
     /// Bytes of what comes back.
     pub(super) record_size: Option<u32>,
     pub(super) released: Option<u32>,
+    /// The subprogram that the helper calls back.
+    pub(super) callback: Option<usize>,
     /// The initialised dynptr among the arguments.
     pub(super) dynptr: Option<DynPtr>,
     /// The reference of a dynptr that the call takes over.
@@ -129,9 +131,25 @@ impl Walk<'_> {
                     .ok_or_else(|| unknown().hint("use a constant below 4 GiB"))
             }
             Arg::ConstStr => self.check_string(number, &reg),
-            Arg::Func | Arg::StackOrNull => Err(Fail::einval(
-                "callbacks are not supported; write the loop in the program instead",
-            )),
+            Arg::Func => match reg.kind {
+                Kind::Func { subprogram } if reg.val.as_const() == Some(0) => {
+                    compat::check_callback(call.map.map(|map| self.map(map)))?;
+                    call.callback = Some(subprogram as usize);
+                    Ok(())
+                }
+                Kind::Func { .. } => Err(Fail::eacces(format!(
+                    "dereference of modified func ptr R{number} disallowed"
+                ))),
+                _ => wrong("func"),
+            },
+            Arg::StackOrNull if reg.is_null() => {
+                self.need_precise(reg.from);
+                Ok(())
+            }
+            Arg::StackOrNull => match reg.kind {
+                Kind::Stack { .. } => Ok(()),
+                _ => wrong("fp"),
+            },
             Arg::DynPtr
             | Arg::UninitDynPtr
             | Arg::UninitRingbufDynPtr
@@ -277,6 +295,7 @@ fn expect_memory(number: u8, reg: &Reg) -> Result<(), Fail> {
         | Kind::Stack { .. }
         | Kind::Packet { .. }
         | Kind::MapValue { or_null: false, .. }
+        | Kind::MapKey { .. }
         | Kind::Record { or_null: false, .. }
         | Kind::Mem { or_null: false, .. } => Ok(()),
         kind => Err(not_memory(number, kind)),

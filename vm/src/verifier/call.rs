@@ -70,12 +70,15 @@ impl<'a> Walk<'a> {
             };
             return result.map(|()| None);
         }
-        if let Kind::Stack { frame } = result.kind
-            && usize::from(frame) == self.state.frames.len() - 1
-        {
+        if matches!(result.kind, Kind::Stack { .. }) {
             return Err(Fail::einval("cannot return stack pointer to the caller"));
         }
         self.trace_return();
+        if self.state.frame().callback.is_some() {
+            let next = self.return_from_callback(&result)?;
+            self.trace_returned(next);
+            return Ok(Some(next));
+        }
         let Some(frame) = self.state.frames.pop() else {
             return Ok(None);
         };
@@ -178,6 +181,7 @@ impl<'a> Walk<'a> {
             self.clear_packets();
         }
         self.helpers.insert(id);
+        self.call_back(id, &call)?;
         let result = self.helper_result(proto, &call)?;
         let regs = &mut self.state.frame().regs;
         regs[..6].fill(Reg::NOT_INIT);

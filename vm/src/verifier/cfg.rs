@@ -52,8 +52,7 @@ impl Cfg {
             if !env.accepts_all_of_rfc9669() {
                 super::opcode::check_constant(*insn).map_err(|f| (at, f))?;
             }
-            if is_call_to_subprogram(*insn) {
-                let target = at as i64 + 1 + i64::from(insn.imm);
+            if let Some(target) = names_subprogram(*insn, at) {
                 if target < 0 || target >= insns.len() as i64 {
                     let text = "call to invalid destination";
                     return Err((at, Fail::einval(text)));
@@ -84,12 +83,13 @@ impl Cfg {
             }
             cfg.loop_point[at] = loop_point(insns[at], env);
             cfg.prune_point[at] |= cfg.loop_point[at] != LoopPoint::No;
-            if is_call_to_subprogram(insns[at]) {
-                let target = (at as i64 + 1 + i64::from(insns[at].imm)) as usize;
-                cfg.prune_point[target] = true;
-                if let Some(resume) = cfg.prune_point.get_mut(at + 1) {
-                    *resume = true;
-                }
+            if let Some(target) = names_subprogram(insns[at], at) {
+                cfg.prune_point[target as usize] = true;
+            }
+            if is_call_to_subprogram(insns[at])
+                && let Some(resume) = cfg.prune_point.get_mut(at + 1)
+            {
+                *resume = true;
             }
         }
         cfg.mark_live(insns, env);
@@ -150,8 +150,8 @@ impl Cfg {
                 continue;
             }
             let insn = insns[at];
-            if is_call_to_subprogram(insn) {
-                todo.push((at as i64 + 1 + i64::from(insn.imm)) as usize);
+            if let Some(target) = names_subprogram(insn, at) {
+                todo.push(target as usize);
             }
             if let Some(target) = jump_target(insn, at) {
                 todo.push(target as usize);
@@ -223,6 +223,13 @@ pub(super) fn is_wide(insn: Insn) -> bool {
 
 pub(super) fn is_call_to_subprogram(insn: Insn) -> bool {
     insn.code == BPF_JMP | BPF_CALL && insn.src() == BPF_PSEUDO_CALL
+}
+
+/// The first instruction of the subprogram that an instruction calls or takes
+/// the address of; may lie outside the program.
+fn names_subprogram(insn: Insn, at: usize) -> Option<i64> {
+    let address = is_wide(insn) && insn.src() == BPF_PSEUDO_FUNC;
+    (address || is_call_to_subprogram(insn)).then(|| at as i64 + 1 + i64::from(insn.imm))
 }
 
 fn is_jump_class(insn: Insn) -> bool {

@@ -1,6 +1,7 @@
 //! Which helper takes which map type (kernel: `check_map_func_compatibility`)
 //! and how an unknown helper is refused. It knows no registers.
 
+use uapi::Errno;
 use uapi::helper::*;
 use uapi::map::*;
 
@@ -31,6 +32,15 @@ pub(super) fn check(proto: &Proto, map: Option<&MapInfo>) -> Result<(), Fail> {
         return Err(Fail::eacces("write into map forbidden"));
     }
     Ok(())
+}
+
+/// Whether a helper may call back for the elements of this map.
+pub(super) fn check_callback(map: Option<&MapInfo>) -> Result<(), Fail> {
+    if map.is_none_or(|map| takes(BPF_FUNC_FOR_EACH_MAP_ELEM, map.map_type)) {
+        return Ok(());
+    }
+    let text = "callback function not allowed for map";
+    Err(Fail::new(Errno::ENOTSUPP, text))
 }
 
 /// What each map type is for. A type that is not listed can be passed to no

@@ -255,6 +255,14 @@ impl Walk<'_> {
             }
             Kind::TpBuffer => in_tp_buffer(number, reg, off, size),
             Kind::Sock { .. } => self.check_socket(number, reg.kind, off, size, access),
+            Kind::MapKey { .. } if access == Access::Write => {
+                let text = format!("write to change key R{number} not allowed");
+                Err(Fail::eacces(text).hint("copy the key to the stack"))
+            }
+            Kind::MapKey { map } => {
+                let limit = self.map(map).key_size;
+                in_object(number, reg, off, size, limit, "map key, key_size")
+            }
             kind => {
                 let fail = Fail::eacces(format!("R{number} invalid mem access '{}'", kind.name()));
                 Err(if kind.or_null() {

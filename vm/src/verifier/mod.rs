@@ -7,7 +7,7 @@
 //! `cfg`, `opcode` and `layout` (the text), `walk` (all paths),
 //! `step`, `pointer`, `mem`, `ctx`, `packet`, `socket`, `stack`, `fields`, `compat` (one instruction),
 //! `call`, `argument`, `kfunc`, `dynptr`, `iter` (calls),
-//! `global` (functions by their prototype),
+//! `global` (functions by their prototype), `callback`,
 //! `checkpoint`, `precision`, `progress` and `prune` (when paths meet),
 //! `depth`, `log`.
 //!
@@ -18,6 +18,7 @@ mod alu;
 mod argument;
 mod branch;
 mod call;
+mod callback;
 mod cfg;
 mod checkpoint;
 mod compat;
@@ -152,7 +153,7 @@ fn verify_paths(
     let mut walk = Walk::new(&spec, env, &cfg, trace);
     walk.prunes = prunes;
     walk.trace_start();
-    let result = match walk.run_all() {
+    let result = match walk.run_all().and_then(|()| walk.check_callbacks()) {
         Ok(()) => {
             walk.trace_depths();
             walk.check_depth()

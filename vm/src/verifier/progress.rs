@@ -43,7 +43,6 @@ impl State {
     }
 
     /// The helper at the call instruction in hand called back once more.
-    #[allow(dead_code, reason = "no helper calls back yet")]
     pub(super) fn turn_calls(&mut self) {
         if let Some((_, calls)) = &mut self.frame().calls {
             calls.turns += 1;
@@ -51,7 +50,6 @@ impl State {
     }
 
     /// The helper at the call instruction in hand returned.
-    #[allow(dead_code, reason = "no helper calls back yet")]
     pub(super) fn end_calls(&mut self) {
         self.frame().calls = None;
     }

@@ -146,15 +146,21 @@ fn compare<'a>(
     }
     let last = old.frames.len() - 1;
     for (depth, (o, n)) in old.frames.iter().zip(&new.frames).enumerate() {
-        if o.call_site != n.call_site || o.subprogram != n.subprogram {
+        // More turns may be left than there were: they were not walked.
+        let turns = |frame: &Frame| frame.calls.map_or(0, |(_, calls)| calls.turns);
+        if o.call_site != n.call_site || o.subprogram != n.subprogram || turns(o) > turns(n) {
             return None;
         }
         let live = if depth == last {
             cfg.live[at]
         } else {
-            // Where the next frame returns to.
-            let resume = old.frames[depth + 1].call_site + 1;
-            cfg.live[resume] & CALLEE_SAVED
+            let next = &old.frames[depth + 1];
+            // Where the next frame returns to: a callback to the helper, whose
+            // arguments are still to be looked at.
+            match next.callback {
+                Some(_) => cfg.live[next.call_site],
+                None => cfg.live[next.call_site + 1] & CALLEE_SAVED,
+            }
         };
         if !work.frame(live, how.read(depth), o, n) {
             return None;

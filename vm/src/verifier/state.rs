@@ -29,6 +29,10 @@ pub(super) enum Kind {
     MapValue { map: u32, or_null: bool },
     /// A map itself.
     Map { map: u32 },
+    /// An address in a key that a map hands to a callback.
+    MapKey { map: u32 },
+    /// A function of the program, to be called back.
+    Func { subprogram: u32 },
     /// An address in a ring buffer record that must be given back, or NULL.
     Record { size: u32, or_null: bool },
     /// An address in so many bytes of something else, or NULL.
@@ -122,6 +126,8 @@ impl Kind {
             Kind::MapValue { or_null: false, .. } => "map_value",
             Kind::MapValue { or_null: true, .. } => "map_value_or_null",
             Kind::Map { .. } => "map_ptr",
+            Kind::MapKey { .. } => "map_key",
+            Kind::Func { .. } => "func",
             Kind::Record { or_null: false, .. } => "ringbuf_mem",
             Kind::Record { or_null: true, .. } => "ringbuf_mem_or_null",
             Kind::Mem {
@@ -282,6 +288,9 @@ pub(super) struct Frame {
     pub(super) budget: Budget,
     /// The instruction whose helper is calling back, and its turns.
     pub(super) calls: Option<(usize, Budget)>,
+    /// References that were held when a helper called this function back;
+    /// `None` for a function that the program calls.
+    pub(super) callback: Option<usize>,
     /// Instruction of the call that made this frame.
     pub(super) call_site: usize,
     /// Index of the subprogram.
@@ -299,6 +308,7 @@ impl Frame {
             written: u64::MAX,
             budget: Budget::default(),
             calls: None,
+            callback: None,
             call_site,
             subprogram,
         }

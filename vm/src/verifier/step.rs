@@ -168,6 +168,7 @@ impl Walk<'_> {
                 let n = u64::from(insn.imm as u32) | (u64::from(high) << 32);
                 Reg::scalar(Scalar::known(n))
             }
+            BPF_PSEUDO_FUNC => self.function_address(insn.imm)?,
             src => {
                 let map = position(insn.imm as u32)
                     .ok_or_else(|| Fail::einval("ld_imm64 of an unknown map"))?;
@@ -293,7 +294,7 @@ fn taught(reg: &Reg, val: Scalar, by: &Reg) -> Reg {
 fn is_surely_not_null(reg: &Reg) -> bool {
     let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
     match reg.kind {
-        Kind::Map { .. } => true,
+        Kind::Map { .. } | Kind::MapKey { .. } => true,
         Kind::Sock { or_null, .. } => !or_null,
         Kind::MapValue { or_null, .. }
         | Kind::Record { or_null, .. }

@@ -67,6 +67,8 @@ pub(super) struct Walk<'a> {
     /// Global functions that were called: still to be walked, and walked.
     pub(super) unproven: BTreeSet<usize>,
     pub(super) proven: BTreeSet<usize>,
+    /// Subprograms that helpers called back.
+    pub(super) callbacks: BTreeSet<usize>,
     pub(super) tail_calls: Vec<bool>,
     pub(super) ctx_words: u64,
     pub(super) ctx_bytes: u32,
@@ -105,6 +107,7 @@ impl<'a> Walk<'a> {
             calls: BTreeSet::new(),
             unproven: BTreeSet::new(),
             proven: BTreeSet::new(),
+            callbacks: BTreeSet::new(),
             tail_calls: vec![false; cfg.subprograms.len()],
             ctx_words: 0,
             ctx_bytes: 0,

@@ -180,6 +180,13 @@ impl MapKind for Hash {
         unsafe { self.table.update(key, flags, vcpu, &fill, Some(&put)) }
     }
 
+    fn for_each(&self, vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
+        self.table.each(&mut |element| {
+            let value = self.value(element, vcpu);
+            !value.is_null() && turn(element.key(), value)
+        });
+    }
+
     unsafe fn delete_prog(&self, key: *const u8) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
         unsafe { self.table.delete(key, None) }

@@ -429,6 +429,26 @@ impl Table {
         None
     }
 
+    /// Calls `turn` for the entries, bucket by bucket, until it returns
+    /// `false`. Entries that come and go meanwhile, also by `turn`, are seen or
+    /// not; none twice in its place.
+    pub fn each(&self, turn: &mut dyn FnMut(Element<'_>) -> bool) {
+        // Others may insert faster than we go.
+        let mut left = self.pool.layout.count;
+        for bucket in 0..=self.pool.layout.bucket_mask {
+            let mut link = Link(self.pool.bucket(bucket as u32).load(Acquire));
+            while left > 0
+                && let Ok(Some(entry)) = self.first_live(link)
+            {
+                left -= 1;
+                if !turn(entry.element) {
+                    return;
+                }
+                link = entry.next;
+            }
+        }
+    }
+
     fn first_live(&self, first: Link) -> Result<Option<Entry<'_>>, Strayed> {
         let mut link = first;
         for _ in 0..=self.pool.layout.count {

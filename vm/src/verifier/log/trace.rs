@@ -303,7 +303,7 @@ impl Walk<'_> {
     /// What the log tells of a pointer besides its kind.
     pub(super) fn describe(&self, kind: Kind) -> Vec<String> {
         match kind {
-            Kind::MapValue { map, .. } | Kind::Map { map } => {
+            Kind::MapValue { map, .. } | Kind::Map { map } | Kind::MapKey { map } => {
                 let map = self.map(map);
                 vec![format!("ks={},vs={}", map.key_size, map.value_size)]
             }
