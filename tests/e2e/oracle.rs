@@ -140,6 +140,30 @@ fn ring_buffer_events() {
 }
 
 #[test]
+fn loops_and_records_of_any_length() {
+    let said = same(|world| {
+        let path = world.fixture("tgt");
+        let mut tool = world.fixture_tool("loops", &[], &path, "tgt_add");
+        let exit = world.start(&[path.as_os_str(), "40".as_ref()]).finish();
+        assert_eq!(exit.code, 0);
+        tool.tell("quit");
+        let lines = tool.lines_until(|line| line.starts_with("dropped"));
+        assert_eq!(tool.finish().code, 0);
+        lines.join("\n")
+    });
+    // Calls with 0, 1, … 39: what the program must make of 5 and of 39.
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 41, "{said}");
+    let five = "count=5 bits=2 goes=10 sum=10: 0 1 4 9 16";
+    assert_eq!((lines[5], lines[40]), (five, "dropped 0"));
+    let last = "count=39 bits=4 goes=741 sum=741: 0 1 4 ";
+    assert!(
+        lines[39].starts_with(last) && lines[39].ends_with(" 1369 1444"),
+        "{said}"
+    );
+}
+
+#[test]
 fn ring_buffer_of_many_targets_loses_nothing() {
     let world = World::new();
     let path = world.fixture("tgt");
