@@ -6,6 +6,8 @@ mod arch;
 mod common;
 #[path = "engines/conformance.rs"]
 mod conformance;
+#[path = "engines/forms.rs"]
+mod forms;
 #[path = "engines/kernel.rs"]
 mod kernel;
 #[path = "engines/linking.rs"]

@@ -2,19 +2,21 @@
 //! kernel where it can be asked and accepts the program.
 //!
 //! A file holds cases: `## name`, optionally `mem HEX` (what r1 points to),
-//! the program, `=> r0` and optionally `=> mem HEX` (what is there afterwards).
+//! the program, `=> r0` and optionally `=> mem HEX` (what is there afterwards),
+//! or `=> error TEXT` if both engines refuse it so.
 
 use std::fmt::Write;
 
-use crate::common::{assemble, run_both};
+use crate::common::{assemble, both, run_both};
 use crate::kernel;
 
-struct Case {
+pub struct Case {
     name: String,
-    text: String,
+    pub text: String,
     memory: Vec<u8>,
     r0: Option<u64>,
     memory_after: Option<Vec<u8>>,
+    error: Option<String>,
 }
 
 fn hex(text: &str) -> Vec<u8> {
@@ -42,7 +44,8 @@ fn number(text: &str) -> u64 {
     }
 }
 
-fn cases(file: &str) -> Vec<Case> {
+/// The cases of a file.
+pub fn cases(file: &str) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for line in file.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("## ") {
@@ -52,6 +55,7 @@ fn cases(file: &str) -> Vec<Case> {
                 memory: Vec::new(),
                 r0: None,
                 memory_after: None,
+                error: None,
             });
             continue;
         }
@@ -60,6 +64,8 @@ fn cases(file: &str) -> Vec<Case> {
         };
         if let Some(bytes) = line.strip_prefix("=> mem ") {
             case.memory_after = Some(hex(bytes));
+        } else if let Some(text) = line.strip_prefix("=> error ") {
+            case.error = Some(text.to_owned());
         } else if let Some(value) = line.strip_prefix("=> ") {
             case.r0 = Some(number(value));
         } else if let Some(bytes) = line.strip_prefix("mem ") {
@@ -80,6 +86,11 @@ fn check(file: &str, at_least: usize, in_kernel: usize) {
     assert!(cases.len() >= at_least, "only {} cases", cases.len());
     for case in cases {
         let program = assemble(&case.text);
+        if let Some(expected) = &case.error {
+            let refusal = both(&program).err().map(|error| error.to_string());
+            assert_eq!(refusal.as_ref(), Some(expected), "{}", case.name);
+            continue;
+        }
         let left = run_both(&program, &case.memory, std::ptr::null_mut());
         let r0 = case
             .r0
@@ -89,7 +100,7 @@ fn check(file: &str, at_least: usize, in_kernel: usize) {
             assert_eq!(&left.memory, expected, "{}", case.name);
         }
         // Helpers and maps mean something else there.
-        let own = ["call 1\n", "call 2\n", "call 3\n", "map"];
+        let own = ["call 1\n", "call 2\n", "call 3\n", "kfunc", "map"];
         if available
             && !own.iter().any(|text| case.text.contains(text))
             && let Some(in_kernel) = kernel::run(program.insns(), &case.memory)
@@ -110,16 +121,22 @@ macro_rules! files {
         fn $name() {
             check(include_str!(concat!("../data/", stringify!($name), ".bpf")), $at_least, $in_kernel);
         })*
+
+        /// All files, by name.
+        pub const FILES: &[(&str, &str)] = &[
+            $((stringify!($name), include_str!(concat!("../data/", stringify!($name), ".bpf"))),)*
+        ];
     };
 }
 
 files! {
     arithmetic: 60, 59;
     atomic: 50, 45;
-    call: 20, 7;
+    call: 21, 7;
     divide: 60, 58;
     jump: 60, 62;
     memory: 25, 23;
     moves: 35, 37;
+    refused: 30, 0;
     shift: 25, 30;
 }
