@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use runtime::program::linker;
 use vm::interp::Interpreter;
-use vm::jit::CompiledProgram;
+use vm::jit::{CompiledProgram, Optimisations};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::native;
@@ -90,7 +90,7 @@ pub fn subject(engine: Engine, row: &Row, program: &Program) -> Result<Option<Su
     let mut world = Box::new(World::new(program, row.fill, row.bytes)?);
     let run = match engine {
         Engine::Native => Some(native(row, program, &mut world)?),
-        Engine::Jit => Some(jit(program, &mut world, CompiledProgram::compile)?),
+        Engine::Jit => Some(jit(program, &mut world, &Optimisations::ALL)?),
         Engine::Interpreter => Some(interpreter(program, &mut world)?),
         Engine::Rbpf | Engine::RbpfInterpreter => rbpf(engine, program, &mut world)?,
         Engine::Ubpf => ubpf(program, &mut world)?,
@@ -98,14 +98,10 @@ pub fn subject(engine: Engine, row: &Row, program: &Program) -> Result<Option<Su
     Ok(run.map(|run| Subject { engine, run, world }))
 }
 
-/// A compiler: one of the JIT's doors.
-pub type Compile =
-    fn(&VerifiedProgram, &dyn vm::Linker) -> Result<CompiledProgram, vm::link::LinkError>;
-
-/// The program compiled by `compile`.
-pub fn compiled(row: &Row, program: &Program, compile: Compile) -> Result<Subject> {
+/// The program compiled with these optimisations.
+pub fn compiled(row: &Row, program: &Program, optimisations: &Optimisations) -> Result<Subject> {
     let mut world = Box::new(World::new(program, row.fill, row.bytes)?);
-    let run = jit(program, &mut world, compile)?;
+    let run = jit(program, &mut world, optimisations)?;
     Ok(Subject {
         engine: Engine::Jit,
         run,
@@ -127,8 +123,9 @@ fn native(row: &Row, program: &Program, world: &mut World) -> Result<Runs> {
     Ok(repeat(move || unsafe { function(memory, len) }))
 }
 
-fn jit(program: &Program, world: &mut World, compile: Compile) -> Result<Runs> {
-    let compiled = compile(&verified(program), &linker(world))?;
+fn jit(program: &Program, world: &mut World, optimisations: &Optimisations) -> Result<Runs> {
+    let compiled =
+        CompiledProgram::compile_with(&verified(program), &linker(world), optimisations)?;
     let (entry, run) = (world.entry(), world.run());
     let function = compiled.entry();
     Ok(repeat(move || {

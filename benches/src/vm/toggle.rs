@@ -2,15 +2,21 @@
 //! and with one optimisation left out.
 
 use anyhow::Result;
-use vm::jit::CompiledProgram;
+use vm::jit::Optimisations;
 
-use crate::engines::{self, Compile};
+use crate::engines;
 use crate::measure::{agree, nanoseconds};
 use crate::programs::{CPUS, ROWS};
 use crate::report::mean;
 
-/// The JIT with one optimisation left out, by its name.
-const WITHOUT: &[(&str, Compile)] = &[];
+/// Every optimisation, and the JIT without it.
+fn without() -> impl Iterator<Item = (&'static str, Optimisations)> {
+    Optimisations::NAMES.iter().map(|name| {
+        let mut optimisations = Optimisations::ALL;
+        *optimisations.switch(name).expect("a name of the list") = false;
+        (*name, optimisations)
+    })
+}
 
 /// Time without it as a multiple of the time with everything.
 pub struct Worth {
@@ -24,16 +30,14 @@ pub struct Worth {
 
 /// Measures every optimisation on every program whose name is wanted.
 pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
-    let mut factors = vec![Vec::new(); WITHOUT.len()];
+    let mut factors = vec![Vec::new(); Optimisations::NAMES.len()];
     for row in ROWS.iter().filter(|row| wanted(row.name)) {
         for cpu in CPUS {
             let Some(program) = row.program(cpu)? else {
                 continue;
             };
-            let full = engines::compiled(row, &program, CompiledProgram::compile);
-            let less = WITHOUT
-                .iter()
-                .map(|(_, compile)| engines::compiled(row, &program, *compile));
+            let full = engines::compiled(row, &program, &Optimisations::ALL);
+            let less = without().map(|(_, less)| engines::compiled(row, &program, &less));
             let mut subjects: Vec<_> = std::iter::once(full).chain(less).collect::<Result<_>>()?;
             agree(row, cpu, &mut subjects)?;
             let times = nanoseconds(&mut subjects);
@@ -42,10 +46,11 @@ pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
             }
         }
     }
-    let worth = |((name, _), factors): (&(&'static str, Compile), Vec<(String, f64)>)| {
+    let worth = |(name, factors): (&&'static str, Vec<(String, f64)>)| {
         let mean = mean(factors.iter().map(|(_, factor)| *factor))?;
         let most = factors.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
         Some(Worth { name, mean, most })
     };
-    Ok(WITHOUT.iter().zip(factors).filter_map(worth).collect())
+    let names = Optimisations::NAMES.iter();
+    Ok(names.zip(factors).filter_map(worth).collect())
 }
