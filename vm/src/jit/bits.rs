@@ -2,13 +2,17 @@
 //! Knows values, no machine. The verifier's numbers would be sharper, but it
 //! leaves out paths whose numbers did not matter to it.
 
-use super::flow::{Flow, jump_target};
+use super::flow::{CALLER_SAVED, Flow, Regs, bit, falls_through, jump_target};
 use crate::link::{Code, Step};
 use crate::op::{AluOp, AtomicOp, Cond, Op, Operand, Reg, Size, Swap, Width};
 
 /// The bits of r0…r9 that may be one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bits([u64; 10]);
+pub(super) struct Bits {
+    ones: [u64; 10],
+    /// Registers that are not zero.
+    nonzero: Regs,
+}
 
 const LOW: u64 = u32::MAX as u64;
 
@@ -17,11 +21,14 @@ const EXACT_ROUNDS: u32 = 3;
 
 impl Bits {
     /// Nothing is known.
-    pub const UNKNOWN: Bits = Bits([u64::MAX; 10]);
+    pub const UNKNOWN: Bits = Bits {
+        ones: [u64::MAX; 10],
+        nonzero: 0,
+    };
 
     /// Bits of `reg` that may be one.
     pub fn of(&self, reg: Reg) -> u64 {
-        let known = self.0.get(usize::from(reg.number()));
+        let known = self.ones.get(usize::from(reg.number()));
         known.copied().unwrap_or(u64::MAX)
     }
 
@@ -39,19 +46,30 @@ impl Bits {
         self.of(reg) <= LOW
     }
 
+    /// Whether the lower half of `reg`, or all of it, is not zero.
+    pub fn is_nonzero(&self, width: Width, reg: Reg) -> bool {
+        let whole = width == Width::W64 || self.is_narrow(reg);
+        whole && self.nonzero & bit(reg) != 0
+    }
+
     fn set(&mut self, reg: Reg, bits: u64) {
-        if let Some(known) = self.0.get_mut(usize::from(reg.number())) {
+        if let Some(known) = self.ones.get_mut(usize::from(reg.number())) {
             *known = bits;
+            self.nonzero &= !bit(reg);
         }
     }
 
     /// What holds after a step, whichever way it goes.
     pub fn step(&mut self, step: &Step) {
         match *step {
-            Step::Const { dst, value } => self.set(dst, value),
+            Step::Const { dst, value } => {
+                self.set(dst, value);
+                self.nonzero |= if value != 0 { bit(dst) } else { 0 };
+            }
             Step::Func { dst, .. } => self.set(dst, u64::MAX),
             Step::Helper { .. } | Step::TailCall(_) | Step::Op(Op::CallSub { .. }) => {
-                self.0[..6].fill(u64::MAX);
+                self.ones[..6].fill(u64::MAX);
+                self.nonzero &= !CALLER_SAVED;
             }
             Step::Skip | Step::Unreachable => {}
             Step::Op(op) => self.op(op),
@@ -72,7 +90,13 @@ impl Bits {
                     Operand::Imm(imm) => Some(imm),
                     Operand::Reg(_) => None,
                 };
+                let nonzero = match (op, src) {
+                    (AluOp::Mov, Operand::Reg(src)) => self.is_nonzero(width, src),
+                    (AluOp::Mov | AluOp::Or, Operand::Imm(imm)) => imm != 0,
+                    _ => false,
+                };
                 self.set(dst, at(width, alu(width, op, a, b, imm)));
+                self.nonzero |= if nonzero { bit(dst) } else { 0 };
             }
             Op::Neg { width, dst } => self.set(dst, at(width, u64::MAX)),
             Op::MovSx {
@@ -135,19 +159,32 @@ impl Bits {
             return;
         }
         let imm = u64::from(imm as u32);
+        let differs = match (cond, taken) {
+            (Cond::Ne, true) | (Cond::Eq, false) => imm == 0,
+            (Cond::Gt, true) | (Cond::Le, false) => true,
+            (Cond::Ge, true) | (Cond::Lt, false) => imm > 0,
+            _ => false,
+        };
+        if differs {
+            self.nonzero |= bit(dst);
+        }
         let most = match (cond, taken) {
-            (Cond::Eq, true) | (Cond::Ne, false) => return self.set(dst, self.of(dst) & imm),
+            (Cond::Eq, true) | (Cond::Ne, false) => self.of(dst) & imm,
             (Cond::Le, true) | (Cond::Gt, false) => imm,
             (Cond::Lt, true) | (Cond::Ge, false) => imm.saturating_sub(1),
             _ => return,
         };
-        self.set(dst, self.of(dst) & below(most));
+        if let Some(ones) = self.ones.get_mut(usize::from(dst.number())) {
+            *ones &= below(most);
+        }
     }
 
     /// Adds what may be one in `other`; whether that was anything new.
     fn merge(&mut self, other: &Bits, widen: bool) -> bool {
-        let mut changed = false;
-        for (mine, &theirs) in self.0.iter_mut().zip(&other.0) {
+        let nonzero = self.nonzero & other.nonzero;
+        let mut changed = nonzero != self.nonzero;
+        self.nonzero = nonzero;
+        for (mine, &theirs) in self.ones.iter_mut().zip(&other.ones) {
             let both = *mine | theirs;
             if both != *mine {
                 changed = true;
@@ -227,7 +264,7 @@ impl LeaderBits {
                 bits.refine(step, false);
             }
             bits.step(step);
-            if let Step::Op(Op::Jump { .. } | Op::Exit) | Step::Unreachable = step {
+            if !falls_through(step) {
                 state = None;
             }
         }

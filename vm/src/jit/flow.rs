@@ -17,11 +17,15 @@ pub(super) fn bit(reg: Reg) -> Regs {
     (1 << reg.number()) & 0x3ff
 }
 
+/// Slots of the longest loop that is looked at.
+const MAX_LOOP: usize = 1024;
+
 /// What is known of a program's control flow.
 pub(super) struct Flow {
     /// By slot: whether a jump or a subprogram's beginning leads here.
     pub leaders: Vec<bool>,
-    /// By slot: whether a jump from behind leads here.
+    /// By slot: whether a jump from behind leads here, so that it begins a
+    /// loop or the part of one that was moved to its front.
     pub loop_heads: Vec<bool>,
     /// By slot: registers whose values may be used from there on.
     live: Vec<Regs>,
@@ -64,6 +68,20 @@ impl Flow {
         changed
     }
 
+    /// Whether what is before a loop head is left once per loop, not once per
+    /// round. In the order that compilers like, the end of a loop may stand
+    /// before its beginning; then something in the loop jumps to before it.
+    pub fn enters_loop(&self, code: &Code, head: usize) -> bool {
+        let end = (head + MAX_LOOP).min(code.steps.len());
+        let back = (head..end).filter_map(|at| {
+            let to = jump_target(at, &code.steps[at])?;
+            (to <= at).then_some((at, to))
+        });
+        let last = back.clone().rfind(|&(_, to)| to == head);
+        let Some((last, _)) = last else { return false };
+        !back.clone().any(|(at, to)| at <= last && to < head)
+    }
+
     /// Registers whose values may be used at `at` or later.
     pub fn live_before(&self, at: usize) -> Regs {
         self.live[at]
@@ -85,6 +103,14 @@ impl Flow {
     fn live_at_target(&self, at: usize, step: &Step) -> Regs {
         jump_target(at, step).map_or(0, |to| self.live[to])
     }
+}
+
+/// Whether control may go from a step to the next.
+pub(super) fn falls_through(step: &Step) -> bool {
+    !matches!(
+        step,
+        Step::Op(Op::Exit | Op::Jump { .. }) | Step::Unreachable
+    )
 }
 
 /// Where a jump or branch leads; linking saw that it is a slot.

@@ -4,7 +4,7 @@
 use super::Compiler;
 use super::encode::{Arith, Gpr, R9, RCX, Shift, Unary};
 use super::operands::Source;
-use super::values::{Sum, Value, machine};
+use super::values::{Load, Sum, Value, machine};
 use crate::op::{AluOp, Operand, Reg, Size, Width};
 
 const LOW: i64 = u32::MAX as i64;
@@ -246,12 +246,12 @@ impl Compiler<'_> {
     /// The plain load of a size that `reg` stands for.
     fn waiting(&self, reg: Reg, size: Size) -> Option<Sum> {
         match self.values.get(reg)? {
-            Value::Load {
+            Value::Load(Load {
                 from,
                 bytes,
                 swapped: false,
                 shift: 0,
-            } if u32::from(bytes) * 8 == size.bits() => Some(from),
+            }) if u32::from(bytes) * 8 == size.bits() => Some(from),
             _ => None,
         }
     }

@@ -5,35 +5,11 @@
 //! each once. Knows neither what else is deferred nor encodings.
 
 use super::Compiler;
-use super::values::{Sum, Value};
+use super::encode::Arith;
+use super::values::{Load, Sum, Value};
 use crate::op::{Address, AluOp, Operand, Reg, Size, Swap, Width};
 
-/// A load that is waiting.
-#[derive(Clone, Copy)]
-struct Load {
-    from: Sum,
-    bytes: u8,
-    swapped: bool,
-    /// Bits it is shifted left by, a multiple of 8.
-    shift: u8,
-}
-
 impl Load {
-    fn value(self) -> Value {
-        let Load {
-            from,
-            bytes,
-            swapped,
-            shift,
-        } = self;
-        Value::Load {
-            from,
-            bytes,
-            swapped,
-            shift,
-        }
-    }
-
     /// Bits up to the highest that may be one.
     fn bits(self) -> u8 {
         self.bytes * 8 + self.shift
@@ -94,65 +70,105 @@ impl Compiler<'_> {
                 swapped: false,
                 shift: 0,
             };
-            self.defer(dst, load.value());
+            self.defer(dst, Value::Load(load));
         }
         waits
     }
 
     fn load_of(&self, reg: Reg) -> Option<Load> {
         match self.values.get(reg)? {
-            Value::Load {
-                from,
-                bytes,
-                swapped,
-                shift,
-            } => Some(Load {
-                from,
-                bytes,
-                swapped,
-                shift,
-            }),
+            Value::Load(load) => Some(load),
             _ => None,
         }
     }
 
-    /// `dst = dst op src` if that only shifts a waiting load or joins two.
+    /// `dst = dst op src` if that only shifts a waiting load or joins one to
+    /// its neighbour.
     pub(super) fn join(&mut self, width: Width, op: AluOp, dst: Reg, src: Operand) -> bool {
         if !self.optimisations.byte_loads {
             return false;
         }
-        let Some(load) = self.load_of(dst) else {
-            return false;
-        };
         let most = match width {
             Width::W32 => 32,
             Width::W64 => 64,
         };
-        match (op, src) {
-            (AluOp::Lsh, Operand::Imm(by)) if by > 0 && by % 8 == 0 => {
-                if i32::from(load.bits()) + by > most {
-                    return false;
-                }
-                let shift = load.shift + by as u8;
-                self.values.set(dst, Load { shift, ..load }.value());
-                true
-            }
-            (AluOp::Or | AluOp::Add | AluOp::Xor, Operand::Reg(src))
-                if src != dst && self.dies(src) =>
-            {
-                let Some(other) = self.load_of(src) else {
-                    return false;
-                };
-                let fits = i32::from(load.bits().max(other.bits())) <= most;
-                let Some(joined) = load.joined(other).filter(|_| fits) else {
-                    return false;
-                };
-                self.values.forget(src);
-                self.defer(dst, joined.value());
-                true
+        let op = match (op, src) {
+            (AluOp::Lsh, Operand::Imm(by)) => return self.shift_load(dst, by, most),
+            (AluOp::Or, _) => Arith::Or,
+            (AluOp::Add, _) => Arith::Add,
+            (AluOp::Xor, _) => Arith::Xor,
+            _ => return false,
+        };
+        match src {
+            Operand::Reg(src) if src != dst && self.dies(src) => {
+                self.join_load(width, op, dst, src, most)
             }
             _ => false,
         }
+    }
+
+    /// `dst <<= by` for a waiting load that keeps all its bits.
+    fn shift_load(&mut self, dst: Reg, by: i32, most: i32) -> bool {
+        let Some(load) = self.load_of(dst) else {
+            return false;
+        };
+        let fits = by > 0 && by % 8 == 0 && i32::from(load.bits()) + by <= most;
+        if fits {
+            let shift = load.shift + by as u8;
+            self.values.set(dst, Value::Load(Load { shift, ..load }));
+        }
+        fits
+    }
+
+    /// `dst = dst op src`, where `src` is a waiting load that nobody else needs.
+    fn join_load(&mut self, width: Width, op: Arith, dst: Reg, src: Reg, most: i32) -> bool {
+        let Some(other) = self.load_of(src) else {
+            return false;
+        };
+        if i32::from(other.bits()) > most {
+            return false;
+        }
+        let load = match self.values.get(dst) {
+            Some(Value::Load(load)) => (i32::from(load.bits()) <= most).then_some(load),
+            Some(Value::Joined {
+                op: own,
+                width: at,
+                load,
+                ..
+            }) => (own == op && at == width).then_some(load),
+            _ => None,
+        };
+        if let Some(joined) = load.and_then(|load| load.joined(other)) {
+            self.values.forget(src);
+            let value = match self.values.get(dst) {
+                Some(Value::Joined { of, .. }) => Value::Joined {
+                    of,
+                    op,
+                    width,
+                    load: joined,
+                },
+                _ => Value::Load(joined),
+            };
+            self.defer(dst, value);
+            return true;
+        }
+        // The first of several neighbours, perhaps: it waits for the others.
+        if other.shift == 0 {
+            return false;
+        }
+        self.settle(dst);
+        let Some(other) = self.load_of(src) else {
+            return false;
+        };
+        self.values.forget(src);
+        let value = Value::Joined {
+            of: dst,
+            op,
+            width,
+            load: other,
+        };
+        self.defer(dst, value);
+        true
     }
 
     /// Swaps the bytes of `dst` if it is a waiting load of that size.
@@ -167,7 +183,7 @@ impl Compiler<'_> {
         let turns = load.bytes == bytes && load.shift == 0;
         if turns {
             let swapped = !load.swapped;
-            self.values.set(dst, Load { swapped, ..load }.value());
+            self.values.set(dst, Value::Load(Load { swapped, ..load }));
         }
         turns
     }

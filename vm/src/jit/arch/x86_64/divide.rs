@@ -80,6 +80,8 @@ impl Compiler<'_> {
     }
 
     fn divide_register(&mut self, width: Width, op: AluOp, dst: Reg, src: Reg) {
+        let signed = matches!(op, AluOp::Sdiv | AluOp::Smod);
+        let nonzero = self.bits.is_nonzero(width, src);
         self.before_division(dst);
         self.prepare(src, width);
         self.settle(dst);
@@ -87,9 +89,11 @@ impl Compiler<'_> {
         if divisor != R11 {
             self.asm().mov(width, R11, divisor);
         }
+        if nonzero && !signed {
+            return self.divide_by_r11(width, op, dst);
+        }
         self.asm().test(width, R11, R11);
         let by_zero = self.buffer.hop_if(Cc::E);
-        let signed = matches!(op, AluOp::Sdiv | AluOp::Smod);
         let by_minus_one = signed.then(|| {
             self.asm().arith_imm(Arith::Cmp, width, R11, -1);
             self.buffer.hop_if(Cc::E)

@@ -30,7 +30,7 @@ mod values;
 pub(in crate::jit) use memory::ExecutableMemory;
 
 use crate::jit::bits::{Bits, LeaderBits};
-use crate::jit::flow::{Flow, Regs};
+use crate::jit::flow::{Flow, Regs, falls_through};
 use crate::jit::{MachineCode, Optimisations};
 use crate::link::{Code, LinkError, Step, target};
 use crate::op::{Op, Width};
@@ -181,7 +181,11 @@ impl Compiler<'_> {
             self.bits = known.at(at);
         }
         if self.flow.loop_heads[at] && self.optimisations.aligned_loops {
-            self.buffer.align(LOOP_ALIGNMENT);
+            // Padding that nobody runs through costs nothing.
+            let runs_through = at > 0 && falls_through(&self.code.steps[at - 1]);
+            if !runs_through || self.flow.enters_loop(self.code, at) {
+                self.buffer.align(LOOP_ALIGNMENT);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! emits none that would change another. Knows no operation.
 
 use super::encode::{Gpr, Memory, R11};
-use super::values::{Sum, Value, machine};
+use super::values::{Load, Sum, Value, machine};
 use super::{Compiler, frame};
 use crate::jit::flow::bit;
 use crate::op::{Address, Operand, Reg, Size, Width};
@@ -55,12 +55,12 @@ impl Compiler<'_> {
     pub(super) fn loaded(&self, reg: Reg, size: Size) -> Option<Sum> {
         let bytes = size.bits() as u8 / 8;
         match self.values.get(reg)? {
-            Value::Load {
+            Value::Load(Load {
                 from,
                 bytes: width,
                 swapped: false,
                 shift: 0,
-            } if width == bytes && self.optimisations.memory_operands && self.dies(reg) => {
+            }) if width == bytes && self.optimisations.memory_operands && self.dies(reg) => {
                 Some(from)
             }
             _ => None,

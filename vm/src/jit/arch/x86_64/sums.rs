@@ -26,9 +26,7 @@ impl Compiler<'_> {
         }
         let value = match self.values.get(src) {
             None => Value::Sum(Sum::of(src)),
-            Some(value @ (Value::Load { .. } | Value::Shifted { .. }))
-                if !narrow && self.dies(src) =>
-            {
+            Some(value @ (Value::Load(_) | Value::Shifted { .. })) if !narrow && self.dies(src) => {
                 self.values.forget(src);
                 value
             }

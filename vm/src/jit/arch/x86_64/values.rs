@@ -48,17 +48,28 @@ impl Sum {
     }
 }
 
+/// `bytes` bytes at `from`, with the first as the highest if `swapped`,
+/// shifted left by a multiple of 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Load {
+    pub from: Sum,
+    pub bytes: u8,
+    pub swapped: bool,
+    pub shift: u8,
+}
+
 /// What a register stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Sum(Sum),
-    /// `bytes` bytes at `from`, with the first as the highest if `swapped`,
-    /// shifted left.
-    Load {
-        from: Sum,
-        bytes: u8,
-        swapped: bool,
-        shift: u8,
+    Load(Load),
+    /// What the machine register of `of` holds, joined by `op` at a width
+    /// with a load.
+    Joined {
+        of: Reg,
+        op: Arith,
+        width: Width,
+        load: Load,
     },
     /// What the machine register of `of` holds, shifted at a width.
     Shifted {
@@ -73,7 +84,8 @@ pub(super) enum Value {
 impl Value {
     fn reads(&self) -> Regs {
         match self {
-            Value::Sum(sum) | Value::Load { from: sum, .. } => sum.reads(),
+            Value::Sum(sum) | Value::Load(Load { from: sum, .. }) => sum.reads(),
+            Value::Joined { of, load, .. } => bit(*of) | load.from.reads(),
             Value::Shifted { of, .. } => bit(*of),
             Value::Constant(_) => 0,
         }
@@ -197,7 +209,7 @@ impl Compiler<'_> {
     /// Settles all loads: what they read may change.
     pub(super) fn settle_loads(&mut self) {
         for reg in registers(self.values.described()) {
-            if let Some(Value::Load { .. }) = self.values.get(reg) {
+            if let Some(Value::Load(_) | Value::Joined { .. }) = self.values.get(reg) {
                 self.settle(reg);
             }
         }
@@ -223,16 +235,18 @@ impl Compiler<'_> {
     fn compute(&mut self, dst: Gpr, value: Value) {
         match value {
             Value::Sum(sum) => self.compute_sum(dst, sum),
-            Value::Load {
-                from,
-                bytes,
-                swapped,
-                shift,
+            Value::Load(load) => self.compute_load(dst, load),
+            Value::Joined {
+                of,
+                op,
+                width,
+                load,
             } => {
-                self.compute_load(dst, from, bytes, swapped);
-                if shift > 0 {
-                    self.asm().shift_imm(Shift::Shl, Width::W64, dst, shift);
+                self.compute_load(R11, load);
+                if machine(of) != dst {
+                    self.asm().mov(width, dst, machine(of));
                 }
+                self.asm().arith(op, width, dst, R11);
             }
             Value::Shifted {
                 of,
@@ -277,19 +291,23 @@ impl Compiler<'_> {
         }
     }
 
-    fn compute_load(&mut self, dst: Gpr, from: Sum, bytes: u8, swapped: bool) {
-        let memory = self.memory_of(from, 0);
-        let size = match bytes {
-            1 => Size::B,
-            2 => Size::H,
-            4 => Size::W,
-            8 => Size::DW,
-            _ => return self.compute_odd_load(dst, memory, bytes, swapped),
+    fn compute_load(&mut self, dst: Gpr, load: Load) {
+        let memory = self.memory_of(load.from, 0);
+        let size = match load.bytes {
+            1 => Some(Size::B),
+            2 => Some(Size::H),
+            4 => Some(Size::W),
+            8 => Some(Size::DW),
+            _ => None,
         };
-        if swapped {
-            self.load_swapped(size, dst, memory);
-        } else {
-            self.asm().zero_extend(size, dst, memory);
+        match size {
+            Some(size) if load.swapped => self.load_swapped(size, dst, memory),
+            Some(size) => self.asm().zero_extend(size, dst, memory),
+            None => self.compute_odd_load(dst, memory, load.bytes, load.swapped),
+        }
+        if load.shift > 0 {
+            self.asm()
+                .shift_imm(Shift::Shl, Width::W64, dst, load.shift);
         }
     }
 
@@ -330,7 +348,9 @@ impl Compiler<'_> {
             }
             done += piece;
         }
-        self.asm().mov(Width::W64, dst, R11);
+        if dst != R11 {
+            self.asm().mov(Width::W64, dst, R11);
+        }
     }
 
     /// The memory operand for a sum of 64 bits, plus an offset that was
