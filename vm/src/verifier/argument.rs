@@ -1,6 +1,7 @@
 //! One argument of a helper call against its prototype. It knows no helper
 //! by name, and not what a call does beyond its arguments.
 
+use uapi::helper::BPF_FUNC_SPIN_UNLOCK;
 use uapi::map::BPF_F_RDONLY_PROG;
 
 use super::dynptr::DynPtr;
@@ -16,6 +17,8 @@ const MAX_SIZE: u64 = 1 << 29;
 /// What the arguments of one call told.
 #[derive(Default)]
 pub(super) struct Call {
+    /// `BPF_FUNC_*`.
+    pub(super) helper: u32,
     pub(super) map: Option<u32>,
     /// Memory whose length is the next argument: register, access, NULL allowed.
     pub(super) memory: Option<(u8, Access, bool)>,
@@ -181,8 +184,8 @@ impl Walk<'_> {
                     Ok(())
                 }
             },
-            Arg::SpinLock
-            | Arg::Timer
+            Arg::SpinLock => self.spin_lock(number, call.helper == BPF_FUNC_SPIN_UNLOCK),
+            Arg::Timer
             | Arg::KptrDest
             | Arg::ReleasedKptrOrNull
             | Arg::BtfId(_)

@@ -7,6 +7,7 @@ use uapi::insn::*;
 use uapi::{Errno, prog};
 
 use super::argument::Call;
+use super::fields::FieldKind;
 use super::range::Scalar;
 use super::state::{Frame, Kind, Ref, RefKind, Reg, Sock};
 use super::walk::Walk;
@@ -20,6 +21,7 @@ impl<'a> Walk<'a> {
     /// A call in hand; the instruction to go on with.
     pub(super) fn call(&mut self) -> Result<usize, Fail> {
         let insn = self.insn();
+        self.check_call_under_lock()?;
         match insn.src() {
             0 => self.call_helper(insn.imm as u32).map(|()| self.at + 1),
             BPF_PSEUDO_CALL => self.call_subprogram(),
@@ -112,7 +114,7 @@ impl<'a> Walk<'a> {
 
     fn check_references(&self, what: &str) -> Result<(), Fail> {
         let Some(&Ref { id, insn, kind }) = self.state.refs.first() else {
-            return Ok(());
+            return self.check_unlocked(what);
         };
         let text = format!(
             "Unreleased reference id={id} alloc_insn={insn}\n{what} would lead to reference leak"
@@ -138,6 +140,7 @@ impl<'a> Walk<'a> {
             return Err(Fail::einval(text).hint("load the program with BPF_F_SLEEPABLE"));
         }
         let mut call = Call {
+            helper: id,
             packet: row.is_some_and(|row| row.packet),
             ..Call::default()
         };
@@ -212,7 +215,12 @@ impl<'a> Walk<'a> {
                     .map
                     .ok_or_else(|| Fail::einval("helper returns a value of no map"))?;
                 let kind = Kind::MapValue { map, or_null: true };
-                Reg::pointer(kind, 0, self.fresh_id())
+                let id = self.fresh_id();
+                let locked = self.map(map).fields.offset_of(FieldKind::SpinLock);
+                Reg {
+                    owner: if locked.is_some() { id } else { 0 },
+                    ..Reg::pointer(kind, 0, id)
+                }
             }
             Ret::RingbufRecordOrNull => {
                 let size = call

@@ -227,7 +227,7 @@ pub(super) fn is_call_to_subprogram(insn: Insn) -> bool {
 
 /// The first instruction of the subprogram that an instruction calls or takes
 /// the address of; may lie outside the program.
-fn names_subprogram(insn: Insn, at: usize) -> Option<i64> {
+pub(super) fn names_subprogram(insn: Insn, at: usize) -> Option<i64> {
     let address = is_wide(insn) && insn.src() == BPF_PSEUDO_FUNC;
     (address || is_call_to_subprogram(insn)).then(|| at as i64 + 1 + i64::from(insn.imm))
 }

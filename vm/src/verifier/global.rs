@@ -82,6 +82,10 @@ impl<'a> Walk<'a> {
         subprogram: usize,
         function: &FunctionInfo,
     ) -> Result<usize, Fail> {
+        if self.state.lock.is_some() {
+            let text = "global function calls are not allowed while holding a lock,\nuse static function instead";
+            return Err(Fail::einval(text));
+        }
         if let Err(mut fail) = self.check_arguments(function) {
             fail.text.push_str(&format!(
                 "\nCaller passes invalid args into func#{subprogram} ('{}')",

@@ -7,6 +7,7 @@ use uapi::map::*;
 use uapi::prog::{BPF_F_ANY_ALIGNMENT, BPF_F_STRICT_ALIGNMENT};
 
 use super::alu::{sign_extend, truncate};
+use super::lock::check_fields;
 use super::range::Scalar;
 use super::state::{Kind, Reg};
 use super::tnum::Tnum;
@@ -230,7 +231,8 @@ impl Walk<'_> {
                         reg.val.smin.saturating_add(off)
                     )));
                 }
-                in_object(number, reg, off, size, limit, "map value, value_size")
+                in_object(number, reg, off, size, limit, "map value, value_size")?;
+                check_fields(info, reg, off, size)
             }
             Kind::Record {
                 size: limit,

@@ -7,7 +7,7 @@
 //! `cfg`, `opcode` and `layout` (the text), `walk` (all paths),
 //! `step`, `pointer`, `mem`, `ctx`, `packet`, `socket`, `stack`, `fields`, `compat` (one instruction),
 //! `call`, `argument`, `kfunc`, `dynptr`, `iter` (calls),
-//! `global` (functions by their prototype), `callback`,
+//! `global` (functions by their prototype), `callback`, `lock`,
 //! `checkpoint`, `precision`, `progress` and `prune` (when paths meet),
 //! `depth`, `log`.
 //!
@@ -30,6 +30,7 @@ mod global;
 mod iter;
 mod kfunc;
 mod layout;
+mod lock;
 mod log;
 mod mem;
 mod opcode;
@@ -147,7 +148,9 @@ fn verify_paths(
         Ok(cfg) => cfg,
         Err((at, refusal)) => return Err(refuse(&spec, &mut trace, at, refusal, None)),
     };
-    if let Err(refusal) = layout::check(&spec.info, &cfg, &spec.insns) {
+    let layout = layout::check(&spec.info, &cfg, &spec.insns);
+    let checked = layout.and_then(|()| lock::check_maps(spec.prog_type, &cfg.maps));
+    if let Err(refusal) = checked {
         return Err(refuse(&spec, &mut trace, 0, refusal, None));
     }
     let mut walk = Walk::new(&spec, env, &cfg, trace);

@@ -10,6 +10,7 @@ use uapi::insn::*;
 use uapi::prog::*;
 
 use super::Fail;
+use super::cfg::names_subprogram;
 use super::range::Scalar;
 use super::state::{Kind, Reg, State};
 use super::tnum::Tnum;
@@ -228,20 +229,17 @@ impl Walk<'_> {
             let start = self.cfg.subprograms[index] as usize;
             let end = self.cfg.subprograms.get(index + 1);
             let end = end.map_or(self.spec.insns.len(), |&end| end as usize);
-            let calls = (start..end).filter(|&at| self.spec.insns[at].code == BPF_JMP | BPF_CALL);
-            for at in calls {
+            for at in start..end {
                 let insn = self.spec.insns[at];
-                let target = (at as i64 + 1 + i64::from(insn.imm)) as usize;
-                match insn.src() {
-                    0 => {
-                        let row = kernel::find(insn.imm as u32, self.spec.prog_type);
-                        if row.is_some_and(|row| row.changes_packet) {
-                            return true;
-                        }
+                if insn.code == BPF_JMP | BPF_CALL && insn.src() == 0 {
+                    let row = kernel::find(insn.imm as u32, self.spec.prog_type);
+                    if row.is_some_and(|row| row.changes_packet) {
+                        return true;
                     }
-                    BPF_PSEUDO_CALL => waiting.extend(self.cfg.subprogram_at(target)),
-                    _ => {}
                 }
+                // Functions that it calls, and those that it lets call back.
+                let target = names_subprogram(insn, at);
+                waiting.extend(target.and_then(|target| self.cfg.subprogram_at(target as usize)));
             }
         }
         false

@@ -144,6 +144,14 @@ fn compare<'a>(
     if !pairs.all(|(o, n)| o.kind == n.kind && work.ids.pointer(o.id, n.id)) {
         return None;
     }
+    let same_lock = match (old.lock, new.lock) {
+        (None, None) => true,
+        (Some(o), Some(n)) => o.map == n.map && work.ids.pointer(o.value, n.value),
+        _ => false,
+    };
+    if !same_lock {
+        return None;
+    }
     let last = old.frames.len() - 1;
     for (depth, (o, n)) in old.frames.iter().zip(&new.frames).enumerate() {
         // More turns may be left than there were: they were not walked.

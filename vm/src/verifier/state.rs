@@ -4,6 +4,7 @@
 use uapi::insn::{BPF_ADD, MAX_BPF_STACK, MAX_CALL_FRAMES};
 
 use super::alu::alu64;
+use super::lock::Lock;
 use super::precision::Sources;
 use super::progress::Budget;
 use super::range::Scalar;
@@ -174,7 +175,7 @@ pub(super) struct Reg {
     /// What a scalar's `val` derives from; empty for pointers.
     pub(super) from: Sources,
     /// The dynptr or reference that memory or a socket belongs to: it ends with
-    /// it. 0 if it belongs to none.
+    /// it. For a map value with a lock: which value it is. 0 if it is none of these.
     pub(super) owner: u32,
 }
 
@@ -330,6 +331,8 @@ pub(super) struct State {
     pub(super) frames: Vec<Frame>,
     /// What must be given back, in the order it was taken.
     pub(super) refs: Vec<Ref>,
+    /// The spin lock that is held.
+    pub(super) lock: Option<Lock>,
 }
 
 /// Something that the program took and must give back.
@@ -367,6 +370,7 @@ impl State {
         State {
             frames: vec![Frame::new(0, 0, subprogram)],
             refs: Vec::new(),
+            lock: None,
         }
     }
 
