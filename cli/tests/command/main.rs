@@ -6,4 +6,5 @@ mod common;
 mod errors;
 mod launch;
 mod report;
+mod verify;
 mod vm;

@@ -88,7 +88,11 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         Err(Problem::new(args.file.display(), happened, advice).with_status(BAD_OBJECT))
     };
     if let Err(why) = check_head(&args.file) {
-        return bad(why, "name an object file that clang -target bpf made");
+        let advice = match args.file.exists() {
+            true => "name an object that clang -target bpf made",
+            false => "check the path",
+        };
+        return bad(why, advice);
     }
     if args.against.is_some() && !may_load_into_kernel() {
         return Err(Problem::new(
