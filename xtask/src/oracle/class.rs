@@ -55,18 +55,21 @@ const PLACE: [&str; 5] = [
 ];
 
 /// Judges a program.
-pub fn class(object: &str, row: &Row, differences: &Differences) -> Class {
+pub fn class(row: &Row, differences: &Differences) -> Class {
     let broken = |verdict: &Verdict| matches!(verdict.outcome.as_str(), "timeout" | "crashed");
-    if broken(&row.bpftime) || broken(&row.kernel) {
+    let Some(kernel) = &row.kernel else {
+        return Class::NotJudged;
+    };
+    if broken(&row.bpftime) || broken(kernel) {
         return Class::Broken;
     }
     let accepted = row.bpftime.outcome == "accepted";
-    match row.kernel.outcome.as_str() {
+    match kernel.outcome.as_str() {
         "accepted" if accepted => Class::Both,
         "accepted" => Class::Stricter,
-        "refused" if is_judged(&row.kernel) => match accepted {
+        "refused" if is_judged(kernel) => match accepted {
             false => Class::Neither,
-            true if differences.explain(object, row) => Class::Listed,
+            true if differences.explain(row, kernel) => Class::Listed,
             true => Class::Unsafe,
         },
         _ => Class::NotJudged,
@@ -100,9 +103,9 @@ impl Differences {
         Ok(Differences(patterns))
     }
 
-    fn explain(&self, object: &str, row: &Row) -> bool {
-        let file = object.rsplit('/').next().unwrap_or(object);
-        let case = format!("{file}/{}: {}", row.name, row.kernel.reason);
+    fn explain(&self, row: &Row, kernel: &Verdict) -> bool {
+        let file = row.object.rsplit('/').next().unwrap_or_default();
+        let case = format!("{file}/{}: {}", row.name, kernel.reason);
         self.0.iter().any(|pattern| case.contains(pattern.as_str()))
     }
 }

@@ -1,4 +1,4 @@
-//! `oracle DIR [--out FILE] [--jobs N] [--timeout SECONDS]`: asks our verifier
+//! `oracle DIR [--out FILE] [--kernel FILE] [--jobs N] [--timeout SECONDS]`: asks our verifier
 //! and the kernel's about every program of every object below DIR and shows
 //! where they agree. It fails when we accept what the kernel refuses and
 //! `data/differences.txt` does not say why that is right.
@@ -19,12 +19,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use class::Differences;
 use report::Report;
-use verdicts::{Asked, Oracle, Row};
+use verdicts::{Asked, Oracle};
 
 /// What the words after `oracle` say.
 struct Options {
     folder: PathBuf,
     out: Option<PathBuf>,
+    /// Rows of an earlier run, whose kernel verdicts still hold.
+    kernel: Option<PathBuf>,
     jobs: usize,
     timeout: u64,
 }
@@ -34,6 +36,7 @@ impl Options {
         let mut options = Options {
             folder: PathBuf::new(),
             out: None,
+            kernel: None,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             timeout: 60,
         };
@@ -46,6 +49,7 @@ impl Options {
             };
             match word {
                 "--out" => options.out = Some(value()?.into()),
+                "--kernel" => options.kernel = Some(value()?.into()),
                 "--jobs" => options.jobs = value()?.parse()?,
                 "--timeout" => options.timeout = value()?.parse()?,
                 _ if word.starts_with("--") => bail!("unknown option {word}"),
@@ -68,7 +72,7 @@ pub fn run(words: &[&str]) -> Result<()> {
         "no .o files below {}",
         options.folder.display()
     );
-    let oracle = Oracle::new(options.timeout)?;
+    let oracle = Oracle::new(options.timeout, options.kernel.as_deref())?;
     let mut rows = ask_all(&oracle, &objects, options.jobs.max(1));
     rows.sort_by(|a, b| a.object.cmp(&b.object));
     if let Some(path) = &options.out {
@@ -114,20 +118,10 @@ fn ask_all(oracle: &Oracle, objects: &[PathBuf], jobs: usize) -> Vec<Asked> {
 }
 
 fn write_rows(path: &Path, objects: &[Asked]) -> Result<()> {
-    #[derive(serde::Serialize)]
-    struct Line<'a> {
-        object: &'a str,
-        #[serde(flatten)]
-        row: &'a Row,
-    }
     let mut file = BufWriter::new(File::create(path)?);
     for object in objects {
         for row in object.rows.iter().flatten() {
-            let line = Line {
-                object: &object.object,
-                row,
-            };
-            serde_json::to_writer(&mut file, &line)?;
+            serde_json::to_writer(&mut file, row)?;
             file.write_all(b"\n")?;
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::class::{Class, Differences, class, is_user_space};
-use super::verdicts::{Asked, Row};
+use super::verdicts::{Asked, Row, Verdict};
 
 /// Most groups of reasons that are shown of one kind.
 const MOST_GROUPS: usize = 60;
@@ -40,7 +40,7 @@ impl Report {
                 Err(why) => report.unreadable.push(why.clone()),
                 Ok(rows) => {
                     for row in rows {
-                        report.add(&asked.object, row, class(&asked.object, row, differences));
+                        report.add(row, class(row, differences));
                     }
                 }
             }
@@ -53,23 +53,26 @@ impl Report {
         self.unsafe_accepts.len()
     }
 
-    fn add(&mut self, object: &str, row: &Row, class: Class) {
+    fn add(&mut self, row: &Row, class: Class) {
+        let object = &row.object;
+        let unknown = Verdict::default();
+        let kernel = row.kernel.as_ref().unwrap_or(&unknown);
         let counts = self.types.entry(row.type_name.clone()).or_default();
         *counts.entry(class).or_default() += 1;
         let place = format!("{object} {} ({})", row.name, row.type_name);
         match class {
             Class::Unsafe => {
-                let line = format!("{place}: {} {}", row.kernel.errno, row.kernel.reason);
+                let line = format!("{place}: {} {}", kernel.errno, kernel.reason);
                 self.unsafe_accepts.push(line);
             }
             Class::Broken => self.broken.push(format!(
                 "{place}: ours {} {}, kernel {} {}",
-                row.bpftime.outcome, row.bpftime.reason, row.kernel.outcome, row.kernel.reason
+                row.bpftime.outcome, row.bpftime.reason, kernel.outcome, kernel.reason
             )),
             Class::Stricter if is_user_space(&row.type_name) => {
                 count(&mut self.stricter, &row.bpftime, place);
             }
-            Class::NotJudged => count(&mut self.not_judged, &row.kernel, place),
+            Class::NotJudged => count(&mut self.not_judged, kernel, place),
             _ => {}
         }
         let usec = row.bpftime.usec.unwrap_or(0);
@@ -79,7 +82,7 @@ impl Report {
     }
 }
 
-fn count(groups: &mut Groups, verdict: &super::verdicts::Verdict, example: String) {
+fn count(groups: &mut Groups, verdict: &Verdict, example: String) {
     let key = format!("{} {}", verdict.errno, without_numbers(&verdict.reason));
     let group = groups.entry(key).or_insert((0, example));
     group.0 += 1;

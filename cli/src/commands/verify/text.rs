@@ -71,21 +71,29 @@ fn explain(text: &mut String, row: &Row) {
     if ours.outcome != Outcome::Accepted {
         said(text, name, "", ours);
     }
-    if !ours.log.is_empty() {
-        if ours.outcome == Outcome::Accepted {
-            let _ = writeln!(text, "\n{name}: accepted");
-        }
-        for line in ours.log.lines() {
-            let _ = writeln!(text, "  {line}");
-        }
+    if ours.outcome == Outcome::Accepted && !ours.log.is_empty() {
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(text, "\n{name}: accepted");
     }
+    indented(text, &ours.log);
     let Some(kernel) = &row.kernel else { return };
     match (ours.outcome == Outcome::Accepted, kernel.outcome) {
         (true, Outcome::Accepted) => {}
         (false, Outcome::Accepted) => {
             let _ = writeln!(text, "{name}: the kernel accepts it");
         }
-        _ => said(text, name, "by the kernel ", kernel),
+        (accepted, _) => {
+            said(text, name, "by the kernel ", kernel);
+            if accepted {
+                indented(text, &kernel.log);
+            }
+        }
+    }
+}
+
+fn indented(text: &mut String, log: &str) {
+    for line in log.lines() {
+        let _ = writeln!(text, "  {line}");
     }
 }
 
