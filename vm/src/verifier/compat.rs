@@ -88,7 +88,7 @@ pub(super) fn unknown_helper(id: u32, known: Option<&KernelHelper>) -> Fail {
         let fail = if id == 0 {
             "program of this type cannot use helper bpf_unspec#0".to_owned()
         } else {
-            format!("invalid func unknown#{id}")
+            format!("invalid func unknown#{}", id as i32)
         };
         return Fail::einval(fail);
     };
