@@ -232,7 +232,7 @@ pub(super) fn names_subprogram(insn: Insn, at: usize) -> Option<i64> {
     (address || is_call_to_subprogram(insn)).then(|| at as i64 + 1 + i64::from(insn.imm))
 }
 
-fn is_jump_class(insn: Insn) -> bool {
+pub(super) fn is_jump_class(insn: Insn) -> bool {
     matches!(insn.class(), BPF_JMP | BPF_JMP32)
 }
 

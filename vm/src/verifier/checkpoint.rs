@@ -134,7 +134,7 @@ impl Walk<'_> {
         } else {
             let ends = if checkpoint.is_open() {
                 // Coming back to an ancestor unchanged never ends.
-                if !self.state.took_a_turn(state) && same(cfg, at, state, &self.state) {
+                if same(cfg, at, state, &self.state) && !self.state.took_a_turn(state) {
                     let text = format!("infinite loop detected at insn {at}");
                     return Err(Fail::einval(text).hint("give the loop a bound"));
                 }
@@ -249,11 +249,13 @@ impl Walk<'_> {
             entry: None,
         });
         self.parent = Some(index);
-        self.known[self.at].push(index);
-        self.live_states += 1;
+        let known = &mut self.known[self.at];
+        // As the kernel, those that were there before.
         let counts = &mut self.counts;
+        counts.max_states_per_insn = counts.max_states_per_insn.max(known.len());
+        known.push(index);
+        self.live_states += 1;
         counts.total_states += 1;
         counts.peak_states = counts.peak_states.max(self.live_states);
-        counts.max_states_per_insn = counts.max_states_per_insn.max(self.known[self.at].len());
     }
 }

@@ -83,7 +83,6 @@ impl Scalar {
     }
 
     /// Whether `n` is in the set, by every view.
-    #[cfg(test)]
     pub(super) fn contains(&self, n: u64) -> bool {
         self.bits.contains(n)
             && (self.umin..=self.umax).contains(&n)
@@ -134,6 +133,9 @@ impl Scalar {
         // Each round only removes numbers that some view excludes; more
         // rounds would only gain precision.
         for _ in 0..2 {
+            if let Some(n) = self.as_const() {
+                return self.contains(n).then_some(Scalar::known(n));
+            }
             self.bounds_from_bits();
             if !self.signs_agree() {
                 return None;

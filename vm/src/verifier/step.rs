@@ -5,7 +5,7 @@ use uapi::insn::*;
 
 use super::alu::{alu32, alu64, byte_order, sign_extend, sign_extend32, zero_extend};
 use super::branch::{decide, refine};
-use super::cfg::jump_target;
+use super::cfg::{is_jump_class, jump_target};
 use super::packet::Comparison;
 use super::precision::Sources;
 use super::range::Scalar;
@@ -22,6 +22,7 @@ impl Walk<'_> {
     pub(super) fn step(&mut self) -> Result<Option<usize>, Fail> {
         let insn = self.insn();
         let next = Some(self.at + 1);
+        self.jumps += u32::from(is_jump_class(insn));
         match insn.class() {
             BPF_ALU | BPF_ALU64 => self.alu().map(|()| next),
             BPF_LD => self.load_immediate().map(|()| Some(self.at + 2)),
@@ -32,10 +33,7 @@ impl Walk<'_> {
             _ => match insn.code & 0xf0 {
                 BPF_CALL => self.call().map(Some),
                 BPF_EXIT => self.exit(),
-                BPF_JA => {
-                    self.count_jump();
-                    Ok(jump_target(insn, self.at).map(|t| t as usize))
-                }
+                BPF_JA => Ok(jump_target(insn, self.at).map(|t| t as usize)),
                 BPF_JCOND => self.may_goto().map(Some),
                 _ => self.branch().map(Some),
             },
@@ -210,7 +208,6 @@ impl Walk<'_> {
                     return self.null_check(dst.id, op == BPF_JEQ, target);
                 }
                 if is_surely_not_null(&dst) {
-                    self.count_jump();
                     return Ok(if op == BPF_JNE { target } else { next });
                 }
             }
@@ -236,7 +233,6 @@ impl Walk<'_> {
             Ok(sides) => sides,
             Err(taken) => {
                 self.need_precise(dst.from.and(src.from));
-                self.count_jump();
                 return Ok(if taken { target } else { next });
             }
         };
@@ -260,7 +256,6 @@ impl Walk<'_> {
     fn packet_branch(&mut self, compared: &Comparison, target: usize) -> Result<usize, Fail> {
         let next = self.at + 1;
         if let Some(taken) = compared.decided() {
-            self.count_jump();
             return Ok(if taken { target } else { next });
         }
         let mut other = self.state.clone();

@@ -45,7 +45,6 @@ impl Tnum {
         self.value | self.mask
     }
 
-    #[cfg(test)]
     pub(super) const fn contains(self, n: u64) -> bool {
         n & !self.mask == self.value
     }

@@ -165,7 +165,6 @@ impl<'a> Walk<'a> {
 
     /// Remembers a path from here with another state.
     pub(super) fn push(&mut self, at: usize, state: State) -> Result<(), Fail> {
-        self.jumps += 1;
         if self.pending.len() >= MAX_PENDING {
             let text = format!("The sequence of {MAX_PENDING} jumps is too complex.");
             return Err(Fail::new(Errno::E2BIG, text));
@@ -179,11 +178,6 @@ impl<'a> Walk<'a> {
             log: self.trace.position(),
         });
         Ok(())
-    }
-
-    /// Counts a jump that needs no second path.
-    pub(super) fn count_jump(&mut self) {
-        self.jumps += 1;
     }
 
     /// The kernel rewrites accesses to contexts and sockets, so one instruction
