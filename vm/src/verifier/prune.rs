@@ -214,7 +214,7 @@ impl Comparison<'_> {
     }
 
     fn slot(&mut self, old: &Slot, new: &Slot) -> bool {
-        if old.is_object() {
+        if old.is_object() || new.is_object() {
             return old.bytes == new.bytes && self.reg(&old.reg, &new.reg);
         }
         let spilled = old.spilled();
