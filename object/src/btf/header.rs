@@ -48,6 +48,9 @@ pub(super) fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), BtfError> {
     if strings.first() != Some(&0) || strings.last() != Some(&0) {
         return Err(BtfError::invalid("Invalid string section"));
     }
+    if header.type_len == 0 {
+        return Err(BtfError::invalid("No type found"));
+    }
     Ok((section(header.type_off, header.type_len), strings))
 }
 

@@ -209,6 +209,7 @@ fn refuses_what_is_not_laid_out_as_btf() {
         changed(31, BTF_KIND_STRUCT),
         "[2] meta_left:4 meta_needed:12"
     );
+    assert_eq!(message(&Builder::default().finish()), "No type found");
     let longer = [&good[..], &[0]].concat();
     assert_eq!(message(&longer), "Unsupported section found");
 }

@@ -5,6 +5,7 @@ mod callbacks;
 mod functions;
 mod kernel;
 mod locks;
+mod nested_maps;
 mod types;
 
 use bpftime_runtime::helpers;
@@ -44,8 +45,11 @@ pub struct Case {
 impl Case {
     /// A raw tracepoint program without types and maps.
     pub fn new(text: &str) -> Case {
+        // The kernel takes no description without types.
+        let mut types = Builder::default();
+        types.int("int", 4);
         Case {
-            types: Builder::default(),
+            types,
             functions: Vec::new(),
             maps: Vec::new(),
             inner: Vec::new(),

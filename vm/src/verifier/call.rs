@@ -214,7 +214,10 @@ impl<'a> Walk<'a> {
                 let map = call
                     .map
                     .ok_or_else(|| Fail::einval("helper returns a value of no map"))?;
-                let kind = Kind::MapValue { map, or_null: true };
+                let kind = match self.cfg.template(map) {
+                    Some(map) => Kind::MapOrNull { map },
+                    None => Kind::MapValue { map, or_null: true },
+                };
                 let id = self.fresh_id();
                 let locked = self.map(map).fields.offset_of(FieldKind::SpinLock);
                 Reg {

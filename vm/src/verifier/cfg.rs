@@ -30,8 +30,11 @@ pub(super) struct Cfg {
     pub(super) prune_point: Vec<bool>,
     /// Per instruction: whether a loop may end by running out of turns here.
     pub(super) loop_point: Vec<LoopPoint>,
-    /// Maps that the text names, in order of appearance.
+    /// Maps that the text names, in order of appearance; behind them the
+    /// templates of the maps in them.
     pub(super) maps: Vec<MapInfo>,
+    /// How many of `maps` the text names.
+    pub(super) named_maps: usize,
 }
 
 type Check<T = ()> = Result<T, (usize, Fail)>;
@@ -71,7 +74,8 @@ impl Cfg {
             live: vec![0; insns.len()],
             prune_point: vec![false; insns.len()],
             loop_point: vec![LoopPoint::No; insns.len()],
-            maps,
+            named_maps: maps.len(),
+            maps: with_templates(maps),
         };
         cfg.check_subprograms(insns, &second)?;
         if !env.accepts_all_of_rfc9669() {
@@ -94,6 +98,15 @@ impl Cfg {
         }
         cfg.mark_live(insns, env);
         Ok(cfg)
+    }
+
+    /// The template of the maps in a map: what a lookup in it gives.
+    pub(super) fn template(&self, map: u32) -> Option<u32> {
+        let outer = &self.maps[..self.named_maps];
+        let before = outer.get(..map as usize)?.iter();
+        outer.get(map as usize)?.inner.as_ref()?;
+        let templates = before.filter(|map| map.inner.is_some()).count();
+        Some((self.named_maps + templates) as u32)
     }
 
     /// The subprogram that starts at an instruction.
@@ -198,6 +211,14 @@ impl Cfg {
             }
         }
     }
+}
+
+/// Maps with the templates of the maps in them behind them, in order.
+fn with_templates(mut maps: Vec<MapInfo>) -> Vec<MapInfo> {
+    let inner = maps.iter().filter_map(|map| map.inner.as_deref().cloned());
+    let templates: Vec<MapInfo> = inner.collect();
+    maps.extend(templates);
+    maps
 }
 
 /// Which slots are the second half of an `ld_imm64`.

@@ -62,6 +62,9 @@ fn takes(helper: u32, map_type: u32) -> bool {
                 )
         }
         BPF_MAP_TYPE_LPM_TRIE => keyed,
+        BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS => {
+            helper == BPF_FUNC_MAP_LOOKUP_ELEM
+        }
         BPF_MAP_TYPE_PROG_ARRAY => helper == BPF_FUNC_TAIL_CALL,
         BPF_MAP_TYPE_PERF_EVENT_ARRAY => helper == BPF_FUNC_PERF_EVENT_OUTPUT,
         BPF_MAP_TYPE_STACK_TRACE => helper == BPF_FUNC_GET_STACKID,

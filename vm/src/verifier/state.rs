@@ -30,6 +30,8 @@ pub(super) enum Kind {
     MapValue { map: u32, or_null: bool },
     /// A map itself.
     Map { map: u32 },
+    /// A map that was looked up in a map of maps, or NULL.
+    MapOrNull { map: u32 },
     /// An address in a key that a map hands to a callback.
     MapKey { map: u32 },
     /// A function of the program, to be called back.
@@ -84,7 +86,8 @@ impl Kind {
     pub(super) const fn or_null(self) -> bool {
         matches!(
             self,
-            Kind::MapValue { or_null: true, .. }
+            Kind::MapOrNull { .. }
+                | Kind::MapValue { or_null: true, .. }
                 | Kind::Record { or_null: true, .. }
                 | Kind::Mem { or_null: true, .. }
                 | Kind::Sock { or_null: true, .. }
@@ -94,6 +97,7 @@ impl Kind {
     /// The kind after a check that found it not to be NULL.
     pub(super) const fn not_null(self) -> Kind {
         match self {
+            Kind::MapOrNull { map } => Kind::Map { map },
             Kind::MapValue { map, .. } => Kind::MapValue {
                 map,
                 or_null: false,
@@ -125,7 +129,7 @@ impl Kind {
             Kind::Ctx => "ctx",
             Kind::Stack { .. } => "fp",
             Kind::MapValue { or_null: false, .. } => "map_value",
-            Kind::MapValue { or_null: true, .. } => "map_value_or_null",
+            Kind::MapOrNull { .. } | Kind::MapValue { or_null: true, .. } => "map_value_or_null",
             Kind::Map { .. } => "map_ptr",
             Kind::MapKey { .. } => "map_key",
             Kind::Func { .. } => "func",

@@ -226,7 +226,10 @@ impl<'a> Walk<'a> {
             }
             at += slots;
         }
-        let mut maps: Vec<u32> = self.cfg.maps.iter().map(|m| m.id).collect();
+        let mut maps: Vec<u32> = self.cfg.maps[..self.cfg.named_maps]
+            .iter()
+            .map(|m| m.id)
+            .collect();
         maps.sort_unstable();
         Facts {
             ctx_words_read: self.ctx_words,
