@@ -9,6 +9,7 @@ use uapi::Insn;
 
 use crate::common::{program, run_one};
 use crate::kernel;
+use crate::patterns::pattern;
 
 /// Bytes of ctx, which the program ends by copying its registers to.
 const CTX: usize = 128;
@@ -155,6 +156,28 @@ fn op(room: usize) -> impl Strategy<Value = Op> {
 
 fn body() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op(12), 1..60)
+}
+
+/// A body with pieces of the shapes that the JIT recognises.
+fn shaped() -> impl Strategy<Value = Vec<Op>> {
+    let piece = prop_oneof![
+        3 => pattern(),
+        2 => op(3).prop_map(|op| vec![op]),
+    ];
+    proptest::collection::vec(piece, 1..16).prop_map(over_pieces)
+}
+
+/// All pieces in a row; branches alone jump over whole pieces, since only the
+/// beginning of a piece leads to an address that may be used.
+fn over_pieces(mut pieces: Vec<Vec<Op>>) -> Vec<Op> {
+    let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
+    for (at, piece) in pieces.iter_mut().enumerate() {
+        if let [Op::Branch { rel, .. }] = piece.as_mut_slice() {
+            let over = lengths[at + 1..].iter().take(*rel as usize);
+            *rel = over.sum::<usize>() as i16;
+        }
+    }
+    pieces.concat()
 }
 
 fn push(insns: &mut Vec<Insn>, op: Op) {
@@ -376,6 +399,21 @@ proptest! {
     fn engines_agree(
         seed in proptest::array::uniform9(number()),
         body in body(),
+        choice in any::<usize>(),
+    ) {
+        let insns = whole(&seed, &body);
+        let text = disassemble(&insns);
+        let program = program(insns, Facts::default());
+        let result = std::panic::catch_unwind(|| {
+            run_one(&program, &[0x5a; CTX], std::ptr::null_mut(), choice)
+        });
+        prop_assert!(result.is_ok(), "{}", text);
+    }
+
+    #[test]
+    fn engines_agree_on_shapes(
+        seed in proptest::array::uniform9(number()),
+        body in shaped(),
         choice in any::<usize>(),
     ) {
         let insns = whole(&seed, &body);
