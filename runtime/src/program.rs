@@ -8,7 +8,7 @@ use uapi::helper::{BPF_FUNC_PERF_EVENT_OUTPUT, BPF_FUNC_TAIL_CALL};
 use uapi::map as types;
 use vm::helper::{self, Proto};
 use vm::jit::CompiledProgram;
-use vm::link::{Entry, HelperFn, LinkError, Linker, TailCallFn};
+use vm::link::{ArrayLayout, Entry, HelperFn, LinkError, Linker, TailCallFn};
 use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
@@ -158,6 +158,10 @@ impl Linker for Names<'_> {
     fn map(&self, id: u32) -> Option<u64> {
         // `LoadedProgram` keeps the map, so the address stays its.
         self.objects.map(id).map(|map| Arc::as_ptr(&map) as u64)
+    }
+
+    fn array(&self, id: u32) -> Option<ArrayLayout> {
+        self.objects.map(id)?.layout()
     }
 
     fn map_value(&self, id: u32, offset: u32) -> Option<u64> {

@@ -12,6 +12,8 @@ mod forms;
 mod kernel;
 #[path = "engines/linking.rs"]
 mod linking;
+#[path = "engines/lookup.rs"]
+mod lookup;
 #[path = "engines/patterns.rs"]
 mod patterns;
 #[path = "engines/random.rs"]

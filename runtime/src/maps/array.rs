@@ -6,6 +6,7 @@ use core::ptr;
 use shm::Region;
 use uapi::Errno;
 use uapi::map::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NUMA_NODE, BPF_F_PRESERVE_ELEMS};
+use vm::link::ArrayLayout;
 
 use super::bytes;
 use super::kind::{self, MapKind, MapType, Start};
@@ -88,6 +89,15 @@ impl MapKind for Array {
     unsafe fn lookup_ptr(&self, key: *const u8, _vcpu: u32) -> *mut u8 {
         // SAFETY: the key size is 4, and the caller's contract.
         self.value(unsafe { bytes::read_u32(key) })
+    }
+
+    fn layout(&self) -> Option<ArrayLayout> {
+        Some(ArrayLayout {
+            base: self.base as u64,
+            stride: self.stride.try_into().ok()?,
+            max_entries: self.spec.max_entries,
+            cpus: None,
+        })
     }
 
     unsafe fn update_prog(

@@ -12,6 +12,7 @@ use uapi::map::{
     BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
     BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_STACK_TRACE,
 };
+use vm::link::ArrayLayout;
 
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
@@ -69,6 +70,11 @@ pub(super) trait MapKind: Send + Sync {
     unsafe fn lookup_ptr(&self, key: *const u8, vcpu: u32) -> *mut u8 {
         let _ = (key, vcpu);
         ptr::null_mut()
+    }
+
+    /// Where `lookup_ptr` finds elements, if that is all it does.
+    fn layout(&self) -> Option<ArrayLayout> {
+        None
     }
 
     /// `bpf_map_lookup_percpu_elem`: the value of `key` of CPU `cpu`.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use shm::Region;
 use uapi::Errno;
 use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
+use vm::link::ArrayLayout;
 
 use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
@@ -287,6 +288,11 @@ impl Map {
     #[inline]
     pub fn slot(&self, index: u32) -> Option<u32> {
         self.kind.slot(index)
+    }
+
+    /// Where elements are, for look-ups that are part of a program's code.
+    pub fn layout(&self) -> Option<ArrayLayout> {
+        self.kind.layout()
     }
 
     /// `bpf_map_lookup_elem`: where the value of `key` lies for a program on

@@ -1,15 +1,18 @@
 //! `BPF_MAP_TYPE_PERCPU_ARRAY` (kernel/bpf/arraymap.c): an array for each CPU,
 //! one after the other. Who may use which CPU's is the vCPU claim's business.
 
+use core::mem::offset_of;
 use core::ptr;
 
 use shm::Region;
 use uapi::Errno;
 use uapi::map::BPF_F_NUMA_NODE;
+use vm::link::{ArrayLayout, CpuLayout};
 
 use super::kind::{self, MapKind, MapType, Start};
 use super::spec::{MapSpec, PCPU_MIN_UNIT_SIZE};
 use super::{array, bytes};
+use crate::run::RunState;
 
 pub(super) const TYPE: MapType = MapType {
     storage_size,
@@ -86,6 +89,19 @@ impl MapKind for PerCpuArray {
     unsafe fn lookup_ptr(&self, key: *const u8, vcpu: u32) -> *mut u8 {
         // SAFETY: the key size is 4, and the caller's contract.
         self.value(unsafe { bytes::read_u32(key) }, vcpu)
+    }
+
+    fn layout(&self) -> Option<ArrayLayout> {
+        Some(ArrayLayout {
+            base: self.base as u64,
+            stride: self.stride.try_into().ok()?,
+            max_entries: self.spec.max_entries,
+            cpus: Some(CpuLayout {
+                cpu_at: offset_of!(RunState, vcpu) as u32,
+                count: self.nr_cpus,
+                stride: self.cpu_stride,
+            }),
+        })
     }
 
     unsafe fn lookup_percpu_ptr(&self, key: *const u8, cpu: u32) -> *mut u8 {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use uapi::helper::BPF_FUNC_TAIL_CALL;
 use uapi::insn::MAX_BPF_STACK;
 
-use super::{HelperFn, Linker, TailCallFn};
+use super::{ArrayLayout, HelperFn, Linker, TailCallFn};
 use crate::op::{DecodeError, Imm64, Op, Reg};
 use crate::{Facts, VerifiedProgram};
 
@@ -123,6 +123,8 @@ pub(crate) struct Code {
     pub subprograms: Vec<Subprogram>,
     /// First slots of subprograms whose address is taken, ascending.
     pub callbacks: Vec<usize>,
+    /// Register values of maps, and where they have their elements.
+    arrays: Vec<(u64, ArrayLayout)>,
 }
 
 impl Code {
@@ -133,6 +135,7 @@ impl Code {
         let mut steps = Vec::with_capacity(insns.len());
         let mut callbacks = BTreeSet::new();
         let mut starts = BTreeSet::from([0]);
+        let mut arrays = Vec::new();
         while steps.len() < insns.len() {
             let at = steps.len();
             if unreachable.binary_search(&(at as u32)).is_ok() {
@@ -141,7 +144,13 @@ impl Code {
             }
             let op = Op::decode(insns[at], insns.get(at + 1).copied())
                 .map_err(|source| LinkError::Decode { insn: at, source })?;
-            steps.push(link_op(op, at, linker)?);
+            let step = link_op(op, at, linker)?;
+            if let Some(array) = array(op, step, linker)
+                && !arrays.contains(&array)
+            {
+                arrays.push(array);
+            }
+            steps.push(step);
             if op.slots() == 2 {
                 steps.push(Step::Skip);
             }
@@ -172,6 +181,7 @@ impl Code {
             steps: steps.into(),
             subprograms,
             callbacks: callbacks.into_iter().collect(),
+            arrays,
         };
         code.check_control()?;
         code.check_callbacks()?;
@@ -181,6 +191,13 @@ impl Code {
     /// Whether any instruction makes a tail call.
     pub fn has_tail_call(&self) -> bool {
         self.steps.iter().any(|s| matches!(s, Step::TailCall(_)))
+    }
+
+    /// Where the map with this register value has its elements, if it is an
+    /// array that says so.
+    pub fn array(&self, map: u64) -> Option<ArrayLayout> {
+        let known = self.arrays.iter().find(|(value, _)| *value == map);
+        known.map(|&(_, layout)| layout)
     }
 
     /// The subprogram that starts at this slot. Every target of a call or
@@ -262,6 +279,15 @@ fn stack_bytes(facts: &Facts, start: usize) -> u32 {
 /// The slot a relative target means.
 pub(crate) fn target(at: usize, rel: i32) -> Result<usize, LinkError> {
     usize::try_from(at as i64 + 1 + i64::from(rel)).map_err(|_| LinkError::Target { insn: at })
+}
+
+/// The map that an instruction loads, if it is an array that says where it is.
+fn array(op: Op, step: Step, linker: &dyn Linker) -> Option<(u64, ArrayLayout)> {
+    let (Op::LoadImm { imm, .. }, Step::Const { value, .. }) = (op, step) else {
+        return None;
+    };
+    let Imm64::Map(id) = imm else { return None };
+    Some((value, linker.array(id)?))
 }
 
 fn link_op(op: Op, at: usize, linker: &dyn Linker) -> Result<Step, LinkError> {

@@ -38,10 +38,45 @@ pub type Entry = unsafe extern "C" fn(ctx: *mut u8, run: *mut Run) -> u64;
 /// [`crate::interp::Interpreter::tail_target`]), or null to fall through.
 pub type TailCallFn = unsafe extern "C" fn(map: u64, index: u64, run: *mut Run) -> *const u8;
 
+/// Where an array has its elements, so that an engine can look one up without
+/// a call: element `key` is at `base + key * stride`, if `key`, which is of 4
+/// bytes, is below `max_entries`. All of it stays as it is while programs run
+/// that were linked with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArrayLayout {
+    /// Address of the first element.
+    pub base: u64,
+    /// Bytes from one element to the next.
+    pub stride: u32,
+    /// Number of elements.
+    pub max_entries: u32,
+    /// Of a per-CPU array: where the arrays of the CPUs are.
+    pub cpus: Option<CpuLayout>,
+}
+
+/// How per-CPU arrays follow each other: that of a run begins at
+/// `base + cpu * stride`, if `cpu` is below `count`; else there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuLayout {
+    /// Where the run has the number of its CPU, of 4 bytes: bytes from the
+    /// address of [`Run`].
+    pub cpu_at: u32,
+    /// Number of CPUs.
+    pub count: u32,
+    /// Bytes from one CPU's array to the next.
+    pub stride: u64,
+}
+
 /// Resolves names in a program to addresses of this process.
 pub trait Linker {
     /// The register value of a map reference.
     fn map(&self, id: u32) -> Option<u64>;
+    /// Where the elements of a map are whose look-ups engines may do
+    /// themselves; never needed, since the helper does the same.
+    fn array(&self, id: u32) -> Option<ArrayLayout> {
+        let _ = id;
+        None
+    }
     /// The address of `offset` in the value area of an array map (direct value access).
     fn map_value(&self, id: u32, offset: u32) -> Option<u64>;
     /// The function that implements a helper.

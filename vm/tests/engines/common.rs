@@ -156,7 +156,7 @@ pub struct Left {
 struct Aligned([u8; 4096]);
 
 /// Runs `start` with `memory` as ctx.
-fn leave(memory: &[u8], start: impl FnOnce(*mut u8) -> u64) -> Left {
+pub fn leave(memory: &[u8], start: impl FnOnce(*mut u8) -> u64) -> Left {
     let mut ctx = Aligned([0; 4096]);
     ctx.0[..memory.len()].copy_from_slice(memory);
     let r0 = start(ctx.0.as_mut_ptr());
@@ -167,7 +167,7 @@ fn leave(memory: &[u8], start: impl FnOnce(*mut u8) -> u64) -> Left {
 }
 
 /// No optimisation, each alone, and each left out.
-fn variants() -> impl Iterator<Item = (Optimisations, String)> {
+pub fn variants() -> impl Iterator<Item = (Optimisations, String)> {
     let change = |from: Optimisations, name: &str, on: bool| {
         let mut changed = from;
         *changed.switch(name).expect("a name of the list") = on;
