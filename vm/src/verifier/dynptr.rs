@@ -4,7 +4,7 @@
 
 use super::Fail;
 use super::argument::Call;
-use super::state::{Byte, DynPtrType, Frame, Kind, Ref, RefKind, Reg, SLOT};
+use super::state::{Byte, DynPtrType, Frame, Kind, Ref, RefKind, Reg, SLOT, SLOTS};
 use super::walk::Walk;
 
 /// Slots of a dynptr (kernel: `BPF_DYNPTR_NR_SLOTS`).
@@ -62,6 +62,14 @@ fn dynptr_at(frame: &Frame, index: usize) -> Option<DynPtr> {
 }
 
 impl Walk<'_> {
+    /// The path depends on what the `slots` slots down from `index` hold;
+    /// those outside the frame hold nothing.
+    pub(super) fn mark_object(&mut self, frame: u8, index: usize, slots: usize) {
+        let parts = (index + 1 - slots..=index).filter(|&part| part < SLOTS);
+        let bits = parts.fold(0, |bits, part| bits | 1 << part);
+        self.mark_read(frame.into(), bits);
+    }
+
     /// The dynptr in a register; `wanted` if only one type will do.
     pub(super) fn dynptr_argument(
         &mut self,
@@ -89,7 +97,7 @@ impl Walk<'_> {
                     Ok(index) => index,
                     Err(fail) => return missing(Some(fail)),
                 };
-                self.mark_read(frame.into(), 0b11 << (index - 1));
+                self.mark_object(frame, index, DYNPTR_SLOTS);
                 match dynptr_at(&self.state.frames[usize::from(frame)], index) {
                     Some(found) => found,
                     None => return missing(None),
@@ -164,7 +172,7 @@ impl Walk<'_> {
                     let text = format!("{}\n{}", fail.text, unowned().text);
                     Fail::einval(text)
                 })?;
-                self.mark_read(frame.into(), 1 << index);
+                self.mark_object(frame, index, DYNPTR_SLOTS);
                 let slot = self.state.frames[usize::from(frame)].stack.get(index);
                 let owned = slot.is_some_and(|slot| {
                     matches!(slot.reg.kind, Kind::DynPtr { .. }) && slot.reg.owner != 0

@@ -47,9 +47,7 @@ impl Walk<'_> {
             }
             return self.new_iter(number, &reg, frame, slot, of).map(|()| None);
         }
-        for part in 0..of.slots() {
-            self.mark_read(frame.into(), 1 << (slot - part));
-        }
+        self.mark_object(frame, slot, of.slots());
         let whole = self.iter_slots(frame, slot, of).all(|b| b == Some(of));
         let frames = &mut self.state.frames;
         let reference = match frames[usize::from(frame)].stack.get(slot) {

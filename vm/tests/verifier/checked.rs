@@ -3,6 +3,8 @@
 //! NULLs are random: a judge of accepted programs that shares no code with
 //! the verifier or the engines.
 
+mod objects;
+
 use std::collections::BTreeMap;
 
 use uapi::Insn;
@@ -39,6 +41,8 @@ pub struct Machine<'a> {
     regions: Vec<Region>,
     values: BTreeMap<(u32, u64), usize>,
     records: Vec<usize>,
+    /// Dynptrs and iterators by address.
+    objects: BTreeMap<u64, objects::Object>,
     regs: [u64; 11],
     frames: Vec<Frame>,
 }
@@ -53,6 +57,7 @@ pub fn run(pack: &Pack, stream: &Stream) -> Done {
         regions: Vec::new(),
         values: BTreeMap::new(),
         records: Vec::new(),
+        objects: BTreeMap::new(),
         regs: std::array::from_fn(|_| stream.next()),
         frames: Vec::new(),
     };
@@ -107,6 +112,9 @@ impl Machine<'_> {
     fn bytes(&mut self, at: u64, size: u64, write: bool) -> Done<&mut [u8]> {
         if size == 0 {
             return Ok(&mut []);
+        }
+        if write {
+            self.overwrite(at, size)?;
         }
         // Offsets below 0 come out as huge.
         let distance = at.wrapping_sub(BASE);
@@ -258,8 +266,10 @@ impl Machine<'_> {
                 self.enter(at + 1);
                 Ok(target(insn.imm.into()))
             }
-            // What kfuncs do to memory is not modelled.
-            BPF_CALL if insn.src() == BPF_PSEUDO_KFUNC_CALL => Ok(None),
+            BPF_CALL if insn.src() == BPF_PSEUDO_KFUNC_CALL => {
+                self.regs[0] = self.kfunc(insn.imm as u32)?;
+                Ok(Some(at + 1))
+            }
             BPF_JCOND => Ok(target(match self.stream.below(4) {
                 0 => insn.off.into(),
                 _ => 0,
@@ -269,6 +279,7 @@ impl Machine<'_> {
                 let Some(frame) = self.frames.pop() else {
                     return Err("no frame".to_owned());
                 };
+                self.drop_objects(frame.stack)?;
                 self.regions[frame.stack].alive = false;
                 self.regs[6..10].copy_from_slice(&frame.saved);
                 match self.frames.last() {
@@ -319,13 +330,14 @@ impl Machine<'_> {
             }
         }
         let null = self.stream.below(3) == 0;
+        let slice = self.dynptr_helper(id, &args)?;
         let result = match proto.ret {
             Ret::MapValueOrNull if null => 0,
             Ret::MapValueOrNull => {
                 let region = self.value(map.unwrap_or(0), key);
                 address(region)
             }
-            Ret::DynPtrMemOrNull => 0,
+            Ret::DynPtrMemOrNull => slice.unwrap_or(0),
             // No ring has room for more than it holds.
             Ret::RingbufRecordOrNull if null || alloc > 4096 => 0,
             Ret::RingbufRecordOrNull => {

@@ -1,6 +1,8 @@
 //! Random programs that are about half safe: each statement is what a
 //! compiler would write for a typed operation, now and then a bit wrong.
 
+mod objects;
+
 use uapi::Insn;
 use uapi::helper::*;
 use uapi::insn::*;
@@ -108,7 +110,7 @@ impl Builder<'_> {
 
     fn statement(&mut self, depth: u32) {
         let (a, b) = (self.number(), self.number());
-        match self.stream.below(16) {
+        match self.stream.below(18) {
             0 | 1 => self.arithmetic(a, b),
             2 => self.push(
                 BPF_LDX | BPF_MEM | BPF_DW,
@@ -134,6 +136,8 @@ impl Builder<'_> {
                 );
                 self.push(BPF_LDX | BPF_MEM | BPF_W, a, 1, 0, 0);
             }
+            16 if depth < 2 => self.iterator(a, depth),
+            17 if depth < 2 => self.dynptr(a, depth),
             14 => {
                 let bits = self.stream.pick(&[16, 32, 64]);
                 self.push(
