@@ -2,11 +2,12 @@
 //! by name, and not what a call does beyond its arguments.
 
 use uapi::helper::BPF_FUNC_SPIN_UNLOCK;
-use uapi::map::BPF_F_RDONLY_PROG;
+use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_BLOOM_FILTER};
 
 use super::dynptr::DynPtr;
 use super::mem::{Access, is_aligned};
-use super::state::{DynPtrType, Kind, Reg};
+use super::socket::object_argument;
+use super::state::{DynPtrType, Kind, Reg, Sock};
 use super::walk::Walk;
 use super::{Fail, compat, ctx};
 use crate::helper::Arg;
@@ -82,7 +83,15 @@ impl Walk<'_> {
                     return Err(Fail::eacces("invalid map_ptr to access map->key"));
                 };
                 let info = self.map(map);
+                if arg == Arg::MapValue && compat::socket_in(info.map_type) == Some(Sock::Full) {
+                    call.socket = self.socket_argument(number, &reg)?;
+                    return Ok(());
+                }
                 let (size, access) = match arg {
+                    // Asks whether the value is there.
+                    Arg::UninitMapValue if info.map_type == BPF_MAP_TYPE_BLOOM_FILTER => {
+                        (info.value_size, Access::Read)
+                    }
                     Arg::MapKey => (info.key_size, Access::Read),
                     Arg::MapValue | Arg::MapValueOrNull => (info.value_size, Access::Read),
                     _ => (info.value_size, Access::Write),
@@ -184,13 +193,13 @@ impl Walk<'_> {
                     Ok(())
                 }
             },
+            Arg::BtfIdOrNull(_) if reg.is_null() => {
+                self.need_precise(reg.from);
+                Ok(())
+            }
+            Arg::BtfId(of) | Arg::BtfIdOrNull(of) => object_argument(number, &reg, of),
             Arg::SpinLock => self.spin_lock(number, call.helper == BPF_FUNC_SPIN_UNLOCK),
-            Arg::Timer
-            | Arg::KptrDest
-            | Arg::ReleasedKptrOrNull
-            | Arg::BtfId(_)
-            | Arg::BtfIdOrNull(_)
-            | Arg::PercpuBtfId => {
+            Arg::Timer | Arg::KptrDest | Arg::ReleasedKptrOrNull | Arg::PercpuBtfId => {
                 let text = format!("R{number} must be a {arg:?}, which cannot be verified here");
                 Err(Fail::einval(text))
             }

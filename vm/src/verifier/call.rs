@@ -112,7 +112,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn check_references(&self, what: &str) -> Result<(), Fail> {
+    pub(super) fn check_references(&self, what: &str) -> Result<(), Fail> {
         let Some(&Ref { id, insn, kind }) = self.state.refs.first() else {
             return self.check_unlocked(what);
         };
@@ -153,7 +153,7 @@ impl<'a> Walk<'a> {
                 proto.name
             )));
         }
-        compat::check(proto, call.map.map(|m| self.map(m)))?;
+        compat::check(proto, call.map.map(|m| self.map(m)), self.spec.prog_type)?;
         if let Some(id) = call.released
             && !self.state.release(id)
         {
@@ -214,6 +214,12 @@ impl<'a> Walk<'a> {
                 let map = call
                     .map
                     .ok_or_else(|| Fail::einval("helper returns a value of no map"))?;
+                match compat::socket_in(self.map(map).map_type) {
+                    Some(sock) if proto.id == BPF_FUNC_MAP_LOOKUP_ELEM => {
+                        return Ok(self.socket_of_map(sock));
+                    }
+                    _ => {}
+                }
                 let kind = match self.cfg.template(map) {
                     Some(map) => Kind::MapOrNull { map },
                     None => Kind::MapValue { map, or_null: true },
@@ -242,6 +248,8 @@ impl<'a> Walk<'a> {
                     .ok_or_else(|| Fail::einval("helper returns a slice of no size"))?;
                 self.slice(call, size, false)?
             }
+            Ret::BtfId(of) => self.object_result(proto.id, of, false, call.socket),
+            Ret::BtfIdOrNull(of) => self.object_result(proto.id, of, true, call.socket),
             Ret::SocketOrNull => self.socket_result(proto.id, Sock::Full, call.socket),
             Ret::SockCommonOrNull => self.socket_result(proto.id, Sock::Common, call.socket),
             Ret::TcpSockOrNull => self.socket_result(proto.id, Sock::Tcp, call.socket),

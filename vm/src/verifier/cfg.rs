@@ -313,7 +313,10 @@ pub(super) fn registers(insn: Insn, env: &dyn Env) -> (u16, u16) {
     let (dst, src) = (1u16 << insn.dst(), 1u16 << insn.src());
     let by_reg = insn.code & BPF_X != 0;
     match insn.class() {
-        BPF_LD => (0, dst),
+        BPF_LD if is_wide(insn) => (0, dst),
+        // Reads the packet whose ctx is in r6, as a call does.
+        BPF_LD if insn.code & 0xe0 == BPF_IND => (1 << 6 | src, 0x3f),
+        BPF_LD => (1 << 6, 0x3f),
         BPF_LDX => (src, dst),
         BPF_ST => (dst, 0),
         BPF_STX => {

@@ -216,7 +216,14 @@ impl Walk<'_> {
             } => {
                 let info = self.map(map);
                 let denied = match access {
-                    Access::Write => info.map_flags & BPF_F_RDONLY_PROG != 0,
+                    // The value of a device map is the device's own.
+                    Access::Write => {
+                        info.map_flags & BPF_F_RDONLY_PROG != 0
+                            || matches!(
+                                info.map_type,
+                                BPF_MAP_TYPE_DEVMAP | BPF_MAP_TYPE_DEVMAP_HASH
+                            )
+                    }
                     Access::Read => info.map_flags & BPF_F_WRONLY_PROG != 0,
                 };
                 let limit = info.value_size;

@@ -147,9 +147,14 @@ fn check_load_immediate(insn: Insn) -> Result<(), Fail> {
             }
             Ok(())
         }
-        BPF_ABS | BPF_IND => Err(Fail::einval(
-            "BPF_LD_[ABS|IND] instructions not allowed for this program type",
-        )),
+        mode @ (BPF_ABS | BPF_IND) => {
+            let unused = insn.dst() != 0 || insn.off != 0;
+            let wide = insn.code & BPF_DW == BPF_DW;
+            if unused || wide || (mode == BPF_ABS && insn.src() != 0) {
+                return Err(reserved("BPF_LD_[ABS|IND]"));
+            }
+            Ok(())
+        }
         _ => Err(unknown(insn.code)),
     }
 }

@@ -210,6 +210,40 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// `BPF_LD` of `BPF_ABS` or `BPF_IND`: a load from the packet of the ctx in
+    /// r6. Behind the packet's end it ends the program with 0. No engine of
+    /// ours runs it.
+    pub(super) fn load_from_packet(&mut self) -> Result<(), Fail> {
+        if !matches!(
+            self.spec.prog_type,
+            BPF_PROG_TYPE_SOCKET_FILTER | BPF_PROG_TYPE_SCHED_CLS | BPF_PROG_TYPE_SCHED_ACT
+        ) {
+            return Err(Fail::einval(
+                "BPF_LD_[ABS|IND] instructions not allowed for this program type",
+            ));
+        }
+        // Elsewhere it would end a function that its caller waits for.
+        if self.state.frame().subprogram != 0 {
+            let text = "LD_ABS is not allowed in subprograms";
+            return Err(Fail::einval(text).hint("move the load to the main program"));
+        }
+        let ctx = self.read(6)?;
+        self.check_references("BPF_LD_[ABS|IND]")?;
+        if ctx.kind != Kind::Ctx {
+            let text = "at the time of BPF_LD_ABS|IND R6 != pointer to skb";
+            return Err(Fail::einval(text));
+        }
+        let insn = self.insn();
+        if insn.code & 0xe0 == BPF_IND {
+            self.read(insn.src())?;
+        }
+        super::ctx::unmodified(6, &ctx)?;
+        let regs = &mut self.state.frame().regs;
+        regs[..6].fill(Reg::NOT_INIT);
+        regs[0] = Reg::UNKNOWN;
+        Ok(())
+    }
+
     /// A store into a packet.
     pub(super) fn may_write_packet(&self) -> Result<(), Fail> {
         match self.spec.prog_type {

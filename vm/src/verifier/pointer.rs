@@ -37,6 +37,9 @@ pub(super) fn arithmetic(
         (src, dst)
     };
     let kind = pointer.kind;
+    if !is64 && op == BPF_SUB {
+        return Ok(Reg::scalar(Scalar::unknown_bytes(4)));
+    }
     if !is64 {
         let text = format!("R{number} 32-bit pointer arithmetic prohibited");
         return Err(Fail::eacces(text));

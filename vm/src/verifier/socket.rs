@@ -1,11 +1,10 @@
-//! Pointers to sockets: which of a socket's bytes a program may read, and how
-//! helpers take and give them. The shapes are `struct bpf_sock` and `struct
-//! bpf_tcp_sock` (include/uapi/linux/bpf.h, Linux 6.18). It knows no sockets.
+//! Pointers to sockets and to other objects of the kernel: which of a socket's
+//! bytes a program may read, and how helpers take and give both. The shapes
+//! are `struct bpf_sock`, `struct bpf_tcp_sock` and `struct bpf_xdp_sock`
+//! (include/uapi/linux/bpf.h, Linux 6.18). It knows no sockets, and of objects
+//! only names: what is in one is for `bpf_probe_read_kernel` to read.
 
-use uapi::helper::{
-    BPF_FUNC_SK_FULLSOCK, BPF_FUNC_SK_LOOKUP_TCP, BPF_FUNC_SK_LOOKUP_UDP, BPF_FUNC_SKC_LOOKUP_TCP,
-    BPF_FUNC_TCP_SOCK,
-};
+use uapi::helper::*;
 
 use super::Fail;
 use super::mem::Access;
@@ -16,10 +15,16 @@ use super::walk::Walk;
 const SOCK: i64 = 80;
 /// Bytes of `struct bpf_tcp_sock` that are fields.
 const TCP_SOCK: i64 = 112;
+/// Bytes of `struct bpf_xdp_sock`.
+const XDP_SOCK: i64 = 4;
 
 /// Whether these bytes of a socket may be read.
 fn is_readable(sock: Sock, off: i64, size: i64) -> bool {
-    let limit = if sock == Sock::Tcp { TCP_SOCK } else { SOCK };
+    let limit = match sock {
+        Sock::Tcp => TCP_SOCK,
+        Sock::Xdp => XDP_SOCK,
+        Sock::Common | Sock::Full => SOCK,
+    };
     if off < 0 || off >= limit || off % size != 0 {
         return false;
     }
@@ -74,6 +79,7 @@ impl Walk<'_> {
     pub(super) fn socket_argument(&self, number: u8, reg: &Reg) -> Result<u32, Fail> {
         match reg.kind {
             Kind::Sock { or_null: false, .. } => Ok(reg.owner),
+            Kind::Object { of, or_null: false } if of.ends_with("_sock") => Ok(reg.owner),
             kind => {
                 let text = format!(
                     "R{number} type={} expected=sock_common, sock, tcp_sock, xdp_sock, ptr_, trusted_ptr_",
@@ -106,6 +112,62 @@ impl Walk<'_> {
         Reg {
             owner,
             ..Reg::pointer(Kind::Sock { sock, or_null }, 0, id)
+        }
+    }
+
+    /// A socket out of a map, or NULL; a full one has to be given back.
+    pub(super) fn socket_of_map(&mut self, sock: Sock) -> Reg {
+        let owner = match sock {
+            Sock::Full => self.take_reference(RefKind::Sock),
+            _ => 0,
+        };
+        let id = if owner != 0 { owner } else { self.fresh_id() };
+        let or_null = true;
+        Reg {
+            owner,
+            ..Reg::pointer(Kind::Sock { sock, or_null }, 0, id)
+        }
+    }
+
+    /// An object that helper `helper` returns; `argument` is the reference of
+    /// the socket it was given.
+    pub(super) fn object_result(
+        &mut self,
+        helper: u32,
+        of: &'static str,
+        or_null: bool,
+        argument: u32,
+    ) -> Reg {
+        // The same socket, looked at otherwise.
+        let is_cast = matches!(
+            helper,
+            BPF_FUNC_SKC_TO_TCP_SOCK
+                | BPF_FUNC_SKC_TO_TCP6_SOCK
+                | BPF_FUNC_SKC_TO_UDP6_SOCK
+                | BPF_FUNC_SKC_TO_MPTCP_SOCK
+                | BPF_FUNC_SKC_TO_TCP_TIMEWAIT_SOCK
+                | BPF_FUNC_SKC_TO_TCP_REQUEST_SOCK
+        );
+        let id = if or_null { self.fresh_id() } else { 0 };
+        Reg {
+            owner: if is_cast { argument } else { 0 },
+            ..Reg::pointer(Kind::Object { of, or_null }, 0, id)
+        }
+    }
+}
+
+/// An object of the kernel as an argument.
+pub(super) fn object_argument(number: u8, reg: &Reg, expected: &str) -> Result<(), Fail> {
+    match reg.kind {
+        Kind::Object { of, or_null: false } if of == expected && reg.val.as_const() == Some(0) => {
+            Ok(())
+        }
+        kind => {
+            let text = format!(
+                "R{number} type={} expected=ptr_, trusted_ptr_, rcu_ptr_",
+                kind.name()
+            );
+            Err(Fail::eacces(text))
         }
     }
 }

@@ -61,6 +61,8 @@ pub(super) enum Kind {
     TpBuffer,
     /// A socket, or NULL.
     Sock { sock: Sock, or_null: bool },
+    /// An object of the kernel, of the struct with this name, or NULL.
+    Object { of: &'static str, or_null: bool },
 }
 
 /// How much of a socket a pointer shows (kernel: `PTR_TO_SOCK_COMMON` …).
@@ -69,6 +71,8 @@ pub(super) enum Sock {
     Common,
     Full,
     Tcp,
+    /// `struct bpf_xdp_sock`.
+    Xdp,
 }
 
 /// What a dynptr points to.
@@ -91,6 +95,7 @@ impl Kind {
                 | Kind::Record { or_null: true, .. }
                 | Kind::Mem { or_null: true, .. }
                 | Kind::Sock { or_null: true, .. }
+                | Kind::Object { or_null: true, .. }
         )
     }
 
@@ -117,6 +122,7 @@ impl Kind {
                 sock,
                 or_null: false,
             },
+            Kind::Object { of, .. } => Kind::Object { of, or_null: false },
             other => other,
         }
     }
@@ -157,7 +163,11 @@ impl Kind {
                 (Sock::Full, true) => "sock_or_null",
                 (Sock::Tcp, false) => "tcp_sock",
                 (Sock::Tcp, true) => "tcp_sock_or_null",
+                (Sock::Xdp, false) => "xdp_sock",
+                (Sock::Xdp, true) => "xdp_sock_or_null",
             },
+            Kind::Object { or_null: false, .. } => "ptr_",
+            Kind::Object { or_null: true, .. } => "ptr_or_null_",
         }
     }
 }

@@ -25,6 +25,7 @@ impl Walk<'_> {
         self.jumps += u32::from(is_jump_class(insn));
         match insn.class() {
             BPF_ALU | BPF_ALU64 => self.alu().map(|()| next),
+            BPF_LD if !super::cfg::is_wide(insn) => self.load_from_packet().map(|()| next),
             BPF_LD => self.load_immediate().map(|()| Some(self.at + 2)),
             BPF_LDX => self.load().map(|()| next),
             BPF_ST => self.store().map(|()| next),
@@ -290,7 +291,7 @@ fn is_surely_not_null(reg: &Reg) -> bool {
     let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
     match reg.kind {
         Kind::Map { .. } | Kind::MapKey { .. } => true,
-        Kind::Sock { or_null, .. } => !or_null,
+        Kind::Sock { or_null, .. } | Kind::Object { or_null, .. } => !or_null,
         Kind::MapValue { or_null, .. }
         | Kind::Record { or_null, .. }
         | Kind::Mem { or_null, .. } => !or_null && reg.val.as_const().is_some_and(near),

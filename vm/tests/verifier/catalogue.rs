@@ -69,7 +69,7 @@ fn the_kernel_lets_the_same_programs_call_the_same_helpers() {
                 let pack = call(prog_type, id, gpl);
                 let (errno, theirs) = kernel.explain(&pack);
                 let (our_errno, ours) = super::oracle::ours(&pack);
-                // Lockdown, a run-time setting, takes it from all programs.
+                // The kernel's to give or, where it is locked down, to withhold.
                 let locked = id == uapi::helper::BPF_FUNC_PROBE_WRITE_USER;
                 let same = reason(&theirs) == reason(&ours)
                     // Where the reason is an argument, only one of the two may

@@ -72,14 +72,14 @@ fn reason(log: &str) -> &str {
 }
 
 /// Asks both, and says where they differ.
-struct Both {
+pub struct Both {
     kernel: Kernel,
     asked: usize,
     differ: Vec<String>,
 }
 
 impl Both {
-    fn new() -> Option<Both> {
+    pub fn new() -> Option<Both> {
         let kernel = kernel()?;
         Kernel::is_catalogued().then_some(Both {
             kernel,
@@ -88,7 +88,7 @@ impl Both {
         })
     }
 
-    fn ask(&mut self, pack: &Pack) {
+    pub fn ask(&mut self, pack: &Pack) {
         self.asked += 1;
         // A log costs more than the rest.
         let (errno, text) = match self.kernel.verdict(pack) {
@@ -106,7 +106,7 @@ impl Both {
         }
     }
 
-    fn finish(self) {
+    pub fn finish(self) {
         let examples = self.differ.iter().take(8).cloned().collect::<Vec<_>>();
         let count = self.differ.len();
         assert_eq!(

@@ -21,5 +21,6 @@ mod mutate;
 mod objects;
 mod oracle;
 mod pack;
+mod packets;
 mod paths;
 mod vmlinux;

@@ -24,7 +24,7 @@ fn packs() -> Vec<Pack> {
     if let Some(folder) = std::env::var_os("BPFTIME_PACKS") {
         packs.extend(read(Path::new(&folder)));
     }
-    packs.retain(|p| matches!(p.spec.prog_type, 1 | 2 | 5 | 7 | 17));
+    packs.retain(|p| vm::helper::kernel::ProgTypes::ALL.contains(p.spec.prog_type));
     let mut seen = std::collections::HashSet::new();
     packs.retain(|p| seen.insert((p.spec.prog_type, p.spec.insns.clone())));
     packs

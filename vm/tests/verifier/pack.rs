@@ -75,10 +75,12 @@ impl Pack {
                         ..MapInfo::default()
                     });
                 }
-                word => pack
+                word if word.len() == 16 => pack
                     .spec
                     .insns
                     .push(Insn::from_bytes(hex(word)?.try_into().ok()?)),
+                // Other tools' lines: BTF and the like.
+                _ => {}
             }
         }
         Some(pack)

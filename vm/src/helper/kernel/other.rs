@@ -1,12 +1,14 @@
 //! Helpers that only program types have which the verifier does not know:
 //! cgroup, socket, LSM, infrared and iterator programs. They serve names and
-//! hints.
+//! hints. `probe_write_user` is among them: the kernel gives it to tracing
+//! programs unless it is locked down, we give it to none.
 
 use super::super::Arg::*;
 use super::{KernelHelper, ProgTypes, rows};
 
 /// Helpers of other program types.
 pub(super) const ROWS: &[KernelHelper] = rows! { ProgTypes::NONE;
+    36 probe_write_user(Anything, Mem, Size) -> Scalar [gpl];
     49 setsockopt(Ctx, Anything, Anything, Mem, Size) -> Scalar;
     52 sk_redirect_map(Ctx, Map, Anything, Anything) -> Scalar;
     53 sock_map_update(Ctx, Map, MapKey, Anything) -> Scalar [packet];

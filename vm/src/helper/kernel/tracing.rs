@@ -6,7 +6,6 @@ use super::{KernelHelper, ProgTypes, rows};
 /// Helpers of all tracing programs.
 pub(super) const ROWS: &[KernelHelper] = rows! { ProgTypes::TRACING;
     4 probe_read(UninitMem, SizeOrZero, Anything) -> Scalar [gpl];
-    36 probe_write_user(Anything, Mem, Size) -> Scalar [gpl];
     45 probe_read_str(UninitMem, SizeOrZero, Anything) -> Scalar [gpl];
     67 get_stack(Ctx, UninitMem, SizeOrZero, Anything) -> Scalar [gpl];
     173 get_func_ip(Ctx) -> Scalar [gpl];
