@@ -33,9 +33,7 @@ for set in "$@"; do
 		need useradd passwd
 		;;
 	test)
-		if ! command -v clang-19 clang-14 clang >/dev/null; then
-			need clang-19 clang-19 clang-14 clang
-		fi
+		need clang-19 clang-19 clang
 		need /usr/include/bpf/libbpf.h libbpf-dev
 		need /usr/include/linux/bpf.h linux-libc-dev
 		need bpftool bpftool
