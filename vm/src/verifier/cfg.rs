@@ -348,9 +348,14 @@ pub(super) fn registers(insn: Insn, env: &dyn Env) -> (u16, u16) {
             BPF_EXIT => (1, 0),
             BPF_CALL if insn.src() == BPF_PSEUDO_CALL => (0, 0x3f),
             BPF_CALL => {
-                // An unknown helper fails the walk, if it is reached at all.
-                let count = env.helper(insn.imm as u32).map_or(5, |p| p.args.len());
-                (((1 << count) - 1) << 1, 0x3f)
+                let number = insn.imm as u32;
+                let count = if insn.src() == BPF_PSEUDO_KFUNC_CALL {
+                    kfunc::lookup(number).map(|row| row.args.len())
+                } else {
+                    env.helper(number).map(|proto| proto.args.len())
+                };
+                // An unknown function fails the walk, if it is reached at all.
+                (((1 << count.unwrap_or(5)) - 1) << 1, 0x3f)
             }
             _ => (dst | if by_reg { src } else { 0 }, 0),
         },

@@ -87,7 +87,12 @@ impl Walk<'_> {
         let span = self.stack_span(number, reg, frame, off, size, Access::Read)?;
         self.mark_read(frame.into(), span.slots());
         let any = Reg::scalar(Scalar::unknown_bytes(size));
-        self.check_no_objects(number, frame, &span, size)?;
+        let from = if span.fixed {
+            String::new()
+        } else {
+            format!("R{number} ")
+        };
+        self.check_no_objects(&from, frame, &span, size)?;
         if !span.fixed {
             return Ok(any);
         }
@@ -222,7 +227,7 @@ impl Walk<'_> {
         let span = self.stack_span(number, reg, frame, 0, size, access)?;
         if access == Access::Read {
             self.mark_read(frame.into(), span.slots());
-            return self.check_no_objects(number, frame, &span, size);
+            return self.check_no_objects(&format!("R{number} "), frame, &span, size);
         }
         let stack = &self.state.frames[usize::from(frame)].stack;
         for byte in span.start..span.end {
@@ -241,8 +246,8 @@ impl Walk<'_> {
     }
 
     /// Nothing of the span is part of a dynptr or iterator, which only their
-    /// own functions may read.
-    fn check_no_objects(&self, number: u8, frame: u8, span: &Span, size: u32) -> Result<(), Fail> {
+    /// own functions may read. `from` names the register where the kernel does.
+    fn check_no_objects(&self, from: &str, frame: u8, span: &Span, size: u32) -> Result<(), Fail> {
         let stack = &self.state.frames[usize::from(frame)].stack;
         let is_object = |&byte: &usize| {
             let slot = stack.get(place(byte).0);
@@ -253,7 +258,7 @@ impl Walk<'_> {
         };
         let off = span.start as i64 - i64::from(MAX_BPF_STACK);
         let at = byte - span.start;
-        let text = format!("invalid read from stack R{number} off {off}+{at} size {size}");
+        let text = format!("invalid read from stack {from}off {off}+{at} size {size}");
         Err(Fail::eacces(text).hint("dynptrs and iterators are read by their own functions only"))
     }
 }

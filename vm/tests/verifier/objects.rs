@@ -71,6 +71,8 @@ fn check(file: &str) {
         let pack = Pack {
             spec: ProgramSpec {
                 prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+                // States are compared wherever they can be.
+                prog_flags: BPF_F_TEST_STATE_FREQ,
                 gpl: true,
                 insns,
                 ..ProgramSpec::default()
