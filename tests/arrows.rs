@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("benches", &["runtime", "vm", "shm", "uapi", "tests"]),
     ("tests", &[]),
     ("fuzz", &["syscall-server", "object", "vm", "uapi"]),
-    ("xtask", &["runtime", "tests"]),
+    ("xtask", &["runtime", "tests", "uapi"]),
 ];
 
 /// What a traced process must not have to load, with the reason in CONTRIBUTING.md.

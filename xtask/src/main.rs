@@ -18,7 +18,7 @@ fn main() -> Result<()> {
         ["oracle", ref words @ ..] => oracle::run(words),
         _ => bail!(
             "usage: xtask soak ROUNDS [SEED] | xtask capture FOLDER | \
-             xtask oracle FOLDER [--out FILE.jsonl] [--kernel FILE.jsonl] [--jobs N] [--timeout SECONDS]"
+             xtask oracle FOLDER [OPTION…]"
         ),
     }
 }

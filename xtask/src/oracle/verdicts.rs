@@ -55,12 +55,7 @@ impl Oracle {
     /// By the `bpftime` that was built, or that `BPFTIME_BIN` names; with the
     /// kernel's verdicts from the rows in `known`.
     pub fn new(timeout: u64, known: Option<&Path>) -> Result<Oracle> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("the workspace")?;
-        let bpftime = std::env::var_os("BPFTIME_BIN")
-            .map_or_else(|| root.join("target/release/bpftime"), PathBuf::from);
-        ensure!(bpftime.is_file(), "`bpftime` is not built: `make build`");
+        let bpftime = find_bpftime()?;
         let known = known.map_or_else(|| Ok(Known::new()), read_known)?;
         Ok(Oracle {
             bpftime,
@@ -73,13 +68,13 @@ impl Oracle {
     pub fn ask(&self, object: &Path) -> Asked {
         let name = object.display().to_string();
         let rows = match self.known.get(&name) {
-            Some(verdicts) => self.verify(object, &[]).map(|mut rows| {
+            Some(verdicts) => self.verify(object, None, &[]).map(|mut rows| {
                 for row in &mut rows {
                     row.kernel = verdicts.get(&row.name).cloned();
                 }
                 rows
             }),
-            None => self.verify(object, &["--against=kernel"]),
+            None => self.verify(object, None, BOTH),
         };
         let rows = rows.map(|mut rows| {
             rows.iter_mut().for_each(|row| row.object.clone_from(&name));
@@ -88,10 +83,22 @@ impl Oracle {
         Asked { object: name, rows }
     }
 
-    fn verify(&self, object: &Path, options: &[&str]) -> Result<Vec<Row>, String> {
+    /// What both say of one program of `object`.
+    pub fn ask_about(&self, object: &Path, program: &str) -> Result<Option<Row>, String> {
+        let mut rows = self.verify(object, Some(program), BOTH)?;
+        Ok(rows.pop())
+    }
+
+    fn verify(
+        &self,
+        object: &Path,
+        program: Option<&str>,
+        options: &[&str],
+    ) -> Result<Vec<Row>, String> {
         let output = Command::new(&self.bpftime)
             .args(["verify", "--json", "--log-level=0"])
             .args(options)
+            .args(program.map(|name| format!("--program={name}")))
             .arg(format!("--timeout={}", self.timeout))
             .arg(object)
             .output();
@@ -105,6 +112,22 @@ impl Oracle {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Asks the kernel, too.
+const BOTH: &[&str] = &["--against=kernel"];
+
+/// The `bpftime` that `BPFTIME_BIN` names or that was built.
+fn find_bpftime() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("BPFTIME_BIN") {
+        return Ok(named.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace")?;
+    let built = root.join("target/release/bpftime");
+    ensure!(built.is_file(), "`bpftime` is not built: `make build`");
+    Ok(built)
 }
 
 /// The kernel's verdicts in the rows of an earlier run.
