@@ -48,6 +48,7 @@ impl Walk<'_> {
             let depth = inside.frames.len() as u8;
             let mut frame = Frame::new(depth, self.at, subprogram);
             frame.callback = Some(inside.refs.len());
+            frame.budget.id = self.fresh_id();
             self.pass_arguments(helper, call, &mut frame)?;
             inside.frames.push(frame);
             let start = self.cfg.subprograms[subprogram] as usize;

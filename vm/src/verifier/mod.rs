@@ -121,24 +121,29 @@ pub fn verify(
     env: &dyn Env,
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
-    verify_paths(spec, env, log, true)
+    verify_paths(spec, env, log, None)
 }
 
 /// As [`verify`], without ever ending a path because a like state was proven
 /// before: a slow second opinion for tests.
 ///
 /// # Errors
-/// As [`verify`]; E2BIG where the paths are too many.
+/// As [`verify`]; E2BIG where the paths have more than `most` instructions.
 #[cfg(feature = "testing")]
-pub fn verify_every_path(spec: ProgramSpec, env: &dyn Env) -> Result<VerifiedProgram, VerifyError> {
-    verify_paths(spec, env, None, false)
+pub fn verify_every_path(
+    spec: ProgramSpec,
+    env: &dyn Env,
+    most: u32,
+) -> Result<VerifiedProgram, VerifyError> {
+    verify_paths(spec, env, None, Some(most))
 }
 
+/// With `every`, walks each path to its end, so many instructions at most.
 fn verify_paths(
     spec: ProgramSpec,
     env: &dyn Env,
     log: Option<&mut Log>,
-    prunes: bool,
+    every: Option<u32>,
 ) -> Result<VerifiedProgram, VerifyError> {
     let mut trace = Trace::new(log);
     if let Err(refusal) = check_type(spec.prog_type) {
@@ -154,7 +159,9 @@ fn verify_paths(
         return Err(refuse(&spec, &mut trace, 0, refusal, None));
     }
     let mut walk = Walk::new(&spec, env, &cfg, trace);
-    walk.prunes = prunes;
+    if let Some(most) = every {
+        (walk.prunes, walk.limit) = (false, most);
+    }
     walk.trace_start();
     let result = match walk.run_all().and_then(|()| walk.check_callbacks()) {
         Ok(()) => {

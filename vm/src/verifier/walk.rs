@@ -58,6 +58,8 @@ pub(super) struct Walk<'a> {
     pub(super) jumps_at_checkpoint: u32,
     /// False to walk every path to its end, which tests compare with.
     pub(super) prunes: bool,
+    /// Instructions to process at most.
+    pub(super) limit: u32,
     visited: Vec<bool>,
     /// Per memory instruction: see [`Walk::note_access`].
     through: Vec<Option<&'static str>>,
@@ -101,6 +103,7 @@ impl<'a> Walk<'a> {
             jumps: 0,
             jumps_at_checkpoint: 0,
             prunes: true,
+            limit: BPF_COMPLEXITY_LIMIT_INSNS,
             visited: vec![false; count],
             through: vec![None; count],
             frame_bytes: vec![0; cfg.subprograms.len()],
@@ -118,7 +121,7 @@ impl<'a> Walk<'a> {
     /// Walks every path to its end.
     pub(super) fn run(&mut self) -> Result<(), Fail> {
         loop {
-            if self.counts.insns >= BPF_COMPLEXITY_LIMIT_INSNS {
+            if self.counts.insns >= self.limit {
                 let text = format!(
                     "BPF program is too large. Processed {} insn",
                     self.counts.insns + 1

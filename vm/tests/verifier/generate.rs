@@ -74,6 +74,10 @@ const LIMITS: [i32; 16] = [
 struct Builder<'a> {
     stream: &'a Stream,
     insns: Vec<Insn>,
+    /// Functions that may be called from here on, by number.
+    callable: std::ops::Range<usize>,
+    /// Calls and the function that each is to go to.
+    calls: Vec<(usize, usize)>,
 }
 
 impl Builder<'_> {
@@ -110,7 +114,9 @@ impl Builder<'_> {
 
     fn statement(&mut self, depth: u32) {
         let (a, b) = (self.number(), self.number());
-        match self.stream.below(18) {
+        match self.stream.below(20) {
+            18 if !self.callable.is_empty() => self.call_function(a, b),
+            19 if depth < 2 => self.may_goto(depth),
             0 | 1 => self.arithmetic(a, b),
             2 => self.push(
                 BPF_LDX | BPF_MEM | BPF_DW,
@@ -189,6 +195,63 @@ impl Builder<'_> {
             self.statement(depth + 1);
         }
         self.land(at);
+    }
+
+    /// r1 is the ctx, r2 and r3 numbers, r4 an address on our stack.
+    fn call_function(&mut self, a: u8, b: u8) {
+        let function = self.callable.start + self.stream.below(self.callable.len());
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 2, a, 0, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 3, b, 0, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 4, 10, 0, 0);
+        let slot = -8 * (1 + self.stream.below(4) as i32);
+        self.push(BPF_ALU64 | BPF_ADD, 4, 0, 0, slot);
+        self.calls.push((self.insns.len(), function));
+        self.push(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 0);
+    }
+
+    /// Calls the next function, so that none is unreachable.
+    fn call_next(&mut self) {
+        if !self.callable.is_empty() {
+            let all = self.callable.clone();
+            self.callable.end = self.callable.start + 1;
+            self.call_function(7, 8);
+            self.callable = all;
+        }
+    }
+
+    /// A function of few statements; what it does to r4's target comes first.
+    fn function(&mut self) {
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 7, 2, 0, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 8, 3, 0, 0);
+        self.push(BPF_LDX | BPF_MEM | BPF_DW, 9, 6, 16, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 0, 2, 0, 0);
+        let (size, _) = self.stream.pick(&SIZES);
+        match self.stream.below(3) {
+            0 => self.push(BPF_LDX | BPF_MEM | size, 8, 4, 0, 0),
+            1 => self.push(BPF_STX | BPF_MEM | size, 4, 9, 0, 0),
+            _ => {}
+        }
+        for _ in 0..1 + self.stream.below(4) {
+            self.statement(1);
+        }
+        self.call_next();
+        let result = self.number();
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, 0, result, 0, 0);
+        self.push(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+    }
+
+    /// A loop that nothing else need end.
+    fn may_goto(&mut self, depth: u32) {
+        let top = self.insns.len();
+        self.push(BPF_JMP | BPF_JCOND, 0, 0, 0, 0);
+        for _ in 0..1 + self.stream.below(2) {
+            self.statement(depth + 2);
+        }
+        let back = top as i64 - self.insns.len() as i64 - 1;
+        self.push(BPF_JMP | BPF_JA, 0, 0, back as i16, 0);
+        self.land(top);
     }
 
     fn stack(&mut self, a: u8) {
@@ -376,6 +439,8 @@ pub fn program(stream: &Stream) -> Pack {
     let mut builder = Builder {
         stream,
         insns: Vec::new(),
+        callable: 0..stream.below(3),
+        calls: Vec::new(),
     };
     builder.push(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0);
     for number in [0, 7, 8, 9] {
@@ -395,8 +460,18 @@ pub fn program(stream: &Stream) -> Pack {
     for _ in 0..count {
         builder.statement(0);
     }
+    builder.call_next();
     builder.push(BPF_ALU64 | BPF_MOV, 0, 0, 0, 0);
     builder.push(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+    let mut starts = Vec::new();
+    for number in builder.callable.clone() {
+        builder.callable.start = number + 1;
+        starts.push(builder.insns.len());
+        builder.function();
+    }
+    for (at, function) in std::mem::take(&mut builder.calls) {
+        builder.insns[at].imm = starts[function] as i32 - at as i32 - 1;
+    }
     let spec = ProgramSpec {
         name: "generated".to_owned(),
         prog_type: BPF_PROG_TYPE_KPROBE,
