@@ -4,6 +4,7 @@
 //! the verifier or the engines.
 
 mod objects;
+mod packet;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ use uapi::insn::*;
 use uapi::map::*;
 use uapi::prog::*;
 use vm::helper::{Arg, Ret, kernel};
+
+pub use packet::packet_fields;
 
 use super::mutate::Stream;
 use super::pack::Pack;
@@ -45,6 +48,9 @@ pub struct Machine<'a> {
     objects: BTreeMap<u64, objects::Object>,
     regs: [u64; 11],
     frames: Vec<Frame>,
+    ctx: usize,
+    /// The packet, and how many bytes before its data it has.
+    packet: (usize, u64),
 }
 
 type Done<T = ()> = Result<T, String>;
@@ -60,6 +66,8 @@ pub fn run(pack: &Pack, stream: &Stream) -> Done {
         objects: BTreeMap::new(),
         regs: std::array::from_fn(|_| stream.next()),
         frames: Vec::new(),
+        ctx: 0,
+        packet: (0, 0),
     };
     let bytes = match pack.spec.prog_type {
         BPF_PROG_TYPE_KPROBE => size_of::<uapi::PtRegs>(),
@@ -68,6 +76,8 @@ pub fn run(pack: &Pack, stream: &Stream) -> Done {
         _ => 8192,
     };
     let ctx = machine.region(bytes, false);
+    machine.ctx = ctx;
+    machine.new_packet();
     machine.regs[1] = address(ctx);
     machine.enter(0);
     let mut at = 0;
@@ -167,7 +177,11 @@ impl Machine<'_> {
                 return Ok(Some(at + 2));
             }
             BPF_LDX => {
-                let n = self.read(self.regs[s].wrapping_add(off), size)?;
+                let place = self.regs[s].wrapping_add(off);
+                let n = match self.packet_address(place) {
+                    Some(address) => address,
+                    None => self.read(place, size)?,
+                };
                 let spare = 64 - 8 * size;
                 let signed = insn.code & 0xe0 == BPF_MEMSX;
                 self.regs[d] = if signed {
@@ -319,6 +333,7 @@ impl Machine<'_> {
                 Arg::MapKey => key = self.read(args[n], u64::from(key_size.min(8)))?,
                 Arg::MapValue => drop(self.bytes(args[n], value_size.into(), false)?),
                 Arg::UninitMapValue => self.fill(args[n], value_size.into())?,
+                Arg::MemOrNull if args[n] == 0 => {}
                 Arg::Mem | Arg::MemOrNull => drop(self.bytes(args[n], args[n + 1], false)?),
                 Arg::UninitMem => {
                     max = args[n + 1];
@@ -328,6 +343,9 @@ impl Machine<'_> {
                 Arg::RingbufRecord => self.give_back(args[n])?,
                 _ => {}
             }
+        }
+        if row.is_some_and(|row| row.changes_packet) {
+            self.new_packet();
         }
         let null = self.stream.below(3) == 0;
         let slice = self.dynptr_helper(id, &args)?;

@@ -21,6 +21,7 @@ mod mutate;
 mod objects;
 mod oracle;
 mod pack;
+mod packet_programs;
 mod packets;
 mod paths;
 mod vmlinux;

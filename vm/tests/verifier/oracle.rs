@@ -147,7 +147,7 @@ pub fn number(name: &str, default: u64) -> u64 {
 
 /// Both verdicts on many programs.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     both: usize,
     neither: usize,
     /// What the kernel accepts and we do not, by our reason.
@@ -160,7 +160,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn ask(&mut self, kernel: &mut Kernel, pack: &Pack) {
+    pub fn ask(&mut self, kernel: &mut Kernel, pack: &Pack) {
         let (errno, text) = ours(pack);
         let theirs = kernel.verdict(pack);
         if errno == 0 {
@@ -194,7 +194,7 @@ impl Tally {
         }
     }
 
-    fn finish(self) {
+    pub fn finish(self) {
         let stricter: usize = self.stricter.values().sum();
         eprintln!(
             "{} accepted by both, {} by neither, {stricter} by the kernel only",

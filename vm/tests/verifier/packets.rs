@@ -6,6 +6,9 @@ use uapi::insn::*;
 use uapi::prog::*;
 
 use super::contexts::{Both, program};
+use super::mutate::{Stream, mutate};
+use super::oracle::{Tally, kernel, number};
+use super::packet_programs;
 
 const JUMPS: [u8; 6] = [BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE, BPF_JEQ, BPF_JNE];
 const DATA: i16 = 0;
@@ -72,4 +75,19 @@ fn every_comparison_with_the_end_tells_what_the_kernels_does() {
         }
     }
     both.finish();
+}
+
+#[test]
+fn no_packet_program_that_the_kernel_refuses_is_accepted() {
+    let Some(mut kernel) = kernel() else { return };
+    let stream = Stream::new(0x0bad_79b9_7f4a_7c15 ^ number("BPFTIME_SEED", 1));
+    let mut tally = Tally::default();
+    for _ in 0..number("BPFTIME_GENERATED", 1000) {
+        let pack = packet_programs::program(&stream);
+        tally.ask(&mut kernel, &pack);
+        let mut mutant = pack.clone();
+        mutate(&stream, &mut mutant.spec.insns);
+        tally.ask(&mut kernel, &mutant);
+    }
+    tally.finish();
 }
