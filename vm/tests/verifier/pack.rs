@@ -5,7 +5,7 @@ use std::path::Path;
 
 use uapi::Insn;
 use vm::ProgramSpec;
-use vm::helper::{Proto, kernel};
+use vm::helper::{Proto, kernel, kfunc};
 use vm::verifier::{Env, MapInfo};
 
 /// A program and its maps; a map's id is what the instructions carry.
@@ -29,7 +29,8 @@ impl Env for Pack {
 
 impl Pack {
     /// Reads the lines `prog NAME type T attach A flags F gpl G ret E`,
-    /// `map ID TYPE KEY VALUE ENTRIES FLAGS HEX`, and one hex word per instruction.
+    /// `map ID TYPE KEY VALUE ENTRIES FLAGS HEX`, `kfunc INSTRUCTION NAME`, and
+    /// one hex word per instruction.
     pub fn read(path: &Path) -> Option<Pack> {
         let text = std::fs::read_to_string(path).ok()?;
         let mut pack = Pack {
@@ -40,6 +41,7 @@ impl Pack {
             maps: Vec::new(),
             captured: 0,
         };
+        let mut kfuncs: Vec<(usize, String)> = Vec::new();
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match words.next()? {
@@ -75,6 +77,10 @@ impl Pack {
                         ..MapInfo::default()
                     });
                 }
+                "kfunc" => {
+                    let at: usize = words.next()?.parse().ok()?;
+                    kfuncs.push((at, words.next()?.to_owned()));
+                }
                 word if word.len() == 16 => pack
                     .spec
                     .insns
@@ -82,6 +88,10 @@ impl Pack {
                 // Other tools' lines: BTF and the like.
                 _ => {}
             }
+        }
+        for (at, name) in kfuncs {
+            let number = kfunc::by_name(&name).map_or(kfunc::UNKNOWN, |row| row.number);
+            pack.spec.insns.get_mut(at)?.imm = number as i32;
         }
         Some(pack)
     }
