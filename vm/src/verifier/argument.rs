@@ -25,6 +25,8 @@ pub(super) struct Call {
     pub(super) memory: Option<(u8, Access, bool)>,
     /// Upper bound of that length.
     pub(super) max_size: Option<u64>,
+    /// The key, if it is a number on the stack that is known.
+    pub(super) key: Option<Reg>,
     /// Bytes of what comes back.
     pub(super) record_size: Option<u32>,
     pub(super) released: Option<u32>,
@@ -96,7 +98,11 @@ impl Walk<'_> {
                     Arg::MapValue | Arg::MapValueOrNull => (info.value_size, Access::Read),
                     _ => (info.value_size, Access::Write),
                 };
-                self.helper_memory(number, &reg, size, access)
+                self.helper_memory(number, &reg, size, access)?;
+                if arg == Arg::MapKey {
+                    call.key = self.constant_key(&reg, size);
+                }
+                Ok(())
             }
             Arg::FixedMem(size) => self.helper_memory(number, &reg, size, Access::Read),
             Arg::WrittenMem(size) => {

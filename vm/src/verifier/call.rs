@@ -4,6 +4,7 @@
 
 use uapi::helper::*;
 use uapi::insn::*;
+use uapi::map::BPF_MAP_TYPE_ARRAY;
 use uapi::{Errno, prog};
 
 use super::argument::Call;
@@ -202,6 +203,23 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Whether a look-up must find a value: elements of arrays are always
+    /// there. Those of per-CPU arrays are not for a run without a CPU.
+    fn is_surely_there(&mut self, proto: &Proto, map: u32, call: &Call) -> bool {
+        let info = self.map(map);
+        let array = info.map_type == BPF_MAP_TYPE_ARRAY;
+        if proto.id != BPF_FUNC_MAP_LOOKUP_ELEM || !array {
+            return false;
+        }
+        let entries = u64::from(info.max_entries);
+        let Some(key) = call.key else { return false };
+        let there = key.val.as_const().is_some_and(|key| key < entries);
+        if there {
+            self.need_precise(key.from);
+        }
+        there
+    }
+
     fn helper_result(&mut self, proto: &Proto, call: &Call) -> Result<Reg, Fail> {
         Ok(match proto.ret {
             Ret::Void => Reg::NOT_INIT,
@@ -222,7 +240,10 @@ impl<'a> Walk<'a> {
                 }
                 let kind = match self.cfg.template(map) {
                     Some(map) => Kind::MapOrNull { map },
-                    None => Kind::MapValue { map, or_null: true },
+                    None => Kind::MapValue {
+                        map,
+                        or_null: !self.is_surely_there(proto, map, call),
+                    },
                 };
                 let id = self.fresh_id();
                 let locked = self.map(map).fields.offset_of(FieldKind::SpinLock);

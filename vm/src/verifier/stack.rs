@@ -245,6 +245,26 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The number of 4 bytes that a helper reads there as a key, if it is
+    /// known (kernel: `get_constant_map_key`).
+    pub(super) fn constant_key(&self, reg: &Reg, size: u32) -> Option<Reg> {
+        let Kind::Stack { frame } = reg.kind else {
+            return None;
+        };
+        let start = reg.val.as_const()? as i64 + i64::from(MAX_BPF_STACK);
+        let (index, first) = place(usize::try_from(start).ok()?);
+        let slot = self.state.frames[usize::from(frame)].stack.get(index)?;
+        let bytes = slot.bytes.get(first..first + size as usize)?;
+        if size != 4 {
+            return None;
+        }
+        if bytes.iter().all(|&b| b == Byte::Zero) {
+            return Some(Reg::scalar(Scalar::known(0)));
+        }
+        let whole = first == 0 && slot.spilled() == size as usize;
+        (whole && slot.reg.kind == Kind::Scalar).then_some(slot.reg)
+    }
+
     /// Nothing of the span is part of a dynptr or iterator, which only their
     /// own functions may read. `from` names the register where the kernel does.
     fn check_no_objects(&self, from: &str, frame: u8, span: &Span, size: u32) -> Result<(), Fail> {

@@ -109,3 +109,8 @@ fn iterators() {
 fn dynptrs() {
     check(include_str!("../data/objects/dynptrs.bpf"));
 }
+
+#[test]
+fn lookups() {
+    check(include_str!("../data/objects/lookups.bpf"));
+}
