@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use object::btf::{Btf, Shape};
 use uapi::Insn;
-use uapi::insn::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
+use uapi::insn::{
+    BPF_CALL, BPF_DW, BPF_IMM, BPF_JMP, BPF_LD, BPF_PSEUDO_BTF_ID, BPF_PSEUDO_KFUNC_CALL,
+};
 use vm::helper::kfunc;
 
 /// Where the kernel tells its own types.
@@ -40,9 +42,32 @@ fn is_kfunc_call(insn: Insn) -> bool {
     insn.code == BPF_JMP | BPF_CALL && insn.src() == BPF_PSEUDO_KFUNC_CALL
 }
 
-/// Whether any instruction calls a kernel function.
+/// `ld_imm64` of something of the kernel: its BTF id, and in the second half
+/// the fd of a module's BTF, or 0.
+fn is_kernel_address(insn: Insn) -> bool {
+    insn.code == BPF_LD | BPF_IMM | BPF_DW && insn.src() == BPF_PSEUDO_BTF_ID
+}
+
+/// Whether any instruction names a kernel function.
 pub(super) fn any(insns: &[Insn]) -> bool {
-    insns.iter().any(|&insn| is_kfunc_call(insn))
+    let names = |&insn: &Insn| is_kfunc_call(insn) || is_kernel_address(insn);
+    insns.iter().any(names)
+}
+
+/// Programs take a kernel function's address to ask whether there is one
+/// (`bpf_ksym_exists`): 1 for one that they can call here, 0 for others.
+/// Addresses of variables stay for the verifier to refuse.
+pub(super) fn settle_addresses(insns: &mut [Insn], functions: &KernelFunctions) {
+    for at in 1..insns.len() {
+        let (first, second) = (insns[at - 1], insns[at]);
+        if !is_kernel_address(first) || second.imm != 0 {
+            continue;
+        }
+        if let Some(name) = functions.name(first.imm as u32) {
+            let exists = i32::from(kfunc::by_name(name).is_some());
+            insns[at - 1] = Insn::new(first.code, first.dst(), 0, first.off, exists);
+        }
+    }
 }
 
 /// Replaces BTF ids by numbers. Returns the names that have none, with their
@@ -98,6 +123,34 @@ mod tests {
         assert_eq!(insns, expected);
         let names = [(2, "bpf_throw"), (4, "unknown"), (5, "of a module")];
         assert_eq!(unknown, names.map(|(at, name)| (at, name.to_owned())));
+    }
+
+    #[test]
+    fn addresses_say_whether_a_function_is_here() {
+        let names = [(70, "bpf_iter_num_next"), (71, "bpf_throw")];
+        let names = names.map(|(id, name)| (id, name.into()));
+        let functions = KernelFunctions(names.into());
+        let wide = BPF_LD | BPF_IMM | BPF_DW;
+        let address = |src, id| Insn::new(wide, 3, src, 0, id);
+        let half = |imm| Insn::new(0, 0, 0, 0, imm);
+        let btf_id = BPF_PSEUDO_BTF_ID;
+        let mut insns = [
+            address(btf_id, 70),
+            half(0),
+            address(btf_id, 71),
+            half(0),
+            // A variable, and a function of a module.
+            address(btf_id, 5),
+            half(0),
+            address(btf_id, 70),
+            half(9),
+        ];
+        assert!(any(&insns));
+        settle_addresses(&mut insns, &functions);
+        let settled = [address(0, 1), half(0), address(0, 0), half(0)];
+        assert_eq!(insns[..4], settled);
+        let left = [address(btf_id, 5), half(0), address(btf_id, 70), half(9)];
+        assert_eq!(insns[4..], left);
     }
 
     #[test]

@@ -177,6 +177,7 @@ impl Bpf {
         }
         if kfunc::any(&load.spec.insns) {
             let functions = self.kernel_functions.get_or_init(KernelFunctions::read);
+            kfunc::settle_addresses(&mut load.spec.insns, functions);
             load.spec.info.unknown_kfuncs = kfunc::number(&mut load.spec.insns, functions);
         }
         let (verified, id) = match self.session() {

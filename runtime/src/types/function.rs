@@ -232,6 +232,8 @@ impl Parameter<'_> {
         }
         match (ctx_name(self.prog_type), self.btf.name(target)) {
             (Some("__sk_buff"), "sk_buff") | (Some("xdp_md"), "xdp_buff") => true,
+            // The typedef's name, used for a structure by old headers.
+            (Some("pt_regs"), "bpf_user_pt_regs_t") => true,
             (Some(ctx), name) => ctx == name,
             (None, _) => false,
         }
@@ -252,7 +254,7 @@ impl Parameter<'_> {
             _ if *shape == Shape::Void => return Ok(()),
             _ if name.is_empty() => return Err("type doesn't have a name".to_owned()),
             BPF_PROG_TYPE_PERF_EVENT => is_struct && name == "pt_regs",
-            BPF_PROG_TYPE_RAW_TRACEPOINT => word,
+            BPF_PROG_TYPE_RAW_TRACEPOINT | BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE => word,
             BPF_PROG_TYPE_TRACEPOINT | BPF_PROG_TYPE_SYSCALL => true,
             _ => false,
         };
@@ -269,11 +271,15 @@ impl Parameter<'_> {
 /// for the types that are loaded here.
 fn ctx_name(prog_type: u32) -> Option<&'static str> {
     match prog_type {
-        BPF_PROG_TYPE_SOCKET_FILTER | BPF_PROG_TYPE_SCHED_CLS => Some("__sk_buff"),
+        BPF_PROG_TYPE_SOCKET_FILTER | BPF_PROG_TYPE_SCHED_CLS | BPF_PROG_TYPE_SCHED_ACT => {
+            Some("__sk_buff")
+        }
         BPF_PROG_TYPE_KPROBE => Some("pt_regs"),
         BPF_PROG_TYPE_XDP => Some("xdp_md"),
         BPF_PROG_TYPE_PERF_EVENT => Some("bpf_perf_event_data"),
-        BPF_PROG_TYPE_RAW_TRACEPOINT => Some("bpf_raw_tracepoint_args"),
+        BPF_PROG_TYPE_RAW_TRACEPOINT | BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE => {
+            Some("bpf_raw_tracepoint_args")
+        }
         _ => None,
     }
 }

@@ -218,3 +218,20 @@ fn functions_are_where_the_types_say() {
     case.functions = vec![both[0], 1];
     case.refused(Errno::EINVAL, &["invalid type id 1 in func info"]);
 }
+
+#[test]
+fn nobody_calls_the_exception_callback() {
+    let text = "r1 = 0\ncall f\nr0 = 0\nexit\nf:\nr0 = 0\nexit";
+    for global in [false, true] {
+        let mut case = with_function(text, global, |_, types| vec![types.int]);
+        let main = case.functions[0];
+        case.types.tag("exception_callback:f", main, -1);
+        // The kernel takes only a global one for it in the first place.
+        let words = if global {
+            "insn 1 cannot call exception cb directly"
+        } else {
+            ""
+        };
+        case.refused(Errno::EINVAL, &[words]);
+    }
+}

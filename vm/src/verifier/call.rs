@@ -37,6 +37,7 @@ impl<'a> Walk<'a> {
             .cfg
             .subprogram_at(target)
             .ok_or_else(|| Fail::einval("call to invalid destination"))?;
+        self.check_exception_callback(callee)?;
         let caller = self.state.frame().subprogram;
         self.calls.insert((caller, callee));
         if let Some(function) = self.global(callee) {

@@ -18,6 +18,7 @@ impl Walk<'_> {
         let target = (self.at as i64 + 1 + i64::from(imm)) as usize;
         let subprogram = self.cfg.subprogram_at(target);
         let subprogram = subprogram.ok_or_else(|| Fail::einval("call to invalid destination"))?;
+        self.check_exception_callback(subprogram)?;
         let Some(function) = self.spec.info.functions.get(subprogram) else {
             return Err(Fail::einval("missing btf func_info")
                 .hint("callbacks need BTF: compile with -g and load with func_info"));

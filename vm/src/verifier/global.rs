@@ -48,6 +48,16 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Only `bpf_throw` ends in the exception callback.
+    pub(super) fn check_exception_callback(&self, subprogram: usize) -> Result<(), Fail> {
+        let function = self.spec.info.functions.get(subprogram);
+        if function.is_none_or(|function| !function.exception_cb) {
+            return Ok(());
+        }
+        let text = format!("insn {} cannot call exception cb directly", self.at);
+        Err(Fail::einval(text))
+    }
+
     fn state_by_prototype(
         &mut self,
         subprogram: usize,

@@ -205,7 +205,7 @@ pub(super) fn check_wide(
     match first.src() {
         0 => return Ok(()),
         BPF_PSEUDO_MAP_FD | BPF_PSEUDO_MAP_VALUE => {}
-        BPF_PSEUDO_BTF_ID => return refuse("a kernel variable"),
+        BPF_PSEUDO_BTF_ID => return refuse("a kernel variable or a module's function"),
         BPF_PSEUDO_FUNC => return Ok(()),
         BPF_PSEUDO_MAP_IDX | BPF_PSEUDO_MAP_IDX_VALUE => {
             return refuse("a map by index (replace fd_array indices by object ids)");
