@@ -138,7 +138,7 @@ impl Builder<'_> {
                     1,
                     BPF_PSEUDO_MAP_VALUE,
                     RODATA,
-                    4 * self.stream.below(5) as i32,
+                    4 * self.stream.below(if self.one_in(9) { 5 } else { 4 }) as i32,
                 );
                 self.push(BPF_LDX | BPF_MEM | BPF_W, a, 1, 0, 0);
             }
@@ -340,13 +340,15 @@ impl Builder<'_> {
             0 => self.push(BPF_LDX | BPF_MEM | size, a, p, off, 0),
             1 => self.push(BPF_STX | BPF_MEM | size, p, a, off, 0),
             2 if bytes < 8 => self.push(BPF_LDX | BPF_MEMSX | size, a, p, off, 0),
-            _ => self.push(
-                BPF_STX | BPF_ATOMIC | BPF_DW,
-                p,
-                a,
-                off,
-                self.stream.pick(&[0, 1]),
-            ),
+            // Atomics have to be aligned, mostly.
+            _ if jump.is_some() && !self.one_in(9) => {
+                self.push(BPF_LDX | BPF_MEM | size, a, p, off, 0);
+            }
+            _ => {
+                let off = if self.one_in(9) { off } else { off & !7 };
+                let fetch = self.stream.pick(&[0, 1]);
+                self.push(BPF_STX | BPF_ATOMIC | BPF_DW, p, a, off, fetch);
+            }
         }
         if let Some(at) = jump {
             self.land(at);
@@ -370,13 +372,9 @@ impl Builder<'_> {
             self.push(BPF_JMP | BPF_JEQ, 0, 0, 0, 0);
         }
         self.push(BPF_STX | BPF_MEM | BPF_DW, 10, 0, -40, 0);
-        self.push(
-            BPF_STX | BPF_MEM | BPF_DW,
-            0,
-            a,
-            8 * self.stream.below(4) as i16,
-            0,
-        );
+        let words = if self.one_in(9) { 4 } else { 3 };
+        let off = 8 * self.stream.below(words) as i16;
+        self.push(BPF_STX | BPF_MEM | BPF_DW, 0, a, off, 0);
         if depth < 2 && self.one_in(4) {
             self.push(BPF_ALU64 | BPF_MOV, 0, 0, 0, 0);
             self.statement(depth + 2);
@@ -435,7 +433,7 @@ impl Builder<'_> {
 
 /// A program of up to a few dozen statements.
 pub fn program(stream: &Stream) -> Pack {
-    let count = 2 + stream.below(14);
+    let count = 2 + stream.below(8);
     let mut builder = Builder {
         stream,
         insns: Vec::new(),
