@@ -42,7 +42,7 @@ impl Walk<'_> {
         let slot = object_slot(&reg, "iter", of.slots())
             .map_err(|fail| Fail::einval(format!("{}\n{words}", fail.text)))?;
         if step == IterStep::New {
-            if self.iter_slots(frame, slot, of).any(|b| b == Some(of)) {
+            if self.iter_slots(frame, slot, of).any(|b| b.is_some()) {
                 return Err(Fail::einval(words).hint("destroy an iterator before making another"));
             }
             return self.new_iter(number, &reg, frame, slot, of).map(|()| None);

@@ -126,7 +126,9 @@ impl Walk<'_> {
         if size.kind != Kind::Scalar {
             return Err(Fail::einval(format!("R{number} is not a scalar")));
         }
-        if !memory.is_null() {
+        if memory.is_null() {
+            self.need_precise(memory.from);
+        } else {
             for access in [Access::Read, Access::Write] {
                 self.sized_memory(buffer, number, size, access)
                     .map_err(|fail| {
@@ -156,7 +158,7 @@ impl Walk<'_> {
 
 /// What a kernel function that nobody hosts belongs to.
 fn feature(name: &str) -> &'static str {
-    let features: [(&str, &[&str]); 8] = [
+    let features: [(&str, &[&str]); 9] = [
         ("exceptions do not exist in user space", &["bpf_throw"]),
         (
             "objects of programs, their lists and trees do not exist in user space",
@@ -184,6 +186,10 @@ fn feature(name: &str) -> &'static str {
         (
             "packets are the kernel's, dynptrs are of map values and ring buffer records here",
             &["bpf_dynptr_from_"],
+        ),
+        (
+            "only number and bits iterators exist in user space",
+            &["bpf_iter_"],
         ),
         (
             "there are no kernel objects in user space",

@@ -133,3 +133,26 @@ fn facts_of_an_accepted_program() {
     let words = "processed 9 insns (limit 1000000) max_states_per_insn 0";
     assert!(log.starts_with(words), "{log}");
 }
+
+#[test]
+fn a_kernel_function_that_nobody_hosts_is_named() {
+    let mut pack = super::generate::program(&super::mutate::Stream::new(1));
+    let unknown = vm::helper::kfunc::UNKNOWN as i32;
+    pack.spec.insns = vec![ZERO, Insn::new(0x85, 0, 2, 0, unknown), EXIT];
+    for (name, hint) in [
+        ("bpf_throw", "exceptions do not exist in user space"),
+        ("bpf_obj_new_impl", "objects of programs"),
+        ("bpf_arena_alloc_pages", "arenas do not exist"),
+        ("bpf_res_spin_lock", "resilient spin locks"),
+        ("bpf_dynptr_from_skb", "packets are the kernel's"),
+        ("bpf_iter_task_new", "only number and bits iterators"),
+        ("bpf_get_fsverity_digest", "does not exist in user space"),
+    ] {
+        pack.spec.info.unknown_kfuncs = vec![(1, name.to_owned())];
+        let error = verify(pack.spec.clone(), &pack, None).expect_err("refused");
+        assert_eq!((error.insn, error.errno), (1, Errno::EACCES));
+        let words = format!("calling kernel function {name} is not allowed: ");
+        let rest = error.message.strip_prefix(&words).expect(&error.message);
+        assert!(rest.contains(hint), "{rest}");
+    }
+}
