@@ -3,7 +3,7 @@
 //! Knows neither 0, 1 nor -1 as divisor.
 
 use super::Compiler;
-use super::encode::{Arith, R9, R10, R11, RDX, Shift};
+use super::encode::{Arith, R9, R10, R11, RAX, RDX, Shift, Unary};
 use super::values::machine;
 use crate::op::{AluOp, Reg, Width};
 
@@ -44,7 +44,7 @@ impl Compiler<'_> {
         } else if width == Width::W32 {
             self.divide_signed_narrow(dst, size, remainder);
         } else {
-            return false;
+            self.divide_signed_wide(dst, size, remainder);
         }
         if imm < 0 && !remainder {
             self.negate(width, dst);
@@ -174,5 +174,34 @@ impl Compiler<'_> {
         self.asm().shift_imm(Shift::Sar, Width::W64, R10, 63);
         self.asm().arith(Arith::Sub, Width::W32, R11, R10);
         self.quotient_to(Width::W32, dst, divisor, remainder);
+    }
+
+    /// 64 bits with a sign by any divisor but powers of two.
+    fn divide_signed_wide(&mut self, dst: Reg, divisor: u32, remainder: bool) {
+        self.before_division(dst);
+        self.settle(dst);
+        let log = 32 - (divisor - 1).leading_zeros();
+        // Of 64 bits, the first of which is a one.
+        let reciprocal = (1u128 << (63 + log)) / u128::from(divisor) + 1;
+        self.asm().mov(Width::W64, R11, machine(dst));
+        self.with_rax_and_rdx(dst, |compiler| {
+            let asm = compiler.asm();
+            asm.constant(RAX, reciprocal as u64);
+            asm.unary(Unary::Imul, Width::W64, R11);
+            // As a signed factor it is less by 2 to the power of 64.
+            asm.arith(Arith::Add, Width::W64, RDX, R11);
+            asm.shift_imm(Shift::Sar, Width::W64, RDX, log as u8 - 1);
+            // One more for negative numbers.
+            asm.mov(Width::W64, RAX, R11);
+            asm.shift_imm(Shift::Shr, Width::W64, RAX, 63);
+            asm.arith(Arith::Add, Width::W64, RDX, RAX);
+            if remainder {
+                asm.multiply_imm(Width::W64, RDX, RDX, divisor as i32);
+                asm.arith(Arith::Sub, Width::W64, R11, RDX);
+            } else {
+                asm.mov(Width::W64, R11, RDX);
+            }
+        });
+        self.asm().mov(Width::W64, machine(dst), R11);
     }
 }

@@ -65,7 +65,7 @@ impl Compiler<'_> {
     }
 
     /// Frees rax and rdx of all that other registers are described by.
-    fn before_division(&mut self, dst: Reg) {
+    pub(super) fn before_division(&mut self, dst: Reg) {
         for reg in [dst, Reg::R0, R3] {
             self.vacate(reg);
         }
@@ -126,35 +126,43 @@ impl Compiler<'_> {
         }
     }
 
-    /// Divides `dst` by r11, which is neither 0 nor, if signed, -1. The
-    /// processor divides rdx:rax; r9 and r10 keep what they held.
+    /// Divides `dst` by r11, which is neither 0 nor, if signed, -1.
     fn divide_by_r11(&mut self, width: Width, op: AluOp, reg: Reg) {
-        let dst = machine(reg);
-        let keeps_rax = reg != Reg::R0 && !self.is_free(Reg::R0);
-        let keeps_rdx = reg != R3 && !self.is_free(R3);
+        self.with_rax_and_rdx(reg, |compiler| {
+            let (asm, dst) = (compiler.asm(), machine(reg));
+            if dst != RAX {
+                asm.mov(width, RAX, dst);
+            }
+            if let AluOp::Div | AluOp::Mod = op {
+                asm.arith(Arith::Xor, Width::W32, RDX, RDX);
+                asm.unary(Unary::Div, width, R11);
+            } else {
+                asm.sign_into_rdx(width);
+                asm.unary(Unary::Idiv, width, R11);
+            }
+            let result = match op {
+                AluOp::Div | AluOp::Sdiv => RAX,
+                _ => RDX,
+            };
+            if dst != result {
+                asm.mov(Width::W64, dst, result);
+            }
+        });
+    }
+
+    /// Lets `emit` change rax and rdx, which the processor multiplies and
+    /// divides in; r9 and r10 keep what they held, if that is needed after
+    /// an instruction that overwrites `dst`.
+    pub(super) fn with_rax_and_rdx(&mut self, dst: Reg, emit: impl FnOnce(&mut Self)) {
+        let keeps_rax = dst != Reg::R0 && !self.is_free(Reg::R0);
+        let keeps_rdx = dst != R3 && !self.is_free(R3);
         if keeps_rax {
             self.asm().mov(Width::W64, R10, RAX);
         }
         if keeps_rdx {
             self.asm().mov(Width::W64, R9, RDX);
         }
-        if dst != RAX {
-            self.asm().mov(width, RAX, dst);
-        }
-        if let AluOp::Div | AluOp::Mod = op {
-            self.asm().arith(Arith::Xor, Width::W32, RDX, RDX);
-            self.asm().unary(Unary::Div, width, R11);
-        } else {
-            self.asm().sign_into_rdx(width);
-            self.asm().unary(Unary::Idiv, width, R11);
-        }
-        let result = match op {
-            AluOp::Div | AluOp::Sdiv => RAX,
-            _ => RDX,
-        };
-        if dst != result {
-            self.asm().mov(Width::W64, dst, result);
-        }
+        emit(self);
         if keeps_rax {
             self.asm().mov(Width::W64, RAX, R10);
         }

@@ -85,6 +85,7 @@ pub(super) enum Shift {
 pub(super) enum Unary {
     Not = 2,
     Neg = 3,
+    Imul = 5,
     Div = 6,
     Idiv = 7,
 }

@@ -40,8 +40,9 @@ use encode::{Assembler, Gpr};
 use frame::Frame;
 use values::Values;
 
-/// Loop heads begin on a multiple of 2 to the power of this.
-const LOOP_ALIGNMENT: u8 = 5;
+/// Loop heads begin on a multiple of 2 to the power of this: a line of the
+/// cache, which is also what processors keep decoded together.
+const LOOP_ALIGNMENT: u8 = 6;
 
 /// Compiles a linked program.
 ///

@@ -66,9 +66,8 @@ impl Compiler<'_> {
             AluOp::Rsh => Shift::Shr,
             _ => return false,
         };
-        let Some(of) = self.copied(dst, width) else {
-            return false;
-        };
+        self.prepare(dst, width);
+        let of = self.copied(dst, width).unwrap_or(dst);
         self.defer(
             dst,
             Value::Shifted {
