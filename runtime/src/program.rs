@@ -1,6 +1,7 @@
 //! From stored bytecode to code that runs: verify against a session's maps
 //! and the helpers, link to their addresses here, compile. It knows no hook.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use uapi::Errno;
@@ -9,10 +10,11 @@ use uapi::map as types;
 use vm::helper::{self, Proto};
 use vm::jit::CompiledProgram;
 use vm::link::{ArrayLayout, Entry, HelperFn, LinkError, Linker, TailCallFn};
-use vm::verifier::{self, Env, Log, MapInfo, VerifyError};
+use vm::verifier::{self, Env, KernelTypes, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
+use crate::kernel_types::KernelBtf;
 use crate::maps::Map;
 use crate::run::RunState;
 use crate::session::{Session, SessionView};
@@ -85,6 +87,7 @@ pub fn verify_only(
     let catalogue = Catalogue {
         names: Names { objects },
         prog_type: spec.prog_type,
+        types: OnceCell::new(),
     };
     verifier::verify(spec, &catalogue, log)
 }
@@ -140,6 +143,8 @@ impl Env for Names<'_> {
 struct Catalogue<'a> {
     names: Names<'a>,
     prog_type: u32,
+    /// Read when the program reaches for a structure.
+    types: OnceCell<Option<KernelBtf>>,
 }
 
 impl Env for Catalogue<'_> {
@@ -151,6 +156,11 @@ impl Env for Catalogue<'_> {
         let helper = helper::kernel::find(id, self.prog_type)?;
         let callable = helper.types.contains(self.prog_type);
         callable.then_some(&helper.proto)
+    }
+
+    fn kernel_types(&self) -> Option<&dyn KernelTypes> {
+        let types = self.types.get_or_init(KernelBtf::read).as_ref();
+        types.map(|types| types as &dyn KernelTypes)
     }
 }
 

@@ -4,8 +4,9 @@
 //! bytes. It knows no program and no map.
 //!
 //! Reading order: `types` (the shapes), `header`, `parse` (bytes to shapes),
-//! `check` (what shapes say of each other).
+//! `check` (what shapes say of each other), `access` (what lies where).
 
+mod access;
 #[cfg(any(test, feature = "testing"))]
 pub mod build;
 mod check;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 
 use uapi::Errno;
 
+pub use access::{Field, Space};
 pub use types::{Member, Modifier, Param, SectionVar, Shape, Type};
 
 /// Why bytes are not BTF that the kernel would take.

@@ -4,15 +4,14 @@
 
 use std::collections::HashMap;
 
-use object::btf::{Btf, Shape};
+use object::btf::Shape;
 use uapi::Insn;
 use uapi::insn::{
     BPF_CALL, BPF_DW, BPF_IMM, BPF_JMP, BPF_LD, BPF_PSEUDO_BTF_ID, BPF_PSEUDO_KFUNC_CALL,
 };
 use vm::helper::kfunc;
 
-/// Where the kernel tells its own types.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+use crate::kernel_types::KernelBtf;
 
 /// The names of the running kernel's functions by BTF id. Empty where the
 /// kernel does not tell them: then no loader can have found an id either.
@@ -21,10 +20,10 @@ pub(super) struct KernelFunctions(HashMap<u32, Box<str>>);
 
 impl KernelFunctions {
     pub(super) fn read() -> KernelFunctions {
-        let bytes = std::fs::read(KERNEL_BTF).unwrap_or_default();
-        let Ok(btf) = Btf::parse(&bytes) else {
+        let Some(btf) = KernelBtf::read() else {
             return KernelFunctions::default();
         };
+        let btf = btf.types();
         let is_function = |id: &u32| {
             let shape = btf.get(*id).map(|ty| &ty.shape);
             matches!(shape, Some(Shape::Func { .. }))
@@ -157,7 +156,7 @@ mod tests {
     fn the_running_kernel_tells_its_functions() {
         let found = KernelFunctions::read();
         if found.0.is_empty() {
-            assert!(!std::path::Path::new(KERNEL_BTF).exists());
+            assert!(KernelBtf::read().is_none());
             return;
         }
         for name in ["bpf_iter_num_new", "bpf_dynptr_clone", "bpf_throw"] {

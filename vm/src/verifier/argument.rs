@@ -6,7 +6,7 @@ use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_BLOOM_FILTER};
 
 use super::dynptr::DynPtr;
 use super::mem::{Access, is_aligned};
-use super::socket::object_argument;
+
 use super::state::{DynPtrType, Kind, Reg, Sock};
 use super::walk::Walk;
 use super::{Fail, compat, ctx};
@@ -203,7 +203,7 @@ impl Walk<'_> {
                 self.need_precise(reg.from);
                 Ok(())
             }
-            Arg::BtfId(of) | Arg::BtfIdOrNull(of) => object_argument(number, &reg, of),
+            Arg::BtfId(of) | Arg::BtfIdOrNull(of) => self.object_argument(number, &reg, of),
             Arg::SpinLock => self.spin_lock(number, call.helper == BPF_FUNC_SPIN_UNLOCK),
             Arg::Timer | Arg::KptrDest | Arg::ReleasedKptrOrNull | Arg::PercpuBtfId => {
                 let text = format!("R{number} must be a {arg:?}, which cannot be verified here");

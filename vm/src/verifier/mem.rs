@@ -67,6 +67,7 @@ impl Walk<'_> {
         match reg.kind {
             Kind::Ctx => self.load_ctx(number, &reg, off, size, signed),
             Kind::Stack { frame } => self.read_stack(number, &reg, frame, off, size),
+            Kind::Object { .. } => self.load_object(number, &reg, off, size),
             _ => {
                 self.check_memory(number, &reg, off, size, Access::Read)?;
                 Ok(self.constant(&reg, off, size).unwrap_or(any))
@@ -264,6 +265,9 @@ impl Walk<'_> {
             }
             Kind::TpBuffer => in_tp_buffer(number, reg, off, size),
             Kind::Sock { .. } => self.check_socket(number, reg.kind, off, size, access),
+            Kind::Object { .. } if access == Access::Write => {
+                Err(Fail::eacces("only read is supported"))
+            }
             Kind::MapKey { .. } if access == Access::Write => {
                 let text = format!("write to change key R{number} not allowed");
                 Err(Fail::eacces(text).hint("copy the key to the stack"))

@@ -33,6 +33,7 @@ mod layout;
 mod lock;
 mod log;
 mod mem;
+mod object;
 mod opcode;
 mod packet;
 mod pointer;
@@ -58,6 +59,7 @@ use walk::Walk;
 
 pub use fields::{FieldKind, MapField, MapFields};
 pub use log::{Keep, Log};
+pub use object::{KernelField, KernelTypes};
 
 /// What the verifier must know of a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +91,11 @@ pub trait Env {
     fn map(&self, id: u32) -> Option<MapInfo>;
     /// The prototype of a helper, if programs here may call it.
     fn helper(&self, id: u32) -> Option<&Proto>;
+
+    /// The kernel's structures, where programs are judged for the kernel.
+    fn kernel_types(&self) -> Option<&dyn KernelTypes> {
+        None
+    }
 
     /// Whether to accept what RFC 9669 defines and the kernel refuses, though
     /// it is harmless: division by a constant 0, shifts by a constant of the

@@ -8,7 +8,7 @@ use uapi::helper::*;
 
 use super::Fail;
 use super::mem::Access;
-use super::state::{Kind, RefKind, Reg, Sock};
+use super::state::{Kind, RefKind, Reg, Sock, Trust};
 use super::walk::Walk;
 
 /// Bytes of `struct bpf_sock`.
@@ -79,7 +79,9 @@ impl Walk<'_> {
     pub(super) fn socket_argument(&self, number: u8, reg: &Reg) -> Result<u32, Fail> {
         match reg.kind {
             Kind::Sock { or_null: false, .. } => Ok(reg.owner),
-            Kind::Object { of, or_null: false } if of.ends_with("_sock") => Ok(reg.owner),
+            Kind::Object {
+                of, or_null: false, ..
+            } if self.structure_name(of).ends_with("_sock") => Ok(reg.owner),
             kind => {
                 let text = format!(
                     "R{number} type={} expected=sock_common, sock, tcp_sock, xdp_sock, ptr_, trusted_ptr_",
@@ -149,25 +151,14 @@ impl Walk<'_> {
                 | BPF_FUNC_SKC_TO_TCP_REQUEST_SOCK
         );
         let id = if or_null { self.fresh_id() } else { 0 };
+        let kind = Kind::Object {
+            of: self.structure(of),
+            trust: Trust::Given,
+            or_null,
+        };
         Reg {
             owner: if is_cast { argument } else { 0 },
-            ..Reg::pointer(Kind::Object { of, or_null }, 0, id)
-        }
-    }
-}
-
-/// An object of the kernel as an argument.
-pub(super) fn object_argument(number: u8, reg: &Reg, expected: &str) -> Result<(), Fail> {
-    match reg.kind {
-        Kind::Object { of, or_null: false } if of == expected && reg.val.as_const() == Some(0) => {
-            Ok(())
-        }
-        kind => {
-            let text = format!(
-                "R{number} type={} expected=ptr_, trusted_ptr_, rcu_ptr_",
-                kind.name()
-            );
-            Err(Fail::eacces(text))
+            ..Reg::pointer(kind, 0, id)
         }
     }
 }

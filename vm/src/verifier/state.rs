@@ -61,8 +61,33 @@ pub(super) enum Kind {
     TpBuffer,
     /// A socket, or NULL.
     Sock { sock: Sock, or_null: bool },
-    /// An object of the kernel, of the struct with this name, or NULL.
-    Object { of: &'static str, or_null: bool },
+    /// A structure of the kernel, or NULL.
+    Object {
+        of: Structure,
+        trust: Trust,
+        or_null: bool,
+    },
+}
+
+/// Which structure of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Structure {
+    /// By type id, where the kernel's types are known.
+    Type(u32),
+    /// By name, where they are not: nothing can be read through it.
+    Named(&'static str),
+}
+
+/// What is known of a pointer to a structure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trust {
+    /// A helper gave it: it is valid.
+    Given,
+    /// It was read in another structure, and may be NULL or stale; a read
+    /// through it that faults gives 0.
+    Read,
+    /// It was read in a union: it may be anything, and no helper takes it.
+    Guessed,
 }
 
 /// How much of a socket a pointer shows (kernel: `PTR_TO_SOCK_COMMON` …).
@@ -122,7 +147,11 @@ impl Kind {
                 sock,
                 or_null: false,
             },
-            Kind::Object { of, .. } => Kind::Object { of, or_null: false },
+            Kind::Object { of, trust, .. } => Kind::Object {
+                of,
+                trust,
+                or_null: false,
+            },
             other => other,
         }
     }

@@ -9,7 +9,7 @@ use super::cfg::{is_jump_class, jump_target};
 use super::packet::Comparison;
 use super::precision::Sources;
 use super::range::Scalar;
-use super::state::{Kind, Reg, State};
+use super::state::{Kind, Reg, State, Trust};
 use super::walk::Walk;
 use super::{Fail, pointer};
 
@@ -291,7 +291,8 @@ fn is_surely_not_null(reg: &Reg) -> bool {
     let near = |n: u64| (n as i64).unsigned_abs() < NOT_NULL_WITHIN;
     match reg.kind {
         Kind::Map { .. } | Kind::MapKey { .. } => true,
-        Kind::Sock { or_null, .. } | Kind::Object { or_null, .. } => !or_null,
+        Kind::Sock { or_null, .. } => !or_null,
+        Kind::Object { trust, or_null, .. } => trust == Trust::Given && !or_null,
         Kind::MapValue { or_null, .. }
         | Kind::Record { or_null, .. }
         | Kind::Mem { or_null, .. } => !or_null && reg.val.as_const().is_some_and(near),

@@ -1,0 +1,53 @@
+//! The running kernel's structures, for programs that are only judged: what
+//! its BTF says, in the verifier's words. It knows no program.
+
+use object::btf::{Btf, Field, Shape, Space};
+use uapi::Errno;
+use vm::verifier::{KernelField, KernelTypes};
+
+/// Where the kernel tells its own types.
+pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The kernel's BTF.
+#[derive(Debug)]
+pub(crate) struct KernelBtf(Btf);
+
+impl KernelBtf {
+    /// The running kernel's; `None` where it does not tell its types.
+    pub(crate) fn read() -> Option<KernelBtf> {
+        let bytes = std::fs::read(KERNEL_BTF).ok()?;
+        Btf::parse(&bytes).ok().map(KernelBtf)
+    }
+
+    pub(crate) fn types(&self) -> &Btf {
+        &self.0
+    }
+}
+
+impl KernelTypes for KernelBtf {
+    fn structure(&self, name: &str) -> Option<u32> {
+        self.0
+            .find(name, |shape| matches!(shape, Shape::Struct { .. }))
+    }
+
+    fn name(&self, structure: u32) -> &str {
+        self.0.name(structure)
+    }
+
+    fn field(&self, structure: u32, off: u32, size: u32) -> Result<KernelField, (Errno, String)> {
+        let field = self.0.field(structure, off, size);
+        Ok(match field.map_err(|error| (error.errno, error.text))? {
+            Field::Scalar => KernelField::Scalar,
+            // Not to be followed.
+            Field::Pointer {
+                space: Space::User | Space::Percpu,
+                ..
+            } => KernelField::Scalar,
+            Field::Pointer { to, space, shared } => KernelField::Pointer {
+                to,
+                or_null: space == Space::Rcu,
+                untrusted: shared,
+            },
+        })
+    }
+}
