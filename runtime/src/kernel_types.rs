@@ -1,12 +1,25 @@
 //! The running kernel's structures, for programs that are only judged: what
 //! its BTF says, in the verifier's words. It knows no program.
 
+use std::sync::OnceLock;
+
 use object::btf::{Btf, Field, Shape, Space};
 use uapi::Errno;
 use vm::verifier::{KernelField, KernelTypes};
 
 /// Where the kernel tells its own types.
-pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The running kernel's structures, read when a program first reaches for one.
+#[derive(Debug, Default)]
+pub struct KernelStructures(OnceLock<Option<KernelBtf>>);
+
+impl KernelStructures {
+    pub(crate) fn get(&self) -> Option<&dyn KernelTypes> {
+        let types = self.0.get_or_init(KernelBtf::read).as_ref();
+        types.map(|types| types as &dyn KernelTypes)
+    }
+}
 
 /// The kernel's BTF.
 #[derive(Debug)]
@@ -38,6 +51,7 @@ impl KernelTypes for KernelBtf {
         let field = self.0.field(structure, off, size);
         Ok(match field.map_err(|error| (error.errno, error.text))? {
             Field::Scalar => KernelField::Scalar,
+            Field::Memory => KernelField::Memory,
             // Not to be followed.
             Field::Pointer {
                 space: Space::User | Space::Percpu,

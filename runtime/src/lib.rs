@@ -10,7 +10,7 @@ pub mod clock;
 pub mod command;
 pub mod doorbell;
 pub mod helpers;
-mod kernel_types;
+pub mod kernel_types;
 pub mod maps;
 pub mod program;
 pub mod run;

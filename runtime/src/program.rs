@@ -1,7 +1,6 @@
 //! From stored bytecode to code that runs: verify against a session's maps
 //! and the helpers, link to their addresses here, compile. It knows no hook.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 
 use uapi::Errno;
@@ -14,7 +13,7 @@ use vm::verifier::{self, Env, KernelTypes, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
-use crate::kernel_types::KernelBtf;
+use crate::kernel_types::KernelStructures;
 use crate::maps::Map;
 use crate::run::RunState;
 use crate::session::{Session, SessionView};
@@ -75,19 +74,20 @@ pub fn verify(
 }
 
 /// As [`verify`], for a program that will not run: it may call whatever
-/// helpers the kernel has.
+/// helpers the kernel has and read its structures.
 ///
 /// # Errors
 /// As [`verify`].
 pub fn verify_only(
     objects: &dyn Objects,
+    types: &KernelStructures,
     spec: ProgramSpec,
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
     let catalogue = Catalogue {
         names: Names { objects },
         prog_type: spec.prog_type,
-        types: OnceCell::new(),
+        types,
     };
     verifier::verify(spec, &catalogue, log)
 }
@@ -143,8 +143,7 @@ impl Env for Names<'_> {
 struct Catalogue<'a> {
     names: Names<'a>,
     prog_type: u32,
-    /// Read when the program reaches for a structure.
-    types: OnceCell<Option<KernelBtf>>,
+    types: &'a KernelStructures,
 }
 
 impl Env for Catalogue<'_> {
@@ -159,8 +158,7 @@ impl Env for Catalogue<'_> {
     }
 
     fn kernel_types(&self) -> Option<&dyn KernelTypes> {
-        let types = self.types.get_or_init(KernelBtf::read).as_ref();
-        types.map(|types| types as &dyn KernelTypes)
+        self.types.get()
     }
 }
 

@@ -8,8 +8,10 @@ use super::{Btf, BtfError, Member, Modifier, Shape};
 /// What some bytes of a structure are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Numbers, or a pointer to something that is no structure.
+    /// Numbers.
     Scalar,
+    /// A whole pointer to something that is no structure.
+    Memory,
     /// A whole pointer to a structure.
     Pointer {
         /// The structure's type id.
@@ -69,8 +71,9 @@ impl Btf {
                     }
                 }
             }
-            match self.member_at(id, off, size)? {
+            match self.member_at(id, off, size, shared)? {
                 Found::Scalar => return Ok(Field::Scalar),
+                Found::Memory => return Ok(Field::Memory),
                 Found::Pointer { to, space } => return Ok(Field::Pointer { to, space, shared }),
                 Found::Inside { structure, at } => (id, off) = (structure, at),
             }
@@ -78,7 +81,7 @@ impl Btf {
         Err(BtfError::new(Errno::EINVAL, "structures nest too deep"))
     }
 
-    fn member_at(&self, id: u32, off: u64, size: u64) -> Result<Found, BtfError> {
+    fn member_at(&self, id: u32, off: u64, size: u64, shared: bool) -> Result<Found, BtfError> {
         let members = self.get(id).map_or(&[][..], |ty| ty.shape.members());
         for member in members {
             let start = u64::from(member.bit / 8);
@@ -100,6 +103,8 @@ impl Btf {
             };
             let end = start + u64::from(bytes);
             if off < end {
+                // In a union, another member may be meant.
+                let end = if shared { u64::MAX } else { end };
                 return self.inside(id, member, off, size, end);
             }
         }
@@ -143,7 +148,9 @@ impl Btf {
             }
             Some(Shape::Ptr(to)) => {
                 let (target, shape) = self.resolved(*to);
-                if matches!(shape, Shape::Struct { .. } | Shape::Union { .. }) {
+                if !matches!(shape, Shape::Struct { .. } | Shape::Union { .. }) {
+                    return Ok(Found::Memory);
+                } else {
                     return Ok(Found::Pointer {
                         to: target,
                         space: self.space(*to),
@@ -206,6 +213,7 @@ impl Btf {
 
 enum Found {
     Scalar,
+    Memory,
     Pointer { to: u32, space: Space },
     Inside { structure: u32, at: u64 },
 }
@@ -266,7 +274,7 @@ mod tests {
             at(8, 4),
             "cannot access ptr member p with moff 8 in struct outer with off 8 size 4"
         );
-        assert_eq!(at(16, 8), "Scalar");
+        assert_eq!(at(16, 8), "Memory");
         assert_eq!(at(44, 4), "Scalar");
         assert_eq!(at(44, 8), "access beyond struct inner at off 4 size 8");
         // The array without length goes on behind the end.

@@ -32,6 +32,8 @@ use uapi::Errno;
 
 use crate::session::Session;
 use kfunc::KernelFunctions;
+
+use crate::kernel_types::KernelStructures;
 use object::Home;
 
 pub use btf::BtfObject;
@@ -61,6 +63,7 @@ pub struct Bpf {
     home: Arc<Home>,
     /// Read when the first program calls one.
     kernel_functions: OnceLock<KernelFunctions>,
+    kernel_structures: KernelStructures,
 }
 
 impl Bpf {
@@ -69,6 +72,7 @@ impl Bpf {
         Bpf {
             home: Arc::new(Home::new(Some(session))),
             kernel_functions: OnceLock::new(),
+            kernel_structures: KernelStructures::default(),
         }
     }
 
@@ -79,6 +83,7 @@ impl Bpf {
         Bpf {
             home: Arc::new(Home::new(None)),
             kernel_functions: OnceLock::new(),
+            kernel_structures: KernelStructures::default(),
         }
     }
 

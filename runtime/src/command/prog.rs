@@ -188,7 +188,9 @@ impl Bpf {
             }
             Err(_) => {
                 let maps = Named(&load.maps);
-                let verified = program::verify_only(&maps, load.spec, log).map_err(|e| e.errno)?;
+                let types = &self.kernel_structures;
+                let verified = program::verify_only(&maps, types, load.spec, log);
+                let verified = verified.map_err(|e| e.errno)?;
                 (verified, self.home.tables().progs.next_free_id())
             }
         };

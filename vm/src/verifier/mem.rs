@@ -265,6 +265,11 @@ impl Walk<'_> {
             }
             Kind::TpBuffer => in_tp_buffer(number, reg, off, size),
             Kind::Sock { .. } => self.check_socket(number, reg.kind, off, size, access),
+            Kind::UntrustedMem if access == Access::Read => Ok(()),
+            Kind::UntrustedMem => {
+                let text = format!("R{number} cannot write into {}", reg.kind.name());
+                Err(Fail::eacces(text))
+            }
             Kind::Object { .. } if access == Access::Write => {
                 Err(Fail::eacces("only read is supported"))
             }

@@ -15,8 +15,10 @@ use super::walk::Walk;
 /// What some bytes of a structure are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelField {
-    /// No pointer to a structure that could be followed.
+    /// Numbers, or a pointer that cannot be followed.
     Scalar,
+    /// A pointer to something that is no structure.
+    Memory,
     /// A pointer to a structure.
     Pointer {
         /// The structure.
@@ -82,13 +84,14 @@ impl Walk<'_> {
         let field = types
             .field(id, at, size)
             .map_err(|(errno, text)| Fail::new(errno, text))?;
-        let KernelField::Pointer {
-            to,
-            or_null,
-            untrusted: shared,
-        } = field
-        else {
-            return Ok(Reg::scalar(Scalar::unknown_bytes(size)));
+        let (to, or_null, shared) = match field {
+            KernelField::Scalar => return Ok(Reg::scalar(Scalar::unknown_bytes(size))),
+            KernelField::Memory => return Ok(Reg::pointer(Kind::UntrustedMem, 0, 0)),
+            KernelField::Pointer {
+                to,
+                or_null,
+                untrusted,
+            } => (to, or_null, untrusted),
         };
         let trust = match reg.kind {
             _ if shared => Trust::Guessed,

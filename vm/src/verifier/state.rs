@@ -61,6 +61,9 @@ pub(super) enum Kind {
     TpBuffer,
     /// A socket, or NULL.
     Sock { sock: Sock, or_null: bool },
+    /// An address that was read in a structure of the kernel: anything may be
+    /// read there, for a read that faults gives 0.
+    UntrustedMem,
     /// A structure of the kernel, or NULL.
     Object {
         of: Structure,
@@ -195,6 +198,7 @@ impl Kind {
                 (Sock::Xdp, false) => "xdp_sock",
                 (Sock::Xdp, true) => "xdp_sock_or_null",
             },
+            Kind::UntrustedMem => "rdonly_untrusted_mem",
             Kind::Object { or_null: false, .. } => "ptr_",
             Kind::Object { or_null: true, .. } => "ptr_or_null_",
         }

@@ -188,7 +188,7 @@ impl<'a> Walk<'a> {
     /// keep its rule.
     pub(super) fn note_access(&mut self, kind: Kind) -> Result<(), Fail> {
         let rewritten = match kind {
-            Kind::Ctx | Kind::Sock { .. } | Kind::Object { .. } => kind.name(),
+            Kind::Ctx | Kind::Sock { .. } | Kind::Object { .. } | Kind::UntrustedMem => kind.name(),
             _ => "",
         };
         match self.through[self.at].replace(rewritten) {
