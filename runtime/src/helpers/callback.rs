@@ -7,7 +7,7 @@ use super::row::{Any, Callback, CallbackCtx, helper};
 use crate::maps::Map;
 
 /// Most turns of one call (kernel: `BPF_MAX_LOOPS`).
-const MAX_LOOPS: u32 = 8 << 20;
+const MAX_LOOPS: u64 = 8 << 20;
 
 helper! {
     /// bpf_loop: calls back with 0, 1, … until `count` or until the callback
@@ -17,18 +17,18 @@ helper! {
         if flags.0 != 0 {
             return i64::from(-Errno::EINVAL.0);
         }
-        let count = count.0 as u32;
-        if count > MAX_LOOPS {
+        // All 64 bits count, as where the kernel inlines the loop.
+        if count.0 > MAX_LOOPS {
             return i64::from(-Errno::E2BIG.0);
         }
-        for turn in 0..count {
-            let args = [turn.into(), ctx.0, 0, 0];
+        for turn in 0..count.0 {
+            let args = [turn, ctx.0, 0, 0];
             // SAFETY: any number and the program's own address.
             if !unsafe { callback.call(args, run) } {
-                return i64::from(turn) + 1;
+                return turn as i64 + 1;
             }
         }
-        count.into()
+        count.0 as i64
     }
 }
 

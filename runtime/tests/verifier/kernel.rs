@@ -68,6 +68,37 @@ fn asked(errno: i32) -> Option<i32> {
 
 /// Errno and log of loading a case.
 pub fn load(case: &Case) -> Option<(i32, String)> {
+    let (result, log) = program(case)?;
+    let errno = asked(result.map_or_else(|errno| errno, |_| 0))?;
+    Some((errno, log))
+}
+
+/// r0 of running a case once.
+pub fn run(case: &Case) -> Option<u32> {
+    let (result, log) = program(case)?;
+    let fd = match result {
+        Ok(fd) => fd,
+        Err(errno) => {
+            asked(errno)?;
+            panic!("the kernel refuses the program: {errno}\n{log}");
+        }
+    };
+    let mut attr = Attr::new(&[(0, fd.0 as u32)]);
+    // SAFETY: bpf(2) reads and writes the attributes, which nobody else uses.
+    let ran = unsafe { libc::syscall(libc::SYS_bpf, 10, attr.0.as_mut_ptr(), ATTR) };
+    assert_eq!(
+        ran,
+        0,
+        "BPF_PROG_TEST_RUN: {}",
+        std::io::Error::last_os_error()
+    );
+    Some(u32::from_le_bytes([
+        attr.0[4], attr.0[5], attr.0[6], attr.0[7],
+    ]))
+}
+
+/// The loaded program or errno, and the log.
+fn program(case: &Case) -> Option<(Result<Fd, i32>, String)> {
     let description = case.types.finish();
     let btf = match types(&description) {
         Ok(fd) => fd,
@@ -128,9 +159,8 @@ pub fn load(case: &Case) -> Option<(i32, String)> {
         .bytes(32, &log[..])
         .bytes(80, &records.bytes)
         .call(5);
-    let errno = asked(result.map_or_else(|errno| errno, |_| 0))?;
     // The kernel wrote to it behind the compiler's back.
     let log = std::hint::black_box(&mut log);
     let end = log.iter().position(|&b| b == 0).unwrap_or(0);
-    Some((errno, String::from_utf8_lossy(&log[..end]).into_owned()))
+    Some((result, String::from_utf8_lossy(&log[..end]).into_owned()))
 }

@@ -6,6 +6,7 @@ mod functions;
 mod kernel;
 mod locks;
 mod nested_maps;
+mod runs;
 mod types;
 
 use bpftime_runtime::helpers;
