@@ -1,7 +1,7 @@
 /* Counts bytes by value in an array map. */
 #include "bench.h"
 
-MAP counts = { ARRAY, 4, 8, 256, 0 };
+MAP counts = { ARRAY, 4, 8, 256 };
 
 RUN(void *mem, u64 len)
 {

@@ -1,7 +1,7 @@
 /* Counts words by their low bits in a hash map. */
 #include "bench.h"
 
-MAP counts = { HASH, 8, 8, 1024, 0 };
+MAP counts = { HASH, 8, 8, 1024 };
 
 RUN(void *mem, u64 len)
 {

@@ -1,7 +1,7 @@
 /* Counts bytes by value in a per-CPU array. */
 #include "bench.h"
 
-MAP counts = { PERCPU_ARRAY, 4, 8, 256, 0 };
+MAP counts = { PERCPU_ARRAY, 4, 8, 256 };
 
 RUN(void *mem, u64 len)
 {

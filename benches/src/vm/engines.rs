@@ -8,6 +8,7 @@ use vm::interp::Interpreter;
 use vm::jit::{CompiledProgram, Optimisations};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
+use crate::kernel;
 use crate::native;
 use crate::object::Program;
 use crate::programs::Row;
@@ -23,17 +24,29 @@ pub enum Engine {
     Rbpf,
     RbpfInterpreter,
     Ubpf,
+    Kernel,
 }
 
 impl Engine {
-    /// All of them.
-    pub const ALL: [Engine; 6] = [
+    /// Those that run in this process.
+    pub const HERE: [Engine; 6] = [
         Engine::Native,
         Engine::Jit,
         Engine::Interpreter,
         Engine::Rbpf,
         Engine::RbpfInterpreter,
         Engine::Ubpf,
+    ];
+
+    /// All of them.
+    pub const ALL: [Engine; 7] = [
+        Engine::Native,
+        Engine::Jit,
+        Engine::Interpreter,
+        Engine::Rbpf,
+        Engine::RbpfInterpreter,
+        Engine::Ubpf,
+        Engine::Kernel,
     ];
 
     /// Whether it must be able to run every program.
@@ -50,6 +63,7 @@ impl Engine {
             Engine::Rbpf => "rbpf",
             Engine::RbpfInterpreter => "rbpf-int",
             Engine::Ubpf => "ubpf",
+            Engine::Kernel => "kernel",
         }
     }
 }
@@ -74,6 +88,16 @@ impl Subject {
     pub fn memory(&self) -> &[u8] {
         self.world.memory()
     }
+
+    /// Whether its first run returns `r0` and leaves `memory`. The kernel
+    /// returns the low half of r0, and memory is not looked for there.
+    pub fn confirms(&mut self, r0: u64, memory: &[u8]) -> bool {
+        let returned = self.run(1);
+        if self.engine == Engine::Kernel {
+            return returned == r0 & u64::from(u32::MAX);
+        }
+        returned == r0 && self.memory() == memory
+    }
 }
 
 /// A program as if verified.
@@ -94,6 +118,7 @@ pub fn subject(engine: Engine, row: &Row, program: &Program) -> Result<Option<Su
         Engine::Interpreter => Some(interpreter(program, &mut world)?),
         Engine::Rbpf | Engine::RbpfInterpreter => rbpf(engine, program, &mut world)?,
         Engine::Ubpf => ubpf(program, &mut world)?,
+        Engine::Kernel => kernel(program, &world),
     };
     Ok(run.map(|run| Subject { engine, run, world }))
 }
@@ -171,6 +196,14 @@ fn rbpf(engine: Engine, program: &Program, world: &mut World) -> Result<Option<R
         // SAFETY: as for our JIT.
         unsafe { machine.execute_program_jit(context()) }.unwrap_or(u64::MAX)
     })))
+}
+
+/// The kernel, if this user may load programs and it accepts this one.
+fn kernel(program: &Program, world: &World) -> Option<Runs> {
+    let loaded = kernel::load(program, world.memory())?;
+    Some(Box::new(move |times| {
+        loaded.run(times).map_or(u64::MAX, u64::from)
+    }))
 }
 
 /// ubpf, where `BPFTIME_BENCH_UBPF` or the loader finds its library.

@@ -7,6 +7,7 @@
 //! [`toggle`] (what each optimisation is worth).
 
 mod engines;
+mod kernel;
 mod measure;
 mod native;
 mod object;
@@ -26,14 +27,19 @@ use engines::Engine;
 use programs::{CPUS, Group, ROWS};
 use report::{Entry, Report};
 
-const USAGE: &str = "usage: bench-vm [--toggle] [NAME…]: only programs whose names contain a NAME";
+const USAGE: &str = "usage: bench-vm [--kernel | --toggle] [NAME…]
+Measures programs whose names contain a NAME, or all.
+--kernel: in the kernel, too, as root; a minute more for its verifier
+--toggle: what each optimisation of the JIT is worth";
 
 fn main() -> Result<()> {
     let mut toggle = false;
+    let mut engines = Engine::HERE.to_vec();
     let mut names = Vec::new();
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--toggle" => toggle = true,
+            "--kernel" => engines.push(Engine::Kernel),
             other if other.starts_with('-') => bail!(USAGE),
             other => names.push(other.to_owned()),
         }
@@ -47,7 +53,7 @@ fn main() -> Result<()> {
     for row in ROWS.iter().filter(|row| row.group != Group::Entry) {
         for cpu in CPUS.into_iter().filter(|_| wanted(row.name)) {
             if let Some(program) = row.program(cpu)? {
-                measured.push(measure::program(row, cpu, &program)?);
+                measured.push(measure::program(&engines, row, cpu, &program)?);
             }
         }
     }

@@ -71,15 +71,20 @@ pub fn nanoseconds(subjects: &mut [Subject]) -> Vec<f64> {
     times.into_iter().map(median).collect()
 }
 
-/// The program in all engines that can run it. Their first runs return the
+/// The program in all of `engines` that can run it. Their first runs return the
 /// same and leave the same memory; engines of others that do not are left out.
 ///
 /// # Errors
 /// One of our engines fails or differs.
-pub fn subjects(row: &Row, cpu: &str, program: &Program) -> Result<Vec<Subject>> {
+pub fn subjects(
+    engines: &[Engine],
+    row: &Row,
+    cpu: &str,
+    program: &Program,
+) -> Result<Vec<Subject>> {
     let mut ours = Vec::new();
     let mut others = Vec::new();
-    for engine in Engine::ALL {
+    for &engine in engines {
         let kept = if engine.is_ours() {
             &mut ours
         } else {
@@ -88,7 +93,7 @@ pub fn subjects(row: &Row, cpu: &str, program: &Program) -> Result<Vec<Subject>>
         kept.extend(engines::subject(engine, row, program)?);
     }
     let r0 = agree(row, cpu, &mut ours)?;
-    others.retain_mut(|other| other.run(1) == r0 && other.memory() == ours[0].memory());
+    others.retain_mut(|other| other.confirms(r0, ours[0].memory()));
     ours.append(&mut others);
     Ok(ours)
 }
@@ -112,8 +117,13 @@ pub fn agree(row: &Row, cpu: &str, subjects: &mut [Subject]) -> Result<u64> {
 }
 
 /// Measures one program.
-pub fn program(row: &Row, cpu: &'static str, program: &Program) -> Result<Measured> {
-    let mut subjects = subjects(row, cpu, program)?;
+pub fn program(
+    engines: &[Engine],
+    row: &Row,
+    cpu: &'static str,
+    program: &Program,
+) -> Result<Measured> {
+    let mut subjects = subjects(engines, row, cpu, program)?;
     let times = nanoseconds(&mut subjects);
     let names = subjects.iter().map(|subject| subject.engine.name());
     let ns: BTreeMap<&str, f64> = names.zip(times).collect();

@@ -42,10 +42,10 @@ impl Library {
     }
 
     /// Writes a word to a variable of the library.
-    fn set(&self, name: &str, offset: usize, value: u64) -> Result<()> {
+    fn set(&self, name: &str, value: u64) -> Result<()> {
         let variable = self.symbol(name)?;
-        // SAFETY: `bench.h` gives these variables eight bytes there.
-        unsafe { variable.byte_add(offset).cast::<u64>().write(value) };
+        // SAFETY: `bench.h` gives these variables eight bytes.
+        unsafe { variable.cast::<u64>().write(value) };
         Ok(())
     }
 }
@@ -60,13 +60,14 @@ pub fn load(path: &Path, program: &Program, world: &mut World) -> Result<Functio
             ("bench_delete", BPF_FUNC_MAP_DELETE_ELEM),
         ] {
             let helper = runtime::helpers::lookup(id).context("a helper")?;
-            library.set(name, 0, helper.call as *const () as u64)?;
+            library.set(name, helper.call as *const () as u64)?;
         }
-        library.set("bench_run", 0, world.run() as u64)?;
+        library.set("bench_run", world.run() as u64)?;
     }
     for (id, object) in (1..).zip(&program.objects) {
-        if let Object::Map { name, .. } = object {
-            library.set(name, 16, world.handle(id)?)?;
+        if let Object::Map { .. } = object {
+            library.set("bench_handle", world.handle(id)?)?;
+            library.set("bench_values", world.values() as u64)?;
         }
     }
     // SAFETY: `run` has this type in every program.

@@ -76,6 +76,11 @@ impl Program {
         })
     }
 
+    /// The instructions that begin with memory in r1 and its length in r2.
+    pub fn without_prologue(&self) -> &[Insn] {
+        &self.insns[prologue().len()..]
+    }
+
     /// The instructions as bytes, with the addresses of objects in them: for
     /// engines that know neither maps nor constants.
     pub fn bytes(&self, address: impl Fn(u32, u32) -> Result<u64>) -> Result<Vec<u8>> {

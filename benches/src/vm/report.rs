@@ -103,16 +103,17 @@ impl fmt::Display for Short {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let others = &Engine::ALL[1..];
+        let measured = |engine: &Engine| self.means.values().any(|m| m.contains_key(engine.name()));
+        let others: Vec<Engine> = Engine::ALL[1..].iter().copied().filter(measured).collect();
         write!(f, "{:<16}{:<4}{:>10}", "multiples of", "", "native ns")?;
-        for engine in others {
+        for engine in &others {
             write!(f, "{:>10}", engine.name())?;
         }
         writeln!(f, "{:>12}{:>8}", "compile µs", "bytes")?;
         for row in &self.programs {
             let native = row.ns.get(Engine::Native.name()).copied();
             write!(f, "{:<16}{:<4}{:>10}", row.name, row.cpu, Short(native))?;
-            for &engine in others {
+            for &engine in &others {
                 write!(f, "{:>10}", Short(row.ratio(engine)))?;
             }
             let compile = Short(Some(row.compile_us));
@@ -120,7 +121,7 @@ impl fmt::Display for Report {
         }
         for (cpu, means) in &self.means {
             write!(f, "{:<16}{cpu:<4}{:>10}", "geometric mean", "")?;
-            for engine in others {
+            for engine in &others {
                 write!(f, "{:>10}", Short(means.get(engine.name()).copied()))?;
             }
             writeln!(f)?;

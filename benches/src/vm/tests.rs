@@ -13,7 +13,7 @@ fn every_engine_returns_what_native_code_returns() {
         for cpu in CPUS {
             let program = row.program(cpu).expect("an object file");
             let Some(program) = program else { continue };
-            let subjects = measure::subjects(row, cpu, &program);
+            let subjects = measure::subjects(&Engine::HERE, row, cpu, &program);
             let subjects = subjects.unwrap_or_else(|error| panic!("{error:#}"));
             let ran = |engine: &Engine| subjects.iter().any(|s| s.engine == *engine);
             let mut ours = Engine::ALL.into_iter().filter(|engine| engine.is_ours());

@@ -35,6 +35,8 @@ pub struct World {
     /// What r1 points to on entry.
     entry: Box<[u64; 2]>,
     maps: BTreeMap<u32, Arc<Map>>,
+    /// What native code has for an array.
+    values: Box<[u64; 512]>,
     run: Box<RunState>,
     _env: Box<ProcessEnv>,
 }
@@ -60,6 +62,7 @@ impl World {
             bytes,
             entry,
             maps,
+            values: Box::new([0; 512]),
             run,
             _env: env,
         })
@@ -94,6 +97,11 @@ impl World {
     pub fn handle(&self, id: u32) -> Result<u64> {
         let map = self.maps.get(&id).context("no such map")?;
         Ok(Arc::as_ptr(map) as u64)
+    }
+
+    /// Where the values of a native array are.
+    pub fn values(&mut self) -> *mut u64 {
+        self.values.as_mut_ptr()
     }
 
     /// Where the constants of `id` are.
