@@ -84,13 +84,14 @@ fn entry() -> Result<Entry> {
     let mut program = row.program(CPUS[0])?.context("the empty program")?;
     // Nor does it need its arguments.
     program.insns.drain(..2);
-    let mut subjects = Vec::new();
-    for engine in [Engine::Native, Engine::Jit] {
-        subjects.extend(engines::subject(engine, row, &program)?);
-    }
-    let times = measure::nanoseconds(&mut subjects);
+    let times = measure::nanoseconds(|_| {
+        let engines = [Engine::Native, Engine::Jit].into_iter();
+        let subjects = engines.map(|engine| engines::subject(engine, row, &program));
+        let subjects: Vec<_> = subjects.collect::<Result<_>>()?;
+        Ok(subjects.into_iter().flatten().collect())
+    })?;
     Ok(Entry {
-        native_ns: times[0],
-        jit_ns: times[1],
+        native_ns: times[0].1,
+        jit_ns: times[1].1,
     })
 }

@@ -36,13 +36,17 @@ pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
             let Some(program) = row.program(cpu)? else {
                 continue;
             };
-            let full = engines::compiled(row, &program, &Optimisations::ALL);
-            let less = without().map(|(_, less)| engines::compiled(row, &program, &less));
-            let mut subjects: Vec<_> = std::iter::once(full).chain(less).collect::<Result<_>>()?;
-            agree(row, cpu, &mut subjects)?;
-            let times = nanoseconds(&mut subjects);
-            for (at, time) in times[1..].iter().enumerate() {
-                factors[at].push((format!("{} {cpu}", row.name), time / times[0]));
+            let times = nanoseconds(|_| {
+                let full = engines::compiled(row, &program, &Optimisations::ALL);
+                let less = without().map(|(_, less)| engines::compiled(row, &program, &less));
+                let mut subjects: Vec<_> =
+                    std::iter::once(full).chain(less).collect::<Result<_>>()?;
+                agree(row, cpu, &mut subjects)?;
+                Ok(subjects)
+            })?;
+            let (_, full) = times[0];
+            for (at, (_, time)) in times[1..].iter().enumerate() {
+                factors[at].push((format!("{} {cpu}", row.name), time / full));
             }
         }
     }
