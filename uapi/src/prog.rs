@@ -26,5 +26,6 @@ mod numbers {
     pub const BPF_F_ANY_ALIGNMENT: u32 = 1 << 1;
     pub const BPF_F_TEST_STATE_FREQ: u32 = 1 << 3;
     pub const BPF_F_SLEEPABLE: u32 = 1 << 4;
+    pub const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 }
 pub use numbers::*;

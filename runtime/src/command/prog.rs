@@ -10,8 +10,8 @@ use uapi::insn::{
     BPF_PSEUDO_MAP_VALUE,
 };
 use uapi::prog::{
-    BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_RAW_TRACEPOINT,
-    BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT,
+    BPF_F_XDP_HAS_FRAGS, BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT,
+    BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT,
 };
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
@@ -148,10 +148,13 @@ impl Bpf {
         mut log: Option<&mut Log>,
     ) -> Result<Arc<ProgObject>, Errno> {
         let spec = &load.spec;
-        if spec.prog_flags & !PROG_FLAGS != 0 {
+        let hosted = self.session().is_ok();
+        // What packets look like matters to who runs programs on them.
+        let known = PROG_FLAGS | if hosted { 0 } else { BPF_F_XDP_HAS_FRAGS };
+        if spec.prog_flags & !known != 0 {
             return Err(Errno::EINVAL);
         }
-        if self.session().is_ok() && !PROG_TYPES.contains(&spec.prog_type) {
+        if hosted && !PROG_TYPES.contains(&spec.prog_type) {
             if let Some(log) = log {
                 let text = format!(
                     "program type {} cannot run in user space\nhint: {RUNNABLE}\n",
