@@ -3,7 +3,7 @@
 //! helper's code; when the turns may stop is `progress`'s to say.
 
 use uapi::Errno;
-use uapi::helper::{BPF_FUNC_FOR_EACH_MAP_ELEM, BPF_FUNC_LOOP};
+use uapi::helper::{BPF_FUNC_FOR_EACH_MAP_ELEM, BPF_FUNC_LOOP, BPF_FUNC_USER_RINGBUF_DRAIN};
 use uapi::insn::MAX_CALL_FRAMES;
 
 use super::Fail;
@@ -75,7 +75,7 @@ impl Walk<'_> {
         Ok(u64::from(turns) < most)
     }
 
-    fn pass_arguments(&self, helper: u32, call: &Call, frame: &mut Frame) -> Result<(), Fail> {
+    fn pass_arguments(&mut self, helper: u32, call: &Call, frame: &mut Frame) -> Result<(), Fail> {
         let context = self.read(3)?;
         match (helper, call.map) {
             (BPF_FUNC_LOOP, _) => {
@@ -91,6 +91,10 @@ impl Walk<'_> {
                 frame.regs[2] = Reg::pointer(Kind::MapKey { map }, 0, 0);
                 frame.regs[3] = Reg::pointer(value, 0, 0);
                 frame.regs[4] = context;
+            }
+            (BPF_FUNC_USER_RINGBUF_DRAIN, _) => {
+                frame.regs[1] = Reg::pointer(Kind::ConstDynPtr, 0, self.fresh_id());
+                frame.regs[2] = context;
             }
             _ => {
                 let text = format!("callbacks of helper {helper} cannot be verified here");
