@@ -364,10 +364,59 @@ fn operand(dice: &mut Dice) -> Vec<Op> {
     ops
 }
 
+/// A load, an operation and a store, mostly of the same place and size.
+fn modification(dice: &mut Dice) -> Vec<Op> {
+    let [value, other, address] = dice.regs();
+    let size = dice.of(&[Size::W, Size::DW, Size::W, Size::DW, Size::B, Size::H]);
+    let (base, off) = match dice.below(3) {
+        0 => (Reg::R10, -8 * (1 + dice.below(8) as i16)),
+        1 => (CTX, 8 * dice.below(14) as i16),
+        _ => (address, 8 * dice.below(10) as i16),
+    };
+    let mut ops = Vec::new();
+    if base == address {
+        ops.push(mov(address, CTX));
+        ops.push(alu(Width::W64, AluOp::Add, address, Operand::Imm(24)));
+    }
+    ops.push(load(size, value, base, off));
+    if dice.one_in(4) {
+        ops.push(load(Size::B, other, base, off));
+    }
+    use AluOp::*;
+    let src = match dice.below(4) {
+        0 => Operand::Imm(dice.below(300) as i32 - 150),
+        1 => Operand::Imm(dice.below(u32::MAX) as i32),
+        _ => Operand::Reg(other),
+    };
+    let op = dice.of(&[Add, Add, Sub, Or, And, Xor, Mul, Lsh]);
+    ops.push(alu(dice.width(), op, value, src));
+    let addr = Address {
+        base,
+        off: if dice.one_in(8) { off + 4 } else { off },
+    };
+    let size = if dice.one_in(8) { Size::W } else { size };
+    let src = Operand::Reg(value);
+    ops.push(Op::Store { size, addr, src });
+    if base == address {
+        ops.push(alu(Width::W64, Mov, address, Operand::Imm(2)));
+    }
+    if dice.below(4) > 0 {
+        ops.push(alu(Width::W64, Mov, value, Operand::Imm(4)));
+    }
+    ops
+}
+
 /// Any of them.
 pub fn pattern() -> impl Strategy<Value = Vec<Op>> {
     let shapes = [
-        ladder, ladder, rotation, extension, chain, division, operand,
+        ladder,
+        ladder,
+        rotation,
+        extension,
+        chain,
+        division,
+        operand,
+        modification,
     ];
     (
         0..shapes.len(),

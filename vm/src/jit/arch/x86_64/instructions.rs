@@ -31,6 +31,11 @@ impl Assembler {
         }
     }
 
+    /// `op *memory, src`.
+    pub fn arith_store(&mut self, op: Arith, width: Width, memory: Memory, src: Gpr) {
+        self.simple(width, (op as u8) << 3 | 1, src.0, memory.into());
+    }
+
     /// `cmp byte memory, imm`.
     pub fn compare_byte(&mut self, memory: Memory, imm: u8) {
         self.form(false, Map::One, 0x80, 7, memory.into(), false);
@@ -242,7 +247,7 @@ impl Assembler {
     /// `lock op *memory, src`.
     pub fn lock_arith(&mut self, op: Arith, width: Width, memory: Memory, src: Gpr) {
         self.byte(0xf0);
-        self.simple(width, (op as u8) << 3 | 1, src.0, memory.into());
+        self.arith_store(op, width, memory, src);
     }
 
     pub fn lock_exchange_add(&mut self, width: Width, memory: Memory, src: Gpr) {

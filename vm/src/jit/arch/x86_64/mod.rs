@@ -3,8 +3,9 @@
 //!
 //! Reading order: [`frame`] says where everything is; [`values`] is how a
 //! value can wait for its use, and [`operands`] how instructions take it;
-//! `alu`, `divide`, `access`, `branch` and `calls` compile instructions, with
-//! `sums`, `bytes`, `rotate` and `constant` for what several of them come to;
+//! `alu`, `divide`, `access`, `branch`, `calls` and `lookup` compile
+//! instructions, with `sums`, `bytes`, `rotate`, `modify` and `constant` for
+//! what several of them come to;
 //! [`encode`] and [`instructions`] know bytes, [`buffer`] and [`layout`]
 //! jumps; [`memory`] makes code executable.
 
@@ -22,6 +23,7 @@ mod instructions;
 mod layout;
 mod lookup;
 mod memory;
+mod modify;
 mod operands;
 mod rotate;
 mod sums;
@@ -38,6 +40,7 @@ use branch::Comparison;
 use buffer::Buffer;
 use encode::{Assembler, Gpr};
 use frame::Frame;
+use modify::Modification;
 use values::Values;
 
 /// Loop heads begin on a multiple of 2 to the power of this: a line of the
@@ -219,7 +222,18 @@ impl Compiler<'_> {
                 op,
                 dst,
                 src,
-            } => self.alu(width, op, dst, src),
+            } => {
+                let modification = Modification {
+                    width,
+                    op,
+                    dst,
+                    src,
+                };
+                if self.modify(at, modification) {
+                    return Ok(2);
+                }
+                self.alu(width, op, dst, src);
+            }
             Op::Neg { width, dst } => self.negate(width, dst),
             Op::MovSx {
                 width,

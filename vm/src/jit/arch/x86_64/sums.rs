@@ -30,6 +30,11 @@ impl Compiler<'_> {
                 self.values.forget(src);
                 value
             }
+            // Two registers are added once.
+            Some(Value::Sum(sum)) if sum.index.is_some() && src != dst && !self.dies(src) => {
+                self.settle(src);
+                Value::Sum(Sum::of(src))
+            }
             Some(value @ (Value::Sum(_) | Value::Constant(_))) => value,
             Some(_) => {
                 self.settle(src);

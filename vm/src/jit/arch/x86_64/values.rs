@@ -43,7 +43,7 @@ impl Sum {
         self.base.filter(|&base| plain && base != Reg::R10)
     }
 
-    fn reads(&self) -> Regs {
+    pub fn reads(&self) -> Regs {
         self.base.map_or(0, bit) | self.index.map_or(0, |(reg, _)| bit(reg))
     }
 }
