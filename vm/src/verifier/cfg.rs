@@ -52,9 +52,6 @@ impl Cfg {
                 continue;
             }
             super::opcode::check(*insn).map_err(|f| (at, f))?;
-            if !env.accepts_all_of_rfc9669() {
-                super::opcode::check_constant(*insn).map_err(|f| (at, f))?;
-            }
             if let Some(target) = names_subprogram(*insn, at) {
                 if target < 0 || target >= insns.len() as i64 {
                     let text = "call to invalid destination";

@@ -11,7 +11,7 @@ use super::precision::Sources;
 use super::range::Scalar;
 use super::state::{Kind, Reg, State, Trust};
 use super::walk::Walk;
-use super::{Fail, pointer};
+use super::{Fail, opcode, pointer};
 
 /// No mapping lies this close to address 0 (`vm.mmap_min_addr`), so a valid
 /// address plus or minus less than this is not NULL.
@@ -61,6 +61,9 @@ impl Walk<'_> {
             _ => {
                 let src = self.operand(is64)?;
                 let dst = self.read(insn.dst())?;
+                if !self.env.accepts_all_of_rfc9669() {
+                    opcode::check_constant(insn)?;
+                }
                 if dst.kind.is_pointer() || src.kind.is_pointer() {
                     // What is added to a pointer; the pointer itself has none.
                     self.need_precise(dst.from.and(src.from));
