@@ -348,6 +348,10 @@ impl Machine<'_> {
             self.new_packet();
         }
         let null = self.stream.below(3) == 0;
+        // Arrays have all their elements, and no others.
+        let info = map.and_then(|id| self.pack.maps.iter().find(|m| m.id == id));
+        let array = info.filter(|m| m.map_type == BPF_MAP_TYPE_ARRAY);
+        let null = array.map_or(null, |m| key >= u64::from(m.max_entries));
         let slice = self.dynptr_helper(id, &args)?;
         let result = match proto.ret {
             Ret::MapValueOrNull if null => 0,
