@@ -37,15 +37,28 @@ const STRUCTURES: [(&str, FieldKind, u32, u32, bool, bool); 8] = [
 /// of a value.
 ///
 /// # Errors
-/// The kernel's: EINVAL for types that do not fit or parts that are not well
-/// formed, E2BIG for too many, EEXIST where they overlap, EACCES in a map that
-/// programs only read or write, EOPNOTSUPP where the map type has no such parts.
+/// The kernel's: EINVAL for types that do not fit the sizes, EACCES for parts
+/// of a map that programs only read or write, EOPNOTSUPP where the map type
+/// has no such parts.
 pub fn map_fields(btf: &Btf, map: &MapSpec) -> Result<MapFields, Errno> {
     let (key, value) = (map.btf_key_type_id, map.btf_value_type_id);
     if key != 0 && btf.size(key) != Some(map.key_size) || btf.size(value) != Some(map.value_size) {
         return Err(Errno::EINVAL);
     }
     check_array(btf, key, value, map)?;
+    // What is not well formed is bytes like others: no helper takes it.
+    let list = parts(btf, value, map.value_size).unwrap_or_default();
+    if !list.is_empty() && map.map_flags & (BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG) != 0 {
+        return Err(Errno::EACCES);
+    }
+    if !list.iter().all(|field| holds(map.map_type, field.kind)) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    Ok(MapFields { list })
+}
+
+/// The special parts of a value, ascending by offset (`btf_parse_fields`).
+fn parts(btf: &Btf, value: u32, value_size: u32) -> Result<Vec<MapField>, Errno> {
     let mut search = Search {
         btf,
         members: 0,
@@ -64,7 +77,7 @@ pub fn map_fields(btf: &Btf, map: &MapSpec) -> Result<MapFields, Errno> {
         }
         _ => {}
     }
-    let mut list = search.found;
+    let list = search.found;
     let mut end = 0;
     for field in &list {
         if field.offset < end {
@@ -72,22 +85,13 @@ pub fn map_fields(btf: &Btf, map: &MapSpec) -> Result<MapFields, Errno> {
         }
         end = field.offset + field.size;
     }
-    if end > map.value_size {
-        return Err(Errno::EINVAL);
-    }
     let has = |kind| list.iter().any(|field| field.kind == kind);
     let locked = has(FieldKind::SpinLock) || has(FieldKind::ResSpinLock);
-    if (has(FieldKind::ListHead) || has(FieldKind::RbRoot)) && !locked {
+    let rooted = has(FieldKind::ListHead) || has(FieldKind::RbRoot);
+    if end > value_size || rooted && !locked {
         return Err(Errno::EINVAL);
     }
-    if !list.is_empty() && map.map_flags & (BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG) != 0 {
-        return Err(Errno::EACCES);
-    }
-    if !list.iter().all(|field| holds(map.map_type, field.kind)) {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    list.sort_by_key(|field| field.offset);
-    Ok(MapFields { list })
+    Ok(list)
 }
 
 /// Arrays have indices of 32 bits, or none where they are a section of

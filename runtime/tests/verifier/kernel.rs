@@ -1,5 +1,6 @@
 //! The running kernel's verdict on a case, by bpf(2).
 
+use bpftime_runtime::maps::MapSpec;
 use uapi::Insn;
 use uapi::insn::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE};
 
@@ -66,6 +67,32 @@ fn asked(errno: i32) -> Option<i32> {
     (!skips).then_some(errno)
 }
 
+/// Errno of `BPF_MAP_CREATE`, or of the types before it, where the kernel
+/// looks for special parts already; 0 when it makes the map.
+pub fn make_map(description: &[u8], spec: &MapSpec) -> Option<i32> {
+    let made = types(description).and_then(|btf| map(spec, &btf, None));
+    asked(made.map_or_else(|errno| errno, |_| 0))
+}
+
+fn map(spec: &MapSpec, btf: &Fd, inner: Option<&Fd>) -> Result<Fd, i32> {
+    let mut words = vec![
+        (0, spec.map_type),
+        (4, spec.key_size),
+        (8, spec.value_size),
+        (12, spec.max_entries),
+        (16, spec.map_flags),
+    ];
+    words.extend(inner.map(|inner| (20, inner.0 as u32)));
+    if spec.btf_value_type_id != 0 {
+        words.extend([
+            (48, btf.0 as u32),
+            (52, spec.btf_key_type_id),
+            (56, spec.btf_value_type_id),
+        ]);
+    }
+    Attr::new(&words).call(0)
+}
+
 /// Errno and log of loading a case.
 pub fn load(case: &Case) -> Option<(i32, String)> {
     let (result, log) = program(case)?;
@@ -110,24 +137,8 @@ fn program(case: &Case) -> Option<(Result<Fd, i32>, String)> {
     let mut maps: Vec<Fd> = Vec::new();
     for (number, spec) in case.maps.iter().enumerate() {
         let inner = case.inner.get(number).copied().unwrap_or(0);
-        let mut words = vec![
-            (0, spec.map_type),
-            (4, spec.key_size),
-            (8, spec.value_size),
-            (12, spec.max_entries),
-            (16, spec.map_flags),
-        ];
-        if inner != 0 {
-            words.push((20, maps[inner - 1].0 as u32));
-        }
-        if spec.btf_value_type_id != 0 {
-            words.extend([
-                (48, btf.0 as u32),
-                (52, spec.btf_key_type_id),
-                (56, spec.btf_value_type_id),
-            ]);
-        }
-        let made = Attr::new(&words).call(0);
+        let inner = inner.checked_sub(1).map(|inner| &maps[inner]);
+        let made = map(spec, &btf, inner);
         maps.push(made.unwrap_or_else(|errno| panic!("the kernel refuses map {number}: {errno}")));
     }
     let mut insns: Vec<Insn> = case.insns();

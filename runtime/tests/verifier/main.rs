@@ -8,6 +8,7 @@ mod locks;
 mod nested_maps;
 mod runs;
 mod types;
+mod values;
 
 use bpftime_runtime::helpers;
 use bpftime_runtime::maps::MapSpec;
