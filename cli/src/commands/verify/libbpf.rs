@@ -131,8 +131,13 @@ impl Object {
         };
         for map in std::iter::successors(next(ptr::null_mut()), |&map| next(map)) {
             complete(map);
-            // SAFETY: a map of the open object, which is not loaded yet.
+            // SAFETY: a map of the open object, which is not loaded yet; the
+            // template of a map of maps is such a map, too, or null.
             unsafe {
+                let template = sys::bpf_map__inner_map(map);
+                if !template.is_null() {
+                    complete(template);
+                }
                 if !struct_ops && sys::bpf_map__type(map) == sys::BPF_MAP_TYPE_STRUCT_OPS {
                     sys::bpf_map__set_autocreate(map, false);
                 }

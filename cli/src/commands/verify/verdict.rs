@@ -77,7 +77,11 @@ impl Verdict {
         let reason = match outcome {
             Outcome::Accepted => String::new(),
             Outcome::Refused => last_message(log).to_owned(),
-            _ => warnings.first().cloned().unwrap_or_default(),
+            _ => warnings
+                .iter()
+                .find(|w| !w.contains(TRIED_AGAIN))
+                .cloned()
+                .unwrap_or_default(),
         };
         Verdict {
             outcome,
@@ -95,6 +99,9 @@ impl Verdict {
 
 /// libbpf's warning when `BPF_PROG_LOAD` failed (`bpf_object_load_prog`).
 const TRIED: &str = "BPF program load failed";
+
+/// libbpf's warning when it tries again in another way.
+const TRIED_AGAIN: &str = "Retrying without";
 
 /// libbpf's warning when all programs are loaded, and one that was left out
 /// should enter a program array (`init_prog_array_slots`).
@@ -170,7 +177,10 @@ mod tests {
 
     #[test]
     fn a_failure_before_the_verifier() {
-        let warnings = ["map 'm': failed to create: -EINVAL".to_owned()];
+        let warnings = [
+            "Error in bpf_create_map_xattr(m): -524. Retrying without BTF.".to_owned(),
+            "map 'm': failed to create: -EINVAL".to_owned(),
+        ];
         let verdict = Verdict::of("f", 524, &warnings, "");
         assert_eq!(
             (
