@@ -285,13 +285,11 @@ fn instructions_take_their_shortest_form() {
         *(u32 *)(r1 + 0) = r3\nr0 = 0\nexit";
     let code = both(&assemble(text)).expect("links");
     let expected = [
-        &[0x48, 0x8b, 0x37][..],   // mov rsi, [rdi]
-        &[0x48, 0x83, 0xc6, 0x01], // add rsi, 1
-        &[0x48, 0x89, 0x37],       // mov [rdi], rsi
-        &[0x8b, 0x54, 0x24, 0xfc], // mov edx, [rsp - 4], in the red zone
-        &[0x89, 0x17],             // mov [rdi], edx
-        &[0x33, 0xc0],             // xor eax, eax
-        &[0xc3],                   // ret
+        &[0x48, 0x83, 0x07, 0x01][..], // add qword [rdi], 1
+        &[0x8b, 0x54, 0x24, 0xfc],     // mov edx, [rsp - 4], in the red zone
+        &[0x89, 0x17],                 // mov [rdi], edx
+        &[0x33, 0xc0],                 // xor eax, eax
+        &[0xc3],                       // ret
     ]
     .concat();
     assert_eq!(code.compiled.code_bytes(), expected);
