@@ -1,7 +1,9 @@
 //! Global functions.
 
+use bpftime_runtime::maps::MapSpec;
 use uapi::Errno;
 use uapi::btf::BTF_KIND_FWD;
+use uapi::map::BPF_MAP_TYPE_PROG_ARRAY;
 
 use super::Case;
 
@@ -234,4 +236,63 @@ fn nobody_calls_the_exception_callback() {
         };
         case.refused(Errno::EINVAL, &[words]);
     }
+}
+
+#[test]
+fn lines_begin_where_functions_do() {
+    // Instructions 0 and 1 are one load.
+    let text = "r1 = 7 ll\ncall f\nr0 = 0\nexit\nf:\nr0 = 0\nexit";
+    let with_lines = |lines: &[u32]| {
+        let mut case = with_function(text, false, |_, types| vec![types.int]);
+        case.lines = lines.to_vec();
+        case
+    };
+    with_lines(&[0, 2, 5]).accepted(&[]);
+    let refused = |lines: &[u32], words: &str| with_lines(lines).refused(Errno::EINVAL, &[words]);
+    refused(
+        &[0, 2],
+        "missing bpf_line_info for 1 funcs starting from func#1",
+    );
+    refused(&[0, 2, 6], "missing bpf_line_info for func#1");
+    refused(&[2, 5], "missing bpf_line_info for func#0");
+    refused(
+        &[0, 2, 2, 5],
+        "Invalid line_info[2].insn_off:2 (prev_offset:2 prog->len:7)",
+    );
+    refused(
+        &[0, 5, 7],
+        "Invalid line_info[2].insn_off:7 (prev_offset:5 prog->len:7)",
+    );
+    refused(&[0, 1, 5], "Invalid insn code at line_info[1].insn_off");
+}
+
+#[test]
+fn tail_calls_leave_functions_that_return_numbers() {
+    let tail = "r2 = map[1]\nr3 = 0\ncall 12\nr0 = 0\nexit";
+    let program = |ret: fn(&Types) -> u32| {
+        let mut case = Case::new(&format!("call f\nr0 = 0\nexit\nf:\n{tail}"));
+        let types = types(&mut case);
+        let main = case.types.func("main", true, types.int, &[]);
+        let ret = ret(&types);
+        let function = case.types.func("f", false, ret, &[]);
+        case.functions = vec![main, function];
+        case.maps.push(MapSpec {
+            map_type: BPF_MAP_TYPE_PROG_ARRAY,
+            key_size: 4,
+            value_size: 4,
+            max_entries: 1,
+            ..MapSpec::default()
+        });
+        case
+    };
+    program(|types| types.int).accepted(&[]);
+    let words = "tail_call is only allowed in functions that return 'int'.";
+    program(|types| types.pair).refused(Errno::EINVAL, &[words]);
+    program(|_| 0).refused(Errno::EINVAL, &[words]);
+    let mut untyped = program(|types| types.int);
+    untyped.functions.clear();
+    untyped.refused(
+        Errno::EINVAL,
+        &["tail_call is not allowed in subprogs without BTF"],
+    );
 }

@@ -164,11 +164,16 @@ fn program(case: &Case) -> Option<(Result<Fd, i32>, String)> {
             (88, records.count()),
         ]);
     }
+    let lines = case.line_info();
+    if lines.count() != 0 {
+        words.extend([(72, btf.0 as u32), (92, lines.size), (104, lines.count())]);
+    }
     let result = Attr::new(&words)
         .bytes(8, &insns)
         .bytes(16, c"GPL".to_bytes_with_nul())
         .bytes(32, &log[..])
         .bytes(80, &records.bytes)
+        .bytes(96, &lines.bytes)
         .call(5);
     // The kernel wrote to it behind the compiler's back.
     let log = std::hint::black_box(&mut log);

@@ -32,6 +32,8 @@ pub struct Case {
     /// `BTF_KIND_FUNC` ids in the order of the subprograms; none for a program
     /// without `func_info`.
     pub functions: Vec<u32>,
+    /// Instructions that begin a source line.
+    pub lines: Vec<u32>,
     /// The maps that the text names.
     pub maps: Vec<MapSpec>,
     /// Per map: which one is the template of the maps in it, from 1; or 0.
@@ -53,6 +55,7 @@ impl Case {
         Case {
             types,
             functions: Vec::new(),
+            lines: Vec::new(),
             maps: Vec::new(),
             inner: Vec::new(),
             prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
@@ -85,10 +88,20 @@ impl Case {
         }
     }
 
+    /// `line_info`: line n for the nth; file and text are the first string.
+    fn line_info(&self) -> Records {
+        let lines = self.lines.iter().zip(1u32..);
+        let words = lines.flat_map(|(&insn, line)| [insn, 1, 1, line << 10]);
+        Records {
+            bytes: words.flat_map(u32::to_le_bytes).collect(),
+            size: 16,
+        }
+    }
+
     /// Errno and log of our verifier; 0 where it accepts.
     fn ours(&self) -> (i32, String) {
         let btf = Btf::parse(&self.types.finish()).expect("BTF");
-        let info = program_info(&btf, self.prog_type, &self.func_info(), &Records::default());
+        let info = program_info(&btf, self.prog_type, &self.func_info(), &self.line_info());
         let mut log = Log::new(2, Keep::End(1 << 20));
         let info = match info {
             Ok(info) => info,

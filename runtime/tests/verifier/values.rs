@@ -40,6 +40,9 @@ fn known(b: &mut Builder) -> Known {
     }
 }
 
+/// Types and offsets of a structure's members.
+type Members<'a> = &'a dyn Fn(&mut Builder, &Known) -> Vec<(u32, u32)>;
+
 /// Asks both for a map of this type whose value is a structure of these
 /// members; the parts that it has, or the errno.
 #[track_caller]
@@ -78,9 +81,7 @@ use FieldKind::{Kptr, SpinLock, Timer, Workqueue};
 
 #[test]
 fn parts_are_found_where_they_are() {
-    let hash = |size, members: &dyn Fn(&mut Builder, &Known) -> Vec<(u32, u32)>| {
-        agree(BPF_MAP_TYPE_HASH, 0, size, members)
-    };
+    let hash = |size, members: Members<'_>| agree(BPF_MAP_TYPE_HASH, 0, size, members);
     assert_eq!(
         hash(8, &|_, t| vec![(t.int, 0), (t.lock, 4)]),
         Ok(vec![(SpinLock, 4)])
@@ -120,9 +121,7 @@ fn parts_are_found_where_they_are() {
 
 #[test]
 fn what_is_not_well_formed_is_bytes() {
-    let hash = |size, members: &dyn Fn(&mut Builder, &Known) -> Vec<(u32, u32)>| {
-        agree(BPF_MAP_TYPE_HASH, 0, size, members)
-    };
+    let hash = |size, members: Members<'_>| agree(BPF_MAP_TYPE_HASH, 0, size, members);
     assert_eq!(
         hash(8, &|b, t| vec![(b.array(t.lock, t.int, 2), 0)]),
         Ok(vec![])
