@@ -193,3 +193,58 @@ fn values_survive_that_wait_for_their_use() {
     assert_eq!(left.memory[8..16], 0x0706u64.to_le_bytes());
     assert_eq!(left.memory[16..24], (79u64 << 13).to_le_bytes());
 }
+
+#[test]
+fn keys_are_what_memory_holds() {
+    let cases = [
+        // The register that was stored changes afterwards.
+        ("*(u32 *)(r10 - 4) = r3\nr3 += 1\nr1 = r3", 0x0304),
+        (
+            "*(u32 *)(r10 - 4) = r3\nr0 = r3\nr3 = 9\nr3 <<= 2\nr0 /= 3",
+            0x0304,
+        ),
+        // So does what was stored: in part, elsewhere, by another way.
+        ("*(u32 *)(r10 - 4) = r3\n*(u8 *)(r10 - 4) = 1", 0x0301),
+        ("*(u32 *)(r10 - 4) = r3\n*(u32 *)(r10 - 8) = r3", 0x0304),
+        (
+            "r4 = r10\n*(u32 *)(r10 - 4) = r3\n*(u8 *)(r4 - 4) = 2",
+            0x0302,
+        ),
+        (
+            "r4 = 5\n*(u32 *)(r10 - 4) = r3\nlock *(u32 *)(r10 - 4) += w4",
+            0x0309,
+        ),
+        (
+            "*(u32 *)(r10 - 4) = r3\nr4 = *(u32 *)(r10 - 4)\nr4 += 6\n*(u32 *)(r10 - 4) = r4",
+            0x030a,
+        ),
+        ("*(u32 *)(r10 - 4) = r3\nr6 = 0\ncall 3\nr6 += 1", 0x0304),
+        // The lower half is the key.
+        ("r4 = 0x700000002 ll\n*(u32 *)(r10 - 4) = r4", 2),
+        (
+            "r4 = r3\nr4 <<= 32\nr4 += r3\n*(u32 *)(r10 - 4) = r4\nif r4 != 0 goto +0",
+            0x0304,
+        ),
+        ("w4 = w3\nw4 -= 0x300\n*(u32 *)(r10 - 4) = r4", 4),
+        // Small enough to need no check, and just not.
+        ("r4 = *(u8 *)(r1 + 0)\n*(u32 *)(r10 - 4) = r4", 4),
+    ];
+    for (store, key) in cases {
+        let text = format!(
+            "r3 = *(u16 *)(r1 + 0)\n{store}\nr2 = r10\nr2 += -4\nr1 = map[7]\ncall 1\nexit"
+        );
+        for max_entries in [1, 4, 5, 0xff, 0x100, 0x304, 0x305, 0x1_0000] {
+            let layout = ArrayLayout {
+                max_entries,
+                ..PLAIN
+            };
+            let (left, _) = check(&text, &layout, 0, &[4, 3]);
+            let expected = if key < max_entries {
+                PLAIN.base + 8 * u64::from(key)
+            } else {
+                0
+            };
+            assert_eq!(left.r0, expected, "{max_entries}: {text}");
+        }
+    }
+}

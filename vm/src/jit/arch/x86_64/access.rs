@@ -5,6 +5,7 @@ use super::buffer::Cc;
 use super::encode::{Arith, Gpr, Memory, R9, R10, R11, RAX};
 use super::instructions::wide;
 use super::operands::Source;
+use super::values::Stored;
 use crate::op::{Address, AtomicOp, Operand, Reg, Size, Width};
 
 impl Compiler<'_> {
@@ -48,6 +49,22 @@ impl Compiler<'_> {
             Source::Reg(src) => self.asm().store(size, memory, src),
             Source::Mem(_) => unreachable!("no load waits"),
         }
+        self.stored = self.stored_word(size, addr, src);
+    }
+
+    /// What is known after a store, if that was a word to the stack.
+    fn stored_word(&self, size: Size, addr: Address, src: Operand) -> Option<Stored> {
+        let place = self.address_sum(addr);
+        let Operand::Reg(src) = src else { return None };
+        let reg = self.copied(src, Width::W32)?;
+        // Of a copy of the lower half, the rest is unknown.
+        let whole = self.copied(src, Width::W64).is_some();
+        let known = size == Size::W && place.base == Some(Reg::R10) && place.index.is_none();
+        (known && reg != Reg::R10).then_some(Stored {
+            place,
+            reg,
+            bits: if whole { self.bits.of(src) } else { u64::MAX },
+        })
     }
 
     /// A read-modify-write; the lock prefix orders it fully. 32-bit results
@@ -61,6 +78,7 @@ impl Compiler<'_> {
         src: Reg,
     ) {
         self.settle_loads();
+        self.stored = None;
         let width = wide(size);
         let result = match op {
             AtomicOp::CmpXchg => Some(Reg::R0),

@@ -88,6 +88,7 @@ impl Compiler<'_> {
     pub(super) fn before_call(&mut self, used: u16) {
         self.settle_all(self.after | used);
         self.values.keep(0);
+        self.stored = None;
     }
 
     pub(super) fn call_subprogram(&mut self, slot: usize) {

@@ -3,9 +3,9 @@
 
 use super::Compiler;
 use super::buffer::Cc;
-use super::encode::{Arith, Memory, R10, R11, RAX};
+use super::encode::{Arith, Gpr, Memory, R10, R11, RAX};
 use super::frame::RUN;
-use super::values::Value;
+use super::values::{Value, machine};
 use crate::jit::flow::{CALLER_SAVED, bit};
 use crate::link::ArrayLayout;
 use crate::op::{Address, Reg, Size, Width};
@@ -50,15 +50,17 @@ impl Compiler<'_> {
     fn look_up(&mut self, array: ArrayLayout) {
         self.values.keep(self.after & !CALLER_SAVED | bit(KEY));
         self.vacate(Reg::R0);
-        let key = Address { base: KEY, off: 0 };
-        self.prepare_address(key);
-        let key = self.memory(key);
+        let (index, most) = self.index();
         self.values.forget(KEY);
-        self.asm().zero_extend(Size::W, R11, key);
-        self.asm().constant(RAX, 0);
-        let most = array.max_entries as i32;
-        self.asm().arith_imm(Arith::Cmp, Width::W32, R11, most);
-        let beyond = self.buffer.hop_if(Cc::AE);
+        let checked = most >= array.max_entries.into();
+        if checked || array.cpus.is_some() {
+            self.asm().constant(RAX, 0);
+        }
+        let beyond = checked.then(|| {
+            let limit = array.max_entries as i32;
+            self.asm().arith_imm(Arith::Cmp, Width::W32, index, limit);
+            self.buffer.hop_if(Cc::AE)
+        });
         let nobody = array.cpus.map(|cpus| {
             let cpu = Memory::at(RUN, cpus.cpu_at as i32);
             self.asm().zero_extend(Size::W, R10, cpu);
@@ -73,25 +75,47 @@ impl Compiler<'_> {
         if nobody.is_some() {
             self.asm().arith(Arith::Add, Width::W64, RAX, R10);
         }
-        self.add_element(array.stride);
-        for hop in [Some(beyond), nobody].into_iter().flatten() {
+        self.add_element(index, array.stride);
+        for hop in [beyond, nobody].into_iter().flatten() {
             self.buffer.land(hop);
         }
     }
 
-    /// `rax += r11 * stride`.
-    fn add_element(&mut self, stride: u32) {
+    /// A register with the key in all its bits, and the most it can be.
+    fn index(&mut self) -> (Gpr, u64) {
+        let key = Address { base: KEY, off: 0 };
+        self.prepare_address(key);
+        let low = u64::from(u32::MAX);
+        match self.stored {
+            Some(stored) if stored.place == self.address_sum(key) => {
+                let register = machine(stored.reg);
+                if stored.bits <= low {
+                    return (register, stored.bits);
+                }
+                self.asm().mov(Width::W32, R11, register);
+            }
+            _ => {
+                let key = self.memory(key);
+                self.asm().zero_extend(Size::W, R11, key);
+            }
+        }
+        (R11, low)
+    }
+
+    /// `rax += index * stride`. Changes r11.
+    fn add_element(&mut self, index: Gpr, stride: u32) {
         match stride {
             1 | 2 | 4 | 8 => {
                 let element = Memory {
                     base: Some(RAX),
-                    index: Some((R11, stride.trailing_zeros() as u8)),
+                    index: Some((index, stride.trailing_zeros() as u8)),
                     disp: 0,
                 };
                 self.asm().lea(Width::W64, RAX, element);
             }
             _ => {
-                self.asm().multiply_imm(Width::W64, R11, R11, stride as i32);
+                let stride = stride as i32;
+                self.asm().multiply_imm(Width::W64, R11, index, stride);
                 self.asm().arith(Arith::Add, Width::W64, RAX, R11);
             }
         }

@@ -41,7 +41,7 @@ use buffer::Buffer;
 use encode::{Assembler, Gpr};
 use frame::Frame;
 use modify::Modification;
-use values::Values;
+use values::{Stored, Values};
 
 /// Loop heads begin on a multiple of 2 to the power of this: a line of the
 /// cache, which is also what processors keep decoded together.
@@ -71,6 +71,7 @@ pub(in crate::jit) fn compile(
         values: Values::default(),
         bits: Bits::UNKNOWN,
         after: 0,
+        stored: None,
         flags: None,
     };
     compiler.program()
@@ -92,6 +93,8 @@ struct Compiler<'a> {
     bits: Bits,
     /// Registers whose values are needed after the step being compiled.
     after: Regs,
+    /// What was stored last, if that is still known.
+    stored: Option<Stored>,
     /// The end of an instruction that left flags for a register at a width.
     flags: Option<(usize, Gpr, Width)>,
 }
@@ -181,6 +184,7 @@ impl Compiler<'_> {
         self.settle_all(self.flow.live_before(at));
         self.values = Values::default();
         self.flags = None;
+        self.stored = None;
         if let Some(known) = &self.known {
             self.bits = known.at(at);
         }

@@ -40,6 +40,7 @@ impl Compiler<'_> {
         };
         self.values.forget(dst);
         self.settle_loads();
+        self.stored = None;
         let memory = self.memory_of(from, 0);
         match source {
             Err(imm) => self.asm().arith_imm(op, width, memory, imm),

@@ -92,6 +92,16 @@ impl Value {
     }
 }
 
+/// A word on the stack that is in a machine register too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
+    pub place: Sum,
+    /// Whose machine register; it did not change since.
+    pub reg: Reg,
+    /// Bits of that register that may be one.
+    pub bits: u64,
+}
+
 /// The description of each register that has one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Values {
@@ -180,6 +190,8 @@ impl Compiler<'_> {
         if value == Value::Sum(Sum::of(reg)) {
             return self.values.forget(reg);
         }
+        // What nobody needs after this instruction is in nobody's way.
+        self.values.keep(self.after | bit(reg));
         if self.values.leads_to(value.reads(), reg) {
             self.compute(R9, value);
             self.vacate(reg);
@@ -218,6 +230,7 @@ impl Compiler<'_> {
     /// Makes the machine register of `reg` free to change, as nothing but
     /// `reg` itself is described by it.
     pub(super) fn vacate(&mut self, reg: Reg) {
+        self.stored = self.stored.filter(|stored| stored.reg != reg);
         for reader in registers(self.values.readers(reg)) {
             self.settle(reader);
         }
