@@ -12,7 +12,7 @@ const TAIL_CALL_LIMIT: u32 = 256;
 
 /// Bytes a frame takes on the stack (kernel: `round_up_stack_depth`).
 fn round(bytes: u32) -> u32 {
-    bytes.max(1).next_multiple_of(16)
+    bytes.next_multiple_of(16)
 }
 
 impl Walk<'_> {

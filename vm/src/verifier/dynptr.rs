@@ -194,7 +194,7 @@ impl Walk<'_> {
     pub(super) fn release_dynptrs(&mut self, reference: u32) -> bool {
         let mut ended = Vec::new();
         for frame in &mut self.state.frames {
-            for slot in &mut frame.stack {
+            for slot in frame.stack.iter_mut() {
                 if slot.bytes[0] == Byte::DynPtr && slot.reg.owner == reference {
                     ended.push(slot.reg.id);
                     slot.scrub();
@@ -236,7 +236,7 @@ impl Walk<'_> {
     /// A frame goes: nothing may outlive it through a record's dynptrs that
     /// were in it. Slices of local memory stay good.
     pub(super) fn drop_dynptrs(&mut self, frame: &Frame) {
-        for slot in &frame.stack {
+        for slot in frame.stack.iter() {
             if slot.bytes[0] == Byte::DynPtr && slot.reg.owner != 0 {
                 self.state.disown(slot.reg.id);
             }

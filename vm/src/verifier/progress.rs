@@ -113,7 +113,7 @@ impl Walk<'_> {
             for (old, new) in old.regs.iter().zip(&mut new.regs) {
                 forget(old, new);
             }
-            for (old, new) in old.stack.iter().zip(&mut new.stack) {
+            for (old, new) in old.stack.iter().zip(new.stack.iter_mut()) {
                 if old.spilled() == 8 && new.spilled() == 8 {
                     forget(&old.reg, &mut new.reg);
                 }

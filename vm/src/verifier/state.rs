@@ -1,6 +1,9 @@
 //! The abstract machine state at one point of one path: registers, stack
 //! frames and held references. It knows no instructions.
 
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
 use uapi::insn::{BPF_ADD, MAX_BPF_STACK, MAX_CALL_FRAMES};
 
 use super::alu::alu64;
@@ -324,12 +327,55 @@ impl Slot {
     }
 }
 
+/// The slots of a frame. States share them until one changes a slot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Stack(Rc<Vec<Slot>>);
+
+impl Stack {
+    /// The slot with this index, made if it was not touched yet.
+    fn slot(&mut self, index: usize) -> &mut Slot {
+        debug_assert!(index < SLOTS);
+        let slots = Rc::make_mut(&mut self.0);
+        if slots.len() <= index {
+            slots.resize(index + 1, Slot::MISC);
+        }
+        &mut slots[index]
+    }
+
+    /// Calls `f` on the spilled registers that are `wanted`.
+    fn each_spilled(&mut self, wanted: impl Fn(&Reg) -> bool, mut f: impl FnMut(&mut Reg)) {
+        let is = |slot: &Slot| slot.bytes[0] == Byte::Spill && wanted(&slot.reg);
+        if let Some(first) = self.iter().position(is) {
+            for slot in &mut self[first..] {
+                if is(slot) {
+                    f(&mut slot.reg);
+                }
+            }
+        }
+    }
+}
+
+impl Deref for Stack {
+    type Target = [Slot];
+
+    fn deref(&self) -> &[Slot] {
+        &self.0
+    }
+}
+
+impl DerefMut for Stack {
+    fn deref_mut(&mut self) -> &mut [Slot] {
+        let slots: &mut Vec<Slot> = Rc::make_mut(&mut self.0);
+        slots
+    }
+}
+
 /// One subprogram's registers and stack.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Frame {
     pub(super) regs: [Reg; 11],
     /// Slot 0 is bytes -8..0 of the frame pointer; slots beyond are [`Slot::MISC`].
-    pub(super) stack: Vec<Slot>,
+    pub(super) stack: Stack,
     /// Slots of which nothing is left that the last checkpoint knew.
     pub(super) written: u64,
     /// Turns that `may_goto` took in this call of the function.
@@ -352,7 +398,7 @@ impl Frame {
         regs[10] = Reg::pointer(Kind::Stack { frame: depth }, 0, 0);
         Frame {
             regs,
-            stack: Vec::new(),
+            stack: Stack::default(),
             written: u64::MAX,
             budget: Budget::default(),
             calls: None,
@@ -364,11 +410,7 @@ impl Frame {
 
     /// The slot with this index, made if it was not touched yet.
     pub(super) fn slot(&mut self, index: usize) -> &mut Slot {
-        debug_assert!(index < SLOTS);
-        if self.stack.len() <= index {
-            self.stack.resize(index + 1, Slot::MISC);
-        }
-        &mut self.stack[index]
+        self.stack.slot(index)
     }
 }
 
@@ -440,16 +482,17 @@ impl State {
     }
 
     /// Calls `f` on every register and every spilled register of all frames.
-    pub(super) fn each_reg(&mut self, mut f: impl FnMut(&mut Reg)) {
+    pub(super) fn each_reg(&mut self, f: impl FnMut(&mut Reg)) {
+        self.each_reg_if(|_| true, f);
+    }
+
+    /// As [`State::each_reg`], for those that are `wanted`.
+    fn each_reg_if(&mut self, wanted: impl Fn(&Reg) -> bool, mut f: impl FnMut(&mut Reg)) {
         for frame in &mut self.frames {
-            for reg in &mut frame.regs {
+            for reg in frame.regs.iter_mut().filter(|reg| wanted(reg)) {
                 f(reg);
             }
-            for slot in &mut frame.stack {
-                if slot.bytes[0] == Byte::Spill {
-                    f(&mut slot.reg);
-                }
-            }
+            frame.stack.each_spilled(&wanted, &mut f);
         }
     }
 
@@ -458,11 +501,10 @@ impl State {
     /// slots so far, which are the checkpoint's to keep.
     pub(super) fn restart_sources(&mut self) -> (Vec<Sources>, Vec<u64>) {
         let mut before = Vec::new();
-        self.each_reg(|reg| {
-            if reg.kind == Kind::Scalar {
-                let own = Sources::one(before.len());
-                before.push(std::mem::replace(&mut reg.from, own));
-            }
+        let scalar = |reg: &Reg| reg.kind == Kind::Scalar;
+        self.each_reg_if(scalar, |reg| {
+            let own = Sources::one(before.len());
+            before.push(std::mem::replace(&mut reg.from, own));
         });
         let written = self.frames.iter_mut();
         let written = written.map(|f| std::mem::take(&mut f.written)).collect();
@@ -474,10 +516,8 @@ impl State {
         if known.id == 0 {
             return;
         }
-        self.each_reg(|reg| {
-            if reg.kind != Kind::Scalar || reg.id != known.id {
-                return;
-            }
+        let linked = |reg: &Reg| reg.id == known.id && reg.kind == Kind::Scalar;
+        self.each_reg_if(linked, |reg| {
             let distance = reg.delta.wrapping_sub(known.delta) as u64;
             let val = if distance == 0 {
                 known.val
@@ -496,10 +536,8 @@ impl State {
     /// Settles whether the pointers with `id` are NULL.
     pub(super) fn settle_null(&mut self, id: u32, null: bool) {
         let mut was_reference = false;
-        self.each_reg(|reg| {
-            if reg.id != id || !reg.kind.or_null() {
-                return;
-            }
+        let alike = |reg: &Reg| reg.id == id && reg.kind.or_null();
+        self.each_reg_if(alike, |reg| {
             was_reference |= matches!(reg.kind, Kind::Record { .. }) || reg.owner == id;
             if null {
                 *reg = Reg::scalar(Scalar::known(0));

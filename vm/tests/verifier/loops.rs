@@ -12,7 +12,7 @@ use super::mutate::Stream;
 use super::pack::Pack;
 use super::{checked, generate};
 
-fn pack(text: &str) -> Pack {
+pub fn pack(text: &str) -> Pack {
     let insns = assemble(text).expect("test program assembles");
     let maps: Vec<MapInfo> = generate::program(&Stream::new(1)).maps;
     let spec = ProgramSpec {

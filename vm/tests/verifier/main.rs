@@ -24,4 +24,5 @@ mod pack;
 mod packet_programs;
 mod packets;
 mod paths;
+mod pruning;
 mod vmlinux;

@@ -8,7 +8,7 @@ use uapi::insn::{BPF_LDX, BPF_ST, BPF_STX};
 
 use super::super::Fail;
 use super::super::cfg::registers;
-use super::super::state::{Kind, SLOT, SLOTS, Slot};
+use super::super::state::{Kind, SLOT, SLOTS, Slot, Stack};
 use super::super::walk::{Counts, Walk};
 use super::state::{Selection, frame};
 use super::{LEVEL1, LEVEL2, Log, STATS, explain};
@@ -24,7 +24,7 @@ const STEP: usize = 8;
 struct Before {
     at: usize,
     depth: usize,
-    stack: Vec<Slot>,
+    stack: Stack,
     /// The stack slot it reads or writes.
     slot: Option<usize>,
 }
