@@ -106,12 +106,12 @@ impl Walk<'_> {
             }
             Arg::FixedMem(size) => self.helper_memory(number, &reg, size, Access::Read),
             Arg::WrittenMem(size) => {
-                expect_memory(number, &reg)?;
-                if !is_aligned(&reg, 0, size) {
-                    let text = format!("misaligned access off 0 size {size}");
-                    return Err(Fail::eacces(text));
+                self.helper_memory(number, &reg, size, Access::Write)?;
+                if is_aligned(&reg, 0, size) {
+                    return Ok(());
                 }
-                self.helper_memory(number, &reg, size, Access::Write)
+                let text = format!("misaligned access off 0 size {size}");
+                Err(Fail::eacces(text))
             }
             Arg::Mem | Arg::MemOrNull | Arg::UninitMem | Arg::UninitMemOrNull => {
                 let or_null = matches!(arg, Arg::MemOrNull | Arg::UninitMemOrNull);
@@ -273,7 +273,6 @@ impl Walk<'_> {
     ) -> Result<(), Fail> {
         expect_memory(number, reg)?;
         match reg.kind {
-            Kind::Ctx => self.ctx_memory(number, reg, size, access),
             Kind::Stack { frame } => self.helper_stack(number, reg, frame, size, access),
             _ => self.check_memory(number, reg, 0, size, access),
         }
@@ -309,8 +308,7 @@ impl Walk<'_> {
 
 fn expect_memory(number: u8, reg: &Reg) -> Result<(), Fail> {
     match reg.kind {
-        Kind::Ctx
-        | Kind::Stack { .. }
+        Kind::Stack { .. }
         | Kind::Packet { .. }
         | Kind::MapValue { or_null: false, .. }
         | Kind::MapKey { .. }

@@ -177,6 +177,7 @@ impl<'a> Walk<'a> {
         {
             return Err(Fail::einval("release of unowned dynptr"));
         }
+        self.check_special(proto)?;
         if id == BPF_FUNC_TAIL_CALL {
             self.check_references("tail_call")?;
             let subprogram = self.state.frame().subprogram;
@@ -192,6 +193,29 @@ impl<'a> Walk<'a> {
         regs[..6].fill(Reg::NOT_INIT);
         regs[0] = result;
         Ok(())
+    }
+
+    /// What the kernel demands of single helpers beyond their prototype.
+    fn check_special(&mut self, proto: &Proto) -> Result<(), Fail> {
+        match proto.id {
+            BPF_FUNC_GET_FUNC_IP if self.spec.prog_type != prog::BPF_PROG_TYPE_KPROBE => {
+                let text = format!(
+                    "func bpf_get_func_ip#{} not supported for program type {}",
+                    proto.id, self.spec.prog_type
+                );
+                Err(Fail::new(Errno::ENOTSUPP, text))
+            }
+            BPF_FUNC_SNPRINTF => {
+                let size = *self.state.reg(5);
+                self.need_precise(size.from);
+                match size.val.as_const() {
+                    Some(n) if n % 8 == 0 => Ok(()),
+                    _ => Err(Fail::einval("R5 must be a constant multiple of 8")
+                        .hint("the arguments are an array of 64-bit numbers")),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether programs here, and this type of program, have the helper.

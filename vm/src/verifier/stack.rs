@@ -1,6 +1,7 @@
 //! The stack as memory: spilled registers survive, other bytes are zero or
 //! anything. It knows no other memory.
 
+use uapi::Errno;
 use uapi::insn::MAX_BPF_STACK;
 
 use super::Fail;
@@ -62,7 +63,14 @@ impl Walk<'_> {
             } else {
                 text
             };
-            return Err(Fail::eacces(text).hint("a frame has 512 bytes below r10"));
+            // As the kernel: what starts inside and ends outside is invalid.
+            let starts_inside = min >= -i128::from(MAX_BPF_STACK) && min < 0;
+            let errno = if starts_inside {
+                Errno::EINVAL
+            } else {
+                Errno::EACCES
+            };
+            return Err(Fail::new(errno, text).hint("a frame has 512 bytes below r10"));
         }
         let subprogram = self.state.frames[usize::from(frame)].subprogram;
         let depth = &mut self.frame_bytes[subprogram];

@@ -7,7 +7,7 @@ use uapi::prog::*;
 use vm::ProgramSpec;
 
 use super::kernel::Kernel;
-use super::oracle::{kernel, ours};
+use super::oracle::{kernel, number, ours};
 use super::pack::Pack;
 
 /// Program type, attach type, and the offsets to try.
@@ -106,8 +106,32 @@ impl Both {
         }
     }
 
+    /// As [`Both::ask`], for refusals that many words fit.
+    pub fn ask_as(&mut self, pack: &Pack, what: &str) {
+        self.asked += 1;
+        let (errno, our_errno) = (self.kernel.verdict(pack), ours(pack).0);
+        if errno != our_errno {
+            let text = self.kernel.explain(pack).1;
+            let last = |text: &str| {
+                let told = |line: &&str| !line.is_empty() && !line.starts_with("processed");
+                text.lines().rfind(told).unwrap_or("").to_owned()
+            };
+            self.differ.push(format!(
+                "type {} {what}: {errno} {}, but {our_errno} {}",
+                pack.spec.prog_type,
+                last(&text),
+                last(&ours(pack).1)
+            ));
+        }
+    }
+
     pub fn finish(self) {
-        let examples = self.differ.iter().take(8).cloned().collect::<Vec<_>>();
+        let examples = self
+            .differ
+            .iter()
+            .take(number("BPFTIME_EXAMPLES", 8) as usize)
+            .cloned()
+            .collect::<Vec<_>>();
         let count = self.differ.len();
         assert_eq!(
             count,

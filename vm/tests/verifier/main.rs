@@ -7,6 +7,7 @@
 
 extern crate bpftime_vm as vm;
 
+mod arguments;
 mod bad_input;
 mod catalogue;
 mod checked;

@@ -110,41 +110,6 @@ impl Walk<'_> {
         self.access_ctx(number, reg, at).map(|_| ())
     }
 
-    /// The first `size` bytes of the ctx as a helper's memory. Only where the
-    /// ctx is what the program sees, byte for byte.
-    pub(super) fn ctx_memory(
-        &mut self,
-        number: u8,
-        reg: &Reg,
-        size: u32,
-        access: Access,
-    ) -> Result<(), Fail> {
-        let plain = matches!(
-            self.spec.prog_type,
-            BPF_PROG_TYPE_KPROBE
-                | BPF_PROG_TYPE_TRACEPOINT
-                | BPF_PROG_TYPE_RAW_TRACEPOINT
-                | BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE
-        );
-        if !plain {
-            return Err(super::argument::not_memory(number, reg.kind));
-        }
-        if size == 0 {
-            return Ok(());
-        }
-        let last = At {
-            off: i64::from(size) - 1,
-            size: 1,
-            access,
-            signed: false,
-        };
-        self.access_ctx(number, reg, last)?;
-        for word in 0..size.div_ceil(8) {
-            self.ctx_words |= 1 << word.min(63);
-        }
-        Ok(())
-    }
-
     fn access_ctx(&mut self, number: u8, reg: &Reg, at: At) -> Result<Field, Fail> {
         unmodified(number, reg)?;
         let spec = self.spec;
