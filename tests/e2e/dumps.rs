@@ -29,11 +29,6 @@ fn bytecode_machine_code_and_facts_of_a_program() {
     assert!(code[0].starts_with("   0: ("), "{}", code[0]);
     assert!(code[code.len() - 1].ends_with(": (95) exit"));
     assert!(xlated.iter().any(|line| line == "on_return:"), "{xlated:?}");
-    let source = "; event = bpf_ringbuf_reserve(&events, sizeof(*event), 0); @ ";
-    assert!(
-        xlated.iter().any(|line| line.starts_with(source)),
-        "{xlated:?}"
-    );
 
     let facts = dump(&world, "facts", "on_return");
     assert_eq!(

@@ -2,9 +2,12 @@
 //! verifier proved of it.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use clap::ValueEnum;
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
+use iced_x86::{
+    Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, SymbolResolver, SymbolResult,
+};
 use runtime::helpers;
 use runtime::program::{self, LoadedProgram};
 use runtime::session::{Dirs, SessionView, list};
@@ -16,8 +19,7 @@ use crate::problem::Problem;
 
 /// Print a program of a running tool
 ///
-/// xlated is the bytecode as it was verified, in the kernel's notation, with
-/// source lines if the tool gave them; jited is the machine code that this
+/// xlated is the bytecode as it was verified, in the kernel's notation; jited is the machine code that this
 /// processor runs; facts is what the verifier proved and trampolines rely on.
 /// A map's number is its id in bpftime status.
 #[derive(clap::Args)]
@@ -60,10 +62,13 @@ pub fn run(args: &Args) -> Result<(), Problem> {
             continue;
         }
         sessions += 1;
-        for (id, spec) in view.programs() {
-            if !wanted(args.program.as_deref(), id, &spec) {
+        for (id, head) in view.programs() {
+            if !wanted(args.program.as_deref(), id, &head) {
                 continue;
             }
+            let Some(spec) = view.program(id) else {
+                continue;
+            };
             let name = if spec.name.is_empty() {
                 "-"
             } else {
@@ -119,13 +124,9 @@ fn dump(
 
 fn xlated(text: &mut String, spec: &ProgramSpec) {
     let mut at = 0;
-    let mut lines = spec.info.lines.iter().peekable();
     while let Some(&insn) = spec.insns.get(at) {
         if let Some(function) = spec.info.function_at(at as u32) {
             let _ = writeln!(text, "{}:", function.name);
-        }
-        while let Some(line) = lines.next_if(|line| line.insn as usize <= at) {
-            let _ = writeln!(text, "; {} @ {}:{}", line.text.trim(), line.file, line.line);
         }
         let next = spec.insns.get(at + 1).copied();
         let _ = writeln!(text, "{at:4}: {}", Listed { insn, next });
@@ -134,35 +135,50 @@ fn xlated(text: &mut String, spec: &ProgramSpec) {
     }
 }
 
+/// Names of what machine code calls and jumps to.
+struct Targets {
+    code: Range<u64>,
+}
+
+impl SymbolResolver for Targets {
+    fn symbol(
+        &mut self,
+        _: &Instruction,
+        _: u32,
+        _: Option<u32>,
+        address: u64,
+        _: u32,
+    ) -> Option<SymbolResult<'_>> {
+        let name = if self.code.contains(&address) {
+            format!("{:#x}", address - self.code.start)
+        } else {
+            let mut all = helpers::all();
+            let helper = all.find(|helper| helper.call as usize as u64 == address)?;
+            format!("bpf_{}", helper.proto.name)
+        };
+        Some(SymbolResult::with_string(address, name))
+    }
+}
+
 fn jited(text: &mut String, code: &[u8]) {
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let mut formatter = IntelFormatter::new();
+    let base = code.as_ptr() as u64;
+    let targets = Targets {
+        code: base..base + code.len() as u64,
+    };
+    let mut formatter = IntelFormatter::with_options(Some(Box::new(targets)), None);
+    let mut decoder = Decoder::with_ip(64, code, base, DecoderOptions::NONE);
     let mut insn = Instruction::default();
     while decoder.can_decode() {
         decoder.decode_out(&mut insn);
-        let start = insn.ip() as usize;
+        let start = (insn.ip() - base) as usize;
         let bytes: String = code[start..start + insn.len()]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let mut words = String::new();
         formatter.format(&insn, &mut words);
-        let _ = write!(text, "{start:5x}: {bytes:<22} {words}");
-        if let Some(name) = helper_at(&insn) {
-            let _ = write!(text, "  ; bpf_{name}");
-        }
-        text.push('\n');
+        let _ = writeln!(text, "{start:5x}: {bytes:<22} {words}");
     }
-}
-
-/// The helper whose address an instruction carries.
-fn helper_at(insn: &Instruction) -> Option<&'static str> {
-    let address = (0..insn.op_count())
-        .filter_map(|operand| insn.try_immediate(operand).ok())
-        .next()?;
-    let mut all = helpers::all();
-    all.find(|helper| helper.call as usize as u64 == address)
-        .map(|helper| helper.proto.name)
 }
 
 fn facts(text: &mut String, facts: &Facts) {
