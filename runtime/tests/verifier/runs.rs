@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bpftime_runtime::command::info::prog_info;
 use bpftime_runtime::command::prog::{ProgBtf, ProgLoad};
 use bpftime_runtime::command::{Bpf, MapObject};
 use bpftime_runtime::maps::MapSpec;
@@ -19,14 +20,20 @@ use vm::interp::Interpreter;
 
 use super::{Case, kernel};
 
-/// r0 of a run in the JIT and in one of the interpreter, each on fresh maps.
-fn ours(case: &Case) -> [u32; 2] {
+/// bpf(2) on a session of its own, which lives as long as the directory.
+fn bpf() -> (tempfile::TempDir, Bpf) {
     let root = tempfile::tempdir().expect("a directory");
     let dirs = Dirs {
         state: root.path().join("state"),
         sessions: root.path().join("sessions"),
     };
     let bpf = Bpf::new(Session::create(&dirs).expect("a session"));
+    (root, bpf)
+}
+
+/// r0 of a run in the JIT and in one of the interpreter, each on fresh maps.
+fn ours(case: &Case) -> [u32; 2] {
+    let (_root, bpf) = bpf();
     let object = bpf.btf_load(case.types.finish()).expect("BTF");
     [false, true].map(|interpret| {
         let maps = case.maps.iter().map(|spec| {
@@ -233,4 +240,39 @@ fn a_callback_changes_values_in_place() {
         case.text = case.text.replace("r0 *= 1000000\n", again);
         returns(&case, 61);
     }
+}
+
+#[test]
+fn programs_tell_their_functions_and_lines() {
+    let mut case = case(
+        "call f\nr0 = 0\nexit\nf:\nr0 = 0\nexit",
+        1,
+        BPF_MAP_TYPE_ARRAY,
+    );
+    case.lines = vec![0, 1, 3];
+    let (_root, bpf) = bpf();
+    let object = bpf.btf_load(case.types.finish()).expect("BTF");
+    let load = ProgLoad {
+        spec: ProgramSpec {
+            prog_type: case.prog_type,
+            gpl: true,
+            insns: case.insns(),
+            ..ProgramSpec::default()
+        },
+        maps: Vec::new(),
+        btf: Some(ProgBtf {
+            object: object.clone(),
+            functions: case.func_info(),
+            lines: case.line_info(),
+        }),
+    };
+    let prog = bpf.prog_load(load, None).expect("a program");
+    let info = prog_info(&prog);
+    let word = |at: usize| u32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    // btf_id, func_info_rec_size, nr_func_info, nr_line_info, line_info_rec_size
+    let words = [128, 132, 144, 148, 172].map(word);
+    assert_eq!(words, [object.id(), 8, 2, 3, 16]);
+    let btf = prog.btf().expect("types");
+    assert_eq!(btf.functions.bytes, case.func_info().bytes);
+    assert_eq!(btf.lines.bytes, case.line_info().bytes);
 }
