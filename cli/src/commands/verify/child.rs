@@ -49,6 +49,8 @@ const MEMORY: u64 = 2 << 30;
 
 /// Loads what the arguments say.
 pub fn run(args: &Args) -> Result<(), Problem> {
+    // Nobody waits for a verdict when `bpftime verify` was killed.
+    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
     // Refused only where the limits are lower already.
     let _ = setrlimit(Resource::RLIMIT_DATA, MEMORY, MEMORY);
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);

@@ -102,11 +102,10 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         )
         .with_status(BAD_OBJECT));
     }
+    let server = libraries::unpack(&Dirs::for_cli().state, Library::SyscallServer)
+        .map_err(|problem| problem.with_status(BAD_OBJECT))?;
     let mut side = Side {
-        server: Some(libraries::unpack(
-            &Dirs::for_cli().state,
-            Library::SyscallServer,
-        )?),
+        server: Some(server),
         log_level: args.log_level,
         program: args.program.clone(),
         timeout: Duration::from_secs(args.timeout),

@@ -25,7 +25,13 @@ pub fn render(rows: &[Row]) -> String {
     for row in rows {
         explain(&mut text, row);
     }
-    text
+    // Names and source lines come from the object, and may hold any byte.
+    let harmless = |c: char| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() => '?',
+        c => c,
+    };
+    text.chars().map(harmless).collect()
 }
 
 fn cells(row: &Row, against: bool) -> Vec<String> {
