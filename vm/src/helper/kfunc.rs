@@ -1,9 +1,11 @@
-//! The kfuncs that user space can host, and their prototypes. It knows no
-//! function: `runtime` has one for each row, a test sees to that.
+//! The kfuncs that can be verified, and their prototypes. It knows no function:
+//! `runtime` has one for each row but those on packets, a test sees to that.
 //!
 //! A kernel names a kfunc by its id in the BTF of that very kernel. Here a
 //! call carries the row's number, which stays the same for ever: sessions
 //! outlive kernels.
+
+use uapi::prog::*;
 
 /// Stands for a kernel function that has no number: calls of it are refused
 /// where a path reaches them.
@@ -20,6 +22,10 @@ pub enum KfuncArg {
     DynPtr,
     /// Stack that becomes a dynptr like the one before it.
     UninitDynPtr,
+    /// The program's ctx.
+    Ctx,
+    /// Stack that becomes a dynptr of the packet.
+    UninitPacketDynPtr,
     /// An iterator of this type.
     Iter(IterType, IterStep),
     /// Memory that is read and written, or NULL; its constant length is the
@@ -94,18 +100,35 @@ pub struct Kfunc {
     pub args: &'static [KfuncArg],
     /// Return value.
     pub ret: KfuncRet,
+    /// The `BPF_PROG_TYPE_*` that may call it; `None` for all.
+    pub types: Option<&'static [u32]>,
 }
 
 macro_rules! rows {
-    ($($number:literal $name:ident($($arg:expr),*) -> $ret:expr;)*) => {
-        &[$(Kfunc { number: $number, name: stringify!($name), args: &[$($arg),*], ret: $ret }),*]
+    ($($number:literal $name:ident($($arg:expr),*) -> $ret:expr $(, $types:expr)?;)*) => {
+        &[$({
+            #[allow(unused_mut, unused_assignments, reason = "most rows are for all types")]
+            let mut types: Option<&'static [u32]> = None;
+            $(types = Some($types);)?
+            Kfunc { number: $number, name: stringify!($name), args: &[$($arg),*], ret: $ret, types }
+        }),*]
     };
 }
 
 use IterStep::{Destroy, New, Next};
 use IterType::{Bits, Num};
-use KfuncArg::{BufferOrNull, BufferSize, DynPtr, Iter, Scalar, UninitDynPtr, Untrusted};
+use KfuncArg::{
+    BufferOrNull, BufferSize, Ctx, DynPtr, Iter, Scalar, UninitDynPtr, UninitPacketDynPtr,
+    Untrusted,
+};
 use KfuncRet::{IntOrNull, SliceOrNull, Void};
+
+/// Types whose ctx is a `struct __sk_buff`.
+const SKB: &[u32] = &[
+    BPF_PROG_TYPE_SOCKET_FILTER,
+    BPF_PROG_TYPE_SCHED_CLS,
+    BPF_PROG_TYPE_SCHED_ACT,
+];
 
 /// A number in r0.
 const NUMBER: KfuncRet = KfuncRet::Scalar;
@@ -125,6 +148,8 @@ static ROWS: &[Kfunc] = rows! {
     11 bpf_dynptr_clone(DynPtr, UninitDynPtr) -> NUMBER;
     12 bpf_dynptr_slice(DynPtr, Scalar, BufferOrNull, BufferSize) -> SliceOrNull { read_only: true };
     13 bpf_dynptr_slice_rdwr(DynPtr, Scalar, BufferOrNull, BufferSize) -> SliceOrNull { read_only: false };
+    14 bpf_dynptr_from_skb(Ctx, Scalar, UninitPacketDynPtr) -> NUMBER, SKB;
+    15 bpf_dynptr_from_xdp(Ctx, Scalar, UninitPacketDynPtr) -> NUMBER, &[BPF_PROG_TYPE_XDP];
 };
 
 /// The kfunc with this number.

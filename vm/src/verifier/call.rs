@@ -10,7 +10,7 @@ use uapi::{Errno, prog};
 use super::argument::Call;
 use super::fields::FieldKind;
 use super::range::Scalar;
-use super::state::{Frame, Kind, Ref, RefKind, Reg, Sock};
+use super::state::{DynPtrType, Frame, Kind, Ref, RefKind, Reg, Sock};
 use super::walk::Walk;
 use super::{Fail, compat};
 use crate::helper::{Proto, Ret, kernel};
@@ -183,7 +183,9 @@ impl<'a> Walk<'a> {
             let subprogram = self.state.frame().subprogram;
             self.tail_calls[subprogram] = true;
         }
-        if row.is_some_and(|row| row.changes_packet) {
+        let writes_packet =
+            id == BPF_FUNC_DYNPTR_WRITE && call.dynptr.is_some_and(|of| of.to == DynPtrType::Skb);
+        if writes_packet || row.is_some_and(|row| row.changes_packet) {
             self.clear_packets();
         }
         self.helpers.insert(id);

@@ -26,6 +26,8 @@ impl DynPtrType {
         match self {
             DynPtrType::Local => "local",
             DynPtrType::Ringbuf => "ringbuf",
+            DynPtrType::Skb => "skb",
+            DynPtrType::Xdp => "xdp",
         }
     }
 }
@@ -147,8 +149,8 @@ impl Walk<'_> {
         let id = self.fresh_id();
         let owner = match (reference, to) {
             (Some(reference), _) => reference,
-            (None, DynPtrType::Local) => 0,
             (None, DynPtrType::Ringbuf) => self.take_reference(RefKind::DynPtr),
+            (None, _) => 0,
         };
         let frame = &mut self.state.frames[usize::from(frame)];
         for (index, first) in [(index, true), (index - 1, false)] {
@@ -233,13 +235,40 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A frame goes: nothing may outlive it through a record's dynptrs that
-    /// were in it. Slices of local memory stay good.
+    /// A frame goes: nothing may outlive it through dynptrs of records and
+    /// packets that were in it. Slices of local memory stay good.
     pub(super) fn drop_dynptrs(&mut self, frame: &Frame) {
         for slot in frame.stack.iter() {
-            if slot.bytes[0] == Byte::DynPtr && slot.reg.owner != 0 {
+            let local = matches!(
+                slot.reg.kind,
+                Kind::DynPtr {
+                    to: DynPtrType::Local,
+                    ..
+                }
+            );
+            if slot.bytes[0] == Byte::DynPtr && !local {
                 self.state.disown(slot.reg.id);
             }
+        }
+    }
+
+    /// The packet was moved or cut: slices of it are worth nothing.
+    pub(super) fn clear_packet_slices(&mut self) {
+        let slots = self
+            .state
+            .frames
+            .iter()
+            .flat_map(|frame| frame.stack.iter());
+        let of_packet = slots.filter(|slot| {
+            let to = match slot.reg.kind {
+                Kind::DynPtr { to, .. } => to,
+                _ => return false,
+            };
+            matches!(to, DynPtrType::Skb | DynPtrType::Xdp)
+        });
+        let ids: Vec<u32> = of_packet.map(|slot| slot.reg.id).collect();
+        for id in ids {
+            self.state.disown(id);
         }
     }
 

@@ -9,7 +9,7 @@ use super::Fail;
 use super::argument::Call;
 use super::iter::Iter;
 use super::mem::Access;
-use super::state::{Kind, Reg};
+use super::state::{DynPtrType, Kind, Reg};
 use super::walk::Walk;
 use crate::helper::kfunc::{self, Kfunc, KfuncArg, KfuncRet};
 
@@ -64,7 +64,12 @@ impl Walk<'_> {
     }
 
     fn kfunc_row(&self, number: u32) -> Result<&'static Kfunc, Fail> {
-        if let Some(row) = kfunc::lookup(number) {
+        let row = kfunc::lookup(number);
+        let allowed = |row: &&Kfunc| {
+            row.types
+                .is_none_or(|types| types.contains(&self.spec.prog_type))
+        };
+        if let Some(row) = row.filter(allowed) {
             return Ok(row);
         }
         if number == 0 {
@@ -73,7 +78,10 @@ impl Walk<'_> {
         }
         let names = &self.spec.info.unknown_kfuncs;
         let name = names.iter().find(|(at, _)| *at as usize == self.at);
-        let name = name.map_or("unknown", |(_, name)| name);
+        let name = match row {
+            Some(row) => row.name,
+            None => name.map_or("unknown", |(_, name)| name),
+        };
         let text = format!("calling kernel function {name} is not allowed");
         Err(Fail::eacces(text).hint(feature(name)))
     }
@@ -83,7 +91,7 @@ impl Walk<'_> {
     fn writes_packets(&self) -> bool {
         matches!(
             self.spec.prog_type,
-            BPF_PROG_TYPE_SCHED_CLS | BPF_PROG_TYPE_XDP
+            BPF_PROG_TYPE_SCHED_CLS | BPF_PROG_TYPE_SCHED_ACT | BPF_PROG_TYPE_XDP
         )
     }
 
@@ -107,6 +115,19 @@ impl Walk<'_> {
                     .dynptr
                     .ok_or_else(|| Fail::einval("a copy of no dynptr"))?;
                 self.make_dynptr(number, of.to, Some(of.reference))?;
+            }
+            KfuncArg::Ctx if reg.kind == Kind::Ctx && reg.val.as_const() == Some(0) => {}
+            KfuncArg::Ctx => {
+                let (argument, name) = (number - 1, reg.kind.name());
+                let text = format!("arg#{argument} expected pointer to ctx, but got {name}");
+                return Err(Fail::einval(text));
+            }
+            KfuncArg::UninitPacketDynPtr => {
+                let to = match self.spec.prog_type {
+                    BPF_PROG_TYPE_XDP => DynPtrType::Xdp,
+                    _ => DynPtrType::Skb,
+                };
+                self.make_dynptr(number, to, None)?;
             }
             KfuncArg::Iter(of, step) => return self.iter_argument(number, of, step),
             KfuncArg::BufferOrNull => call.buffer = Some(number),
@@ -184,7 +205,7 @@ fn feature(name: &str) -> &'static str {
             &["bpf_preempt_", "bpf_local_irq_"],
         ),
         (
-            "packets are the kernel's, dynptrs are of map values and ring buffer records here",
+            "this type of program has no such packet",
             &["bpf_dynptr_from_"],
         ),
         (

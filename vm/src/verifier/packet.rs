@@ -6,6 +6,7 @@
 //! `Reg::id`); the constant is `Reg::delta`. A comparison with the end tells how many
 //! bytes there are from the base on, to all pointers with that base.
 
+use uapi::helper::BPF_FUNC_DYNPTR_WRITE;
 use uapi::insn::*;
 use uapi::prog::*;
 
@@ -266,8 +267,10 @@ impl Walk<'_> {
             for at in start..end {
                 let insn = self.spec.insns[at];
                 if insn.code == BPF_JMP | BPF_CALL && insn.src() == 0 {
-                    let row = kernel::find(insn.imm as u32, self.spec.prog_type);
-                    if row.is_some_and(|row| row.changes_packet) {
+                    let id = insn.imm as u32;
+                    let row = kernel::find(id, self.spec.prog_type);
+                    // A write through a dynptr changes the packet if it is one's.
+                    if id == BPF_FUNC_DYNPTR_WRITE || row.is_some_and(|row| row.changes_packet) {
                         return true;
                     }
                 }
@@ -286,6 +289,7 @@ impl Walk<'_> {
                 *reg = Reg::UNKNOWN;
             }
         });
+        self.clear_packet_slices();
     }
 }
 

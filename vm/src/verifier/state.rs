@@ -111,6 +111,8 @@ pub(super) enum Sock {
 pub(super) enum DynPtrType {
     Local,
     Ringbuf,
+    Skb,
+    Xdp,
 }
 
 impl Kind {

@@ -144,7 +144,7 @@ fn a_kernel_function_that_nobody_hosts_is_named() {
         ("bpf_obj_new_impl", "objects of programs"),
         ("bpf_arena_alloc_pages", "arenas do not exist"),
         ("bpf_res_spin_lock", "resilient spin locks"),
-        ("bpf_dynptr_from_skb", "packets are the kernel's"),
+        ("bpf_dynptr_from_skb_meta", "no such packet"),
         ("bpf_iter_task_new", "only number and bits iterators"),
         ("bpf_get_fsverity_digest", "does not exist in user space"),
     ] {

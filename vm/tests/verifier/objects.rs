@@ -13,12 +13,13 @@ use super::pack::Pack;
 struct Case {
     name: String,
     words: Option<String>,
+    prog_type: u32,
     /// Whether the kernel accepts it all the same.
     ours_only: bool,
     text: String,
 }
 
-/// Cases stand as `## name`, `! words` where it is refused (`!! words`: by us
+/// Cases stand as `## name`, `: type` where it is not a raw tracepoint's, `! words` where it is refused (`!! words`: by us
 /// only), then the text.
 fn cases(file: &str) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
@@ -27,10 +28,20 @@ fn cases(file: &str) -> Vec<Case> {
             cases.push(Case {
                 name: name.to_owned(),
                 words: None,
+                prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
                 ours_only: false,
                 text: String::new(),
             });
         } else if let Some(case) = cases.last_mut() {
+            case.prog_type = match line {
+                ": xdp" => BPF_PROG_TYPE_XDP,
+                ": sched_cls" => BPF_PROG_TYPE_SCHED_CLS,
+                ": socket_filter" => BPF_PROG_TYPE_SOCKET_FILTER,
+                _ => case.prog_type,
+            };
+            if line.starts_with(": ") {
+                continue;
+            }
             let (ours_only, refusal) = match line.strip_prefix("!! ") {
                 Some(words) => (true, Some(words)),
                 None => (false, line.strip_prefix("! ")),
@@ -70,7 +81,7 @@ fn check(file: &str) {
         let insns = assemble(text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let pack = Pack {
             spec: ProgramSpec {
-                prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+                prog_type: case.prog_type,
                 // States are compared wherever they can be.
                 prog_flags: BPF_F_TEST_STATE_FREQ,
                 gpl: true,
@@ -113,4 +124,9 @@ fn dynptrs() {
 #[test]
 fn lookups() {
     check(include_str!("../data/objects/lookups.bpf"));
+}
+
+#[test]
+fn dynptrs_of_packets() {
+    check(include_str!("../data/objects/packets.bpf"));
 }

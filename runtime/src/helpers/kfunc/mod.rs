@@ -49,7 +49,9 @@ mod tests {
 
     #[test]
     fn every_row_has_its_function() {
-        let names: Vec<&str> = kfunc::all().map(|row| row.name).collect();
+        // Packets are the kernel's: programs on them are verified, not run.
+        let hosted = kfunc::all().filter(|row| row.types.is_none());
+        let names: Vec<&str> = hosted.map(|row| row.name).collect();
         let functions: Vec<&str> = super::FUNCTIONS.iter().map(|row| row.0).collect();
         assert_eq!(names, functions);
     }

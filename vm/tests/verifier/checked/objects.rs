@@ -162,6 +162,11 @@ impl Machine<'_> {
         if let KfuncArg::Iter(of, step) = row.args[0] {
             return self.iterate(args[0], 8 * of.slots() as u64, step);
         }
+        if row.args[0] == KfuncArg::Ctx {
+            // There are no packets here.
+            self.place(args[2], Object::DynPtr(None))?;
+            return Ok(-22i64 as u64);
+        }
         let memory = self.dynptr(args[0])?;
         if row.args.get(1) == Some(&KfuncArg::UninitDynPtr) {
             self.place(args[1], Object::DynPtr(memory))?;
