@@ -172,6 +172,14 @@ impl Machine<'_> {
         };
         match insn.class() {
             BPF_ALU | BPF_ALU64 => self.regs[d] = alu(insn, self.regs[d], src),
+            BPF_LD if insn.code != BPF_LD | BPF_IMM | BPF_DW => {
+                for n in 1..6 {
+                    self.regs[n] = self.stream.next();
+                }
+                self.regs[0] = self.stream.next();
+                // Behind the packet's end the program is over.
+                return Ok((self.stream.below(4) > 0).then_some(at + 1));
+            }
             BPF_LD => {
                 self.regs[d] = self.load_immediate(insn, self.pack.spec.insns[at + 1].imm);
                 return Ok(Some(at + 2));
@@ -359,6 +367,7 @@ impl Machine<'_> {
                 let region = self.value(map.unwrap_or(0), key);
                 address(region)
             }
+            Ret::SocketOrNull | Ret::SockCommonOrNull | Ret::TcpSockOrNull => self.socket(),
             Ret::DynPtrMemOrNull => slice.unwrap_or(0),
             // No ring has room for more than it holds.
             Ret::RingbufRecordOrNull if null || alloc > 4096 => 0,

@@ -175,7 +175,10 @@ fn every_access_gets_the_kernels_verdict() {
             for mut insns in accesses(off) {
                 insns.extend(RETURN_0);
                 both.ask(&program(prog_type, attach, 0, &insns));
-                both.ask(&program(prog_type, attach, BPF_F_STRICT_ALIGNMENT, &insns));
+                if matches!(prog_type, BPF_PROG_TYPE_KPROBE | BPF_PROG_TYPE_XDP) {
+                    let strict = BPF_F_STRICT_ALIGNMENT;
+                    both.ask(&program(prog_type, attach, strict, &insns));
+                }
             }
         }
     }

@@ -15,6 +15,8 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_MAP_FREEZE: libc::c_long = 22;
+/// Added to the errno of making a map: the program was not even looked at.
+pub const NO_MAP: i32 = 10_000;
 /// Bytes of the attributes that we fill; the kernel takes the rest as 0.
 const ATTR: usize = 128;
 
@@ -168,7 +170,7 @@ impl Kernel {
             insn.imm = match pack.maps.iter().find(|m| m.id == id) {
                 Some(info) => match self.map(info) {
                     Ok(fd) => fd,
-                    Err(errno) => return 10_000 + errno,
+                    Err(errno) => return NO_MAP + errno,
                 },
                 None => -1,
             };

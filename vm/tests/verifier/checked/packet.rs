@@ -1,8 +1,12 @@
-//! Packets of random sizes, and the ctx fields that are their addresses.
+//! Packets of random sizes, sockets, and the ctx fields that are their
+//! addresses.
 
 use uapi::prog::*;
 
 use super::{Machine, address};
+
+/// Offset of `sk` in `struct __sk_buff`.
+const SK: u64 = 168;
 
 /// Offsets of the fields that are a packet's start, its end, and the start of
 /// what precedes it, in the ctx of this program type.
@@ -28,8 +32,15 @@ impl Machine<'_> {
     }
 
     /// What a load from the ctx gives where it is the packet's place.
-    pub(super) fn packet_address(&self, at: u64) -> Option<u64> {
+    pub(super) fn packet_address(&mut self, at: u64) -> Option<u64> {
         let off = at.wrapping_sub(address(self.ctx));
+        let has_skb = matches!(
+            self.pack.spec.prog_type,
+            BPF_PROG_TYPE_SOCKET_FILTER | BPF_PROG_TYPE_SCHED_CLS | BPF_PROG_TYPE_SCHED_ACT
+        );
+        if off == SK && has_skb {
+            return Some(self.socket());
+        }
         let fields = packet_fields(self.pack.spec.prog_type);
         let field = fields.iter().position(|&field| field as u64 == off)?;
         let (region, before) = self.packet;
@@ -39,5 +50,13 @@ impl Machine<'_> {
             1 => start + self.regions[region].bytes.len() as u64,
             _ => start,
         })
+    }
+
+    /// A socket to look into, or NULL. That it is given back is not checked.
+    pub(super) fn socket(&mut self) -> u64 {
+        if self.stream.below(3) == 0 {
+            return 0;
+        }
+        address(self.region(112, false))
     }
 }
