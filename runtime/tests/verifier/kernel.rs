@@ -149,7 +149,7 @@ fn program(case: &Case) -> Option<(Result<Fd, i32>, String)> {
         }
     }
     let records = case.func_info();
-    let mut log = vec![0u8; 1 << 20];
+    let mut log = vec![0u8; 1 << 26];
     let mut words = vec![
         (0, case.prog_type),
         (4, insns.len() as u32),

@@ -6,6 +6,7 @@ mod functions;
 mod kernel;
 mod locks;
 mod nested_maps;
+mod random;
 mod runs;
 mod types;
 mod values;

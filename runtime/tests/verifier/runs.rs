@@ -21,7 +21,7 @@ use vm::interp::Interpreter;
 use super::{Case, kernel};
 
 /// bpf(2) on a session of its own, which lives as long as the directory.
-fn bpf() -> (tempfile::TempDir, Bpf) {
+pub fn session() -> (tempfile::TempDir, Bpf) {
     let root = tempfile::tempdir().expect("a directory");
     let dirs = Dirs {
         state: root.path().join("state"),
@@ -33,7 +33,12 @@ fn bpf() -> (tempfile::TempDir, Bpf) {
 
 /// r0 of a run in the JIT and in one of the interpreter, each on fresh maps.
 fn ours(case: &Case) -> [u32; 2] {
-    let (_root, bpf) = bpf();
+    let (_root, bpf) = session();
+    ours_in(&bpf, case)
+}
+
+/// As [`ours`], in a session.
+pub fn ours_in(bpf: &Bpf, case: &Case) -> [u32; 2] {
     let object = bpf.btf_load(case.types.finish()).expect("BTF");
     [false, true].map(|interpret| {
         let maps = case.maps.iter().map(|spec| {
@@ -92,7 +97,8 @@ fn returns(case: &Case, expected: u32) {
     }
 }
 
-fn case(text: &str, callbacks: usize, map_type: u32) -> Case {
+/// A program with `callbacks` static functions, and a map.
+pub fn case(text: &str, callbacks: usize, map_type: u32) -> Case {
     let mut case = Case::new(text);
     case.functions.push(case.types.func("main", true, 1, &[]));
     for number in 0..callbacks {
@@ -250,7 +256,7 @@ fn programs_tell_their_functions_and_lines() {
         BPF_MAP_TYPE_ARRAY,
     );
     case.lines = vec![0, 1, 3];
-    let (_root, bpf) = bpf();
+    let (_root, bpf) = session();
     let object = bpf.btf_load(case.types.finish()).expect("BTF");
     let load = ProgLoad {
         spec: ProgramSpec {
