@@ -223,7 +223,6 @@ fn random_callbacks_and_global_functions() {
             _ => refused += 1,
         }
     }
-    println!("{accepted} accepted, {refused} refused, {stricter} only by us");
     assert!(
         accepted > 60 && refused > 60,
         "{accepted} accepted, {refused} refused"
