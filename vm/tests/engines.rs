@@ -2,6 +2,8 @@
 
 #[path = "engines/arch/mod.rs"]
 mod arch;
+#[path = "engines/bulk.rs"]
+mod bulk;
 #[path = "engines/common.rs"]
 mod common;
 #[path = "engines/conformance.rs"]

@@ -1,6 +1,9 @@
 //! Where control goes in a program and which registers are still needed
 //! there. Knows no machine.
 
+use std::collections::BTreeMap;
+
+use super::bulk::{self, Bulk};
 use crate::link::{Code, Step, target};
 use crate::op::{AluOp, AtomicOp, Op, Operand, Reg};
 
@@ -27,6 +30,9 @@ pub(super) struct Flow {
     /// By slot: whether a jump from behind leads here, so that it begins a
     /// loop or the part of one that was moved to its front.
     pub loop_heads: Vec<bool>,
+    /// Loops that fill or copy memory, by the slots where they begin; a
+    /// leader follows each.
+    pub bulks: BTreeMap<usize, Bulk>,
     /// By slot: registers whose values may be used from there on.
     live: Vec<Regs>,
 }
@@ -38,6 +44,7 @@ impl Flow {
         let mut flow = Flow {
             leaders: vec![false; slots],
             loop_heads: vec![false; slots],
+            bulks: BTreeMap::new(),
             live: vec![0; slots + 1],
         };
         for subprogram in &code.subprograms {
@@ -53,6 +60,14 @@ impl Flow {
         }
         // Without a loop one round sees every successor before its predecessors.
         while flow.propagate(code) && backward {}
+        for head in (0..slots).filter(|&at| flow.loop_heads[at]) {
+            if let Some(bulk) = bulk::recognise(code, head, |at| flow.live[at]) {
+                flow.bulks.insert(head, bulk);
+            }
+        }
+        for bulk in flow.bulks.values() {
+            flow.leaders[bulk.end] = true;
+        }
         flow
     }
 

@@ -7,10 +7,11 @@
 
 //!
 //! Reading order: [`optimisations`], then what is known of a program before
-//! it is compiled, `flow` and `bits`, then `arch`.
+//! it is compiled, `flow`, `bulk` and `bits`, then `arch`.
 
 mod arch;
 mod bits;
+mod bulk;
 mod flow;
 mod optimisations;
 

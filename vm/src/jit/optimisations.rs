@@ -61,6 +61,8 @@ optimisations! {
     movbe,
     /// Helpers are called by distance where they are near.
     near_calls,
+    /// Loops that fill or copy memory use the processor's instructions for it.
+    bulk_loops,
     /// Look-ups in arrays and cheap helpers are part of the code.
     inlined_helpers,
 }

@@ -13,6 +13,7 @@ mod access;
 mod alu;
 mod branch;
 mod buffer;
+mod bulk;
 mod bytes;
 mod calls;
 mod constant;
@@ -187,6 +188,13 @@ impl Compiler<'_> {
         self.stored = None;
         if let Some(known) = &self.known {
             self.bits = known.at(at);
+        }
+        if let Some(bulk) = self.flow.bulks.get(&at)
+            && self.optimisations.bulk_loops
+            && at > 0
+            && falls_through(&self.code.steps[at - 1])
+        {
+            self.bulk(at, bulk);
         }
         if self.flow.loop_heads[at] && self.optimisations.aligned_loops {
             // Padding that nobody runs through costs nothing.
