@@ -85,3 +85,23 @@ fn one_map_may_be_passed_where_two_templates_agree() {
     case.maps[0].map_type = BPF_MAP_TYPE_ARRAY;
     case.accepted(&[]);
 }
+
+#[test]
+fn a_map_plus_nothing_is_the_map() {
+    let find = |change: &str| {
+        let mut case = Case::new(&format!("r1 = map[1]\n{change}\n{FIND}{OUT}"));
+        case.maps.push(MapSpec {
+            map_type: BPF_MAP_TYPE_HASH,
+            key_size: 4,
+            value_size: 8,
+            max_entries: 2,
+            ..MapSpec::default()
+        });
+        case
+    };
+    find("r0 = 0\nr1 += r0").accepted(&[]);
+    find("r0 = 0\nr0 += r1\nr1 = r0").accepted(&[]);
+    let words = ["R1 pointer arithmetic on map_ptr prohibited"];
+    find("r0 = 8\nr1 += r0").refused(Errno::EACCES, &words);
+    find("r0 = 0\nr1 -= r0").refused(Errno::EACCES, &words);
+}

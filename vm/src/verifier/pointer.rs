@@ -51,7 +51,9 @@ pub(super) fn arithmetic(
         );
         return Err(Fail::eacces(text).hint("compare the pointer with NULL before adding to it"));
     }
-    if matches!(kind, Kind::Map { .. } | Kind::PacketEnd | Kind::Sock { .. }) {
+    let stays =
+        matches!(kind, Kind::Map { .. }) && op == BPF_ADD && number_side.val.as_const() == Some(0);
+    if !stays && matches!(kind, Kind::Map { .. } | Kind::PacketEnd | Kind::Sock { .. }) {
         let text = format!("R{number} pointer arithmetic on {} prohibited", kind.name());
         return Err(Fail::eacces(text));
     }
