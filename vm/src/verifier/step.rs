@@ -220,7 +220,14 @@ impl Walk<'_> {
             if let Some(compared) = compared.flatten() {
                 return self.packet_branch(&compared, target);
             }
-            let other = self.state.clone();
+            let mut other = self.state.clone();
+            if by_reg && !is32 && is_equality {
+                let equal = match op {
+                    BPF_JEQ => &mut other,
+                    _ => &mut self.state,
+                };
+                infer_not_null(equal, insn.dst(), insn.src());
+            }
             self.push(target, other)?;
             return Ok(next);
         }
@@ -277,6 +284,20 @@ impl Walk<'_> {
         self.push(target, other)?;
         Ok(self.at + 1)
     }
+}
+
+/// Of two pointers that are equal none is NULL if one is not. Objects of the
+/// kernel may be NULL though their kind says otherwise.
+fn infer_not_null(equal: &mut State, a: u8, b: u8) {
+    let (left, right) = (equal.reg(a).kind, equal.reg(b).kind);
+    let is_known = |kind: Kind| kind.is_pointer() && !matches!(kind, Kind::Object { .. });
+    if !is_known(left) || !is_known(right) || left.or_null() == right.or_null() {
+        return;
+    }
+    let number = if left.or_null() { a } else { b };
+    let mut reg = *equal.reg(number);
+    reg.kind = reg.kind.not_null();
+    equal.set(number, reg);
 }
 
 /// A scalar after a comparison with `by` left `val` of it.

@@ -262,3 +262,31 @@ fn every_access_to_a_socket_gets_the_kernels_verdict() {
     }
     both.finish();
 }
+
+#[test]
+fn equal_pointers_tell_of_null_what_the_kernels_do() {
+    let Some(mut both) = Both::new() else { return };
+    let load = |dst| Insn::new(BPF_LDX | BPF_MEM | BPF_DW, dst, 6, 168, 0);
+    for op in [BPF_JEQ, BPF_JNE, BPF_JGT] {
+        for (left, right) in [(7, 8), (8, 7), (7, 7), (7, 6), (7, 10)] {
+            for (taken, through) in [(false, 7), (true, 7), (false, 8), (true, 8)] {
+                let access = Insn::new(BPF_LDX | BPF_MEM | BPF_W, 0, through, 4, 0);
+                let jump = Insn::new(BPF_JMP | op | BPF_X, left, right, 1 + i16::from(taken), 0);
+                let first = [
+                    Insn::new(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
+                    load(7),
+                    load(8),
+                    Insn::new(BPF_JMP | BPF_JNE, 8, 0, 2, 0),
+                ];
+                let path = if taken {
+                    [&RETURN_0[..], &[access]].concat()
+                } else {
+                    vec![access]
+                };
+                let insns = [&first[..], &RETURN_0, &[jump], &path, &RETURN_0].concat();
+                both.ask(&program(BPF_PROG_TYPE_SCHED_CLS, 0, 0, &insns));
+            }
+        }
+    }
+    both.finish();
+}
