@@ -183,8 +183,10 @@ impl<'a> Walk<'a> {
             let subprogram = self.state.frame().subprogram;
             self.tail_calls[subprogram] = true;
         }
-        let writes_packet =
-            id == BPF_FUNC_DYNPTR_WRITE && call.dynptr.is_some_and(|of| of.to == DynPtrType::Skb);
+        // What a function was given may be a packet's dynptr.
+        let writes_packet = id == BPF_FUNC_DYNPTR_WRITE
+            && (call.dynptr.is_some_and(|of| of.to == DynPtrType::Skb)
+                || self.read(1)?.kind == Kind::ConstDynPtr);
         if writes_packet || row.is_some_and(|row| row.changes_packet) {
             self.clear_packets();
         }

@@ -4,6 +4,7 @@
 use uapi::prog::*;
 use vm::ProgramSpec;
 use vm::asm::assemble;
+use vm::program::{FuncArg, FunctionInfo, Linkage, ProgramInfo};
 use vm::verifier::{Keep, Log, verify};
 
 use super::kernel::Kernel;
@@ -129,4 +130,77 @@ fn lookups() {
 #[test]
 fn dynptrs_of_packets() {
     check(include_str!("../data/objects/packets.bpf"));
+}
+
+/// A global function does not know whose dynptr it was given: a write through
+/// it ends pointers into the packet. Linux 6.18 lets them live.
+#[test]
+fn a_write_through_a_given_dynptr_may_move_the_packet() {
+    let text = |between: &str| {
+        format!(
+            "
+            r6 = r1
+            r2 = 0
+            r3 = r10
+            r3 += -16
+            call kfunc[14]
+            r1 = r6
+            r2 = r10
+            r2 += -16
+            call writes
+            r0 = 0
+            exit
+            writes:
+            *(u64 *)(r10 - 8) = 0
+            r7 = *(u32 *)(r1 + 76)
+            r8 = *(u32 *)(r1 + 80)
+            r6 = r7
+            r6 += 8
+            r1 = r2
+            {between}
+            r0 = 0
+            if r6 > r8 goto out
+            r0 = *(u8 *)(r7 + 0)
+            out:
+            r0 = 0
+            exit"
+        )
+    };
+    let write = "r2 = 0\nr3 = r10\nr3 += -8\nr4 = 8\nr5 = 0\ncall 202";
+    let function = |insn, linkage, args| FunctionInfo {
+        insn,
+        name: format!("f{insn}"),
+        linkage,
+        args,
+        ret: vm::program::FuncRet::Scalar,
+        exception_cb: false,
+    };
+    let ours = |between: &str| {
+        let args = vec![FuncArg::Ctx, FuncArg::DynPtr];
+        let functions = vec![
+            function(0, Linkage::Global, vec![FuncArg::Ctx]),
+            function(11, Linkage::Global, args),
+        ];
+        let spec = ProgramSpec {
+            prog_type: BPF_PROG_TYPE_SCHED_CLS,
+            gpl: true,
+            insns: assemble(&text(between)).expect("assembles"),
+            info: ProgramInfo {
+                functions,
+                ..ProgramInfo::default()
+            },
+            ..ProgramSpec::default()
+        };
+        let pack = Pack {
+            spec: spec.clone(),
+            ..super::generate::program(&super::mutate::Stream::new(1))
+        };
+        verify(spec, &pack, None).map(|_| ()).map_err(|e| e.message)
+    };
+    assert_eq!(ours(""), Ok(()));
+    let refusal = ours(write).expect_err("the packet may have moved");
+    assert!(
+        refusal.starts_with("R7 invalid mem access 'scalar'"),
+        "{refusal}"
+    );
 }
