@@ -257,3 +257,40 @@ fn an_instance_of_a_pointer_that_may_be_null() {
     let words = "invalid mem access 'map_value_or_null'";
     second_path_is_walked(text, "r8 = r0", words);
 }
+
+/// The second path ends where the first was proven; the third comes to a
+/// checkpoint of the second.
+#[test]
+fn what_a_path_needed_that_ended_early() {
+    for (first, load, second) in [
+        ("r7 = 3", "", "r7 = 100"),
+        (
+            "*(u64 *)(r10 - 24) = 3",
+            "r7 = *(u64 *)(r10 - 24)",
+            "*(u64 *)(r10 - 24) = 100",
+        ),
+    ] {
+        let text = format!(
+            "
+            r6 = *(u64 *)(r1 + 0)
+            r9 = *(u64 *)(r1 + 8)
+            r7 = 0
+            {first}
+            if r6 s> 5 goto two
+            goto meet
+        two:
+            if r9 s> 5 goto three
+            goto before
+        three:
+            SECOND
+        before:
+            r1 = 0
+            goto meet
+        meet:
+            r1 = 1
+            {load}
+            {WRITE}"
+        );
+        second_path_is_walked(&text, second, "write to stack");
+    }
+}
