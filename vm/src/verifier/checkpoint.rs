@@ -21,6 +21,9 @@ const OPEN_MISSES: u32 = 64;
 pub(super) struct Checkpoint {
     /// `None` once it was not worth keeping.
     pub(super) state: Option<State>,
+    /// Where the function in hand was called from; states of other calls
+    /// are never alike.
+    call_site: usize,
     /// The checkpoint before it on its path.
     pub(super) parent: Option<usize>,
     /// Paths from here that are not yet walked to their end. While above 0
@@ -81,13 +84,20 @@ impl Walk<'_> {
         if self.cfg.loop_point[at] == LoopPoint::Callback {
             self.begin_calls();
         }
+        let call_site = self.state.frame().call_site;
         let list = std::mem::take(&mut self.known[at]);
         let mut keep = Vec::with_capacity(list.len() + 1);
         let (mut found, mut looping) = (false, false);
+        let mut alike = 0;
         for (position, &index) in list.iter().enumerate() {
             if self.checkpoints[index].state.is_none() {
                 continue;
             }
+            if self.checkpoints[index].call_site != call_site {
+                keep.push(index);
+                continue;
+            }
+            alike += 1;
             looping |= self.checkpoints[index].is_open();
             match self.meet(index)? {
                 Met::Proven => {
@@ -106,6 +116,9 @@ impl Walk<'_> {
         if !found && self.is_worth_keeping(looping) {
             self.add_checkpoint();
         }
+        // As the kernel, without the one that was just added.
+        let counts = &mut self.counts;
+        counts.max_states_per_insn = counts.max_states_per_insn.max(alike);
         Ok(found)
     }
 
@@ -235,6 +248,7 @@ impl Walk<'_> {
         let read = vec![0; written.len()];
         self.checkpoints.push(Checkpoint {
             state: Some(self.state.clone()),
+            call_site: self.state.frame().call_site,
             parent: self.parent,
             open: 1,
             hits: 0,
@@ -249,12 +263,9 @@ impl Walk<'_> {
             entry: None,
         });
         self.parent = Some(index);
-        let known = &mut self.known[self.at];
-        // As the kernel, those that were there before.
-        let counts = &mut self.counts;
-        counts.max_states_per_insn = counts.max_states_per_insn.max(known.len());
-        known.push(index);
+        self.known[self.at].push(index);
         self.live_states += 1;
+        let counts = &mut self.counts;
         counts.total_states += 1;
         counts.peak_states = counts.peak_states.max(self.live_states);
     }

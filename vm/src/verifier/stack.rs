@@ -124,7 +124,13 @@ impl Walk<'_> {
                 return Ok(Reg::derived(part, slot.reg.from));
             }
             if first == 0 {
-                return Ok(Reg::derived(narrow(&slot.reg.val, size), slot.reg.from));
+                let part = narrow(&slot.reg.val, size);
+                // A number that fits is read whole and stays linked.
+                return Ok(if part == slot.reg.val {
+                    slot.reg
+                } else {
+                    Reg::derived(part, slot.reg.from)
+                });
             }
             return Ok(any);
         }
