@@ -131,13 +131,8 @@ impl Object {
         };
         for map in std::iter::successors(next(ptr::null_mut()), |&map| next(map)) {
             complete(map);
-            // SAFETY: a map of the open object, which is not loaded yet; the
-            // template of a map of maps is such a map, too, or null.
+            // SAFETY: a map of the open object, which is not loaded yet.
             unsafe {
-                let template = sys::bpf_map__inner_map(map);
-                if !template.is_null() {
-                    complete(template);
-                }
                 if !struct_ops && sys::bpf_map__type(map) == sys::BPF_MAP_TYPE_STRUCT_OPS {
                     sys::bpf_map__set_autocreate(map, false);
                 }
@@ -190,7 +185,8 @@ const ENTRIES: u32 = 64;
 const RING_BYTES: u32 = 64 << 10;
 const STACK_BYTES: u32 = 127 * 8;
 
-/// Gives a map the size that its tool would give it at run time.
+/// Gives a map the size that its tool would give it at run time. Templates of
+/// maps of maps stay as they are: libbpf takes no change of them.
 fn complete(map: *mut sys::bpf_map) {
     // SAFETY: a map of an open object that is not loaded yet, here and below.
     let (kind, entries, value) = unsafe {
