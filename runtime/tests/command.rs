@@ -21,7 +21,7 @@ use uapi::map::{
 };
 use uapi::prog::{
     BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_RAW_TRACEPOINT,
-    BPF_TRACE_UPROBE_MULTI,
+    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP, BPF_TRACE_UPROBE_MULTI,
 };
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
@@ -368,4 +368,37 @@ fn pins_keep_objects() {
     assert!(tool.bpf.unpin(&path));
     assert!(!tool.bpf.unpin(&path));
     assert_eq!(tool.bpf.next_id(Kind::Map, 0), Err(Errno::ENOENT));
+}
+
+#[test]
+fn packet_programs_are_proven_but_not_loaded() {
+    let tool = tool();
+    for prog_type in [BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_SCHED_CLS] {
+        let spec = ProgramSpec {
+            prog_type,
+            gpl: true,
+            insns: returns_7(),
+            ..ProgramSpec::default()
+        };
+        let load = ProgLoad {
+            spec: spec.clone(),
+            maps: Vec::new(),
+            btf: None,
+        };
+        let mut log = Log::new(1, Keep::End(1 << 16));
+        let errno = tool.bpf.prog_load(load, Some(&mut log)).err();
+        assert_eq!(errno, Some(Errno::EINVAL));
+        let words = format!("program type {prog_type} cannot run in user space");
+        assert!(log.text.contains(&words), "{}", log.text);
+        struct Nothing;
+        impl vm::verifier::Env for Nothing {
+            fn map(&self, _id: u32) -> Option<vm::verifier::MapInfo> {
+                None
+            }
+            fn helper(&self, _id: u32) -> Option<&vm::helper::Proto> {
+                None
+            }
+        }
+        assert!(vm::verifier::verify(spec, &Nothing, None).is_ok());
+    }
 }
