@@ -124,6 +124,11 @@ impl fmt::Display for Report {
             for engine in &others {
                 write!(f, "{:>10}", Short(means.get(engine.name()).copied()))?;
             }
+            write!(f, "\n{:<16}{cpu:<4}{:>10}", "of programs", "")?;
+            for &engine in &others {
+                let ran = |row: &&Measured| row.cpu == *cpu && row.ratio(engine).is_some();
+                write!(f, "{:>10}", self.programs.iter().filter(ran).count())?;
+            }
             writeln!(f)?;
         }
         let Entry { native_ns, jit_ns } = self.entry;
