@@ -153,17 +153,18 @@ impl Walk<'_> {
             self.read(0)?;
         }
         self.note_access(reg.kind)?;
-        match reg.kind {
+        let old = match reg.kind {
             Kind::Stack { frame } => {
-                self.read_stack(dst, &reg, frame, off, size)?;
+                let old = self.read_stack(dst, &reg, frame, off, size)?;
                 self.write_stack(dst, &reg, frame, off, size, Reg::UNKNOWN, None)?;
+                old
             }
             _ => {
                 self.check_memory(dst, &reg, off, size, Access::Read)?;
                 self.check_memory(dst, &reg, off, size, Access::Write)?;
+                Reg::scalar(Scalar::unknown_bytes(size))
             }
-        }
-        let old = Reg::scalar(Scalar::unknown_bytes(size));
+        };
         if insn.imm == BPF_CMPXCHG {
             self.write(0, old)?;
         } else if insn.imm & BPF_FETCH != 0 {

@@ -266,3 +266,25 @@ fn a_renewed_iterator_ends_nothing() {
     assert_eq!(refusal.errno, Errno::EINVAL, "{refusal}");
     assert!(refusal.message.contains("infinite loop"), "{refusal}");
 }
+
+#[test]
+fn an_atomic_gives_what_the_stack_held() {
+    let text = "
+        *(u64 *)(r10 - 8) = 0
+        r1 = 1
+        r1 = atomic64_fetch_add((u64 *)(r10 - 8), r1)
+        if r1 != 0 goto -1
+        r0 = 0
+        exit";
+    ends(text, 10);
+    // What it holds then is not known.
+    let again = "
+        *(u64 *)(r10 - 8) = 0
+        r1 = 1
+        r1 = atomic64_fetch_add((u64 *)(r10 - 8), r1)
+        r1 = *(u64 *)(r10 - 8)
+        if r1 != 0 goto -1
+        r0 = 0
+        exit";
+    never_ends(again, Errno::EINVAL, "infinite loop");
+}
