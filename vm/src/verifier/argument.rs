@@ -98,6 +98,9 @@ impl Walk<'_> {
                     Arg::MapValue | Arg::MapValueOrNull => (info.value_size, Access::Read),
                     _ => (info.value_size, Access::Write),
                 };
+                if size == 0 {
+                    return Err(Fail::eacces("invalid zero-sized read"));
+                }
                 self.helper_memory(number, &reg, size, access)?;
                 if arg == Arg::MapKey {
                     call.key = self.constant_key(&reg, size);

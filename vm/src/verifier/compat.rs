@@ -16,6 +16,16 @@ pub(super) fn check(proto: &Proto, map: Option<&MapInfo>, prog_type: u32) -> Res
     let Some(map) = map else {
         return Ok(());
     };
+    let changes = matches!(
+        proto.id,
+        BPF_FUNC_MAP_UPDATE_ELEM
+            | BPF_FUNC_MAP_DELETE_ELEM
+            | BPF_FUNC_MAP_PUSH_ELEM
+            | BPF_FUNC_MAP_POP_ELEM
+    );
+    if changes && is_read_only(map) {
+        return Err(Fail::eacces("write into map forbidden"));
+    }
     // What a lookup gives is known by the template only.
     let of_maps = matches!(
         map.map_type,
@@ -29,17 +39,14 @@ pub(super) fn check(proto: &Proto, map: Option<&MapInfo>, prog_type: u32) -> Res
         );
         return Err(Fail::einval(text));
     }
-    let changes = matches!(
-        proto.id,
-        BPF_FUNC_MAP_UPDATE_ELEM
-            | BPF_FUNC_MAP_DELETE_ELEM
-            | BPF_FUNC_MAP_PUSH_ELEM
-            | BPF_FUNC_MAP_POP_ELEM
-    );
-    if changes && map.map_flags & BPF_F_RDONLY_PROG != 0 {
-        return Err(Fail::eacces("write into map forbidden"));
-    }
     Ok(())
+}
+
+/// Whether programs may not write into the map's values. Those of a device map
+/// are the devices' own.
+pub(super) fn is_read_only(map: &MapInfo) -> bool {
+    map.map_flags & BPF_F_RDONLY_PROG != 0
+        || matches!(map.map_type, BPF_MAP_TYPE_DEVMAP | BPF_MAP_TYPE_DEVMAP_HASH)
 }
 
 /// Whether a helper may call back for the elements of this map.

@@ -12,7 +12,7 @@ use super::range::Scalar;
 use super::state::{Kind, Reg};
 use super::tnum::Tnum;
 use super::walk::Walk;
-use super::{Fail, packet};
+use super::{Fail, compat, packet};
 
 /// What an access does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -218,14 +218,7 @@ impl Walk<'_> {
             } => {
                 let info = self.map(map);
                 let denied = match access {
-                    // The value of a device map is the device's own.
-                    Access::Write => {
-                        info.map_flags & BPF_F_RDONLY_PROG != 0
-                            || matches!(
-                                info.map_type,
-                                BPF_MAP_TYPE_DEVMAP | BPF_MAP_TYPE_DEVMAP_HASH
-                            )
-                    }
+                    Access::Write => compat::is_read_only(info),
                     Access::Read => info.map_flags & BPF_F_WRONLY_PROG != 0,
                 };
                 let limit = info.value_size;

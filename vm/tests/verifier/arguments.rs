@@ -289,3 +289,62 @@ fn every_argument_is_checked_as_the_kernel_does() {
     eprintln!("left out: {}", left_out.join(" "));
     both.finish();
 }
+
+/// A map of every type that `Kernel` can make: type, key, value, entries.
+const MAPS: [(u32, u32, u32, u32); 22] = [
+    (BPF_MAP_TYPE_HASH, 8, 16, 8),
+    (BPF_MAP_TYPE_ARRAY, 4, 16, 8),
+    (BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 8),
+    (BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 8),
+    (BPF_MAP_TYPE_PERCPU_HASH, 8, 16, 8),
+    (BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16, 8),
+    (BPF_MAP_TYPE_STACK_TRACE, 4, 64, 8),
+    (BPF_MAP_TYPE_CGROUP_ARRAY, 4, 4, 8),
+    (BPF_MAP_TYPE_LRU_HASH, 8, 16, 8),
+    (BPF_MAP_TYPE_LRU_PERCPU_HASH, 8, 16, 8),
+    (BPF_MAP_TYPE_LPM_TRIE, 8, 16, 8),
+    (BPF_MAP_TYPE_DEVMAP, 4, 4, 8),
+    (BPF_MAP_TYPE_SOCKMAP, 4, 4, 8),
+    (BPF_MAP_TYPE_CPUMAP, 4, 4, 2),
+    (BPF_MAP_TYPE_XSKMAP, 4, 4, 8),
+    (BPF_MAP_TYPE_SOCKHASH, 4, 4, 8),
+    (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, 4, 4, 8),
+    (BPF_MAP_TYPE_QUEUE, 0, 16, 8),
+    (BPF_MAP_TYPE_STACK, 0, 16, 8),
+    (BPF_MAP_TYPE_DEVMAP_HASH, 4, 4, 8),
+    (BPF_MAP_TYPE_RINGBUF, 0, 0, 4096),
+    (BPF_MAP_TYPE_BLOOM_FILTER, 0, 16, 8),
+];
+
+#[test]
+fn every_helper_takes_the_maps_that_the_kernels_takes() {
+    let Some(mut both) = Both::new() else { return };
+    for prog_type in [
+        BPF_PROG_TYPE_KPROBE,
+        BPF_PROG_TYPE_SOCKET_FILTER,
+        BPF_PROG_TYPE_SCHED_CLS,
+        BPF_PROG_TYPE_XDP,
+    ] {
+        let takes_map = |row: &&KernelHelper| {
+            row.types.contains(prog_type) && row.proto.args.contains(&Arg::Map)
+        };
+        for row in kernel::all().filter(takes_map) {
+            for (map_type, key, value, entries) in MAPS {
+                let mut own = map(OWN, map_type, key, value, entries);
+                if map_type == BPF_MAP_TYPE_LPM_TRIE {
+                    own.map_flags = 1;
+                }
+                // The first program makes such a map one of its own type.
+                let holds_programs = matches!(map_type, BPF_MAP_TYPE_DEVMAP | BPF_MAP_TYPE_CPUMAP);
+                let owned = row.proto.id == BPF_FUNC_TAIL_CALL
+                    || (holds_programs && prog_type != BPF_PROG_TYPE_XDP);
+                if let Some(pack) = call(prog_type, &row.proto, usize::MAX, Holds::Nothing, &own)
+                    && !owned
+                {
+                    both.ask_as(&pack, &format!("{} map type {map_type}", row.proto.name));
+                }
+            }
+        }
+    }
+    both.finish();
+}
