@@ -210,7 +210,7 @@ impl Tally {
         let mut unexplained = 0;
         for (reason, (count, example)) in &self.unsound.by_reason {
             eprintln!("== {count} x {reason}\n{example}");
-            if !BOUNDS.iter().any(|b| reason.contains(b)) {
+            if !BOUNDS.iter().any(|b| reason.contains(b.0)) {
                 unexplained += count;
             }
         }
@@ -223,18 +223,22 @@ impl Tally {
     }
 }
 
-/// Refusals that only say that the kernel knows too little of a number. Where
-/// we know more: 32-bit shifts by unknown amounts clear the upper half; signed
-/// bounds survive an unsigned comparison; a pointer's fixed and variable
-/// offsets are one sum.
-const BOUNDS: [&str; 7] = [
-    "min value is negative",
-    "max value is outside",
-    "min value is outside",
-    "unbounded memory access",
-    "unbounded min value",
-    "make",
-    "to stack R",
+/// Refusals that only say that the kernel knows too little of a number: what
+/// it says, and what we know that it does not. Each accepted program is run,
+/// too, which is the proof.
+const BOUNDS: [(&str, &str); 3] = [
+    (
+        "min value is negative",
+        "32-bit shifts by unknown amounts and divisions clear the upper half",
+    ),
+    (
+        "unbounded min value",
+        "as before, where the number is added to a pointer",
+    ),
+    (
+        "unbounded memory access",
+        "as before, where only the sign was checked by the program",
+    ),
 ];
 
 fn listing(pack: &Pack) -> String {
