@@ -21,9 +21,6 @@ const OPEN_MISSES: u32 = 64;
 pub(super) struct Checkpoint {
     /// `None` once it was not worth keeping.
     pub(super) state: Option<State>,
-    /// Where the function in hand was called from; states of other calls
-    /// are never alike.
-    call_site: usize,
     /// The checkpoint before it on its path.
     pub(super) parent: Option<usize>,
     /// Paths from here that are not yet walked to their end. While above 0
@@ -84,20 +81,14 @@ impl Walk<'_> {
         if self.cfg.loop_point[at] == LoopPoint::Callback {
             self.begin_calls();
         }
-        let call_site = self.state.frame().call_site;
-        let list = std::mem::take(&mut self.known[at]);
+        let key = (at, self.state.frame().call_site);
+        let list = self.known.remove(&key).unwrap_or_default();
         let mut keep = Vec::with_capacity(list.len() + 1);
         let (mut found, mut looping) = (false, false);
-        let mut alike = 0;
         for (position, &index) in list.iter().enumerate() {
             if self.checkpoints[index].state.is_none() {
                 continue;
             }
-            if self.checkpoints[index].call_site != call_site {
-                keep.push(index);
-                continue;
-            }
-            alike += 1;
             looping |= self.checkpoints[index].is_open();
             match self.meet(index)? {
                 Met::Proven => {
@@ -112,7 +103,10 @@ impl Walk<'_> {
                 }
             }
         }
-        self.known[at] = keep;
+        let alike = keep.len();
+        if !keep.is_empty() {
+            self.known.insert(key, keep);
+        }
         if !found && self.is_worth_keeping(looping) {
             self.add_checkpoint();
         }
@@ -248,7 +242,6 @@ impl Walk<'_> {
         let read = vec![0; written.len()];
         self.checkpoints.push(Checkpoint {
             state: Some(self.state.clone()),
-            call_site: self.state.frame().call_site,
             parent: self.parent,
             open: 1,
             hits: 0,
@@ -263,7 +256,8 @@ impl Walk<'_> {
             entry: None,
         });
         self.parent = Some(index);
-        self.known[self.at].push(index);
+        let key = (self.at, self.state.frame().call_site);
+        self.known.entry(key).or_default().push(index);
         self.live_states += 1;
         let counts = &mut self.counts;
         counts.total_states += 1;

@@ -91,7 +91,8 @@ impl Walk<'_> {
     /// sound; it is what lets the next turn's state lie within this one.
     pub(super) fn widen(&self, at: usize, state: &mut State) {
         let just_made = self.parent.filter(|_| at == self.at);
-        let known = self.known[at].iter().rev();
+        let site = state.frame().call_site;
+        let known = self.known.get(&(at, site)).into_iter().flatten().rev();
         let mut open = known.filter(|&&index| Some(index) != just_made);
         let before = open.find_map(|&index| {
             let checkpoint = &self.checkpoints[index];

@@ -3,7 +3,7 @@
 //! proven there before (`checkpoint`). What an instruction does is in `step`
 //! and below.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use uapi::insn::*;
 use uapi::{Errno, Insn};
@@ -48,8 +48,9 @@ pub(super) struct Walk<'a> {
     pub(super) parent: Option<usize>,
     pending: Vec<Pending>,
     pub(super) checkpoints: Vec<Checkpoint>,
-    /// Checkpoints by instruction.
-    pub(super) known: Vec<Vec<usize>>,
+    /// Checkpoints by instruction and by the call of the function in hand:
+    /// states of other calls are never alike.
+    pub(super) known: HashMap<(usize, usize), Vec<usize>>,
     last_id: u32,
     pub(super) counts: Counts,
     pub(super) live_states: usize,
@@ -95,7 +96,7 @@ impl<'a> Walk<'a> {
             parent: None,
             pending: Vec::new(),
             checkpoints: Vec::new(),
-            known: vec![Vec::new(); count],
+            known: HashMap::new(),
             last_id: 0,
             counts: Counts::default(),
             live_states: 0,
