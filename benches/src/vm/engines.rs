@@ -134,6 +134,14 @@ pub fn compiled(row: &Row, program: &Program, optimisations: &Optimisations) -> 
     })
 }
 
+/// How large the program is, compiled with these optimisations.
+pub fn code_bytes(row: &Row, program: &Program, optimisations: &Optimisations) -> Result<f64> {
+    let world = World::new(program, row.fill, row.bytes)?;
+    let compiled =
+        CompiledProgram::compile_with(&verified(program), &linker(&world), optimisations)?;
+    Ok(compiled.code_bytes().len() as f64)
+}
+
 type Runs = Box<dyn FnMut(u64) -> u64>;
 
 /// Calls `once` so many times.

@@ -69,11 +69,14 @@ fn main() -> Result<()> {
 
 fn print_worths(wanted: &dyn Fn(&str) -> bool) -> Result<()> {
     let mut out = std::io::stdout();
-    writeln!(out, "{:<28}{:>8}  most", "without", "slower")?;
+    writeln!(out, "{:<28}{:>8}{:>8}  most", "without", "slower", "larger")?;
     for worth in toggle::measure(wanted)? {
         let (program, factor) = worth.most;
-        let (name, mean) = (worth.name, worth.mean);
-        writeln!(out, "{name:<28}{mean:>8.3}  {program} {factor:.2}")?;
+        let (name, mean, bytes) = (worth.name, worth.mean, worth.bytes);
+        writeln!(
+            out,
+            "{name:<28}{mean:>8.3}{bytes:>8.3}  {program} {factor:.2}"
+        )?;
     }
     Ok(())
 }

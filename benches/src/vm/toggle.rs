@@ -18,12 +18,14 @@ fn without() -> impl Iterator<Item = (&'static str, Optimisations)> {
     })
 }
 
-/// Time without it as a multiple of the time with everything.
+/// Time and size without it as multiples of those with everything.
 pub struct Worth {
     /// The optimisation.
     pub name: &'static str,
-    /// Geometric mean over all programs.
+    /// Time: geometric mean over all programs.
     pub mean: f64,
+    /// Bytes of code: the same.
+    pub bytes: f64,
     /// The program that feels it most, and its multiple.
     pub most: (String, f64),
 }
@@ -31,6 +33,7 @@ pub struct Worth {
 /// Measures every optimisation on every program whose name is wanted.
 pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
     let mut factors = vec![Vec::new(); Optimisations::NAMES.len()];
+    let mut sizes = factors.iter().map(|_| Vec::new()).collect::<Vec<_>>();
     for row in ROWS.iter().filter(|row| wanted(row.name)) {
         for cpu in CPUS {
             let Some(program) = row.program(cpu)? else {
@@ -44,17 +47,27 @@ pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
                 agree(row, cpu, &mut subjects)?;
                 Ok(subjects)
             })?;
+            let full = engines::code_bytes(row, &program, &Optimisations::ALL)?;
+            for (sizes, (_, less)) in sizes.iter_mut().zip(without()) {
+                sizes.push(engines::code_bytes(row, &program, &less)? / full);
+            }
             let (_, full) = times[0];
             for (at, (_, time)) in times[1..].iter().enumerate() {
                 factors[at].push((format!("{} {cpu}", row.name), time / full));
             }
         }
     }
-    let worth = |(name, factors): (&&'static str, Vec<(String, f64)>)| {
+    let worth = |((name, factors), sizes): ((&&'static str, Vec<(String, f64)>), Vec<f64>)| {
+        let bytes = mean(sizes.into_iter())?;
         let mean = mean(factors.iter().map(|(_, factor)| *factor))?;
         let most = factors.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        Some(Worth { name, mean, most })
+        Some(Worth {
+            name,
+            mean,
+            bytes,
+            most,
+        })
     };
     let names = Optimisations::NAMES.iter();
-    Ok(names.zip(factors).filter_map(worth).collect())
+    Ok(names.zip(factors).zip(sizes).filter_map(worth).collect())
 }
