@@ -57,7 +57,7 @@ pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
             }
         }
     }
-    let worth = |((name, factors), sizes): ((&&'static str, Vec<(String, f64)>), Vec<f64>)| {
+    let worth = |name, factors: Vec<(String, f64)>, sizes: Vec<f64>| {
         let bytes = mean(sizes.into_iter())?;
         let mean = mean(factors.iter().map(|(_, factor)| *factor))?;
         let most = factors.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -69,5 +69,9 @@ pub fn measure(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Worth>> {
         })
     };
     let names = Optimisations::NAMES.iter();
-    Ok(names.zip(factors).zip(sizes).filter_map(worth).collect())
+    Ok(names
+        .zip(factors)
+        .zip(sizes)
+        .filter_map(|((name, factors), sizes)| worth(*name, factors, sizes))
+        .collect())
 }

@@ -55,8 +55,6 @@ optimisations! {
     inverted_branches,
     /// Loads become memory operands of the instructions that use them.
     memory_operands,
-    /// A comparison with zero uses the flags of the instruction before it.
-    flags,
     /// Byte swaps of loads by `movbe`.
     movbe,
     /// Helpers are called by distance where they are near.

@@ -111,13 +111,12 @@ impl Compiler<'_> {
         let (register, src) = self.in_place_with(width, dst, src);
         match src {
             Source::Imm(-1) if op == Arith::Xor => {
-                return self.asm().unary(Unary::Not, width, register);
+                self.asm().unary(Unary::Not, width, register);
             }
             Source::Imm(imm) => self.asm().arith_imm(op, width, register, imm),
             Source::Reg(src) => self.asm().arith(op, width, register, src),
             Source::Mem(src) => self.asm().arith(op, width, register, src),
         }
-        self.note_flags(register, width);
     }
 
     fn and(&mut self, width: Width, dst: Reg, src: Operand) {

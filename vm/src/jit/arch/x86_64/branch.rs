@@ -4,7 +4,7 @@ use super::Compiler;
 use super::buffer::Cc;
 use super::encode::{Arith, Gpr, Memory, RSP};
 use super::operands::Source;
-use crate::jit::flow::{bit, jump_target};
+use crate::jit::flow::jump_target;
 use crate::link::{LinkError, Step};
 use crate::op::{Cond, Op, Operand, Reg, Size, Width};
 
@@ -33,8 +33,6 @@ impl Compiler<'_> {
         if to == at + 1 {
             return false;
         }
-        // Its result last: that leaves the flags that may be asked for.
-        self.settle_all(self.after & !bit(comparison.dst));
         self.settle_all(self.after);
         let cc = self.compare(comparison);
         if let Some(over) = self.jump_over(at, to) {
@@ -90,19 +88,13 @@ impl Compiler<'_> {
         self.prepare(dst, width);
         // Preparing one does not undo the other: what is settled stays so.
         let src = self.source(src, width);
-        let settled = self.values.get(dst).is_none();
         let left = self.register(dst, width);
         match (cond, src) {
             (Cond::Set, Source::Imm(imm)) => self.test_immediate(width, left, imm),
             (Cond::Set, Source::Reg(src)) => self.asm().test(width, left, src),
             (Cond::Set, Source::Mem(src)) => self.asm().test(width, src, left),
-            (_, Source::Imm(0)) => {
-                let known = settled && self.flags_are_of(left, comparison.width);
-                if !(known && matches!(cond, Cond::Eq | Cond::Ne)) {
-                    // Leaves the flags that a comparison with 0 does, in fewer bytes.
-                    self.asm().test(width, left, left);
-                }
-            }
+            // Leaves the flags that a comparison with 0 does, in fewer bytes.
+            (_, Source::Imm(0)) => self.asm().test(width, left, left),
             (_, Source::Imm(imm)) => self.asm().arith_imm(Arith::Cmp, width, left, imm),
             (_, Source::Reg(src)) => self.asm().arith(Arith::Cmp, width, left, src),
             (_, Source::Mem(src)) => self.asm().arith(Arith::Cmp, width, left, src),
@@ -166,23 +158,6 @@ impl Compiler<'_> {
             return Some(condition(unsigned(cond)));
         }
         None
-    }
-
-    /// Remembers that the flags tell whether `register`, just computed at a
-    /// width, is zero.
-    pub(super) fn note_flags(&mut self, register: Gpr, width: Width) {
-        if self.optimisations.flags {
-            self.flags = Some((self.buffer.asm.offset(), register, width));
-        }
-    }
-
-    /// Whether they still do, for a comparison at `width`.
-    fn flags_are_of(&self, register: Gpr, width: Width) -> bool {
-        self.flags.is_some_and(|(offset, of, at)| {
-            // A 32-bit operation leaves a zero upper half.
-            let wide_enough = at == width || at == Width::W32;
-            offset == self.buffer.asm.offset() && of == register && wide_enough
-        })
     }
 }
 

@@ -36,10 +36,10 @@ use crate::jit::bits::{Bits, LeaderBits};
 use crate::jit::flow::{Flow, Regs, falls_through};
 use crate::jit::{MachineCode, Optimisations};
 use crate::link::{Code, LinkError, Step, target};
-use crate::op::{Op, Width};
+use crate::op::Op;
 use branch::Comparison;
 use buffer::Buffer;
-use encode::{Assembler, Gpr};
+use encode::Assembler;
 use frame::Frame;
 use modify::Modification;
 use values::{Stored, Values};
@@ -73,7 +73,6 @@ pub(in crate::jit) fn compile(
         bits: Bits::UNKNOWN,
         after: 0,
         stored: None,
-        flags: None,
     };
     compiler.program()
 }
@@ -96,8 +95,6 @@ struct Compiler<'a> {
     after: Regs,
     /// What was stored last, if that is still known.
     stored: Option<Stored>,
-    /// The end of an instruction that left flags for a register at a width.
-    flags: Option<(usize, Gpr, Width)>,
 }
 
 /// What a processor can do beyond the base architecture.
@@ -184,7 +181,6 @@ impl Compiler<'_> {
     fn leader(&mut self, at: usize) {
         self.settle_all(self.flow.live_before(at));
         self.values = Values::default();
-        self.flags = None;
         self.stored = None;
         if let Some(known) = &self.known {
             self.bits = known.at(at);

@@ -282,7 +282,6 @@ impl Compiler<'_> {
         match (base, index) {
             (Some(base), None) if base == dst && disp != 0 => {
                 self.asm().arith_imm(Arith::Add, sum.width, dst, disp);
-                self.note_flags(dst, sum.width);
             }
             (Some(base), None) if disp == 0 => {
                 if base != dst || sum.width == Width::W32 {
@@ -291,11 +290,9 @@ impl Compiler<'_> {
             }
             (Some(base), Some((index, 0))) if base == dst && disp == 0 => {
                 self.asm().arith(Arith::Add, sum.width, dst, index);
-                self.note_flags(dst, sum.width);
             }
             (Some(base), Some((index, 0))) if index == dst && disp == 0 && base != RSP => {
                 self.asm().arith(Arith::Add, sum.width, dst, base);
-                self.note_flags(dst, sum.width);
             }
             (None, Some((index, count))) if index == dst && disp == 0 => {
                 self.asm().shift_imm(Shift::Shl, sum.width, dst, count);
