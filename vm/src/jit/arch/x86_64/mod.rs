@@ -44,9 +44,9 @@ use frame::Frame;
 use modify::Modification;
 use values::{Stored, Values};
 
-/// Loop heads begin on a multiple of 2 to the power of this: a line of the
-/// cache, which is also what processors keep decoded together.
-const LOOP_ALIGNMENT: u8 = 6;
+/// Loop heads begin on a multiple of 2 to the power of this: what processors
+/// fetch at once. More makes code larger and nothing faster.
+const LOOP_ALIGNMENT: u8 = 5;
 
 /// Compiles a linked program.
 ///
