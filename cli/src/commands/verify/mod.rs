@@ -40,9 +40,10 @@ pub struct Args {
     #[arg(value_name = "FILE.o")]
     file: PathBuf,
     /// What the log shows, as log_level of bpf(2): 0 nothing, 1 the way to
-    /// the refusal, 2 every step, 4 statistics; may be added up
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=7))]
-    log_level: u32,
+    /// the refusal, 2 every step, 4 statistics; may be added up. Without it,
+    /// the last steps before a refusal
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=7))]
+    log_level: Option<u32>,
     /// Load into the kernel as well and show where the verdicts differ
     #[arg(long, value_enum)]
     against: Option<Against>,
@@ -106,7 +107,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         .map_err(|problem| problem.with_status(BAD_OBJECT))?;
     let mut side = Side {
         server: Some(server),
-        log_level: args.log_level,
+        log_level: args.log_level.unwrap_or(1),
         program: args.program.clone(),
         timeout: Duration::from_secs(args.timeout),
     };
@@ -144,6 +145,9 @@ fn rows(ours: Vec<Judged>, theirs: Vec<Judged>) -> Vec<Row> {
     rows.collect()
 }
 
+/// Lines of a log that are shown when nobody asked for a level.
+const LAST_LINES: usize = 40;
+
 fn show(args: &Args, rows: &[Row]) -> Result<(), Problem> {
     let text = if args.json {
         let mut json = serde_json::to_string_pretty(rows)
@@ -151,7 +155,8 @@ fn show(args: &Args, rows: &[Row]) -> Result<(), Problem> {
         json.push('\n');
         json
     } else {
-        text::render(rows)
+        let last = args.log_level.is_none().then_some(LAST_LINES);
+        text::render(rows, last)
     };
     super::print(&text)?;
     let accepted = |row: &&Row| row.bpftime.outcome == Outcome::Accepted;

@@ -6,8 +6,9 @@ use super::super::status::text::table;
 use super::Row;
 use super::verdict::{Outcome, Verdict};
 
-/// A table of all programs, then what is to be said of single ones.
-pub fn render(rows: &[Row]) -> String {
+/// A table of all programs, then what is to be said of single ones, with the
+/// `last` lines of their logs or all.
+pub fn render(rows: &[Row], last: Option<usize>) -> String {
     let against = rows.iter().any(|row| row.kernel.is_some());
     let mut heads = vec!["PROGRAM", "SECTION", "TYPE", "INSNS"];
     if against {
@@ -23,7 +24,7 @@ pub fn render(rows: &[Row]) -> String {
         rows.iter().map(|row| cells(row, against)),
     );
     for row in rows {
-        explain(&mut text, row);
+        explain(&mut text, row, last);
     }
     // Names and source lines come from the object, and may hold any byte.
     let harmless = |c: char| match c {
@@ -72,7 +73,7 @@ fn duration(usec: u64) -> String {
     }
 }
 
-fn explain(text: &mut String, row: &Row) {
+fn explain(text: &mut String, row: &Row, last: Option<usize>) {
     let (name, ours) = (&row.program.name, &row.bpftime);
     if ours.outcome != Outcome::Accepted {
         said(text, name, "", ours);
@@ -81,7 +82,7 @@ fn explain(text: &mut String, row: &Row) {
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(text, "\n{name}: accepted");
     }
-    indented(text, &ours.log);
+    indented(text, &ours.log, last);
     let Some(kernel) = &row.kernel else { return };
     match (ours.outcome == Outcome::Accepted, kernel.outcome) {
         (true, Outcome::Accepted) => {}
@@ -91,14 +92,18 @@ fn explain(text: &mut String, row: &Row) {
         (accepted, _) => {
             said(text, name, "by the kernel ", kernel);
             if accepted {
-                indented(text, &kernel.log);
+                indented(text, &kernel.log, last);
             }
         }
     }
 }
 
-fn indented(text: &mut String, log: &str) {
-    for line in log.lines() {
+fn indented(text: &mut String, log: &str, last: Option<usize>) {
+    let before = last.map_or(0, |last| log.lines().count().saturating_sub(last));
+    if before > 0 {
+        let _ = writeln!(text, "  … {before} lines before; --log-level 1 shows them");
+    }
+    for line in log.lines().skip(before) {
         let _ = writeln!(text, "  {line}");
     }
 }
