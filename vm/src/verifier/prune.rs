@@ -5,7 +5,7 @@
 use super::cfg::Cfg;
 use super::packet;
 use super::precision::{Marks, Sources};
-use super::state::{Byte, Frame, Kind, Reg, Slot, State};
+use super::state::{Byte, DynPtrType, Frame, Kind, Reg, Slot, State};
 
 /// Registers that survive a call: r6 to r10.
 const CALLEE_SAVED: u16 = 0x7c0;
@@ -84,6 +84,8 @@ impl Match<'_> {
 
 /// A comparison under way.
 struct Comparison<'a> {
+    old: &'a State,
+    new: &'a State,
     how: Match<'a>,
     ids: Ids,
     /// Sources of the new state's scalars that had to match.
@@ -127,14 +129,16 @@ pub(super) fn same(cfg: &Cfg, at: usize, old: &State, new: &State) -> bool {
 fn compare<'a>(
     cfg: &Cfg,
     at: usize,
-    old: &State,
+    old: &'a State,
     how: Match<'a>,
-    new: &State,
+    new: &'a State,
 ) -> Option<Comparison<'a>> {
     if old.frames.len() != new.frames.len() || old.refs.len() != new.refs.len() {
         return None;
     }
     let mut work = Comparison {
+        old,
+        new,
         how,
         ids: Ids::default(),
         needed: Sources::NONE,
@@ -209,7 +213,21 @@ impl Comparison<'_> {
                     && old.val.includes(&new.val)
                     && self.ids.pointer(old.id, new.id)
                     && self.ids.pointer(old.owner, new.owner)
+                    && self.lives_as_long(old.owner, new.owner)
             }
+        }
+    }
+
+    /// Whether what ends the slices of a dynptr of the old state ends those of
+    /// one of the new state, too. Nothing has to read a dynptr to end it.
+    fn lives_as_long(&mut self, old: u32, new: u32) -> bool {
+        if old == 0 {
+            return true;
+        }
+        match (dynptr(self.old, old), dynptr(self.new, new)) {
+            (None, None) => true,
+            (Some(o), Some(n)) => o.0 == n.0 && self.ids.pointer(o.1, n.1),
+            _ => false,
         }
     }
 
@@ -245,4 +263,13 @@ impl Comparison<'_> {
         }
         new.spilled() == spilled && self.reg(&old.reg, &new.reg)
     }
+}
+
+/// To what the dynptr with this id points, and its reference.
+fn dynptr(state: &State, id: u32) -> Option<(DynPtrType, u32)> {
+    let mut slots = state.frames.iter().flat_map(|frame| frame.stack.iter());
+    slots.find_map(|slot| match slot.reg.kind {
+        Kind::DynPtr { to, .. } if slot.reg.id == id => Some((to, slot.reg.owner)),
+        _ => None,
+    })
 }
