@@ -51,7 +51,9 @@ pub(super) fn is_read_only(map: &MapInfo) -> bool {
 
 /// Whether a helper may call back for the elements of this map.
 pub(super) fn check_callback(map: Option<&MapInfo>) -> Result<(), Fail> {
-    if map.is_none_or(|map| takes(BPF_FUNC_FOR_EACH_MAP_ELEM, map.map_type, 0)) {
+    let calls = [BPF_FUNC_FOR_EACH_MAP_ELEM, BPF_FUNC_USER_RINGBUF_DRAIN];
+    let fits = |map: &MapInfo| calls.iter().any(|&call| takes(call, map.map_type, 0));
+    if map.is_none_or(fits) {
         return Ok(());
     }
     let text = "callback function not allowed for map";
@@ -178,4 +180,24 @@ pub(super) fn unknown_helper(id: u32, known: Option<&KernelHelper>) -> Fail {
     } else {
         "the kernel has this helper for some programs, but it cannot be called here"
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callbacks_go_with_maps_that_call_back() {
+        let errno = |map_type| {
+            let map = MapInfo {
+                map_type,
+                ..MapInfo::default()
+            };
+            check_callback(Some(&map)).err().map(|fail| fail.errno)
+        };
+        assert_eq!(errno(BPF_MAP_TYPE_HASH), None);
+        assert_eq!(errno(BPF_MAP_TYPE_USER_RINGBUF), None);
+        assert_eq!(errno(BPF_MAP_TYPE_RINGBUF), Some(Errno::ENOTSUPP));
+        assert!(check_callback(None).is_ok());
+    }
 }
