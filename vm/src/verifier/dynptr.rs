@@ -4,6 +4,7 @@
 
 use super::Fail;
 use super::argument::Call;
+use super::ctx;
 use super::state::{Byte, DynPtrType, Frame, Kind, Ref, RefKind, Reg, SLOT, SLOTS};
 use super::walk::Walk;
 
@@ -89,11 +90,14 @@ impl Walk<'_> {
             .hint("make it with bpf_dynptr_from_mem or bpf_ringbuf_reserve_dynptr first"))
         };
         let found = match reg.kind {
-            Kind::ConstDynPtr => DynPtr {
-                to: DynPtrType::Local,
-                id: reg.id,
-                reference: 0,
-            },
+            Kind::ConstDynPtr => {
+                ctx::unmodified(number, &reg)?;
+                DynPtr {
+                    to: DynPtrType::Local,
+                    id: reg.id,
+                    reference: 0,
+                }
+            }
             Kind::Stack { frame } => {
                 let index = match object_slot(&reg, "dynptr", DYNPTR_SLOTS) {
                     Ok(index) => index,

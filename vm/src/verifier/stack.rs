@@ -180,6 +180,11 @@ impl Walk<'_> {
         if let Some(source) = source.filter(|_| value.kind == Kind::Scalar) {
             value = self.link(source);
         }
+        // As the kernel, which keeps no such pointers in memory: what they
+        // point to ends before an older frame does.
+        if value.kind == Kind::ConstDynPtr {
+            value = Reg::UNKNOWN;
+        }
         let (index, first) = place(span.start);
         let zero = first != 0 && narrow(&value.val, size).as_const() == Some(0);
         if zero {

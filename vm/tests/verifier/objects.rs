@@ -204,3 +204,81 @@ fn a_write_through_a_given_dynptr_may_move_the_packet() {
         "{refusal}"
     );
 }
+
+/// A callback that is handed a dynptr may neither move the pointer to it nor
+/// keep it for later (Linux 6.18: `check_func_arg_reg_off`,
+/// `is_spillable_regtype`). The kernel is not asked: callbacks need BTF there.
+#[test]
+fn a_dynptr_that_a_callback_is_given_is_used_at_once() {
+    const USER_RING: u32 = 9;
+    let function = |insn, linkage| FunctionInfo {
+        insn,
+        name: format!("f{insn}"),
+        linkage,
+        args: Vec::new(),
+        ret: vm::program::FuncRet::Scalar,
+        exception_cb: false,
+    };
+    let ours = |after: &str, inside: &str| {
+        let text = format!(
+            "
+            *(u64 *)(r10 - 8) = 0
+            *(u64 *)(r10 - 16) = 0
+            r1 = map[9]
+            r2 = func[taken]
+            r3 = r10
+            r3 += -8
+            r4 = 0
+            call 209
+            {after}
+            out:
+            r0 = 0
+            exit
+            taken:
+            {inside}
+            r0 = 0
+            exit"
+        );
+        let insns = assemble(&text).expect("assembles");
+        let start = insns
+            .iter()
+            .position(|insn| insn.code == 0x95)
+            .expect("exits") as u32
+            + 1;
+        let functions = vec![
+            function(0, Linkage::Global),
+            function(start, Linkage::Static),
+        ];
+        let spec = ProgramSpec {
+            prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+            gpl: true,
+            insns,
+            info: ProgramInfo {
+                functions,
+                ..ProgramInfo::default()
+            },
+            ..ProgramSpec::default()
+        };
+        let mut pack = Pack {
+            spec: spec.clone(),
+            ..super::generate::program(&super::mutate::Stream::new(1))
+        };
+        pack.maps.push(vm::verifier::MapInfo {
+            id: USER_RING,
+            map_type: uapi::map::BPF_MAP_TYPE_USER_RINGBUF,
+            max_entries: 4096,
+            ..Default::default()
+        });
+        verify(spec, &pack, None).map(|_| ()).map_err(|e| e.message)
+    };
+    let data = "r2 = 0\nr3 = 8\ncall 203";
+    assert_eq!(ours("", data), Ok(()));
+    let refusal = ours("", &format!("r1 += 16\n{data}")).expect_err("moved");
+    let words = "dereference of modified dynptr_ptr ptr R1 off=16 disallowed";
+    assert!(refusal.starts_with(words), "{refusal}");
+    let again =
+        format!("r1 = *(u64 *)(r10 - 16)\nif r1 == 0 goto out\nr1 = *(u64 *)(r10 - 8)\n{data}");
+    let keep = "*(u64 *)(r2 + 0) = r1\n*(u64 *)(r2 - 8) = 1";
+    let refusal = ours(&again, keep).expect_err("kept");
+    assert!(refusal.contains("expected=fp, dynptr_ptr"), "{refusal}");
+}

@@ -139,19 +139,23 @@ impl Walk<'_> {
     }
 }
 
-/// The ctx pointer must be as it came (kernel: `__check_ptr_off_reg`).
+/// The pointer must be as it came (kernel: `__check_ptr_off_reg`).
 pub(super) fn unmodified(number: u8, reg: &Reg) -> Result<(), Fail> {
-    let hint = "keep the ctx pointer as it came in r1 and use the instruction's offset";
+    let name = reg.kind.name();
+    let hint = match reg.kind {
+        Kind::Ctx => "keep the ctx pointer as it came in r1 and use the instruction's offset",
+        _ => "keep the pointer as it came",
+    };
     let text = match reg.val.as_const().map(|n| n as i64) {
         Some(0) => return Ok(()),
         Some(off) if off < 0 => {
-            format!("negative offset ctx ptr R{number} off={off} disallowed")
+            format!("negative offset {name} ptr R{number} off={off} disallowed")
         }
         Some(off) => {
-            format!("dereference of modified ctx ptr R{number} off={off} disallowed")
+            format!("dereference of modified {name} ptr R{number} off={off} disallowed")
         }
         None => format!(
-            "variable ctx access var_off=({:#x}; {:#x}) disallowed",
+            "variable {name} access var_off=({:#x}; {:#x}) disallowed",
             reg.val.bits.value, reg.val.bits.mask
         ),
     };
