@@ -22,3 +22,9 @@ mod patterns;
 mod random;
 #[path = "engines/text.rs"]
 mod text;
+#[path = "engines/tracked.rs"]
+mod tracked;
+#[path = "engines/tracked_maker.rs"]
+mod tracked_maker;
+#[path = "engines/tracked_shapes.rs"]
+mod tracked_shapes;

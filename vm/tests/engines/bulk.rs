@@ -9,17 +9,17 @@ use bpftime_vm::jit::CompiledProgram;
 use crate::common::{Names, assemble, run_both};
 
 /// Numbers that look random.
-struct Stream(u64);
+pub struct Stream(pub u64);
 
 impl Stream {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 20) as usize % n
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }

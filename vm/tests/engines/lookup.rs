@@ -13,14 +13,14 @@ use crate::common::{Left, leave, program, variants};
 
 /// What the programs here run with.
 #[repr(C)]
-struct State {
-    layout: *const ArrayLayout,
-    calls: u64,
-    cpu: u32,
+pub struct State {
+    pub layout: *const ArrayLayout,
+    pub calls: u64,
+    pub cpu: u32,
 }
 
 /// Map 7 is an array; helper 1 looks into it and helper 3 clobbers.
-struct Arrays<'a>(&'a ArrayLayout);
+pub struct Arrays<'a>(pub &'a ArrayLayout);
 
 impl Linker for Arrays<'_> {
     fn map(&self, id: u32) -> Option<u64> {
