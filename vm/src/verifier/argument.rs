@@ -86,7 +86,7 @@ impl Walk<'_> {
                 };
                 let info = self.map(map);
                 if arg == Arg::MapValue && compat::socket_in(info.map_type) == Some(Sock::Full) {
-                    call.socket = self.socket_argument(number, &reg)?;
+                    call.socket = self.socket_argument(number, &reg, true)?;
                     return Ok(());
                 }
                 let (size, access) = match arg {
@@ -190,10 +190,10 @@ impl Walk<'_> {
                 Ok(())
             }
             Arg::SockCommon | Arg::BtfSockCommon => {
-                call.socket = self.socket_argument(number, &reg)?;
+                call.socket = self.socket_argument(number, &reg, arg == Arg::BtfSockCommon)?;
                 Ok(())
             }
-            Arg::ReleasedSock => match self.socket_argument(number, &reg)? {
+            Arg::ReleasedSock => match self.socket_argument(number, &reg, true)? {
                 0 => Err(Fail::einval(format!(
                     "R{number} must be referenced when passed to release function"
                 ))),

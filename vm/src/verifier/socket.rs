@@ -6,10 +6,10 @@
 
 use uapi::helper::*;
 
-use super::Fail;
 use super::mem::Access;
 use super::state::{Kind, RefKind, Reg, Sock, Trust};
 use super::walk::Walk;
+use super::{Fail, ctx};
 
 /// Bytes of `struct bpf_sock`.
 const SOCK: i64 = 80;
@@ -75,16 +75,20 @@ impl Walk<'_> {
         Err(Fail::eacces(text).hint("read whole, aligned fields of the socket"))
     }
 
-    /// A socket as an argument; the reference it derives from, or 0.
-    pub(super) fn socket_argument(&self, number: u8, reg: &Reg) -> Result<u32, Fail> {
+    /// A socket as an argument, as the kernel's own structure only where `btf`
+    /// is; the reference it derives from, or 0.
+    pub(super) fn socket_argument(&self, number: u8, reg: &Reg, btf: bool) -> Result<u32, Fail> {
         match reg.kind {
             Kind::Sock { or_null: false, .. } => Ok(reg.owner),
             Kind::Object {
                 of, or_null: false, ..
-            } if self.structure_name(of).ends_with("_sock") => Ok(reg.owner),
+            } if btf && self.structure_name(of).ends_with("_sock") => {
+                ctx::unmodified(number, reg).map(|()| reg.owner)
+            }
             kind => {
+                let objects = if btf { ", ptr_, trusted_ptr_" } else { "" };
                 let text = format!(
-                    "R{number} type={} expected=sock_common, sock, tcp_sock, xdp_sock, ptr_, trusted_ptr_",
+                    "R{number} type={} expected=sock_common, sock, tcp_sock, xdp_sock{objects}",
                     kind.name()
                 );
                 Err(Fail::eacces(text))
