@@ -471,7 +471,7 @@ fn accepted_programs_stay_in_their_memory_and_engines_agree() {
     let stream = Stream::new(0x51ed_2701_89ab_cdef ^ seed);
     let mut counts = Counts::default();
     let mut endless = 0;
-    for _ in 0..super::oracle::number("BPFTIME_EXECUTED", 10_000) {
+    for _ in 0..super::oracle::number("BPFTIME_EXECUTED", 5000) {
         let mut pack = generate::program(&stream);
         if stream.below(3) == 0 {
             mutate(&stream, &mut pack.spec.insns);
