@@ -4,7 +4,7 @@
 
 use uapi::helper::*;
 use uapi::insn::*;
-use uapi::map::BPF_MAP_TYPE_ARRAY;
+use uapi::map::{BPF_F_INNER_MAP, BPF_MAP_TYPE_ARRAY};
 use uapi::{Errno, prog};
 
 use super::argument::Call;
@@ -233,10 +233,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether a look-up must find a value: elements of arrays are always
-    /// there. Those of per-CPU arrays are not for a run without a CPU.
+    /// there. Those of per-CPU arrays are not for a run without a CPU, and a
+    /// map of maps may hold an array with fewer than the template's.
     fn is_surely_there(&mut self, proto: &Proto, map: u32, call: &Call) -> bool {
         let info = self.map(map);
-        let array = info.map_type == BPF_MAP_TYPE_ARRAY;
+        let array = info.map_type == BPF_MAP_TYPE_ARRAY && info.map_flags & BPF_F_INNER_MAP == 0;
         if proto.id != BPF_FUNC_MAP_LOOKUP_ELEM || !array {
             return false;
         }
