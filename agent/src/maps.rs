@@ -31,6 +31,13 @@ impl Mapping {
         let address = self.range.start.checked_add(inside)?;
         self.range.contains(&address).then_some(address)
     }
+
+    /// Whether `next` maps what follows, right behind.
+    fn goes_on_in(&self, next: &Mapping) -> bool {
+        let same = (self.dev, self.ino) == (next.dev, next.ino) && self.path == next.path;
+        let bytes = (self.range.end - self.range.start) as u64;
+        same && self.range.end == next.range.start && self.offset + bytes == next.offset
+    }
 }
 
 /// Most bytes of the list that are read: some 100,000 mappings.
@@ -41,12 +48,25 @@ const LIMIT: usize = 16 << 20;
 pub fn executable() -> Result<Vec<Mapping>, Errno> {
     // Not self/maps: that is empty after the first thread has ended.
     let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;
-    let found: Vec<Mapping> = text.split(|&b| b == b'\n').filter_map(parse).collect();
+    let found = joined(text.split(|&b| b == b'\n').filter_map(parse));
     if found.is_empty() {
         Err(Errno::ENOENT)
     } else {
         Ok(found)
     }
+}
+
+/// Neighbours that map neighbouring parts of one file, as one: changing text
+/// splits its mapping, and what is probed stays where it is.
+fn joined(mappings: impl Iterator<Item = Mapping>) -> Vec<Mapping> {
+    let mut all: Vec<Mapping> = Vec::new();
+    for next in mappings {
+        match all.last_mut() {
+            Some(last) if last.goes_on_in(&next) => last.range.end = next.range.end,
+            _ => all.push(next),
+        }
+    }
+    all
 }
 
 /// `START-END PERMS OFFSET MAJOR:MINOR INODE   PATH`, proc_pid_maps(5).
@@ -102,6 +122,28 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_of_one_mapping_are_one() {
+        let lines = [
+            "1000-3000 r-xp 00001000 fd:01 7 /a",
+            "3000-4000 r-xp 00003000 fd:01 7 /a",
+            "4000-5000 r-xp 00009000 fd:01 7 /a",
+            "5000-6000 r-xp 0000a000 fd:01 8 /a",
+            "7000-8000 r-xp 0000b000 fd:01 8 /a",
+        ];
+        let found = joined(lines.iter().filter_map(|line| parse(line.as_bytes())));
+        let ranges: Vec<_> = found.into_iter().map(|mapping| mapping.range).collect();
+        assert_eq!(
+            ranges,
+            [
+                0x1000..0x4000,
+                0x4000..0x5000,
+                0x5000..0x6000,
+                0x7000..0x8000
+            ]
+        );
+    }
 
     #[test]
     fn executable_files_only() {

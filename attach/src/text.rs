@@ -1,9 +1,13 @@
 //! Changing text under running threads: the one place where live text
 //! changes. It knows neither why nor what the bytes mean.
 //!
-//! Bytes inside one aligned word change by one aligned eight-byte write; no
+//! Bytes inside one aligned word change by one aligned eight-byte store; no
 //! core was ever seen to fetch a torn instruction then (Intel family 6 model
-//! 167 and AMD Zen 5: 0 in 10^10 executions, by a store and by pwrite alike).
+//! 167 and AMD Zen 5: 0 in 10^10 executions). For its moment the page is
+//! writable. A write to /proc/self/mem is no such store: the kernel copies by
+//! `rep movsb` where the processor is fast at it, and on a loaded machine a
+//! thread ran half of such a copy (1 of 66 test runs). It serves where pages
+//! of text may not become writable.
 //! Other bytes change in three steps, with every core serialised in between:
 //! `jmp self` at the head, the tail, the head. No breakpoint is ever written:
 //! a thread that blocks SIGTRAP would die of it.
@@ -81,8 +85,8 @@ pub(crate) enum Outcome {
 
 /// A writer of text that is not executed yet, or not writable by stores.
 pub(crate) struct TextWriter {
-    /// `None` where /proc is missing or denied: page protections are changed
-    /// instead, for the moment of a write.
+    /// `None` where /proc is missing or denied: for bytes that nobody executes,
+    /// too, page protections are then changed for the moment of a write.
     memory: Option<OwnMemory>,
 }
 
@@ -121,16 +125,23 @@ impl TextWriter {
     /// from now on.
     unsafe fn write_word(&self, addr: u64, word: u64) -> Result<(), Errno> {
         if let Some(memory) = &self.memory {
-            // SAFETY: the caller's contract.
-            if unsafe { memory.write(addr, &word.to_le_bytes()) }.is_ok() {
-                return Ok(());
-            }
+            // SAFETY: text is readable, the word aligned.
+            let now = unsafe { ptr::read_volatile(addr as *const u64) };
+            // Makes the page the process's own while its mapping is whole, so
+            // that the pieces that a change of protection leaves join again.
+            // SAFETY: the bytes that are there already.
+            unsafe { memory.write(addr, &now.to_le_bytes()) }?;
         }
         let pages = Pages::of(addr, WORD);
-        pages.make_writable()?;
-        // SAFETY: aligned and writable; one store.
-        unsafe { (addr as *mut u64).write_volatile(word) };
-        pages.make_text()
+        if pages.make_writable().is_ok() {
+            // SAFETY: aligned and writable; one store.
+            unsafe { (addr as *mut u64).write_volatile(word) };
+            return pages.make_text();
+        }
+        // Where pages of text may not become writable.
+        let memory = self.memory.as_ref().ok_or(Errno::EACCES)?;
+        // SAFETY: the caller's contract.
+        unsafe { memory.write(addr, &word.to_le_bytes()) }
     }
 
     /// Replaces `bytes` inside one aligned word, if they are `expected`.
