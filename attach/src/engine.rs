@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uapi::Errno;
 
-use crate::arch::plan::{Plan, Planner};
-use crate::arch::{sys, thread};
+use crate::arch::plan::{Body, Plan, Planner};
+use crate::arch::{emit, sys, thread};
 use crate::arena::{Arena, Intervals};
 use crate::error::{AttachError, Refusal};
 use crate::guard;
@@ -246,12 +246,18 @@ impl State {
             self.arena.get_or_insert_default().survey(&maps);
         }
         let site = Box::new(Site::new(addr));
+        let named = &raw const *site as u64;
+        let body = Body {
+            room: emit::TRAMPOLINE_BYTES,
+            entry: emit::TRAMPOLINE_ENTRY,
+            code: &|at, displaced| emit::trampoline(at, named, displaced),
+        };
         let plan = Planner {
             arena: self.arena.get_or_insert_default(),
             owned: &self.owned,
             can_step,
         }
-        .plan(module, addr, &raw const *site as u64)?;
+        .plan(module, addr, &body)?;
         self.owned.insert(plan.owned.clone());
         if let Some(padding) = &plan.padding {
             self.owned

@@ -82,10 +82,8 @@ pub(crate) fn any_jump(at: u64, target: u64) -> Vec<u8> {
     code.into_bytes()
 }
 
-/// Where a trampoline that is written to `at` is entered.
-pub(crate) const fn trampoline_entry(at: u64) -> u64 {
-    at + 16
-}
+/// Where a trampoline is entered: behind two addresses.
+pub(crate) const TRAMPOLINE_ENTRY: u64 = 16;
 
 /// A trampoline at `at`: thunk and site addresses, then
 ///

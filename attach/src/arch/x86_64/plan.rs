@@ -40,6 +40,21 @@ pub(crate) struct Plan {
     pub(crate) owned: Range<u64>,
 }
 
+/// Makes a trampoline's code for an address and the instructions that are
+/// displaced: the jump is the last of them, the others have run when it is
+/// reached.
+pub(crate) type MakeCode<'a> = dyn Fn(u64, &[First]) -> Result<Vec<u8>, Refusal> + 'a;
+
+/// What a trampoline contains, for a planner that knows only where a jump fits.
+pub(crate) struct Body<'a> {
+    /// Room that the code may take.
+    pub(crate) room: u64,
+    /// Where the trampoline is entered, from its start.
+    pub(crate) entry: u64,
+    /// The code.
+    pub(crate) code: &'a MakeCode<'a>,
+}
+
 /// Where plans are made.
 pub(crate) struct Planner<'a> {
     pub(crate) arena: &'a mut Arena,
@@ -68,21 +83,22 @@ impl Spot {
 }
 
 impl Planner<'_> {
-    /// Plans a hook at `addr`, whose trampoline will name `site`.
-    pub(crate) fn plan(&mut self, module: &Module, addr: u64, site: u64) -> Result<Plan, Refusal> {
+    /// Plans a hook at `addr`, whose trampoline will contain `body`.
+    pub(crate) fn plan(
+        &mut self,
+        module: &Module,
+        addr: u64,
+        body: &Body<'_>,
+    ) -> Result<Plan, Refusal> {
         if let Some(refusal) = module.entry_refusal(addr) {
             return Err(refusal);
         }
         let mut spots = vec![self.first_spot(module, addr)?];
         spots.extend(self.later_spots(module, addr));
-        let at = self
-            .arena
-            .near(addr, emit::TRAMPOLINE_BYTES)
-            .ok_or(Refusal::NoMemory)?;
-        match self.fit(module, &spots, addr, at, site) {
+        let at = self.arena.near(addr, body.room).ok_or(Refusal::NoMemory)?;
+        match self.fit(module, &spots, addr, at, body) {
             Ok((spot, mut plan)) => {
-                let code =
-                    emit::trampoline(at, site, &spot.displaced).inspect_err(|_| self.forget(at))?;
+                let code = (body.code)(at, &spot.displaced).inspect_err(|_| self.forget(at))?;
                 plan.writes.push((at, code));
                 plan.owned.start = addr;
                 Ok(plan)
@@ -101,14 +117,14 @@ impl Planner<'_> {
         spots: &'s [Spot],
         addr: u64,
         at: u64,
-        site: u64,
+        body: &Body<'_>,
     ) -> Result<(&'s Spot, Plan), Refusal> {
-        let entry = emit::trampoline_entry(at);
+        let entry = at + body.entry;
         // What cannot be moved cannot be hooked, however the jump fits.
         let mut refusal = Refusal::Immovable;
         let mut movable = Vec::with_capacity(spots.len());
         for spot in spots {
-            match emit::trampoline(at, site, &spot.displaced) {
+            match (body.code)(at, &spot.displaced) {
                 Ok(_) => movable.push(spot),
                 Err(error) => refusal = error,
             }
