@@ -78,12 +78,14 @@ impl Hit {
 }
 
 /// The engine's callback.
-unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), func_ip: u64) {
+unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), hit: *mut attach::Hit) -> u64 {
+    // SAFETY: valid during the call.
+    let func_ip = unsafe { (*hit).func_ip };
     // SAFETY: `data` is what `probe` gave: a `Hit` that is never freed.
     let hit = unsafe { &*data.cast::<Hit>() };
     let entry = hit.entry.load(Ordering::Acquire);
     if entry.is_null() {
-        return;
+        return 0;
     }
     // SAFETY: stored from an `Entry` by `new`.
     let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
@@ -96,21 +98,23 @@ unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), func_ip: u64) {
     if !hit.needs_vcpu {
         // SAFETY: verified for the `pt_regs` it is given; `env` and the code
         // live as `lines` do.
-        unsafe { entry(regs.cast(), run.as_run()) };
+        let result = unsafe { entry(regs.cast(), run.as_run()) };
         line.hits.fetch_add(1, Ordering::Relaxed);
-        return;
+        return result;
     }
     let vcpus = &run.env().vcpus;
     match vcpus.claim(thread::ids()) {
         Some(vcpu) => {
             run.vcpu = vcpu;
             // SAFETY: as above.
-            unsafe { entry(regs.cast(), run.as_run()) };
+            let result = unsafe { entry(regs.cast(), run.as_run()) };
             run.env().vcpus.release(vcpu);
             line.hits.fetch_add(1, Ordering::Relaxed);
+            result
         }
         None => {
             line.missed.fetch_add(1, Ordering::Relaxed);
+            0
         }
     }
 }

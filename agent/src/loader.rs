@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
-use attach::{Kind, Point, Probe};
+use attach::{Hit, Kind, Point, Probe};
 use uapi::PtRegs;
 
 use crate::agent;
@@ -59,14 +59,15 @@ pub fn probe(image: &Image, modules: &mut Modules) -> Option<(Point, Probe)> {
 }
 
 /// Runs on the thread in dlopen(3) or dlclose(3), with the loader's lock held.
-unsafe extern "C" fn on_change(_regs: *mut PtRegs, _data: *const (), _func_ip: u64) {
+unsafe extern "C" fn on_change(_regs: *mut PtRegs, _data: *const (), _hit: *mut Hit) -> u64 {
     let r_debug = R_DEBUG.load(Ordering::Acquire);
     // SAFETY: the hook is only there when the structure was found; the lock
     // that this thread holds keeps others from writing it.
     if unsafe { (&raw const (*r_debug).r_state).read_volatile() } != RT_CONSISTENT {
-        return;
+        return 0;
     }
     if let Some(agent) = agent::get() {
         preserved(|| agent.follow_now(TIMEOUT));
     }
+    0
 }

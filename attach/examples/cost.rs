@@ -6,9 +6,11 @@ mod common;
 
 use std::time::Instant;
 
-use bpftime_attach::{Engine, Kind, Probe};
+use bpftime_attach::{Engine, Hit, Kind, Probe};
 
-unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: u64) {}
+unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: *mut Hit) -> u64 {
+    0
+}
 
 #[inline(never)]
 extern "C" fn victim(a: u64) -> u64 {

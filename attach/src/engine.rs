@@ -57,6 +57,7 @@ impl Record {
         match kind {
             Kind::Entry => &mut self.entry,
             Kind::Return => &mut self.exit,
+            Kind::Session => &mut self.entry,
         }
     }
 
@@ -233,6 +234,9 @@ impl State {
         can_step: bool,
         plans: &mut Vec<(u64, Plan)>,
     ) -> Result<(), Refusal> {
+        if kind == Kind::Session {
+            return Err(Refusal::Session);
+        }
         if let (Kind::Return, Some(refusal)) = (kind, module.return_refusal(addr)) {
             return Err(refusal);
         }

@@ -14,6 +14,7 @@ use uapi::PtRegs;
 
 use crate::arch::{stub, thread};
 use crate::guard::{self, Admission, Mark};
+use crate::probe::Hit;
 use crate::shadow::{Frame, Shadow};
 use crate::site::{ProbeList, Site};
 
@@ -36,7 +37,7 @@ pub(crate) unsafe extern "C" fn on_entry(regs: &mut PtRegs, site: &Site) -> u64 
         Admission::Exempt => return 0,
     }
     if let Some(probes) = site.entry_probes() {
-        run(probes, None, regs, site);
+        run(probes, None, regs, site, 0);
     }
     let mut through_stub = 0;
     if let Some(probes) = site.exit_probes() {
@@ -127,19 +128,36 @@ fn run_exit(frame: &Frame, regs: &mut PtRegs) {
         return;
     };
     let unchanged = core::ptr::eq(current, frame.probes());
-    run(frame.probes(), (!unchanged).then_some(current), regs, site);
+    run(
+        frame.probes(),
+        (!unchanged).then_some(current),
+        regs,
+        site,
+        1,
+    );
 }
 
 /// Runs probes in attach order; with `only`, those that it holds too.
 #[inline]
-fn run(probes: &ProbeList, only: Option<&ProbeList>, regs: &mut PtRegs, site: &Site) {
+fn run(
+    probes: &ProbeList,
+    only: Option<&ProbeList>,
+    regs: &mut PtRegs,
+    site: &Site,
+    at_return: u32,
+) {
+    let mut hit = Hit {
+        func_ip: site.addr,
+        session_cookie: core::ptr::null_mut(),
+        at_return,
+    };
     for attached in probes.iter() {
         if only.is_some_and(|only| !only.holds(attached.id)) {
             continue;
         }
         let probe = attached.probe;
         // SAFETY: whoever attached the probe vouches for callback and data.
-        unsafe { (probe.callback)(&raw mut *regs, probe.data, site.addr) };
+        unsafe { (probe.callback)(&raw mut *regs, probe.data, &raw mut hit) };
     }
 }
 

@@ -27,5 +27,5 @@ mod text;
 pub use engine::{Engine, HookId, SiteInfo};
 pub use error::{AttachError, Refusal};
 pub use module::{Module, ModuleError};
-pub use probe::{Callback, Kind, Point, Probe, Tactic};
+pub use probe::{Callback, Hit, Kind, Point, Probe, Tactic};
 pub use shadow::true_return_address;

@@ -12,15 +12,29 @@ use crate::module::Module;
 /// What a hook calls, on the thread that hit the point.
 ///
 /// `regs` are the target's registers at the point. They are to be read only:
-/// the target goes on with what is in them. At a return, `ax` is the return value, `ip` the address returned
-/// to and `sp` the stack pointer after the return. `data` is
-/// [`Probe::data`]. `func_ip` is the entry address of the probed function.
+/// the target goes on with what is in them. At a return, `ax` is the return
+/// value, `ip` the address returned to and `sp` the stack pointer after the
+/// return. `data` is [`Probe::data`], `hit` is valid during the call. What the
+/// callback gives means something for [`Kind::Session`] only.
 ///
 /// Every general register, flag, xmm register and the red zone of the target
 /// is saved around the call; ymm/zmm upper halves, x87 and mxcsr are not, so
 /// a callback uses no VEX or x87 instruction and no libc function. It does not
 /// unwind, block or allocate.
-pub type Callback = unsafe extern "C" fn(regs: *mut PtRegs, data: *const (), func_ip: u64);
+pub type Callback = unsafe extern "C" fn(regs: *mut PtRegs, data: *const (), hit: *mut Hit) -> u64;
+
+/// What a callback is told of one hit beyond the registers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Hit {
+    /// Entry address of the probed function, or the probed instruction.
+    pub func_ip: u64,
+    /// Eight bytes that the entry and the return of one call share; null
+    /// unless the probe is a [`Kind::Session`].
+    pub session_cookie: *mut u64,
+    /// 1 at a return, else 0.
+    pub at_return: u32,
+}
 
 /// Where in a function's life a probe runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +43,9 @@ pub enum Kind {
     Entry,
     /// uretprobe: after the function returned to its caller.
     Return,
+    /// uprobe session: before the first instruction and, if the callback gave
+    /// 0 there, again after the function returned to its caller.
+    Session,
 }
 
 /// A callback with what it is given. All that it points to stays valid for

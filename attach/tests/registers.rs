@@ -8,7 +8,7 @@ use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
 use std::sync::Mutex;
 
-use bpftime_attach::{Engine, Kind, Probe};
+use bpftime_attach::{Engine, Hit, Kind, Probe};
 use common::attach;
 use uapi::PtRegs;
 
@@ -159,7 +159,7 @@ struct Seen(UnsafeCell<PtRegs>);
 unsafe impl Sync for Seen {}
 
 /// Destroys every register that a C function may destroy, and flags.
-unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), _func_ip: u64) {
+unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), _hit: *mut Hit) -> u64 {
     // SAFETY: `data` is the leaked `Seen`, `regs` is valid during the hit.
     unsafe { *(*data.cast::<Seen>()).0.get() = *regs };
     // SAFETY: all that is written is declared.
@@ -195,6 +195,7 @@ unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), _func_ip: u64) 
             clobber_abi("C"),
         );
     }
+    0
 }
 
 fn expected_regs(state: &State, seen: &PtRegs, ip: u64) -> PtRegs {

@@ -7,7 +7,7 @@ use std::arch::global_asm;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bpftime_attach::{Engine, HookId, Kind, Point, Probe};
+use bpftime_attach::{Engine, Hit, HookId, Kind, Point, Probe};
 use common::{Recorder, module_of, text};
 
 // Functions of several shapes at every offset in a word, so that jumps lie in
@@ -165,10 +165,15 @@ extern "C" fn every_call_victim(i: u64) -> u64 {
 #[test]
 fn many_probes_in_attach_order() {
     struct Order(AtomicU64);
-    unsafe extern "C" fn digit<const N: u64>(_: *mut uapi::PtRegs, data: *const (), _: u64) {
+    unsafe extern "C" fn digit<const N: u64>(
+        _: *mut uapi::PtRegs,
+        data: *const (),
+        _: *mut Hit,
+    ) -> u64 {
         // SAFETY: `data` is the leaked `Order`.
         let order = unsafe { &(*data.cast::<Order>()).0 };
         order.store(order.load(Ordering::Relaxed) * 10 + N, Ordering::Relaxed);
+        0
     }
     let engine = Engine::new().expect("an engine");
     let order: &'static Order = Box::leak(Box::new(Order(AtomicU64::new(0))));
@@ -217,9 +222,10 @@ extern "C" fn ordered_victim(i: u64) -> u64 {
 
 #[test]
 fn nothing_runs_on_an_exempt_thread_or_inside_a_probe() {
-    unsafe extern "C" fn nest(_: *mut uapi::PtRegs, data: *const (), _: u64) {
+    unsafe extern "C" fn nest(_: *mut uapi::PtRegs, data: *const (), _: *mut Hit) -> u64 {
         // SAFETY: `data` is the leaked counter.
         unsafe { &*data.cast::<AtomicU64>() }.fetch_add(nested_victim(1), Ordering::Relaxed);
+        0
     }
     let engine = Engine::new().expect("an engine");
     let sum: &'static AtomicU64 = Box::leak(Box::default());

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bpftime_attach::{Engine, HookId, Kind, Module, Point, Probe};
+use bpftime_attach::{Engine, Hit, HookId, Kind, Module, Point, Probe};
 use uapi::PtRegs;
 
 static KNOWN: Mutex<Vec<(u64, Arc<Module>)>> = Mutex::new(Vec::new());
@@ -128,13 +128,16 @@ impl Recorder {
     }
 }
 
-unsafe extern "C" fn record(regs: *mut PtRegs, data: *const (), func_ip: u64) {
+unsafe extern "C" fn record(regs: *mut PtRegs, data: *const (), hit: *mut Hit) -> u64 {
     // SAFETY: `data` is the leaked recorder.
     let recorder = unsafe { &*data.cast::<Recorder>() };
     // SAFETY: `regs` is valid during the hit; suites with threads ignore `last`.
     unsafe { *recorder.last.get() = *regs };
+    // SAFETY: valid during the call.
+    let func_ip = unsafe { (*hit).func_ip };
     recorder.func_ip.store(func_ip, Ordering::Relaxed);
     recorder.hits.fetch_add(1, Ordering::Relaxed);
+    0
 }
 
 /// Attaches one probe.
