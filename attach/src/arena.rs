@@ -10,6 +10,7 @@ use std::ops::Range;
 use uapi::Errno;
 
 use crate::arch::sys;
+use crate::mappings::{Grows, Mapping};
 
 const PAGE: u64 = 4096;
 /// Trampolines are mapped in pieces of this size.
@@ -85,16 +86,14 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// Looks at the process's mappings anew; called before a batch.
-    pub(crate) fn survey(&mut self, maps: &str) {
+    pub(crate) fn survey(&mut self, mappings: &[Mapping]) {
         self.taken = Intervals::default();
-        for line in maps.lines() {
-            let Some(mut range) = parse_range(line) else {
-                continue;
-            };
-            if line.ends_with("[heap]") {
-                range.end = range.end.saturating_add(HEAP_GROWTH);
-            } else if line.ends_with("[stack]") {
-                range.start = range.start.saturating_sub(STACK_GROWTH);
+        for mapping in mappings {
+            let mut range = mapping.range.clone();
+            match mapping.grows {
+                Grows::No => {}
+                Grows::Up => range.end = range.end.saturating_add(HEAP_GROWTH),
+                Grows::Down => range.start = range.start.saturating_sub(STACK_GROWTH),
             }
             // Growth may run over a neighbour.
             self.taken.merge(range);
@@ -195,17 +194,10 @@ impl Arena {
     }
 }
 
-fn parse_range(line: &str) -> Option<Range<u64>> {
-    let (start, rest) = line.split_once('-')?;
-    let (end, _) = rest.split_once(' ')?;
-    let start = u64::from_str_radix(start, 16).ok()?;
-    let end = u64::from_str_radix(end, 16).ok()?;
-    Some(start..end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mappings;
 
     #[test]
     fn neighbours_do_not_overlap() {
@@ -221,11 +213,11 @@ mod tests {
     #[test]
     fn heap_and_stack_may_grow() {
         let mut arena = Arena::default();
-        arena.survey(
+        arena.survey(&mappings::parse(
             "00400000-00401000 r-xp 00000000 00:00 0 /bin/x\n\
              00401000-00500000 rw-p 00000000 00:00 0 [heap]\n\
              7ffe00000000-7ffe00021000 rw-p 00000000 00:00 0 [stack]\n",
-        );
+        ));
         assert!(arena.taken.overlaps(&(0x0100_0000..0x0100_1000)));
         assert!(arena.taken.overlaps(&(0x7ffd_f900_0000..0x7ffd_f900_1000)));
         assert!(!arena.taken.overlaps(&(0x5000_0000..0x5000_1000)));
@@ -234,8 +226,7 @@ mod tests {
     #[test]
     fn the_same_bytes_are_given_once() {
         let mut arena = Arena::default();
-        let maps = std::fs::read_to_string("/proc/self/maps").expect("own maps");
-        arena.survey(&maps);
+        arena.survey(&mappings::own().expect("own maps"));
         let near = heap_and_stack_may_grow as *const () as u64;
         let first = arena.near(near, 96).expect("room");
         let second = arena.near(near, 96).expect("room");

@@ -17,6 +17,7 @@ use crate::arena::{Arena, Intervals};
 use crate::error::{AttachError, Refusal};
 use crate::guard;
 use crate::lock::Lock;
+use crate::mappings;
 use crate::module::Module;
 use crate::probe::{Kind, Point, Probe, Tactic};
 use crate::shadow;
@@ -245,9 +246,8 @@ impl State {
         }
         // One look at the process's mappings per batch.
         if plans.is_empty() {
-            let maps =
-                std::fs::read_to_string("/proc/thread-self/maps").map_err(|_| Refusal::NoMemory)?;
-            self.arena.get_or_insert_default().survey(&maps);
+            let mappings = mappings::own().ok_or(Refusal::NoMemory)?;
+            self.arena.get_or_insert_default().survey(&mappings);
         }
         let site = Box::new(Site::new(addr));
         let named = &raw const *site as u64;

@@ -18,6 +18,7 @@ mod error;
 mod guard;
 mod hit;
 mod lock;
+mod mappings;
 pub mod module;
 pub mod probe;
 mod shadow;

@@ -3,11 +3,13 @@
 //!
 //! Bytes inside one aligned word change by one aligned eight-byte store; no
 //! core was ever seen to fetch a torn instruction then (Intel family 6 model
-//! 167 and AMD Zen 5: 0 in 10^10 executions). For its moment the page is
-//! writable. A write to /proc/self/mem is no such store: the kernel copies by
-//! `rep movsb` where the processor is fast at it, and on a loaded machine a
-//! thread ran half of such a copy (1 of 66 test runs). It serves where pages
-//! of text may not become writable.
+//! 167 and AMD Zen 5: 0 in 10^10 executions). For the length of a batch the
+//! mappings of its changes are writable, each as a whole: a part of one would
+//! stay a mapping of its own for ever, for the kernel keeps account of what
+//! was writable once. Where a mapping is not plain text or may not become
+//! writable, bytes are written to /proc/self/mem. That is no such store: the
+//! kernel copies by `rep movsb` where the processor is fast at it, and on a
+//! loaded machine a thread ran half of such a copy (1 of 66 test runs).
 //! Other bytes change in three steps, with every core serialised in between:
 //! `jmp self` at the head, the tail, the head. No breakpoint is ever written:
 //! a thread that blocks SIGTRAP would die of it.
@@ -16,11 +18,13 @@
 //! them if it called anything that is being changed: hence plain system calls
 //! by instruction and no library function between the steps.
 
+use core::ops::Range;
 use core::ptr;
 
 use uapi::Errno;
 
 use crate::arch::sys::{self, OwnMemory};
+use crate::mappings::{self, Mapping};
 
 const WORD: u64 = 8;
 const PAGE: u64 = 4096;
@@ -61,6 +65,10 @@ impl Change {
         }
     }
 
+    fn end(&self) -> u64 {
+        self.addr + self.len as u64
+    }
+
     /// Whether one aligned word holds all of it.
     pub(crate) fn is_in_one_word(&self) -> bool {
         self.addr % WORD + self.len as u64 <= WORD
@@ -83,19 +91,52 @@ pub(crate) enum Outcome {
     Denied(Errno),
 }
 
-/// A writer of text that is not executed yet, or not writable by stores.
+/// A writer of text.
 pub(crate) struct TextWriter {
-    /// `None` where /proc is missing or denied: for bytes that nobody executes,
-    /// too, page protections are then changed for the moment of a write.
+    /// Mappings that are writable as long as this lives, by address.
+    opened: Vec<Range<u64>>,
+    /// `None` where it is not needed, or /proc is missing or denied: page
+    /// protections are then changed for the moment of a write.
     memory: Option<OwnMemory>,
 }
 
 impl TextWriter {
-    /// Opens what is needed; dropped soon, for it may hold an fd.
+    /// Opens what is needed for text that is not executed; dropped soon, for
+    /// it may hold an fd.
     pub(crate) fn open() -> TextWriter {
         TextWriter {
+            opened: Vec::new(),
             memory: OwnMemory::open().ok(),
         }
+    }
+
+    /// Makes the mappings of all changes writable, where that leaves no trace.
+    fn open_for(changes: &[Change], mappings: &[Mapping]) -> TextWriter {
+        let mut opened: Vec<Range<u64>> = Vec::new();
+        let mut is_all_open = true;
+        for change in changes {
+            for addr in [change.addr, change.end() - 1] {
+                if opened.iter().any(|range| range.contains(&addr)) {
+                    continue;
+                }
+                let mapping = mappings::holding(mappings, addr).filter(|m| m.is_text);
+                let open = mapping
+                    .map(|mapping| mapping.range.clone())
+                    .filter(|range| Pages::from(range).make_writable().is_ok());
+                match open {
+                    Some(range) => opened.push(range),
+                    None => is_all_open = false,
+                }
+            }
+        }
+        let memory = (!is_all_open).then(|| OwnMemory::open().ok()).flatten();
+        TextWriter { opened, memory }
+    }
+
+    fn is_open(&self, range: &Range<u64>) -> bool {
+        self.opened
+            .iter()
+            .any(|open| open.start <= range.start && range.end <= open.end)
     }
 
     /// Writes bytes that no thread executes: trampolines, dead padding.
@@ -103,6 +144,16 @@ impl TextWriter {
     /// # Safety
     /// `addr..` is text that no thread executes, in readable pages.
     pub(crate) unsafe fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let store = || {
+            for (i, byte) in bytes.iter().enumerate() {
+                // SAFETY: the caller's contract; the pages are writable here.
+                unsafe { ((addr + i as u64) as *mut u8).write_volatile(*byte) };
+            }
+        };
+        if self.is_open(&(addr..addr + bytes.len() as u64)) {
+            store();
+            return Ok(());
+        }
         if let Some(memory) = &self.memory {
             // SAFETY: the caller's contract.
             if unsafe { memory.write(addr, bytes) }.is_ok() {
@@ -111,37 +162,32 @@ impl TextWriter {
         }
         let pages = Pages::of(addr, bytes.len() as u64);
         pages.make_writable()?;
-        for (i, byte) in bytes.iter().enumerate() {
-            // SAFETY: the caller's contract; the pages are writable.
-            unsafe { ((addr + i as u64) as *mut u8).write_volatile(*byte) };
-        }
+        store();
         pages.make_text()
     }
 
-    /// Writes one aligned word at once.
+    /// Writes one aligned word, at once if its mapping is open.
     ///
     /// # Safety
     /// `addr` is aligned, in readable text, and every thread may run `word`
     /// from now on.
     unsafe fn write_word(&self, addr: u64, word: u64) -> Result<(), Errno> {
+        // SAFETY: aligned, and writable wherever this is called; one store.
+        let store = || unsafe { (addr as *mut u64).write_volatile(word) };
+        if self.is_open(&(addr..addr + WORD)) {
+            store();
+            return Ok(());
+        }
         if let Some(memory) = &self.memory {
-            // SAFETY: text is readable, the word aligned.
-            let now = unsafe { ptr::read_volatile(addr as *const u64) };
-            // Makes the page the process's own while its mapping is whole, so
-            // that the pieces that a change of protection leaves join again.
-            // SAFETY: the bytes that are there already.
-            unsafe { memory.write(addr, &now.to_le_bytes()) }?;
+            // SAFETY: the caller's contract.
+            if unsafe { memory.write(addr, &word.to_le_bytes()) }.is_ok() {
+                return Ok(());
+            }
         }
         let pages = Pages::of(addr, WORD);
-        if pages.make_writable().is_ok() {
-            // SAFETY: aligned and writable; one store.
-            unsafe { (addr as *mut u64).write_volatile(word) };
-            return pages.make_text();
-        }
-        // Where pages of text may not become writable.
-        let memory = self.memory.as_ref().ok_or(Errno::EACCES)?;
-        // SAFETY: the caller's contract.
-        unsafe { memory.write(addr, &word.to_le_bytes()) }
+        pages.make_writable()?;
+        store();
+        pages.make_text()
     }
 
     /// Replaces `bytes` inside one aligned word, if they are `expected`.
@@ -177,10 +223,18 @@ impl TextWriter {
 /// without, in readable and mapped text, and `to` may be executed by any thread
 /// from now on. `can_step` says whether [`sys::sync_cores`] works.
 pub(crate) unsafe fn change(changes: &[Change], can_step: bool) -> Vec<Outcome> {
-    let writer = TextWriter::open();
+    let mappings = mappings::own();
+    let writer = TextWriter::open_for(changes, mappings.as_deref().unwrap_or_default());
+    let is_gone = |addr| {
+        let mappings = mappings.as_deref();
+        mappings.is_some_and(|mappings| mappings::holding(mappings, addr).is_none())
+    };
     let mut outcomes = vec![Outcome::Unexpected; changes.len()];
     let mut stepped = Vec::with_capacity(changes.len());
     for (change, outcome) in changes.iter().zip(&mut outcomes) {
+        if is_gone(change.addr) || is_gone(change.end() - 1) {
+            continue;
+        }
         if change.is_in_one_word() {
             // SAFETY: the caller's contract.
             *outcome = unsafe {
@@ -241,13 +295,30 @@ fn serialise() {
     let _serialised = sys::sync_cores();
 }
 
-/// The pages around some bytes, while the kernel denies other ways to write.
+impl Drop for TextWriter {
+    fn drop(&mut self) {
+        for range in &self.opened {
+            // It was text a moment ago. Nothing better can be done if not.
+            let _text = Pages::from(range).make_text();
+        }
+    }
+}
+
+/// Whole pages of text.
 struct Pages {
     start: u64,
     len: u64,
 }
 
 impl Pages {
+    fn from(range: &Range<u64>) -> Pages {
+        Pages {
+            start: range.start,
+            len: range.end - range.start,
+        }
+    }
+
+    /// Those around some bytes.
     fn of(addr: u64, len: u64) -> Pages {
         let start = addr & !(PAGE - 1);
         let end = (addr + len + PAGE - 1) & !(PAGE - 1);
@@ -339,7 +410,10 @@ mod tests {
 
     #[test]
     fn without_proc_the_page_is_writable_for_a_moment() {
-        let writer = TextWriter { memory: None };
+        let writer = TextWriter {
+            opened: Vec::new(),
+            memory: None,
+        };
         let addr = page() + 64;
         // SAFETY: nobody executes the page.
         let outcome = unsafe { writer.swap(addr + 1, &[65, 66], &[1, 2]) };

@@ -131,6 +131,39 @@ fn functions_have_their_bytes_back(module: &Module, entries: &[usize]) {
     }
 }
 
+/// The mappings of files, as anyone can see them.
+fn file_mappings() -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("own maps");
+    let of_files = maps.lines().filter(|line| line.contains('/'));
+    of_files.map(str::to_owned).collect()
+}
+
+#[test]
+fn mappings_stay_as_they_were() {
+    let engine = Engine::new().expect("an engine");
+    // SAFETY: loads a library whose constructors only set up tables.
+    let math = unsafe { libc::dlopen(c"libm.so.6".as_ptr(), libc::RTLD_NOW) };
+    // SAFETY: looks a name up.
+    let cos = unsafe { libc::dlsym(math, c"cos".as_ptr()) } as usize;
+    let modules = [libc::getpid as *const () as usize, cos].map(module_of);
+    let before = file_mappings();
+    assert!(before.iter().any(|line| line.contains("r-xp")));
+    let mut batch = Vec::new();
+    for module in modules {
+        for addr in module.function_entries() {
+            let (kind, module) = (Kind::Entry, module.clone());
+            batch.push((Point { addr, kind, module }, Recorder::leaked().probe()));
+        }
+    }
+    for batch in [&batch[..], &batch[..1], &batch[1000..1100]] {
+        let attached = engine.attach(batch);
+        assert_eq!(file_mappings(), before, "attached");
+        let ids: Vec<HookId> = attached.into_iter().filter_map(Result::ok).collect();
+        engine.detach(&ids);
+        assert_eq!(file_mappings(), before, "detached");
+    }
+}
+
 #[test]
 fn odd_functions_keep_their_return_address() {
     let engine = Engine::new().expect("an engine");
