@@ -4,7 +4,10 @@
 pub(crate) mod decode;
 pub(crate) mod emit;
 pub(crate) mod entry;
+pub(crate) mod flow;
 pub(crate) mod plan;
+mod pun;
 pub(crate) mod stub;
 pub(crate) mod sys;
 pub(crate) mod thread;
+pub(crate) mod words;
