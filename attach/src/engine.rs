@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use uapi::Errno;
@@ -22,6 +23,8 @@ use crate::module::Module;
 use crate::probe::{Kind, Point, Probe, Tactic};
 use crate::shadow;
 use crate::site::{Attached, ProbeList, Site};
+use crate::syscalls::sites::Sites;
+use crate::syscalls::{SyscallProbe, SyscallSite};
 use crate::text::{self, Change, Outcome, TextWriter};
 
 /// One attached probe.
@@ -79,6 +82,7 @@ struct State {
     hooks: BTreeMap<HookId, (u64, Kind)>,
     arena: Option<Arena>,
     owned: Intervals,
+    syscalls: Sites,
     next_id: u64,
 }
 
@@ -92,6 +96,7 @@ static STATE: Lock<State> = Lock::new(State {
     hooks: BTreeMap::new(),
     arena: None,
     owned: Intervals::new(),
+    syscalls: Sites::new(),
     next_id: 1,
 });
 
@@ -201,6 +206,7 @@ impl Engine {
         }
         state.hooks.retain(|_, (addr, _)| !range.contains(addr));
         state.owned.remove_starting_in(&range);
+        state.syscalls.forget_range(&range);
     }
 
     /// All sites that have probes.
@@ -216,6 +222,20 @@ impl Engine {
                 missed: record.site.missed.load(Ordering::Relaxed),
             })
             .collect()
+    }
+
+    /// From now on exactly these probes run at system calls, made by whatever
+    /// instruction of these modules or of others that were given before.
+    /// [`Engine::syscall_sites`] tells which could not be hooked.
+    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
+        let mut state = STATE.lock();
+        state.syscalls.publish(probes);
+        state.hook_syscalls(modules, self.can_step);
+    }
+
+    /// The `syscall` instructions that take part in what is traced.
+    pub fn syscall_sites(&self) -> Vec<SyscallSite> {
+        STATE.lock().syscalls.list()
     }
 
     /// Probes are skipped, and not counted as missed, on the calling thread
@@ -278,6 +298,43 @@ impl State {
         self.sites.insert(addr, record);
         plans.push((addr, plan));
         Ok(())
+    }
+
+    /// Brings the text in line with the probes at system calls.
+    fn hook_syscalls(&mut self, modules: &[Arc<Module>], can_step: bool) {
+        let new = self.syscalls.work(modules);
+        let arena = self.arena.get_or_insert_default();
+        if !new.is_empty()
+            && let Some(mappings) = mappings::own()
+        {
+            arena.survey(&mappings);
+        }
+        let mut plans = Vec::new();
+        for (module, found) in new {
+            let plan = self
+                .syscalls
+                .plan(&module, &found, arena, &mut self.owned, can_step);
+            plans.extend(plan.map(|plan| (found.addr, plan)));
+        }
+        for addr in write_plans(&plans).into_keys() {
+            self.syscalls.failed(addr, Refusal::NoMemory);
+        }
+        for is_patched in [true, false] {
+            let due = self.syscalls.due(is_patched);
+            let changes: Vec<Change> = due.iter().map(|(_, change)| *change).collect();
+            // SAFETY: we hold the lock. The planner proved each change to be
+            // one instruction's; its trampoline is written.
+            let outcomes = unsafe { text::change(&changes, can_step) };
+            for ((addr, _), outcome) in due.iter().zip(outcomes) {
+                match outcome {
+                    Outcome::Done => self.syscalls.changed(*addr, is_patched),
+                    _ if is_patched => self.syscalls.failed(*addr, Refusal::Patched),
+                    // What someone else has changed stays, and so does our
+                    // trampoline.
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn add(&mut self, addr: u64, kind: Kind, probe: Probe) -> HookId {
@@ -369,7 +426,7 @@ fn write_plans(plans: &[(u64, Plan)]) -> BTreeMap<u64, AttachError> {
         let padding = plan
             .padding
             .iter()
-            .map(|change| (change.addr, &change.to[..change.len]));
+            .map(|change| (change.addr, &change.to[..]));
         let writes = plan
             .writes
             .iter()

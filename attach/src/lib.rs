@@ -23,6 +23,7 @@ pub mod module;
 pub mod probe;
 mod shadow;
 mod site;
+pub mod syscalls;
 mod text;
 
 pub use engine::{Engine, HookId, SiteInfo};
@@ -30,3 +31,4 @@ pub use error::{AttachError, Refusal};
 pub use module::{Module, ModuleError};
 pub use probe::{Callback, Hit, Kind, Point, Probe, Tactic};
 pub use shadow::true_return_address;
+pub use syscalls::{SyscallCallback, SyscallEvent, SyscallProbe, SyscallSite, When};

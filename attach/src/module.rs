@@ -3,14 +3,12 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use object::{
     Class, ElfFile, FileKind, Function, Functions, Machine, ObjectError, Origin, SymbolKind,
 };
 use thiserror::Error;
 
-use crate::arch::flow::Flow;
 use crate::error::Refusal;
 
 /// Longest function whose end is looked at to prove that padding is dead.
@@ -34,8 +32,6 @@ pub enum ModuleError {
 struct Text {
     range: Range<u64>,
     bytes: Box<[u8]>,
-    /// Found when first asked for: it takes a look at every instruction.
-    flow: OnceLock<Flow>,
 }
 
 /// One loaded ELF file: where its text lies in this process and what the file
@@ -79,7 +75,6 @@ impl Module {
                     text.push(Text {
                         range: from..to,
                         bytes: bytes[(from - start) as usize..(to - start) as usize].into(),
-                        flow: OnceLock::new(),
                     });
                 }
             }
@@ -141,6 +136,39 @@ impl Module {
         text.bytes.get(from..text.bytes.len().min(from + len))
     }
 
+    /// The pieces of text: where each lies, and its original bytes.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let pieces = self.text.iter();
+        pieces.map(|text| (text.range.start, &text.bytes[..]))
+    }
+
+    /// The code that decodes from its start and holds `addr`: the last function
+    /// that starts at or before it, to the next one.
+    pub(crate) fn code_around(&self, addr: u64) -> Option<Range<u64>> {
+        let inside = addr.wrapping_sub(self.bias);
+        let function = self.functions.before(inside)?;
+        let next = self.functions.starting_in(inside + 1..u64::MAX).first();
+        let end = next.map_or(function.range.end.max(inside + 2), |next| next.range.start);
+        Some(self.bias.wrapping_add(function.range.start)..self.bias.wrapping_add(end))
+    }
+
+    /// Whether `addr` lies in a function that the file tells of.
+    pub(crate) fn is_in_function(&self, addr: u64) -> bool {
+        let inside = addr.wrapping_sub(self.bias);
+        let function = self.functions.before(inside);
+        function.is_some_and(|function| function.range.contains(&inside))
+    }
+
+    /// Whether a function starts at `addr`.
+    pub(crate) fn starts_function(&self, addr: u64) -> bool {
+        self.functions.at(addr.wrapping_sub(self.bias)).is_some()
+    }
+
+    /// Whether this is the library that runs the probes.
+    pub(crate) fn is_own(&self) -> bool {
+        self.is_own
+    }
+
     /// Original bytes of the function that starts at `addr`, if one is known
     /// to and it is not too long to be looked at.
     pub(crate) fn function_bytes(&self, addr: u64) -> Option<&[u8]> {
@@ -151,28 +179,6 @@ impl Module {
         }
         let bytes = self.original(addr, len as usize)?;
         (bytes.len() as u64 == len).then_some(bytes)
-    }
-
-    /// How control flows in the text that holds `addr`.
-    pub(crate) fn flow(&self, addr: u64) -> Option<&Flow> {
-        let text = self.text.iter().find(|text| text.range.contains(&addr))?;
-        Some(text.flow.get_or_init(|| {
-            let here = |addr: &u64| text.range.contains(addr);
-            let functions = self.functions.iter().map(|function| {
-                let start = self.bias.wrapping_add(function.range.start);
-                let end = self.bias.wrapping_add(function.range.end);
-                start..end.min(text.range.end)
-            });
-            let functions: Vec<_> = functions.filter(|f| here(&f.start)).collect();
-            Flow::of(&text.range, &text.bytes, &functions)
-        }))
-    }
-
-    /// Whether `addr` is inside a known function, behind its start.
-    pub(crate) fn is_inside_function(&self, addr: u64) -> bool {
-        let inside = addr.wrapping_sub(self.bias);
-        let function = self.functions.before(inside);
-        function.is_some_and(|f| f.range.start < inside && inside < f.range.end)
     }
 
     /// Whether a function starts in `range`.

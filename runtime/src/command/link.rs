@@ -12,12 +12,11 @@ use uapi::prog::{
 };
 
 use super::object::Home;
+use super::perf::{Probe, link_spec};
 use super::{Bpf, PerfEvent, ProgObject};
-use crate::session::LinkSpec;
-use crate::session::link::MAX_PLACES;
 
-/// Most places of one multi link.
-pub const MAX_UPROBE_MULTI_CNT: u32 = MAX_PLACES as u32;
+/// Most places of one multi link (`MAX_UPROBE_MULTI_CNT`).
+pub const MAX_UPROBE_MULTI_CNT: u32 = 1 << 20;
 
 /// A link that an fd refers to.
 pub struct LinkObject {
@@ -36,13 +35,20 @@ pub enum Target {
         /// For `bpf_get_attach_cookie`.
         cookie: u64,
     },
-    /// Places of one file.
+    /// Many places in one file.
     Places {
-        /// The session's link.
-        spec: LinkSpec,
-        /// Its id in the session.
-        id: u32,
+        /// The places, each with its cookie and its id in the session.
+        places: Vec<Place>,
     },
+}
+
+/// One place of a multi link.
+pub struct Place {
+    /// Where.
+    pub probe: Probe,
+    /// For `bpf_get_attach_cookie`.
+    pub cookie: u64,
+    id: u32,
 }
 
 impl LinkObject {
@@ -74,9 +80,11 @@ impl Drop for LinkObject {
     fn drop(&mut self) {
         match &self.target {
             Target::Event { event, .. } => event.detach(),
-            Target::Places { id, .. } => {
+            Target::Places { places } => {
                 if self.home.is_owner() {
-                    self.home.remove(*id);
+                    for place in places {
+                        self.home.remove(place.id);
+                    }
                     self.home.publish();
                 }
             }
@@ -142,7 +150,8 @@ impl Bpf {
     }
 
     /// `BPF_LINK_CREATE` with `BPF_TRACE_UPROBE_MULTI`: one program at many
-    /// places of a file. All are in place in every process when this returns.
+    /// places, each with its cookie. All are in place in every process when
+    /// this returns.
     ///
     /// # Errors
     /// EINVAL without places or for a program that was not loaded for it,
@@ -150,23 +159,35 @@ impl Bpf {
     pub fn link_uprobe_multi(
         &self,
         prog: &Arc<ProgObject>,
-        spec: LinkSpec,
+        places: Vec<(Probe, u64)>,
     ) -> Result<Arc<LinkObject>, Errno> {
         check_attach_type(prog, BPF_TRACE_UPROBE_MULTI)?;
-        if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || spec.places.is_empty() {
+        if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || places.is_empty() {
             return Err(Errno::EINVAL);
         }
-        let in_session = self.session()?.create_link(&spec)?;
+        if places.len() > MAX_UPROBE_MULTI_CNT as usize {
+            return Err(Errno::E2BIG);
+        }
+        let mut made = Vec::with_capacity(places.len());
+        for (probe, cookie) in places {
+            let spec = link_spec(&probe, prog.id(), cookie);
+            match self.session()?.create_link(spec) {
+                Ok(id) => made.push(Place { probe, cookie, id }),
+                Err(errno) => {
+                    for place in &made {
+                        self.home.remove(place.id);
+                    }
+                    return Err(errno);
+                }
+            }
+        }
         self.home.publish();
         let mut tables = self.home.tables();
         let id = tables.links.next_free_id();
         let link = Arc::new(LinkObject {
             id,
             prog: Arc::clone(prog),
-            target: Target::Places {
-                spec,
-                id: in_session,
-            },
+            target: Target::Places { places: made },
             home: Arc::clone(&self.home),
         });
         tables.links.insert(id, &link);

@@ -1,8 +1,9 @@
 //! `BPF_LINK_CREATE`, `_UPDATE`, `_DETACH` and `BPF_RAW_TRACEPOINT_OPEN`.
 
+use runtime::command::Object;
 use runtime::command::link::{MAX_UPROBE_MULTI_CNT, check_attach_type};
-use runtime::command::{Object, ProgObject};
-use runtime::session::{LinkKind, LinkSpec, Place};
+use runtime::command::perf::Probe;
+use runtime::session::LinkKind;
 use uapi::Errno;
 use uapi::attr;
 use uapi::cmd::{BPF_F_REPLACE, BPF_F_UPROBE_MULTI_RETURN};
@@ -35,9 +36,11 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI {
                 return Err(Errno::EINVAL);
             }
-            let spec = uprobe_multi(call, &prog)?;
-            own_process::meet((spec.dev, spec.ino), spec.pid);
-            let link = call.server.bpf.link_uprobe_multi(&prog, spec)?;
+            let places = uprobe_multi_places(call)?;
+            if let Some((probe, _)) = places.first() {
+                own_process::meet(probe);
+            }
+            let link = call.server.bpf.link_uprobe_multi(&prog, places)?;
             call.new_fd(Object::Link(link))
         }
         other => {
@@ -50,7 +53,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
 }
 
 /// The checks of `bpf_uprobe_multi_link_attach`, in its order.
-fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
+fn uprobe_multi_places(call: &Call) -> Result<Vec<(Probe, u64)>, Errno> {
     let attr = attr::LinkCreateUprobeMulti::decode(&call.bytes);
     if attr.flags & !BPF_F_UPROBE_MULTI_RETURN != 0
         || attr.path == 0
@@ -92,22 +95,10 @@ fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
         if (offset as i64) < 0 || (ref_ctr_offset as i64) < 0 || offset > file.size {
             return Err(Errno::EINVAL);
         }
-        places.push(Place {
-            offset,
-            cookie,
-            ref_ctr_offset,
-        });
+        let probe = file.probe(kind, offset, pid, ref_ctr_offset);
+        places.push((probe, cookie));
     }
-    Ok(LinkSpec {
-        kind,
-        prog: prog.id(),
-        dev: file.dev,
-        ino: file.ino,
-        path: file.path,
-        pid,
-        enabled: true,
-        places,
-    })
+    Ok(places)
 }
 
 pub fn update(call: &Call) -> Result<i64, Errno> {

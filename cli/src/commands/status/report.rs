@@ -58,16 +58,14 @@ pub struct Map {
     pub drops: Option<u64>,
 }
 
-/// One link: the places in a file at which a program runs.
+/// One probe point with its program.
 #[derive(Debug, Serialize)]
 pub struct Link {
     pub id: u32,
     #[serde(rename = "type")]
     pub kind: &'static str,
     pub path: String,
-    /// How many places in the file.
-    pub places: usize,
-    /// The first of them.
+    /// In the file.
     pub offset: u64,
     /// Name of the function that starts there, if the file tells.
     pub function: Option<String>,
@@ -152,17 +150,15 @@ fn session(view: &SessionView) -> Session {
 
 fn link(view: &SessionView, id: u32, spec: LinkSpec) -> Link {
     let counts = view.counters(id).map(|counters| counters.totals());
-    let offset = spec.places.first().map_or(0, |place| place.offset);
     Link {
         id,
         kind: match spec.kind {
             LinkKind::Uprobe => "uprobe",
             LinkKind::Uretprobe => "uretprobe",
         },
-        function: function_at(Path::new(&spec.path), offset),
+        function: function_at(Path::new(&spec.path), spec.offset),
         path: spec.path,
-        places: spec.places.len(),
-        offset,
+        offset: spec.offset,
         pid: (spec.pid > 0).then_some(spec.pid),
         program: spec.prog,
         enabled: spec.enabled,

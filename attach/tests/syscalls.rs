@@ -1,0 +1,582 @@
+//! System call hooks: numbers, arguments and results, what a program sees of
+//! its own calls, and calls that children and signals come back from.
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use std::arch::global_asm;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bpftime_attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
+
+/// Calls seen, by number, enter and exit; the last number's slot is for all
+/// that are not there.
+static ENTERED: [AtomicU64; 513] = [const { AtomicU64::new(0) }; 513];
+static EXITED: [AtomicU64; 513] = [const { AtomicU64::new(0) }; 513];
+/// The last call of `getppid`'s arguments and result.
+static ARGS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
+static RESULT: AtomicI64 = AtomicI64::new(0);
+static MISSED: AtomicU64 = AtomicU64::new(0);
+
+unsafe extern "C" fn on_enter(event: *mut SyscallEvent, _data: *const ()) {
+    // SAFETY: the engine's event, valid during the call.
+    let (nr, regs) = unsafe { ((*event).nr, &*(*event).regs) };
+    ENTERED[usize::try_from(nr).unwrap_or(512).min(512)].fetch_add(1, Ordering::Relaxed);
+    if nr == libc::SYS_getppid {
+        let args = [regs.di, regs.si, regs.dx, regs.r10, regs.r8, regs.r9];
+        for (seen, arg) in ARGS.iter().zip(args) {
+            seen.store(arg, Ordering::Relaxed);
+        }
+        assert_eq!(regs.ax as i64, -i64::from(libc::ENOSYS));
+    }
+}
+
+unsafe extern "C" fn on_exit(event: *mut SyscallEvent, _data: *const ()) {
+    // SAFETY: as above.
+    let (nr, regs) = unsafe { ((*event).nr, &*(*event).regs) };
+    EXITED[usize::try_from(nr).unwrap_or(512).min(512)].fetch_add(1, Ordering::Relaxed);
+    if nr == libc::SYS_getppid {
+        RESULT.store(regs.ax as i64, Ordering::Relaxed);
+    }
+}
+
+fn probe(when: When, nr: Option<i64>) -> SyscallProbe {
+    SyscallProbe {
+        when,
+        nr: nr.map(|nr| nr as u32),
+        callback: match when {
+            When::Enter => on_enter,
+            When::Exit => on_exit,
+        },
+        data: std::ptr::null(),
+        missed: &raw const MISSED,
+    }
+}
+
+/// The module that an address is in, the program's or a library's.
+fn modules() -> Vec<Arc<Module>> {
+    let own = modules as *const () as usize;
+    vec![
+        common::module_of(own),
+        common::module_of(libc::getppid as *const () as usize),
+    ]
+}
+
+/// One test at a time counts.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Runs `body` while all or one number is traced; gives what was counted of `nr`.
+fn traced(wanted: Option<i64>, nr: i64, body: impl FnOnce()) -> (u64, u64) {
+    let engine = Engine::new().expect("an engine");
+    let modules = modules();
+    let before = counts(nr);
+    engine.trace_syscalls(
+        &modules,
+        &[probe(When::Enter, wanted), probe(When::Exit, wanted)],
+    );
+    body();
+    let after = counts(nr);
+    engine.trace_syscalls(&modules, &[]);
+    assert_eq!(engine.syscall_sites(), []);
+    (after.0 - before.0, after.1 - before.1)
+}
+
+fn counts(nr: i64) -> (u64, u64) {
+    let index = nr as usize;
+    (
+        ENTERED[index].load(Ordering::Relaxed),
+        EXITED[index].load(Ordering::Relaxed),
+    )
+}
+
+global_asm!(
+    r#"
+    .text
+    .macro test_function name
+    .globl \name
+    .type \name,@function
+    .p2align 4
+\name:
+    .endm
+    test_function test_constant
+    mov eax, 110
+    syscall
+    ret
+    .size test_constant, . - test_constant
+    test_function test_variable
+    mov rax, rdi
+    mov rdi, rsi
+    syscall
+    ret
+    .size test_variable, . - test_variable
+    // Bytes of a system call inside another instruction.
+    test_function test_hidden
+    mov eax, 0x050f050f
+    mov ecx, 0x0000050f
+    add rax, rcx
+    ret
+    .size test_hidden, . - test_hidden
+    // Fills every register, flag and the red zone; says what changed.
+    test_function test_state
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    push 0xed7
+    popfq
+    mov ebx, 1
+    mov edx, 2
+    mov esi, 3
+    mov edi, 4
+    mov ebp, 5
+    mov r8d, 6
+    mov r9d, 7
+    mov r10d, 8
+    mov r12d, 9
+    mov r13d, 10
+    mov r14d, 11
+    mov r15d, 12
+    mov qword ptr [rsp - 8], 13
+    mov qword ptr [rsp - 64], 14
+    mov qword ptr [rsp - 128], 15
+    movq xmm0, rbx
+    movq xmm7, r10
+    movq xmm15, r15
+    mov eax, 110
+    syscall
+1:
+    lea r11, [r11]
+    pushfq
+    cld
+    pop rax
+    xor r11, rax
+    and r11, 0xcd5
+    and eax, 0xcd5
+    lea rax, [rax + r11]
+    sub rax, 0xcd5
+    lea r11, [rip + 1b]
+    xor rcx, r11
+    or rax, rcx
+    sub rbx, 1
+    or rax, rbx
+    sub rdx, 2
+    or rax, rdx
+    sub rsi, 3
+    or rax, rsi
+    sub rdi, 4
+    or rax, rdi
+    sub rbp, 5
+    or rax, rbp
+    sub r8, 6
+    or rax, r8
+    sub r9, 7
+    or rax, r9
+    sub r10, 8
+    or rax, r10
+    sub r12, 9
+    or rax, r12
+    sub r13, 10
+    or rax, r13
+    sub r14, 11
+    or rax, r14
+    sub r15, 12
+    or rax, r15
+    mov rcx, [rsp - 64]
+    sub rcx, 14
+    or rax, rcx
+    mov rcx, [rsp - 128]
+    sub rcx, 15
+    or rax, rcx
+    movq rcx, xmm0
+    sub rcx, 1
+    or rax, rcx
+    movq rcx, xmm7
+    sub rcx, 8
+    or rax, rcx
+    movq rcx, xmm15
+    sub rcx, 12
+    or rax, rcx
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    ret
+    .size test_state, . - test_state
+"#
+);
+
+unsafe extern "C" {
+    fn test_constant(a: u64, b: u64, c: u64) -> i64;
+    fn test_variable(nr: i64, a: u64) -> i64;
+    fn test_hidden() -> u64;
+    fn test_state() -> u64;
+}
+
+#[test]
+fn arguments_and_results() {
+    let _alone = alone();
+    let counted = traced(Some(libc::SYS_getppid), libc::SYS_getppid, || {
+        // SAFETY: getppid(2) takes no argument.
+        let result = unsafe { test_constant(11, 22, 33) };
+        assert_eq!(result, i64::from(unsafe_getppid()));
+        // SAFETY: as above.
+        unsafe { test_constant(11, 22, 33) };
+        let seen: Vec<u64> = ARGS.iter().map(|a| a.load(Ordering::Relaxed)).collect();
+        assert_eq!(seen[..3], [11, 22, 33]);
+        assert_eq!(RESULT.load(Ordering::Relaxed), result);
+    });
+    assert_eq!(counted, (3, 3));
+}
+
+fn unsafe_getppid() -> i32 {
+    // SAFETY: takes no argument.
+    unsafe { libc::getppid() }
+}
+
+#[test]
+fn numbers_that_come_at_run_time() {
+    let _alone = alone();
+    for wanted in [Some(libc::SYS_getuid), None] {
+        let counted = traced(wanted, libc::SYS_getuid, || {
+            // SAFETY: calls without effect.
+            unsafe {
+                for _ in 0..10 {
+                    assert_eq!(test_variable(libc::SYS_getuid, 0), libc::getuid().into());
+                    assert_eq!(test_variable(libc::SYS_getgid, 0), libc::getgid().into());
+                    assert_eq!(test_variable(-1, 0), -i64::from(libc::ENOSYS));
+                    assert_eq!(test_variable(100_000, 0), -i64::from(libc::ENOSYS));
+                    libc::syscall(libc::SYS_getuid);
+                }
+            }
+        });
+        assert_eq!(counted, (30, 30), "{wanted:?}");
+    }
+}
+
+#[test]
+fn other_numbers_are_left_alone() {
+    let _alone = alone();
+    let counted = traced(Some(libc::SYS_getuid), libc::SYS_getppid, || {
+        // SAFETY: calls without effect.
+        unsafe {
+            test_constant(0, 0, 0);
+            test_variable(libc::SYS_getppid, 0);
+        }
+        let sites = Engine::new().expect("an engine").syscall_sites();
+        let constant = test_constant as *const () as usize + 5;
+        assert!(sites.iter().all(|site| site.addr != constant), "not hooked");
+    });
+    assert_eq!(counted, (0, 0));
+}
+
+#[test]
+fn bytes_inside_other_instructions_stay() {
+    let _alone = alone();
+    traced(None, libc::SYS_getppid, || {
+        let hidden = test_hidden as *const () as usize;
+        let sites = Engine::new().expect("an engine").syscall_sites();
+        assert!(
+            sites
+                .iter()
+                .all(|site| !(hidden..hidden + 16).contains(&site.addr))
+        );
+        // SAFETY: only adds.
+        assert_eq!(unsafe { test_hidden() }, 0x050f_0a1e);
+    });
+}
+
+#[test]
+fn registers_flags_and_red_zone_stay() {
+    let _alone = alone();
+    // SAFETY: restores what it changes.
+    assert_eq!(unsafe { test_state() }, 0, "without hooks");
+    let counted = traced(Some(libc::SYS_getppid), libc::SYS_getppid, || {
+        // SAFETY: as above.
+        assert_eq!(unsafe { test_state() }, 0);
+    });
+    assert_eq!(counted, (1, 1));
+}
+
+#[test]
+fn every_instruction_of_libc_is_hooked() {
+    let _alone = alone();
+    let engine = Engine::new().expect("an engine");
+    engine.trace_syscalls(&modules(), &[probe(When::Enter, None)]);
+    let sites = engine.syscall_sites();
+    engine.trace_syscalls(&modules(), &[]);
+    let refused: Vec<_> = sites.iter().filter(|site| site.tactic.is_err()).collect();
+    assert!(sites.len() > 300);
+    assert!(refused.is_empty(), "{refused:x?}");
+}
+
+/// Waits for a child and gives what it returned.
+fn wait_for(child: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: waits for a child that the caller made.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    status
+}
+
+#[test]
+fn children_of_every_kind_come_back() {
+    let _alone = alone();
+    // Memory that children share.
+    // SAFETY: a new mapping.
+    let shared = unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0)
+    };
+    // SAFETY: the page is there and zero.
+    let in_child = unsafe { &*shared.cast::<AtomicU64>() };
+    let clone = traced(None, libc::SYS_clone, || {
+        for _ in 0..50 {
+            // SAFETY: the child makes one call and ends.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                in_child.fetch_add(
+                    EXITED[libc::SYS_clone as usize].load(Ordering::Relaxed),
+                    Ordering::Relaxed,
+                );
+                // SAFETY: ends the child.
+                unsafe { libc::_exit(3) };
+            }
+            assert_eq!(wait_for(child) >> 8, 3);
+        }
+    });
+    // In the i-th child, i exits of parents were counted, and its own.
+    assert_eq!(clone, (50, 50));
+    let before = EXITED[libc::SYS_clone as usize].load(Ordering::Relaxed) - 50;
+    assert_eq!(
+        in_child.load(Ordering::Relaxed),
+        (1..=50).map(|i| before + i).sum()
+    );
+    let vfork = traced(None, libc::SYS_execve, || {
+        for _ in 0..20 {
+            // SAFETY: the child executes another program at once.
+            let child = unsafe { vfork() };
+            if child == 0 {
+                let nothing: [*const libc::c_char; 1] = [std::ptr::null()];
+                // SAFETY: ends the child, one way or the other.
+                unsafe {
+                    libc::execve(c"/bin/true".as_ptr(), nothing.as_ptr(), nothing.as_ptr());
+                    libc::_exit(1);
+                }
+            }
+            assert_eq!(wait_for(child), 0);
+        }
+    });
+    assert_eq!(vfork, (20, 0), "a program that is executed does not return");
+    let spawned = traced(None, libc::SYS_wait4, || {
+        for _ in 0..20 {
+            let status = std::process::Command::new("/bin/sh")
+                .args(["-c", "exit 5"])
+                .status();
+            assert_eq!(status.expect("a shell").code(), Some(5));
+        }
+    });
+    assert!(spawned.0 >= 20);
+    let threads = traced(None, libc::SYS_clone3, || {
+        for _ in 0..50 {
+            let result = std::thread::spawn(|| std::thread::spawn(|| 7).join());
+            assert_eq!(result.join().expect("no panic").expect("no panic"), 7);
+        }
+    });
+    assert_eq!(threads, (100, 200), "the threads come back from it too");
+}
+
+static HANDLED: AtomicU64 = AtomicU64::new(0);
+static FRAMES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+unsafe extern "C" {
+    fn vfork() -> libc::pid_t;
+    fn backtrace(buffer: *mut *mut libc::c_void, size: libc::c_int) -> libc::c_int;
+}
+
+extern "C" fn on_signal(_signal: libc::c_int) {
+    HANDLED.fetch_add(1, Ordering::Relaxed);
+    let mut frames = [std::ptr::null_mut(); 64];
+    // SAFETY: the buffer has 64 places.
+    let count = unsafe { backtrace(frames.as_mut_ptr(), 64) };
+    if let Ok(mut seen) = FRAMES.try_lock() {
+        seen.clear();
+        seen.extend(frames.iter().take(count as usize).map(|f| *f as usize));
+    }
+}
+
+fn handle(signal: libc::c_int, flags: libc::c_int) {
+    // SAFETY: zeros are a valid sigaction, the handler is async-signal-safe
+    // once backtrace(3) has been called before.
+    unsafe {
+        let mut frames = [std::ptr::null_mut(); 4];
+        backtrace(frames.as_mut_ptr(), 4);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_signal as *const () as usize;
+        action.sa_flags = flags;
+        assert_eq!(
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut()),
+            0
+        );
+    }
+}
+
+/// Sends `signal` to the calling thread soon, once.
+fn alarm_soon() -> std::thread::JoinHandle<()> {
+    // SAFETY: the calling thread's own id.
+    let (me, pid) = unsafe { (libc::gettid(), libc::getpid()) };
+    std::thread::spawn(move || {
+        // Sleeping inside pause(2) or read(2): `S`, in that very call.
+        let path = format!("/proc/self/task/{me}/syscall");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while std::time::Instant::now() < deadline {
+            let now = std::fs::read_to_string(&path).unwrap_or_default();
+            if now.starts_with("34 ") || now.starts_with("0 ") {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        // SAFETY: a signal to a thread that handles it.
+        unsafe { libc::syscall(libc::SYS_tgkill, pid, me, libc::SIGUSR1) };
+    })
+}
+
+#[test]
+fn signals_interrupt_calls_and_unwinders_get_through() {
+    let _alone = alone();
+    handle(libc::SIGUSR1, 0);
+    let handled = HANDLED.load(Ordering::Relaxed);
+    let counted = traced(None, libc::SYS_pause, || {
+        let waker = alarm_soon();
+        // SAFETY: waits for the signal.
+        let result = unsafe { libc::pause() };
+        assert_eq!(result, -1);
+        assert_eq!(
+            std::io::Error::last_os_error().raw_os_error(),
+            Some(libc::EINTR)
+        );
+        waker.join().expect("no panic");
+    });
+    assert_eq!(counted, (1, 1));
+    assert_eq!(HANDLED.load(Ordering::Relaxed), handled + 1);
+    let frames = FRAMES.lock().expect("no handler runs").clone();
+    let pause = libc::pause as *const () as usize;
+    let inside = |frame: &usize| (pause..pause + 256).contains(frame);
+    let at = frames
+        .iter()
+        .position(inside)
+        .expect("libc's pause is among the frames");
+    assert!(frames.len() > at + 3, "and its callers: {frames:x?}");
+}
+
+#[test]
+fn restarted_calls_go_on() {
+    let _alone = alone();
+    handle(libc::SIGUSR1, libc::SA_RESTART);
+    let mut fds = [0; 2];
+    // SAFETY: room for two.
+    assert_eq!(unsafe { libc::pipe(fds.as_mut_ptr()) }, 0);
+    let handled = HANDLED.load(Ordering::Relaxed);
+    traced(None, libc::SYS_read, || {
+        let waker = alarm_soon();
+        let [_, write_end] = fds;
+        let writer = std::thread::spawn(move || {
+            while HANDLED.load(Ordering::Relaxed) == handled {
+                std::thread::yield_now();
+            }
+            // SAFETY: one byte that is there.
+            unsafe { libc::write(write_end, c"x".as_ptr().cast(), 1) };
+        });
+        let mut byte = 0_u8;
+        // SAFETY: room for one.
+        let read = unsafe { libc::read(fds[0], (&raw mut byte).cast(), 1) };
+        assert_eq!((read, byte), (1, b'x'));
+        waker.join().expect("no panic");
+        writer.join().expect("no panic");
+    });
+    assert_eq!(HANDLED.load(Ordering::Relaxed), handled + 1);
+}
+
+#[test]
+fn eight_threads_while_hooks_come_and_go() {
+    let _alone = alone();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let engine = Engine::new().expect("an engine");
+    let modules = modules();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|i| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    // SAFETY: calls without effect.
+                    let (parent, me) = unsafe { (libc::getppid(), libc::getpid()) };
+                    let mut rounds = 0_u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        // SAFETY: as above.
+                        unsafe {
+                            assert_eq!(libc::getppid(), parent);
+                            assert_eq!(test_constant(i, 2, 3), parent.into());
+                            assert_eq!(test_variable(libc::SYS_getpid, i), me.into());
+                            assert_eq!(libc::syscall(libc::SYS_getpid), me.into());
+                            assert_eq!(test_state(), 0);
+                        }
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            })
+            .collect();
+        for _ in 0..8 {
+            engine.trace_syscalls(
+                &modules,
+                &[probe(When::Enter, None), probe(When::Exit, None)],
+            );
+            let twice = [probe(When::Exit, Some(libc::SYS_getppid))];
+            engine.trace_syscalls(&modules, &twice);
+            engine.trace_syscalls(&modules, &[]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            assert!(thread.join().expect("no difference") > 0);
+        }
+    });
+}
+
+unsafe extern "C" fn deny(event: *mut SyscallEvent, _data: *const ()) {
+    // SAFETY: the engine's event, valid during the call.
+    unsafe {
+        (*event).is_answered = true;
+        (*event).answer = -i64::from(libc::EPERM);
+    }
+}
+
+#[test]
+fn a_probe_may_answer_in_the_place_of_the_kernel() {
+    let _alone = alone();
+    let engine = Engine::new().expect("an engine");
+    let denies = SyscallProbe {
+        callback: deny,
+        ..probe(When::Enter, Some(libc::SYS_getppid))
+    };
+    let before = counts(libc::SYS_getppid);
+    let exit = probe(When::Exit, Some(libc::SYS_getppid));
+    engine.trace_syscalls(&modules(), &[denies, exit]);
+    // SAFETY: calls without effect.
+    let results = unsafe { (test_constant(0, 0, 0), test_variable(libc::SYS_getppid, 0)) };
+    engine.trace_syscalls(&modules(), &[]);
+    let denied = -i64::from(libc::EPERM);
+    assert_eq!(results, (denied, denied));
+    assert_eq!(RESULT.load(Ordering::Relaxed), denied);
+    assert_eq!(counts(libc::SYS_getppid), (before.0, before.1 + 2));
+    // SAFETY: as above.
+    assert_eq!(unsafe { test_constant(0, 0, 0) }, unsafe_getppid().into());
+}
