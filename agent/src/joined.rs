@@ -10,8 +10,12 @@ use runtime::run::ProcessEnv;
 use runtime::session::SessionView;
 use uapi::map::BPF_MAP_TYPE_PROG_ARRAY;
 
+use crate::hooks::Wanted;
+
 /// A session, its maps and its programs in this process.
 pub struct Joined {
+    /// Tells it from all other sessions that this process followed.
+    pub number: u64,
     /// The session's files.
     pub view: SessionView,
     /// What its programs' runs carry with them.
@@ -19,13 +23,15 @@ pub struct Joined {
     /// Loaded once each; one that did not load is not tried again.
     programs: HashMap<u32, Result<Arc<LoadedProgram>, String>>,
     rings: HashSet<u32>,
+    /// Links, read once each: they never change.
+    links: HashMap<u32, Option<Wanted>>,
     /// What `view.changes` was at the last look at the objects.
     seen: Option<u32>,
 }
 
 impl Joined {
     /// Follows the session in `path` from now on.
-    pub fn open(path: &Path) -> Result<Joined, String> {
+    pub fn open(path: &Path, number: u64) -> Result<Joined, String> {
         let view = SessionView::open(path).map_err(|error| error.to_string())?;
         let env = view
             .vcpus()
@@ -34,10 +40,12 @@ impl Joined {
             .map(|env| env.with_return_addresses(attach::true_return_address))
             .ok_or("its data is too short")?;
         Ok(Joined {
+            number,
             view,
             env: Box::new(env),
             programs: HashMap::new(),
             rings: HashSet::new(),
+            links: HashMap::new(),
             seen: None,
         })
     }
@@ -53,6 +61,31 @@ impl Joined {
                     .map_err(|error| format!("program {id}: {error}"))
             })
             .clone()
+    }
+
+    /// The links that concern a process.
+    pub fn links_of(&mut self, pid: i32) -> Vec<Wanted> {
+        let Joined { view, links, .. } = self;
+        let (present, enabled): (HashSet<u32>, Vec<Option<u32>>) = view
+            .link_ids()
+            .into_iter()
+            .map(|(id, enabled)| (id, enabled.then_some(id)))
+            .unzip();
+        links.retain(|id, _| present.contains(id));
+        let read = |id| {
+            let (made, spec) = view.link(id)?;
+            Some(Wanted {
+                link: (self.number, id),
+                made,
+                spec: Arc::new(spec),
+            })
+        };
+        enabled
+            .into_iter()
+            .flatten()
+            .filter_map(|id| links.entry(id).or_insert_with(|| read(id)).clone())
+            .filter(|wanted| wanted.spec.pid == -1 || wanted.spec.pid == pid)
+            .collect()
     }
 
     /// Makes new rings and tail-called programs known to running programs.

@@ -7,7 +7,7 @@
 //! ends as a probe that is not there, with its reason in the roster.
 //!
 //! Reading order: this file (how it gets in), [`agent`] (its thread),
-//! [`state`] (what a round does), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`] and
+//! [`state`] (what a round does), [`hooks`] (what is hooked), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`] and
 //! [`maps`] (where things are), [`fork`], [`exit`], [`alone`] and [`loader`]
 //! (what the process does meanwhile).
 
@@ -17,6 +17,7 @@ mod errno;
 mod exit;
 mod fork;
 mod hit;
+mod hooks;
 mod joined;
 mod loader;
 mod lock;

@@ -16,7 +16,7 @@ use uapi::Errno;
 use crate::maps::{self, Mapping};
 
 /// The executable mappings at one moment, each with its file's identity.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub struct Image {
     mappings: Vec<Mapping>,
     /// By device and inode, both as stat(2) and as the mapping show them.
@@ -51,16 +51,10 @@ impl Image {
         Ok(image)
     }
 
-    /// The mappings of a file that hold `offset`, with its address in each.
-    pub fn places(&self, file: (u64, u64), offset: u64) -> impl Iterator<Item = (&Mapping, usize)> {
-        self.by_file
-            .get(&file)
-            .into_iter()
-            .flatten()
-            .filter_map(move |&index| {
-                let mapping = self.mappings.get(index)?;
-                Some((mapping, mapping.address_of(offset)?))
-            })
+    /// The mappings of a file.
+    pub fn mappings_of(&self, file: (u64, u64)) -> impl Iterator<Item = &Mapping> {
+        let indices = self.by_file.get(&file).into_iter().flatten();
+        indices.filter_map(|&index| self.mappings.get(index))
     }
 
     /// The mapping that an address lies in.
@@ -193,8 +187,8 @@ mod tests {
             .unwrap();
         let offset = mapping.offset + (here - mapping.range.start) as u64;
         let places: Vec<usize> = image
-            .places(own, offset)
-            .map(|(_, address)| address)
+            .mappings_of(own)
+            .filter_map(|mapping| mapping.address_of(offset))
             .collect();
         assert_eq!(places, [here]);
         let mut modules = Modules::default();

@@ -9,7 +9,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use object::ElfFile;
-use runtime::session::{Counts, Dirs, LinkKind, LinkSpec, Role, Roster, Session, spawn_sweeper};
+use runtime::session::{
+    Counts, Dirs, LinkKind, LinkSpec, Place, Role, Roster, Session, spawn_sweeper,
+};
 use tempfile::TempDir;
 use uapi::Insn;
 use vm::ProgramSpec;
@@ -161,17 +163,19 @@ impl Tool {
         let address = elf.function_address(symbol).unwrap();
         let meta = std::fs::metadata(file).unwrap();
         self.session
-            .create_link(LinkSpec {
+            .create_link(&LinkSpec {
                 kind,
                 prog: self.program,
                 dev: meta.dev(),
                 ino: meta.ino(),
                 path: file.display().to_string(),
-                offset: elf.offset_of_address(address).unwrap(),
                 pid,
-                cookie: 0,
                 enabled: true,
-                ref_ctr_offset: 0,
+                places: vec![Place {
+                    offset: elf.offset_of_address(address).unwrap(),
+                    cookie: 0,
+                    ref_ctr_offset: 0,
+                }],
             })
             .unwrap()
     }
@@ -630,17 +634,19 @@ fn a_refused_probe_says_why() {
         .offset_of_address(elf.function_address("main").unwrap())
         .unwrap();
     tool.session
-        .create_link(LinkSpec {
+        .create_link(&LinkSpec {
             kind: LinkKind::Uretprobe,
             prog: tool.program,
             dev: meta.dev(),
             ino: meta.ino(),
             path: "victim".into(),
-            offset: start + 1,
             pid: -1,
-            cookie: 0,
             enabled: true,
-            ref_ctr_offset: 0,
+            places: vec![Place {
+                offset: start + 1,
+                cookie: 0,
+                ref_ctr_offset: 0,
+            }],
         })
         .unwrap();
     tool.session.publish();

@@ -80,6 +80,8 @@ pub(crate) struct Arena {
     used: Intervals,
     /// Pieces for trampolines: what is left of each.
     chunks: Vec<Range<u64>>,
+    /// Pages of landings that may have room, each with where to look on.
+    landings: BTreeMap<u64, u64>,
     /// What the process had mapped when we last looked, and room for growth.
     taken: Intervals,
 }
@@ -124,6 +126,9 @@ impl Arena {
 
     /// Room for `len` bytes inside a window where a jump can land, taken.
     pub(crate) fn within(&mut self, window: Range<u64>, len: u64) -> Option<u64> {
+        if let Some(at) = self.on_a_page_of_landings(&window, len) {
+            return Some(at);
+        }
         let mut at = window.start;
         while at < window.end {
             let range = at..at.checked_add(len)?;
@@ -132,12 +137,37 @@ impl Arena {
                 continue;
             }
             let Some(blocked_until) = self.map_pages_of(&range) else {
+                self.landings.entry(at & !(PAGE - 1)).or_insert(range.end);
                 self.used.insert(range);
                 return Some(at);
             };
             at = blocked_until;
         }
         None
+    }
+
+    /// Room in a page that a window of several pages holds whole: so jumps with
+    /// much choice share pages.
+    fn on_a_page_of_landings(&mut self, window: &Range<u64>, len: u64) -> Option<u64> {
+        let pages = window.start..window.end.saturating_sub(PAGE);
+        if pages.is_empty() {
+            return None;
+        }
+        let (&page, &next) = self.landings.range(pages).next()?;
+        let mut at = next;
+        while at + len <= page + PAGE {
+            let range = at..at + len;
+            match self.used.overlapping(&range) {
+                Some((_, end)) => at = end,
+                None => {
+                    self.landings.insert(page, range.end);
+                    self.used.insert(range);
+                    return Some(at);
+                }
+            }
+        }
+        self.landings.remove(&page);
+        self.on_a_page_of_landings(window, len)
     }
 
     /// Gives bytes back that were never written.

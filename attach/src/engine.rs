@@ -426,7 +426,7 @@ fn write_plans(plans: &[(u64, Plan)]) -> BTreeMap<u64, AttachError> {
         let padding = plan
             .padding
             .iter()
-            .map(|change| (change.addr, &change.to[..]));
+            .map(|change| (change.addr, &change.to[..change.len]));
         let writes = plan
             .writes
             .iter()

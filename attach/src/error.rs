@@ -35,6 +35,12 @@ pub enum Refusal {
     /// The bytes are no instruction that we know.
     #[error("its first bytes do not decode")]
     Undecodable,
+    /// Inside an instruction.
+    #[error("no instruction of its function starts there")]
+    NotInstruction,
+    /// Part of the instruction is used alone, as code behind a `lock` prefix is.
+    #[error("something jumps into its first instruction")]
+    JumpedInto,
     /// The first instruction cannot run elsewhere.
     #[error("its first instruction cannot be moved")]
     Immovable,

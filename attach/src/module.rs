@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use object::{
     Class, ElfFile, FileKind, Function, Functions, Machine, ObjectError, Origin, SymbolKind,
 };
 use thiserror::Error;
 
+use crate::arch::flow::Flow;
 use crate::error::Refusal;
 
 /// Longest function whose end is looked at to prove that padding is dead.
@@ -32,6 +34,8 @@ pub enum ModuleError {
 struct Text {
     range: Range<u64>,
     bytes: Box<[u8]>,
+    /// Found when first asked for: it takes a look at every instruction.
+    flow: OnceLock<Flow>,
 }
 
 /// One loaded ELF file: where its text lies in this process and what the file
@@ -75,6 +79,7 @@ impl Module {
                     text.push(Text {
                         range: from..to,
                         bytes: bytes[(from - start) as usize..(to - start) as usize].into(),
+                        flow: OnceLock::new(),
                     });
                 }
             }
@@ -179,6 +184,28 @@ impl Module {
         }
         let bytes = self.original(addr, len as usize)?;
         (bytes.len() as u64 == len).then_some(bytes)
+    }
+
+    /// How control flows in the text that holds `addr`.
+    pub(crate) fn flow(&self, addr: u64) -> Option<&Flow> {
+        let text = self.text.iter().find(|text| text.range.contains(&addr))?;
+        Some(text.flow.get_or_init(|| {
+            let here = |addr: &u64| text.range.contains(addr);
+            let functions = self.functions.iter().map(|function| {
+                let start = self.bias.wrapping_add(function.range.start);
+                let end = self.bias.wrapping_add(function.range.end);
+                start..end.min(text.range.end)
+            });
+            let functions: Vec<_> = functions.filter(|f| here(&f.start)).collect();
+            Flow::of(&text.range, &text.bytes, &functions)
+        }))
+    }
+
+    /// Whether `addr` is inside a known function, behind its start.
+    pub(crate) fn is_inside_function(&self, addr: u64) -> bool {
+        let inside = addr.wrapping_sub(self.bias);
+        let function = self.functions.before(inside);
+        function.is_some_and(|f| f.range.start < inside && inside < f.range.end)
     }
 
     /// Whether a function starts in `range`.

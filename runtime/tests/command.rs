@@ -11,7 +11,7 @@ use bpftime_runtime::command::perf::{EventKind, Probe};
 use bpftime_runtime::command::prog::{ProgLoad, name_maps};
 use bpftime_runtime::command::{Bpf, MapObject, Object, ProgObject};
 use bpftime_runtime::maps::MapSpec;
-use bpftime_runtime::session::{Dirs, LinkKind, Session, SessionView};
+use bpftime_runtime::session::{Dirs, LinkKind, LinkSpec, Place, Session, SessionView};
 use uapi::insn::{
     BPF_ADD, BPF_ALU64, BPF_ATOMIC, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JMP, BPF_K, BPF_LD, BPF_MOV,
     BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_IDX_VALUE, BPF_PSEUDO_MAP_VALUE, BPF_STX,
@@ -193,7 +193,7 @@ fn a_probe_is_in_the_session_while_its_link_lives() {
     assert_eq!(tool.view().links(), []);
     let link = tool.bpf.link_perf_event(&prog, &event, 9).unwrap();
     let [(_, spec)] = tool.view().links().try_into().unwrap();
-    assert_eq!((spec.prog, spec.offset, spec.cookie), (prog.id(), 0x10, 9));
+    assert_eq!((spec.prog, spec.places), (prog.id(), vec![place(0x10, 9)]));
     assert!(spec.enabled);
     let second = tool.bpf.link_perf_event(&prog, &event, 9);
     assert_eq!(second.err(), Some(Errno::EEXIST));
@@ -216,12 +216,23 @@ fn a_program_on_an_event_goes_with_the_event() {
     assert_eq!(tool.view().links(), []);
 }
 
+fn place(offset: u64, cookie: u64) -> Place {
+    Place {
+        offset,
+        cookie,
+        ref_ctr_offset: 0,
+    }
+}
+
 #[test]
-fn a_multi_link_is_many_links() {
+fn a_multi_link_is_one_link_of_many_places() {
     let tool = tool();
-    let places = || vec![(probe(1), 11), (probe(2), 12)];
+    let places = |prog: &ProgObject| LinkSpec {
+        places: (1..=20_000).map(|i| place(i, i + 10)).collect(),
+        ..probe(0).link(prog.id(), 0)
+    };
     let plain = tool.load(BPF_PROG_TYPE_KPROBE, returns_7(), vec![]);
-    let refused = tool.bpf.link_uprobe_multi(&plain, places());
+    let refused = tool.bpf.link_uprobe_multi(&plain, places(&plain));
     assert_eq!(refused.err(), Some(Errno::EINVAL));
     let prog = tool.load_for(
         BPF_PROG_TYPE_KPROBE,
@@ -229,14 +240,9 @@ fn a_multi_link_is_many_links() {
         returns_7(),
         vec![],
     );
-    let link = tool.bpf.link_uprobe_multi(&prog, places()).unwrap();
-    let seen: Vec<_> = tool
-        .view()
-        .links()
-        .into_iter()
-        .map(|(_, spec)| (spec.offset, spec.cookie))
-        .collect();
-    assert_eq!(seen, [(1, 11), (2, 12)]);
+    let link = tool.bpf.link_uprobe_multi(&prog, places(&prog)).unwrap();
+    let [(_, seen)] = tool.view().links().try_into().unwrap();
+    assert_eq!(seen, places(&prog));
     drop(link);
     assert_eq!(tool.view().links(), []);
 }

@@ -76,7 +76,7 @@ fn what_only_kernels_have_is_verified_and_never_attached() {
     let link = bpf.link_perf_event(&prog, &event, 0);
     assert_eq!(link.map(|_| ()), Err(Errno::EPERM));
     let prog = kprobe(&bpf, BPF_TRACE_UPROBE_MULTI).unwrap();
-    let link = bpf.link_uprobe_multi(&prog, vec![(probe(), 0)]);
+    let link = bpf.link_uprobe_multi(&prog, probe().link(prog.id(), 0));
     assert_eq!(link.map(|_| ()), Err(Errno::EPERM));
 
     let exit = [

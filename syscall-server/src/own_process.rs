@@ -6,17 +6,16 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Once;
 
-use runtime::command::perf::Probe;
-
 use crate::environment::AGENT;
 use crate::perf::place;
 use crate::{log, server};
 
-/// Loads the agent, once, if a probe concerns this very process.
-pub fn meet(probe: &Probe) {
+/// Loads the agent, once, if a probe in `file` (device and inode) of process
+/// `pid` (-1: of all) concerns this very process.
+pub fn meet(file: (u64, u64), pid: i32) {
     static ONCE: Once = Once::new();
-    let is_own_file = || place::file(b"/proc/self/exe").is_ok_and(|own| own.is_file_of(probe));
-    if probe.pid == shm::sys::getpid() || (probe.pid == -1 && is_own_file()) {
+    let is_own_file = || place::file(b"/proc/self/exe").is_ok_and(|own| (own.dev, own.ino) == file);
+    if pid == shm::sys::getpid() || (pid == -1 && is_own_file()) {
         ONCE.call_once(load_agent);
     }
 }

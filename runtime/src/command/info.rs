@@ -141,15 +141,13 @@ pub fn link_info(link: &LinkObject) -> [u8; LINK_INFO_BYTES] {
                 info.put_u64(40, *cookie);
             }
         },
-        Target::Places { places } => {
-            info.put_u32(at::LINK_MULTI_COUNT, places.len() as u32);
-            if let Some(place) = places.first() {
-                info.put_u32(at::LINK_MULTI_PATH_SIZE, place.probe.path.len() as u32 + 1);
-                if place.probe.kind == LinkKind::Uretprobe {
-                    info.put_u32(56, BPF_F_UPROBE_MULTI_RETURN);
-                }
-                info.put_u32(60, place.probe.pid.max(0) as u32);
+        Target::Places { spec, .. } => {
+            info.put_u32(at::LINK_MULTI_PATH_SIZE, spec.path.len() as u32 + 1);
+            info.put_u32(at::LINK_MULTI_COUNT, spec.places.len() as u32);
+            if spec.kind == LinkKind::Uretprobe {
+                info.put_u32(56, BPF_F_UPROBE_MULTI_RETURN);
             }
+            info.put_u32(60, spec.pid.max(0) as u32);
         }
     }
     info.0

@@ -12,11 +12,12 @@ use uapi::prog::{
 };
 
 use super::object::Home;
-use super::perf::{Probe, link_spec};
 use super::{Bpf, PerfEvent, ProgObject};
+use crate::session::LinkSpec;
+use crate::session::link::MAX_PLACES;
 
-/// Most places of one multi link (`MAX_UPROBE_MULTI_CNT`).
-pub const MAX_UPROBE_MULTI_CNT: u32 = 1 << 20;
+/// Most places of one multi link.
+pub const MAX_UPROBE_MULTI_CNT: u32 = MAX_PLACES as u32;
 
 /// A link that an fd refers to.
 pub struct LinkObject {
@@ -35,20 +36,13 @@ pub enum Target {
         /// For `bpf_get_attach_cookie`.
         cookie: u64,
     },
-    /// Many places in one file.
+    /// Places of one file.
     Places {
-        /// The places, each with its cookie and its id in the session.
-        places: Vec<Place>,
+        /// The session's link.
+        spec: LinkSpec,
+        /// Its id in the session.
+        id: u32,
     },
-}
-
-/// One place of a multi link.
-pub struct Place {
-    /// Where.
-    pub probe: Probe,
-    /// For `bpf_get_attach_cookie`.
-    pub cookie: u64,
-    id: u32,
 }
 
 impl LinkObject {
@@ -80,11 +74,9 @@ impl Drop for LinkObject {
     fn drop(&mut self) {
         match &self.target {
             Target::Event { event, .. } => event.detach(),
-            Target::Places { places } => {
+            Target::Places { id, .. } => {
                 if self.home.is_owner() {
-                    for place in places {
-                        self.home.remove(place.id);
-                    }
+                    self.home.remove(*id);
                     self.home.publish();
                 }
             }
@@ -150,8 +142,7 @@ impl Bpf {
     }
 
     /// `BPF_LINK_CREATE` with `BPF_TRACE_UPROBE_MULTI`: one program at many
-    /// places, each with its cookie. All are in place in every process when
-    /// this returns.
+    /// places of a file. All are in place in every process when this returns.
     ///
     /// # Errors
     /// EINVAL without places or for a program that was not loaded for it,
@@ -159,35 +150,23 @@ impl Bpf {
     pub fn link_uprobe_multi(
         &self,
         prog: &Arc<ProgObject>,
-        places: Vec<(Probe, u64)>,
+        spec: LinkSpec,
     ) -> Result<Arc<LinkObject>, Errno> {
         check_attach_type(prog, BPF_TRACE_UPROBE_MULTI)?;
-        if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || places.is_empty() {
+        if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || spec.places.is_empty() {
             return Err(Errno::EINVAL);
         }
-        if places.len() > MAX_UPROBE_MULTI_CNT as usize {
-            return Err(Errno::E2BIG);
-        }
-        let mut made = Vec::with_capacity(places.len());
-        for (probe, cookie) in places {
-            let spec = link_spec(&probe, prog.id(), cookie);
-            match self.session()?.create_link(spec) {
-                Ok(id) => made.push(Place { probe, cookie, id }),
-                Err(errno) => {
-                    for place in &made {
-                        self.home.remove(place.id);
-                    }
-                    return Err(errno);
-                }
-            }
-        }
+        let in_session = self.session()?.create_link(&spec)?;
         self.home.publish();
         let mut tables = self.home.tables();
         let id = tables.links.next_free_id();
         let link = Arc::new(LinkObject {
             id,
             prog: Arc::clone(prog),
-            target: Target::Places { places: made },
+            target: Target::Places {
+                spec,
+                id: in_session,
+            },
             home: Arc::clone(&self.home),
         });
         tables.links.insert(id, &link);

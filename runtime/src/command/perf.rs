@@ -12,7 +12,7 @@ use super::object::{Home, locked};
 use super::timer::Timer;
 use super::{Bpf, MapObject, ProgObject};
 use crate::maps::PerfRing;
-use crate::session::{LinkKind, LinkSpec};
+use crate::session::{LinkKind, LinkSpec, Place};
 
 /// Where an uprobe or uretprobe is, as `perf_event_open` asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,26 @@ pub struct Probe {
     pub pid: i32,
     /// Offset of a 16-bit count of attached probes in the file, or 0.
     pub ref_ctr_offset: u64,
+}
+
+impl Probe {
+    /// The session's link for a program there.
+    pub fn link(&self, prog: u32, cookie: u64) -> LinkSpec {
+        LinkSpec {
+            kind: self.kind,
+            prog,
+            dev: self.dev,
+            ino: self.ino,
+            path: self.path.clone(),
+            pid: self.pid,
+            enabled: true,
+            places: vec![Place {
+                offset: self.offset,
+                cookie,
+                ref_ctr_offset: self.ref_ctr_offset,
+            }],
+        }
+    }
 }
 
 /// What a perf event is.
@@ -200,7 +220,7 @@ impl PerfEvent {
                 let id = self
                     .home
                     .session()?
-                    .create_link(link_spec(probe, prog.id(), cookie))?;
+                    .create_link(&probe.link(prog.id(), cookie))?;
                 self.home.publish();
                 Running::Link(id)
             }
@@ -271,21 +291,5 @@ impl Drop for PerfEvent {
             }
             self.home.remove(made.id);
         }
-    }
-}
-
-/// The session's link for a program at a place.
-pub(super) fn link_spec(probe: &Probe, prog: u32, cookie: u64) -> LinkSpec {
-    LinkSpec {
-        kind: probe.kind,
-        prog,
-        dev: probe.dev,
-        ino: probe.ino,
-        path: probe.path.clone(),
-        offset: probe.offset,
-        pid: probe.pid,
-        cookie,
-        enabled: true,
-        ref_ctr_offset: probe.ref_ctr_offset,
     }
 }

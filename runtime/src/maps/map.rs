@@ -1,6 +1,6 @@
 //! A map as one process sees it. It knows what all map types have in common.
 
-use core::ptr;
+use core::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shm::Region;
@@ -19,9 +19,17 @@ pub struct Map {
     spec: MapSpec,
     syscall_value_size: usize,
     kind: Box<dyn MapKind>,
+    /// Where the ring in `kind` is, if that is one.
+    ring: Option<NonNull<Ring>>,
     /// Only the tool writes maps through bpf(2), so this need not be shared.
     frozen: AtomicBool,
 }
+
+// SAFETY: `ring` is a reference to what `kind` owns, which may be used from any
+// thread; all else may, too.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
 
 impl Map {
     /// Bytes of storage that a map of this spec needs; 0 for none.
@@ -78,6 +86,7 @@ impl Map {
         Ok(Map {
             spec,
             syscall_value_size: usize::try_from(value_size).map_err(|_| Errno::E2BIG)?,
+            ring: kind.ring().map(NonNull::from),
             kind,
             frozen: AtomicBool::new(false),
         })
@@ -265,7 +274,8 @@ impl Map {
     /// The map as a ring buffer, if it is one.
     #[inline]
     pub fn ring(&self) -> Option<&Ring> {
-        self.kind.ring()
+        // SAFETY: points into what `kind` owns and never moves.
+        self.ring.map(|ring| unsafe { ring.as_ref() })
     }
 
     /// Takes back what killed processes held of the map: elements of a full

@@ -1,4 +1,4 @@
-//! What a link asks: which program runs at which file offset of which
+//! What a link asks: which program runs at which places of a file, in which
 //! processes. It knows no process that answers.
 
 use super::objects::{Pod, text};
@@ -26,22 +26,58 @@ pub struct LinkSpec {
     pub ino: u64,
     /// Path the tool gave, for people; cut to [`MAX_PATH`] bytes.
     pub path: String,
-    /// Offset in the file.
-    pub offset: u64,
     /// Only this process (tgid); -1 means all.
     pub pid: i32,
-    /// What `bpf_get_attach_cookie` returns.
-    pub cookie: u64,
     /// Whether hits run the program.
     pub enabled: bool,
+    /// Where in the file; one place, or those of a multi link in its order.
+    pub places: Vec<Place>,
+}
+
+/// One place of a link.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Offset in the file.
+    pub offset: u64,
+    /// What `bpf_get_attach_cookie` returns.
+    pub cookie: u64,
     /// File offset of a USDT semaphore, or 0.
     pub ref_ctr_offset: u64,
 }
 
+// SAFETY: repr(C), three 8-byte numbers: no padding.
+unsafe impl Pod for Place {}
+
+/// Most places of one link (`MAX_UPROBE_MULTI_CNT`).
+pub const MAX_PLACES: usize = 1 << 20;
+
 /// Most bytes of [`LinkSpec::path`] that reach a target.
 pub const MAX_PATH: usize = 255;
 
-/// A link in the `objects` file; whether it is enabled is the record's state.
+/// Places as the payload of a link's record.
+pub(super) fn encode(places: &[Place]) -> Vec<u8> {
+    places
+        .iter()
+        .flat_map(|place| place.bytes())
+        .copied()
+        .collect()
+}
+
+/// The places of a payload, if it is one.
+fn decode(payload: &[u8]) -> Option<Vec<Place>> {
+    let (places, rest) = payload.as_chunks::<{ size_of::<Place>() }>();
+    let sane = !places.is_empty() && places.len() <= MAX_PLACES && rest.is_empty();
+    sane.then(|| {
+        places
+            .iter()
+            .map(|bytes| Place::from_bytes(bytes))
+            .collect()
+    })?
+}
+
+/// A link's head in the `objects` file; its places are the payload, whether it
+/// is enabled the record's state.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct LinkBody {
@@ -49,22 +85,21 @@ pub(super) struct LinkBody {
     prog: u32,
     dev: u64,
     ino: u64,
-    offset: u64,
-    cookie: u64,
-    ref_ctr_offset: u64,
+    /// When: nanoseconds of CLOCK_MONOTONIC.
+    pub made: u64,
     pid: i32,
     path_len: u32,
     path: [u8; MAX_PATH + 1],
 }
 
-const _: () = assert!(size_of::<LinkBody>() == 56 + MAX_PATH + 1);
+const _: () = assert!(size_of::<LinkBody>() == 40 + MAX_PATH + 1);
 const _: () = assert!(size_of::<LinkBody>() <= super::objects::BODY);
 
 // SAFETY: repr(C), numbers only, and the size shows that there is no padding.
 unsafe impl Pod for LinkBody {}
 
 impl LinkBody {
-    pub fn new(spec: &LinkSpec) -> LinkBody {
+    pub fn new(spec: &LinkSpec, made: u64) -> LinkBody {
         let mut path = [0u8; MAX_PATH + 1];
         let mut end = spec.path.len().min(MAX_PATH);
         while !spec.path.is_char_boundary(end) {
@@ -78,17 +113,15 @@ impl LinkBody {
             prog: spec.prog,
             dev: spec.dev,
             ino: spec.ino,
-            offset: spec.offset,
-            cookie: spec.cookie,
-            ref_ctr_offset: spec.ref_ctr_offset,
+            made,
             pid: spec.pid,
             path_len: end as u32,
             path,
         }
     }
 
-    /// The spec, if the bytes are one.
-    pub fn spec(&self, enabled: bool) -> Option<LinkSpec> {
+    /// The spec, if head and payload are one.
+    pub fn spec(&self, enabled: bool, payload: &[u8]) -> Option<LinkSpec> {
         Some(LinkSpec {
             kind: match self.kind {
                 0 => LinkKind::Uprobe,
@@ -99,11 +132,9 @@ impl LinkBody {
             dev: self.dev,
             ino: self.ino,
             path: text(&self.path),
-            offset: self.offset,
             pid: self.pid,
-            cookie: self.cookie,
             enabled,
-            ref_ctr_offset: self.ref_ctr_offset,
+            places: decode(payload)?,
         })
     }
 }

@@ -22,7 +22,7 @@ pub mod view;
 pub use data::{COUNTER_LINES, CounterLine, Counts, LinkCounters};
 pub use dirs::Dirs;
 pub use error::SessionError;
-pub use link::{LinkKind, LinkSpec};
+pub use link::{LinkKind, LinkSpec, Place};
 pub use owner::{Session, Storage};
 pub use process::{ProcessId, possible_cpus};
 pub use roster::{AgentSlot, Laggards, Member, Role, Roster};

@@ -1,5 +1,5 @@
 //! The `objects` file of a session: a table of records, one per map, program,
-//! link and perf ring, and an area for bytecode. The tool writes it, everyone
+//! link and perf ring, and an area for bytecode and links' places. The tool writes it, everyone
 //! else maps it read-only and believes nothing in it. This module knows the
 //! layout, not what the objects do.
 //!
@@ -16,7 +16,7 @@ use uapi::Errno;
 use crate::maps::MapSpec;
 
 /// First word of the file ("bpfobj\0" and the layout's number).
-const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x03");
 
 /// Where the table begins; before it lies the header.
 const TABLE: u64 = 4096;
@@ -34,6 +34,9 @@ pub(super) const FILE_BYTES: u64 = 256 << 20;
 
 /// Most bytes of bytecode (`BPF_COMPLEXITY_LIMIT_INSNS` instructions).
 pub(super) const MAX_PROGRAM_BYTES: u64 = 8 * uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS as u64;
+/// Most bytes of a link's places.
+pub(super) const MAX_LINK_BYTES: u64 =
+    (super::link::MAX_PLACES * size_of::<super::link::Place>()) as u64;
 
 /// Offsets in the header.
 mod header {
@@ -112,7 +115,7 @@ impl ObjectKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Place {
-    /// No storage, or bytecode in this file.
+    /// No storage, or a payload in this file.
     Objects = 0,
     /// The `data` file.
     Data = 1,
@@ -281,17 +284,14 @@ impl Objects {
             .then(|| self.region.sub(offset, map.len))?
     }
 
-    /// A copy of the bytecode and functions of a program's record.
-    pub fn payload(&self, record: &Record) -> Option<Vec<u8>> {
-        if record.place != Place::Objects
-            || record.offset < PAYLOAD
-            || record.len > MAX_PROGRAM_BYTES + super::functions::MAX_BYTES
-        {
+    /// A copy of what belongs to a record of this file, of at most `most` bytes.
+    pub fn payload(&self, record: &Record, most: u64) -> Option<Vec<u8>> {
+        if record.place != Place::Objects || record.offset < PAYLOAD || record.len > most {
             return None;
         }
         let mut bytes = vec![0u8; usize::try_from(record.len).ok()?];
         self.region.read(record.offset, &mut bytes)?;
-        // The bytes are the program's only if it was not withdrawn meanwhile.
+        // The bytes are the object's only if it was not withdrawn meanwhile.
         fence(Ordering::Acquire);
         self.find(record.id, record.kind).map(|_| bytes)
     }
@@ -353,7 +353,7 @@ impl Table {
         (TABLE + u64::from(slot_of(id)) * RECORD, RECORD)
     }
 
-    /// Writes bytecode that is not yet named by a record.
+    /// Writes bytes that no record names yet.
     pub fn write_payload(&self, offset: u64, bytes: &[u8]) -> Option<()> {
         self.objects.region.write(offset, bytes)
     }

@@ -50,11 +50,13 @@ fn link_spec(prog: u32) -> LinkSpec {
         dev: 1,
         ino: 2,
         path: "/bin/é".into(),
-        offset: 0x1234,
         pid: -1,
-        cookie: 9,
         enabled: true,
-        ref_ctr_offset: 0,
+        places: vec![Place {
+            offset: 0x1234,
+            cookie: 9,
+            ref_ctr_offset: 0,
+        }],
     }
 }
 
@@ -82,8 +84,8 @@ fn a_view_sees_what_the_tool_made_and_unmade() {
     );
     let prog = session.create_program(&program_spec(3)).unwrap();
     let (ring, _) = session.create_perf_ring(2, 1).unwrap();
-    let link = session.create_link(link_spec(prog)).unwrap();
-    assert_eq!(session.create_link(link_spec(map)), Err(Errno::ENOENT));
+    let link = session.create_link(&link_spec(prog)).unwrap();
+    assert_eq!(session.create_link(&link_spec(map)), Err(Errno::ENOENT));
 
     let view = SessionView::open(session.path()).unwrap();
     assert!(view.alive());
@@ -250,7 +252,7 @@ fn publish_returns_when_agents_have_followed() {
         });
         until("the agent joins", || joined.load(Ordering::Acquire));
         for hooks in 1..=20 {
-            session.create_link(link_spec(prog)).unwrap();
+            session.create_link(&link_spec(prog)).unwrap();
             session.publish();
             let members = session.roster().members();
             let agent = members.iter().find(|m| m.role == Role::Agent).unwrap();
@@ -440,7 +442,7 @@ fn a_corrupted_objects_file_crashes_no_reader() {
     session.create_map(map_spec(2, 4, 0)).unwrap();
     session.create_map(map_spec(6, 16, 0)).unwrap();
     let prog = session.create_program(&program_spec(40)).unwrap();
-    session.create_link(link_spec(prog)).unwrap();
+    session.create_link(&link_spec(prog)).unwrap();
     session.create_perf_ring(1, 1).unwrap();
     let file = session.path().join("objects");
     // The header, six records (the first is unused).
@@ -491,17 +493,17 @@ fn a_reader_sees_whole_records_while_the_tool_changes_them() {
             for round in 0..20_000usize {
                 let prog = progs[round % 2];
                 let mut spec = link_spec(prog);
-                spec.cookie = u64::from(prog);
-                spec.offset = u64::from(prog) << 8;
-                let id = session.create_link(spec).unwrap();
+                spec.places[0].cookie = u64::from(prog);
+                spec.places[0].offset = u64::from(prog) << 8;
+                let id = session.create_link(&spec).unwrap();
                 session.remove(id).unwrap();
             }
             stop.store(true, Ordering::Release);
         });
         while !stop.load(Ordering::Acquire) {
             for (_, spec) in view.links() {
-                assert_eq!(spec.cookie, u64::from(spec.prog));
-                assert_eq!(spec.offset, u64::from(spec.prog) << 8);
+                assert_eq!(spec.places[0].cookie, u64::from(spec.prog));
+                assert_eq!(spec.places[0].offset, u64::from(spec.prog) << 8);
             }
         }
     });

@@ -14,7 +14,7 @@ use vm::program::ProgramInfo;
 
 use super::data::{Data, LinkCounters};
 use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
-use super::objects::{ObjectKind, Objects, Place, Record, text};
+use super::objects::{MAX_LINK_BYTES, MAX_PROGRAM_BYTES, ObjectKind, Objects, Place, Record, text};
 use super::process::ProcessId;
 use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
 use crate::maps::{Map, MapSpec, PerfRing};
@@ -97,11 +97,28 @@ impl SessionView {
     pub fn links(&self) -> Vec<(u32, LinkSpec)> {
         self.objects
             .all(ObjectKind::Link)
-            .filter_map(|record| {
-                let spec = record.body::<LinkBody>()?.spec(record.state != 0)?;
-                Some((record.id, spec))
-            })
+            .filter_map(|record| Some((record.id, self.spec_of(&record)?)))
             .collect()
+    }
+
+    /// Ids of all links, in the order of their table indices, and whether hits
+    /// run their programs: all of a link that changes.
+    pub fn link_ids(&self) -> Vec<(u32, bool)> {
+        self.objects
+            .all(ObjectKind::Link)
+            .map(|record| (record.id, record.state != 0))
+            .collect()
+    }
+
+    /// A link, and when it was made: nanoseconds of CLOCK_MONOTONIC.
+    pub fn link(&self, id: u32) -> Option<(u64, LinkSpec)> {
+        let record = self.objects.find(id, ObjectKind::Link)?;
+        Some((record.body::<LinkBody>()?.made, self.spec_of(&record)?))
+    }
+
+    fn spec_of(&self, record: &Record) -> Option<LinkSpec> {
+        let places = self.objects.payload(record, MAX_LINK_BYTES)?;
+        record.body::<LinkBody>()?.spec(record.state != 0, &places)
     }
 
     /// All programs, without their instructions.
@@ -230,7 +247,7 @@ pub(super) fn perf_ring(objects: &Objects, data: &Data, id: u32) -> Option<PerfR
 pub(super) fn program(objects: &Objects, id: u32) -> Option<ProgramSpec> {
     let record = objects.find(id, ObjectKind::Program)?;
     let mut spec = program_head(&record)?;
-    let payload = objects.payload(&record)?;
+    let payload = objects.payload(&record, MAX_PROGRAM_BYTES + functions::MAX_BYTES)?;
     let body: ProgramBody = record.body()?;
     let functions_at = payload.len().checked_sub(body.functions as usize)?;
     let (bytecode, described) = payload.split_at_checked(functions_at)?;

@@ -5,7 +5,7 @@ use runtime::command::info::{self, at};
 use runtime::command::link::Target;
 use runtime::command::perf::EventKind;
 use runtime::command::{BtfObject, LinkObject, Object, ProgObject};
-use runtime::session::LinkKind;
+use runtime::session::{LinkKind, Place};
 use uapi::Errno;
 use uapi::attr::{self, out};
 use uapi::cmd::{BPF_FD_TYPE_UPROBE, BPF_FD_TYPE_URETPROBE};
@@ -138,29 +138,21 @@ fn link_arrays(info: &mut Info<'_>, link: &LinkObject) -> Result<(), Errno> {
             }
             _ => Ok(()),
         },
-        Target::Places { places } => {
+        Target::Places { spec, .. } => {
             let count = info.asked_u32(at::LINK_MULTI_COUNT) as usize;
-            let words = |word: fn(&runtime::command::link::Place) -> u64| -> Vec<u8> {
-                places
-                    .iter()
-                    .flat_map(|place| word(place).to_le_bytes())
-                    .collect()
+            let words = |word: fn(&Place) -> u64| -> Vec<u8> {
+                let words = spec.places.iter().map(word);
+                words.flat_map(u64::to_le_bytes).collect()
             };
-            let path = places.first().map_or("", |place| place.probe.path.as_str());
             let room = info.asked_u32(at::LINK_MULTI_PATH_SIZE) as usize;
-            info.fill(at::LINK_MULTI_PATH, room, &[path.as_bytes(), &[0]].concat())?;
-            info.fill(
-                at::LINK_MULTI_OFFSETS,
-                count * 8,
-                &words(|place| place.probe.offset),
-            )?;
-            let ref_ctrs = words(|place| place.probe.ref_ctr_offset);
+            let path = [spec.path.as_bytes(), &[0]].concat();
+            info.fill(at::LINK_MULTI_PATH, room, &path)?;
+            let offsets = words(|place| place.offset);
+            info.fill(at::LINK_MULTI_OFFSETS, count * 8, &offsets)?;
+            let ref_ctrs = words(|place| place.ref_ctr_offset);
             info.fill(at::LINK_MULTI_REF_CTRS, count * 8, &ref_ctrs)?;
-            info.fill(
-                at::LINK_MULTI_COOKIES,
-                count * 8,
-                &words(|place| place.cookie),
-            )
+            let cookies = words(|place| place.cookie);
+            info.fill(at::LINK_MULTI_COOKIES, count * 8, &cookies)
         }
     }
 }

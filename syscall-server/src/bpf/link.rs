@@ -1,9 +1,8 @@
 //! `BPF_LINK_CREATE`, `_UPDATE`, `_DETACH` and `BPF_RAW_TRACEPOINT_OPEN`.
 
-use runtime::command::Object;
 use runtime::command::link::{MAX_UPROBE_MULTI_CNT, check_attach_type};
-use runtime::command::perf::Probe;
-use runtime::session::LinkKind;
+use runtime::command::{Object, ProgObject};
+use runtime::session::{LinkKind, LinkSpec, Place};
 use uapi::Errno;
 use uapi::attr;
 use uapi::cmd::{BPF_F_REPLACE, BPF_F_UPROBE_MULTI_RETURN};
@@ -36,11 +35,9 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI {
                 return Err(Errno::EINVAL);
             }
-            let places = uprobe_multi_places(call)?;
-            if let Some((probe, _)) = places.first() {
-                own_process::meet(probe);
-            }
-            let link = call.server.bpf.link_uprobe_multi(&prog, places)?;
+            let spec = uprobe_multi(call, &prog)?;
+            own_process::meet((spec.dev, spec.ino), spec.pid);
+            let link = call.server.bpf.link_uprobe_multi(&prog, spec)?;
             call.new_fd(Object::Link(link))
         }
         other => {
@@ -53,7 +50,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
 }
 
 /// The checks of `bpf_uprobe_multi_link_attach`, in its order.
-fn uprobe_multi_places(call: &Call) -> Result<Vec<(Probe, u64)>, Errno> {
+fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
     let attr = attr::LinkCreateUprobeMulti::decode(&call.bytes);
     if attr.flags & !BPF_F_UPROBE_MULTI_RETURN != 0
         || attr.path == 0
@@ -95,10 +92,22 @@ fn uprobe_multi_places(call: &Call) -> Result<Vec<(Probe, u64)>, Errno> {
         if (offset as i64) < 0 || (ref_ctr_offset as i64) < 0 || offset > file.size {
             return Err(Errno::EINVAL);
         }
-        let probe = file.probe(kind, offset, pid, ref_ctr_offset);
-        places.push((probe, cookie));
+        places.push(Place {
+            offset,
+            cookie,
+            ref_ctr_offset,
+        });
     }
-    Ok(places)
+    Ok(LinkSpec {
+        kind,
+        prog: prog.id(),
+        dev: file.dev,
+        ino: file.ino,
+        path: file.path,
+        pid,
+        enabled: true,
+        places,
+    })
 }
 
 pub fn update(call: &Call) -> Result<i64, Errno> {

@@ -91,7 +91,7 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     };
     let server = server::server()?;
     if let EventKind::Probe(probe) = &event {
-        own_process::meet(probe);
+        own_process::meet((probe.dev, probe.ino), probe.pid);
     }
     new_fd(server, event, &attr, request.flags).map(Some)
 }

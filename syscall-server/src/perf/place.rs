@@ -15,9 +15,12 @@ pub struct ProbedFile {
     pub is_regular: bool,
     /// Its bytes.
     pub size: u64,
-    dev: u64,
-    ino: u64,
-    path: String,
+    /// Device of its inode.
+    pub dev: u64,
+    /// Its inode.
+    pub ino: u64,
+    /// The path, for people.
+    pub path: String,
 }
 
 /// The file that `path` leads to.
@@ -51,11 +54,6 @@ pub fn file(path: &[u8]) -> Result<ProbedFile, Errno> {
 }
 
 impl ProbedFile {
-    /// Whether a probe is in this file.
-    pub fn is_file_of(&self, probe: &Probe) -> bool {
-        (self.dev, self.ino) == (probe.dev, probe.ino)
-    }
-
     /// A probe in this file.
     pub fn probe(&self, kind: LinkKind, offset: u64, pid: i32, ref_ctr_offset: u64) -> Probe {
         Probe {

@@ -8,6 +8,7 @@ use iced_x86::{
 };
 
 use super::emit::Emitter;
+use super::flow::ends;
 use crate::error::Refusal;
 
 /// `mov rax, 15; syscall`: rt_sigreturn, known to unwinders by its bytes.
@@ -165,14 +166,7 @@ pub(crate) fn ends_for_good(function: &[u8]) -> bool {
             return false;
         }
     }
-    // `hlt`, `int3` and the like do not count: someone may resume behind them.
-    match instruction.flow_control() {
-        FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
-            true
-        }
-        FlowControl::Exception => instruction.mnemonic() == Mnemonic::Ud2,
-        _ => false,
-    }
+    ends(&instruction)
 }
 
 /// Whether the bytes are whole padding instructions.

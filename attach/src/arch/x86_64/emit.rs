@@ -71,6 +71,28 @@ pub(crate) fn near_jump(at: u64, target: u64) -> Option<[u8; JUMP_LEN]> {
     Some([0xe9, b0, b1, b2, b3])
 }
 
+/// `es:`, which jumps ignore.
+const PREFIX: u8 = 0x26;
+/// Most prefixes before a jump.
+pub(crate) const MOST_PREFIXES: usize = 3;
+
+/// `jmp rel32` behind prefixes that do nothing, at `at`. They are the first of
+/// `original` where those do nothing to a jump either: the fewer bytes change,
+/// the more often one word holds them.
+pub(crate) fn prefixed_jump(
+    original: &[u8],
+    prefixes: usize,
+    at: u64,
+    target: u64,
+) -> Option<Vec<u8>> {
+    // Segments and REX. Not the operand size: some processors heed it.
+    let is_ignored = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f);
+    let prefix = |byte: &u8| if is_ignored(*byte) { *byte } else { PREFIX };
+    let mut jump: Vec<u8> = original.iter().take(prefixes).map(prefix).collect();
+    jump.extend(near_jump(at + prefixes as u64, target)?);
+    Some(jump)
+}
+
 /// `jmp rel8` at `at`, if it reaches.
 pub(crate) fn short_jump(at: u64, target: u64) -> Option<[u8; 2]> {
     let distance = target.wrapping_sub(at.wrapping_add(2)) as i64;

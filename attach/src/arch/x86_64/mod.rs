@@ -4,8 +4,11 @@
 pub(crate) mod decode;
 pub(crate) mod emit;
 pub(crate) mod entry;
+pub(crate) mod flow;
 pub(crate) mod plan;
+mod pun;
 pub(crate) mod stub;
 pub(crate) mod sys;
 pub(crate) mod syscalls;
 pub(crate) mod thread;
+pub(crate) mod words;

@@ -12,14 +12,17 @@ use std::ops::Range;
 
 use super::decode::{First, may_jump_into};
 use super::emit::{self, JUMP_LEN};
+use super::flow::Flow;
 use crate::arena::{Arena, Intervals};
 use crate::error::Refusal;
 use crate::module::{LONGEST_PADDING, Module};
 use crate::probe::Tactic;
-use crate::text::Change;
+use crate::text::{self, Change};
 
 /// Enough for any instruction.
 const LONGEST: usize = 15;
+/// Bytes of `jmp rel8`.
+const SHORT_JUMP_LEN: usize = 2;
 /// Most instructions that are undone before the one that becomes a jump: there
 /// are six callee-saved registers to push, an endbr64 and a `sub rsp`.
 const MOST_UNDONE: usize = 8;
@@ -66,19 +69,25 @@ pub(crate) struct Planner<'a> {
 
 /// A place where the jump may go: an instruction of the function, behind others
 /// that can be undone.
-struct Spot {
+pub(super) struct Spot {
     /// The instruction that becomes a jump.
-    addr: u64,
+    pub(super) addr: u64,
     /// It, and before it those that have run when the jump is reached.
     displaced: Vec<First>,
     /// Original bytes from `addr` on.
-    original: Vec<u8>,
+    pub(super) original: Vec<u8>,
 }
 
 impl Spot {
     /// Bytes of the instruction that becomes a jump.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.displaced.last().map_or(0, First::len)
+    }
+
+    /// Where `jmp rel8` may lead.
+    fn reach(&self) -> Range<u64> {
+        let behind = self.addr + SHORT_JUMP_LEN as u64;
+        behind.saturating_sub(128)..behind + 128
     }
 }
 
@@ -93,7 +102,17 @@ impl Planner<'_> {
         if let Some(refusal) = module.entry_refusal(addr) {
             return Err(refusal);
         }
-        let mut spots = vec![self.first_spot(module, addr)?];
+        let first = self.first_spot(module, addr)?;
+        if module.is_inside_function(addr) {
+            let flow = module.flow(addr).ok_or(Refusal::OutsideText)?;
+            if !flow.is_start(addr) {
+                return Err(Refusal::NotInstruction);
+            }
+            if flow.is_target_in(&(addr + 1..addr + first.len() as u64)) {
+                return Err(Refusal::JumpedInto);
+            }
+        }
+        let mut spots = vec![first];
         spots.extend(self.later_spots(module, addr));
         let at = self.arena.near(addr, body.room).ok_or(Refusal::NoMemory)?;
         match self.fit(module, &spots, addr, at, body) {
@@ -137,9 +156,14 @@ impl Planner<'_> {
             Some((*first, self.short(module, first, entry)?))
         });
         let safe = exact.or_else(|| {
-            movable
-                .iter()
-                .find_map(|spot| Some((*spot, self.through_padding(module, spot, entry)?)))
+            let mut spots = movable.iter();
+            spots.find_map(|spot| Some((*spot, self.through_padding(module, spot, entry)?)))
+        });
+        let is_inside = module.is_inside_function(addr);
+        let safe = safe.or_else(|| {
+            let flow = module.flow(addr).filter(|_| is_inside)?;
+            let mut spots = movable.iter();
+            spots.find_map(|spot| Some((*spot, self.through_gaps(module, flow, spot, entry)?)))
         });
         if let Some(found) = safe {
             return Ok(found);
@@ -153,7 +177,12 @@ impl Planner<'_> {
                 Err(error) => refusal = error,
             }
         }
-        Err(refusal)
+        // All functions have to be looked at for these.
+        let late = module.flow(addr).filter(|_| !is_inside).and_then(|flow| {
+            let mut spots = spots.iter();
+            spots.find_map(|spot| Some((spot, self.through_gaps(module, flow, spot, entry)?)))
+        });
+        late.ok_or(refusal)
     }
 
     fn first_spot(&self, module: &Module, addr: u64) -> Result<Spot, Refusal> {
@@ -215,26 +244,24 @@ impl Planner<'_> {
         spots
     }
 
-    fn forget(&mut self, taken: u64) {
+    pub(super) fn forget(&mut self, taken: u64) {
         self.arena.give_back(&(taken..taken + 1));
     }
 
     /// `jmp rel32` over an instruction that is long enough.
     fn jump(&self, spot: &Spot, entry: u64) -> Option<Plan> {
-        if spot.len() < JUMP_LEN {
-            return None;
-        }
-        let head = Change::new(
-            spot.addr,
-            &spot.original,
-            &emit::near_jump(spot.addr, entry)?,
-        );
-        self.is_possible(&head).then(|| Plan {
+        let most = spot.len().checked_sub(JUMP_LEN)?;
+        let heads = (0..=most.min(emit::MOST_PREFIXES)).filter_map(|prefixes| {
+            let jump = emit::prefixed_jump(&spot.original, prefixes, spot.addr, entry)?;
+            Some(Change::new(spot.addr, &spot.original, &jump))
+        });
+        let head = heads.into_iter().find(|head| self.is_possible(head))?;
+        Some(Plan {
             tactic: Tactic::Jump,
             head,
             writes: Vec::new(),
             padding: None,
-            owned: spot.addr..spot.addr + JUMP_LEN as u64,
+            owned: spot.addr..spot.addr + head.len as u64,
         })
     }
 
@@ -243,9 +270,13 @@ impl Planner<'_> {
         if module.function_bytes(spot.addr)?.len() != spot.len() {
             return None;
         }
+        self.over_gap(module, spot, entry, &module.padding_of(spot.addr)?)
+    }
+
+    /// `jmp rel32` over a short instruction and dead bytes behind it.
+    fn over_gap(&self, module: &Module, spot: &Spot, entry: u64, gap: &Range<u64>) -> Option<Plan> {
         let end = spot.addr + JUMP_LEN as u64;
-        let padding = module.padding_of(spot.addr)?;
-        if padding.end < end || !self.is_free(module, &(padding.start..end)) {
+        if gap.end < end || !self.is_free(module, &(gap.start..end)) {
             return None;
         }
         let head = Change::new(
@@ -262,92 +293,67 @@ impl Planner<'_> {
         })
     }
 
-    /// `jmp rel8` to a `jmp rel32` in dead padding.
+    /// `jmp rel8` to a `jmp rel32` in dead padding between functions.
     fn through_padding(&self, module: &Module, spot: &Spot, entry: u64) -> Option<Plan> {
-        const SHORT: u64 = 2;
-        if (spot.len() as u64) < SHORT {
+        // Padding may start before the reach of `jmp rel8` and end in it.
+        let around = spot.reach();
+        let around = around.start.saturating_sub(LONGEST_PADDING)..around.end;
+        let mut gaps = module.padding_starting_in(around);
+        gaps.find_map(|gap| self.through_gap(module, spot, entry, &gap))
+    }
+
+    /// What is dead inside functions, too: `jmp rel32` over a short instruction
+    /// and what is behind it, or `jmp rel8` to dead bytes near by.
+    fn through_gaps(&self, module: &Module, flow: &Flow, spot: &Spot, entry: u64) -> Option<Plan> {
+        let behind = spot.addr + spot.len() as u64;
+        let mut at = flow.gaps(behind..behind + 1);
+        let here = at.find(|gap| gap.start == behind);
+        here.and_then(|gap| self.over_gap(module, spot, entry, gap))
+            .or_else(|| {
+                let mut gaps = flow.gaps(spot.reach());
+                gaps.find_map(|gap| self.through_gap(module, spot, entry, gap))
+            })
+    }
+
+    fn through_gap(
+        &self,
+        module: &Module,
+        spot: &Spot,
+        entry: u64,
+        gap: &Range<u64>,
+    ) -> Option<Plan> {
+        if spot.len() < SHORT_JUMP_LEN {
             return None;
         }
-        // Padding may start before the reach of `jmp rel8` and end in it.
-        let behind = spot.addr + SHORT;
-        let around = behind.saturating_sub(128 + LONGEST_PADDING)..behind + 128;
-        for padding in module.padding_starting_in(around) {
-            let mut at = padding.start;
-            while at + JUMP_LEN as u64 <= padding.end {
-                let gap = at..at + JUMP_LEN as u64;
-                at += 1;
-                let Some(short) = emit::short_jump(spot.addr, gap.start) else {
-                    continue;
-                };
-                if !self.is_free(module, &gap) {
-                    continue;
-                }
-                let head = Change::new(spot.addr, &spot.original, &short);
-                if !self.is_possible(&head) {
-                    return None;
-                }
-                let old = module.original(gap.start, JUMP_LEN)?;
-                let jump = emit::near_jump(gap.start, entry)?;
-                return Some(Plan {
-                    tactic: Tactic::Padding,
-                    head,
-                    writes: Vec::new(),
-                    padding: Some(Change::new(gap.start, old, &jump)),
-                    owned: spot.addr..behind,
-                });
+        // From its end: its start may serve the instruction before it.
+        let last = gap.end.checked_sub(JUMP_LEN as u64)?;
+        let places = (gap.start..=last).rev().map(|at| at..at + JUMP_LEN as u64);
+        for place in places {
+            let Some(short) = emit::short_jump(spot.addr, place.start) else {
+                continue;
+            };
+            if !self.is_free(module, &place) {
+                continue;
             }
+            let head = Change::new(spot.addr, &spot.original, &short);
+            if !self.is_possible(&head) {
+                return None;
+            }
+            let old = module.original(place.start, JUMP_LEN)?;
+            let jump = emit::near_jump(place.start, entry)?;
+            return Some(Plan {
+                tactic: Tactic::Padding,
+                head,
+                writes: Vec::new(),
+                padding: Some(Change::new(place.start, old, &jump)),
+                owned: spot.addr..spot.addr + SHORT_JUMP_LEN as u64,
+            });
         }
         None
     }
 
-    /// `jmp rel32` of which the last bytes are those that are there already:
-    /// it lands where they say, within a window given by the bytes that change.
-    /// The last resort: it holds as long as nobody else changes those bytes.
-    fn pun(&mut self, module: &Module, spot: &Spot, entry: u64) -> Result<Plan, Refusal> {
-        let (addr, original) = (spot.addr, &spot.original);
-        let all = addr..addr + JUMP_LEN as u64;
-        if original.len() < JUMP_LEN || !module.is_original(&all) {
-            return Err(Refusal::NoRoom);
-        }
-        if self.owned.overlaps(&all) {
-            return Err(Refusal::Overlap);
-        }
-        let mut refusal = Refusal::Straddles;
-        // Changing one byte is always possible, but leaves one landing only.
-        let most = spot.len().min(JUMP_LEN);
-        for changed in [most, 1] {
-            if changed == JUMP_LEN
-                || !self.is_possible(&Change::new(addr, original, &original[..changed]))
-            {
-                continue;
-            }
-            let mut low = [0_u8; 4];
-            low[changed - 1..].copy_from_slice(&original[changed..JUMP_LEN]);
-            let distance = i64::from(i32::from_le_bytes(low));
-            let start = all.end.wrapping_add_signed(distance);
-            let window = start..start.saturating_add(1 << (8 * (changed - 1)));
-            refusal = Refusal::NoMemory;
-            let Some(landing) = self.arena.within(window, emit::LANDING_BYTES) else {
-                continue;
-            };
-            let Some(jump) = emit::near_jump(addr, landing) else {
-                self.forget(landing);
-                continue;
-            };
-            debug_assert_eq!(jump[changed..], original[changed..JUMP_LEN]);
-            return Ok(Plan {
-                tactic: Tactic::Pun,
-                head: Change::new(addr, original, &jump[..changed]),
-                writes: vec![(landing, emit::any_jump(landing, entry))],
-                padding: None,
-                owned: all,
-            });
-        }
-        Err(refusal)
-    }
-
-    fn is_possible(&self, change: &Change) -> bool {
-        change.is_in_one_word() || (self.can_step && change.can_be_stepped())
+    pub(super) fn is_possible(&self, change: &Change) -> bool {
+        text::is_possible(change, self.can_step)
     }
 
     /// Whether bytes outside the probed instruction may be changed.

@@ -58,14 +58,16 @@ pub struct Map {
     pub drops: Option<u64>,
 }
 
-/// One probe point with its program.
+/// One link: the places in a file at which a program runs.
 #[derive(Debug, Serialize)]
 pub struct Link {
     pub id: u32,
     #[serde(rename = "type")]
     pub kind: &'static str,
     pub path: String,
-    /// In the file.
+    /// How many places in the file.
+    pub places: usize,
+    /// The first of them.
     pub offset: u64,
     /// Name of the function that starts there, if the file tells.
     pub function: Option<String>,
@@ -150,15 +152,17 @@ fn session(view: &SessionView) -> Session {
 
 fn link(view: &SessionView, id: u32, spec: LinkSpec) -> Link {
     let counts = view.counters(id).map(|counters| counters.totals());
+    let offset = spec.places.first().map_or(0, |place| place.offset);
     Link {
         id,
         kind: match spec.kind {
             LinkKind::Uprobe => "uprobe",
             LinkKind::Uretprobe => "uretprobe",
         },
-        function: function_at(Path::new(&spec.path), spec.offset),
+        function: function_at(Path::new(&spec.path), offset),
         path: spec.path,
-        offset: spec.offset,
+        places: spec.places.len(),
+        offset,
         pid: (spec.pid > 0).then_some(spec.pid),
         program: spec.prog,
         enabled: spec.enabled,

@@ -107,6 +107,9 @@ fn named(name: &str) -> String {
 }
 
 fn place(link: &Link) -> String {
+    if link.places > 1 {
+        return format!("{} ({} places)", link.path, link.places);
+    }
     match &link.function {
         Some(function) => format!("{}:{function}", link.path),
         None => format!("{}:{:#x}", link.path, link.offset),
@@ -186,6 +189,7 @@ mod tests {
                     id: 4,
                     kind: "uretprobe",
                     path: "/usr/bin/bash".to_owned(),
+                    places: 1,
                     offset: 0xb0a40,
                     function: Some("readline".to_owned()),
                     pid: None,

@@ -6,18 +6,19 @@
 //! done for producers that were killed).
 //!
 //! A record belongs to whom moves `reserved` past it. Its owner then writes
-//! its header, and `producer_pos` moves over all records in a row whose header
-//! is there, by whoever sees it. No producer waits for another; one that is
-//! preempted before its header holds back the reader no more than a busy
-//! record does in the kernel.
+//! its header, and when it is done `producer_pos` moves over all records in a
+//! row whose header is there, by whoever sees it. No producer waits for
+//! another; one that is preempted before its header holds back the reader no
+//! more than a busy record does in the kernel. On the way of a record there
+//! are two locked instructions, which are most of what it costs.
 
 mod claims;
 mod header;
 mod reap;
 
 use core::ptr;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicU64, fence};
 
 use shm::{DoubleMapping, Region};
 use uapi::Errno;
@@ -96,7 +97,9 @@ fn over(
 
 /// A ring buffer as one process sees it.
 pub struct Ring {
-    storage: Region,
+    /// Start of `_storage`, valid while it lives.
+    base: *mut u8,
+    _storage: Region,
     /// The data twice, so that every record is in one piece.
     data: DoubleMapping,
     /// Bytes of data, a power of two.
@@ -105,32 +108,60 @@ pub struct Ring {
     claims: Claims,
 }
 
+// SAFETY: `base` points into `_storage`, which may be used from any thread, and
+// what lies there is only touched as atomics, or as bytes of a record by its
+// owner.
+unsafe impl Send for Ring {}
+// SAFETY: as above.
+unsafe impl Sync for Ring {}
+
 impl Ring {
     fn new(storage: Region, size: u64) -> Option<Ring> {
         crate::thread::init();
         Some(Ring {
             data: storage.map_double(DATA, size)?,
-            claims: Claims::new(storage.sub(DATA + size + own::CLAIMS, Claims::BYTES)?),
+            claims: Claims::new(storage.sub(DATA + size + own::CLAIMS, Claims::BYTES)?)?,
             size,
             log2_size: size.trailing_zeros(),
-            storage,
+            base: storage.as_ptr(),
+            _storage: storage,
         })
     }
 
     #[inline]
-    fn word(&self, offset: u64) -> Option<&AtomicU64> {
-        self.storage.u64_at(offset)
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: the callers' offsets are multiples of 8 before the claims,
+        // which `new` found in storage; aligned, and only used as an atomic.
+        unsafe { AtomicU64::from_ptr(self.base.wrapping_add(offset as usize).cast()) }
     }
 
     #[inline]
-    fn own(&self, field: u64) -> Option<&AtomicU64> {
-        self.storage.u64_at(DATA + self.size + field)
+    fn consumer(&self) -> &AtomicU64 {
+        self.word(CONSUMER)
+    }
+
+    #[inline]
+    fn producer(&self) -> &AtomicU64 {
+        self.word(PRODUCER)
+    }
+
+    #[inline]
+    fn own(&self, field: u64) -> &AtomicU64 {
+        self.word(DATA + self.size + field)
+    }
+
+    #[inline]
+    fn reserved(&self) -> &AtomicU64 {
+        self.own(own::RESERVED)
     }
 
     /// The header of the record at `position`, a multiple of 8.
     #[inline]
-    fn header(&self, position: u64) -> Option<&AtomicU64> {
-        self.storage.u64_at(DATA + (position & (self.size - 1)))
+    fn header(&self, position: u64) -> &AtomicU64 {
+        let at = position & (self.size - 1) & !7;
+        // SAFETY: the mask keeps it in the data; aligned, and headers are only
+        // used as atomics.
+        unsafe { AtomicU64::from_ptr(self.data.as_ptr().wrapping_add(at as usize).cast()) }
     }
 
     fn tagged(&self, header: Header, position: u64) -> bool {
@@ -142,20 +173,27 @@ impl Ring {
     #[inline]
     pub fn reserve(&self, size: u64) -> *mut u8 {
         self.reserve_or_none(size).unwrap_or_else(|| {
-            if let Some(dropped) = self.own(own::DROPPED) {
-                dropped.fetch_add(1, Relaxed);
-            }
+            self.own(own::DROPPED).fetch_add(1, Relaxed);
             ptr::null_mut()
         })
     }
 
     /// Records that found no room so far.
     pub fn dropped(&self) -> u64 {
-        self.own(own::DROPPED)
-            .map_or(0, |dropped| dropped.load(Relaxed))
+        self.own(own::DROPPED).load(Relaxed)
     }
 
+    #[inline]
     fn reserve_or_none(&self, size: u64) -> Option<*mut u8> {
+        let (claim, position) = self.begin(size)?;
+        let header = Header::busy(size as u32, position, self.log2_size, claim.number);
+        self.header(position).store(header.0, Release);
+        Some(self.bytes(position))
+    }
+
+    /// Reserves room for a record of `size` bytes, which has no header yet.
+    #[inline]
+    fn begin(&self, size: u64) -> Option<(Claim<'_>, u64)> {
         if size > MAX_RECORD {
             return None;
         }
@@ -168,25 +206,25 @@ impl Ring {
             claim.release();
             return None;
         };
-        let header = Header::busy(size as u32, position, self.log2_size, claim.number);
-        // Stored before `advance` looks at the headers of others: of two
-        // producers that store at the same time, the later one sees both.
-        self.header(position)?.swap(header.0, SeqCst);
-        self.advance();
+        Some((claim, position))
+    }
+
+    /// Where the bytes of the record at `position` are.
+    #[inline]
+    fn bytes(&self, position: u64) -> *mut u8 {
         let offset = (position & (self.size - 1)) + HEADER;
-        Some(self.data.as_ptr().wrapping_add(offset as usize))
+        self.data.as_ptr().wrapping_add(offset as usize)
     }
 
     /// Reserves `len` bytes: their position, or `None` when the ring is full.
+    #[inline]
     fn take_room(&self, claim: &Claim<'_>, len: u64) -> Option<u64> {
-        let reserved = self.own(own::RESERVED)?;
-        let consumer = self.word(CONSUMER)?;
         let mut reaped = false;
         for _ in 0..TRIES {
-            let position = reserved.load(Acquire);
+            let position = self.reserved().load(Acquire);
             // Pairs with the consumer's store after it read the records. It is
             // the tool's word and may say anything.
-            let consumed = consumer.load(Acquire);
+            let consumed = self.consumer().load(Acquire);
             let end = position.wrapping_add(len);
             // As `__bpf_ringbuf_reserve`: never the whole ring.
             if end.wrapping_sub(consumed) > self.size - 1 {
@@ -198,7 +236,8 @@ impl Ring {
                 continue;
             }
             claim.tries(position, len);
-            if reserved
+            if self
+                .reserved()
                 .compare_exchange(position, end, SeqCst, Relaxed)
                 .is_ok()
             {
@@ -209,28 +248,48 @@ impl Ring {
         None
     }
 
-    /// Moves `producer_pos` over all records in a row whose headers are there.
-    fn advance(&self) {
-        let (Some(producer), Some(reserved)) = (self.word(PRODUCER), self.own(own::RESERVED))
-        else {
+    /// Moves `producer_pos` over the record at `position`, whose owner is done
+    /// with it, unless records before it have no header yet: then whoever
+    /// writes the last of these does it. What is read after this is read after
+    /// the record can be seen.
+    #[inline]
+    fn publish(&self, position: u64, header: Header) {
+        self.header(position).store(header.0, Release);
+        let next = position.wrapping_add(header.step());
+        let moved = self.producer().load(Relaxed) == position
+            && self
+                .producer()
+                .compare_exchange(position, next, SeqCst, Relaxed)
+                .is_ok();
+        if !moved {
+            // Between our header and a look at where `producer_pos` is, as
+            // `advance` moves it before it looks at a header: of two producers
+            // at the same time, one sees what the other did.
+            fence(SeqCst);
+        } else if self.reserved().load(SeqCst) == next {
             return;
-        };
+        }
+        self.advance();
+    }
+
+    /// Moves `producer_pos` over all records in a row whose headers are there.
+    #[cold]
+    fn advance(&self) {
         for _ in 0..ADVANCES {
-            let position = producer.load(SeqCst);
-            let left = reserved.load(SeqCst).wrapping_sub(position);
+            let position = self.producer().load(SeqCst);
+            let left = self.reserved().load(SeqCst).wrapping_sub(position);
             if left == 0 || left > self.size {
                 return;
             }
-            let Some(header) = self.header(position & !7) else {
-                return;
-            };
-            let header = Header(header.load(SeqCst));
+            let header = Header(self.header(position).load(SeqCst));
             if !self.tagged(header, position) || header.step() > left {
                 return;
             }
             let next = position.wrapping_add(header.step());
             // Publishes the record; pairs with the consumer's load.
-            let _ = producer.compare_exchange(position, next, SeqCst, Relaxed);
+            let _ = self
+                .producer()
+                .compare_exchange(position, next, SeqCst, Relaxed);
         }
     }
 
@@ -250,38 +309,45 @@ impl Ring {
 
     /// `bpf_ringbuf_submit` and `bpf_ringbuf_discard`: gives the record to the
     /// reader. `true` if the reader is to be woken.
+    #[inline]
     pub fn commit(&self, record: *mut u8, flags: u64, discard: bool) -> bool {
         let Some(offset) = self.offset(record) else {
             return false;
         };
-        let (Some(word), Some(consumer)) = (self.header(offset), self.word(CONSUMER)) else {
-            return false;
-        };
-        let header = Header(word.load(Relaxed));
-        // Publishes the record's bytes; pairs with the consumer's load of the
-        // header. Fails if we were taken for dead and the record was discarded.
-        if header.is_busy()
-            && word
-                .compare_exchange(header.0, header.done(discard).0, SeqCst, Relaxed)
-                .is_ok()
+        let header = Header(self.header(offset).load(Relaxed));
+        // If we were taken for dead, the record was discarded.
+        if let Some((claim, position)) = self.claims.held(header.claim(), offset, self.size - 1)
+            && header.is_busy()
+            && self.tagged(header, position)
         {
-            self.claims.release(header.claim(), offset, self.size - 1);
+            self.publish(position, header.done(discard));
+            // Last: until then, others must know of us should we die.
+            claim.release();
         }
-        if flags & BPF_RB_FORCE_WAKEUP != 0 {
-            return true;
+        self.wakes(offset, flags)
+    }
+
+    /// Is the reader to be woken for the record at `offset`?
+    #[inline]
+    fn wakes(&self, offset: u64, flags: u64) -> bool {
+        match flags & (BPF_RB_FORCE_WAKEUP | BPF_RB_NO_WAKEUP) {
+            0 => self.waits_at(offset),
+            flags => flags & BPF_RB_FORCE_WAKEUP != 0,
         }
-        let consumed = consumer.load(SeqCst);
-        let caught_up = consumed & (self.size - 1) == offset;
+    }
+
+    /// Has the reader read all before the record at `offset`?
+    #[inline]
+    fn waits_at(&self, offset: u64) -> bool {
+        let consumed = self.consumer().load(SeqCst);
         // Whose record the reader waits for may be dead, and rings no bell.
-        (caught_up || !self.is_finished(consumed)) && flags & BPF_RB_NO_WAKEUP == 0
+        consumed & (self.size - 1) == offset || !self.is_finished(consumed)
     }
 
     /// Is there a record at `position` that is not being written any more?
     fn is_finished(&self, position: u64) -> bool {
-        self.header(position & !7).is_some_and(|word| {
-            let header = Header(word.load(Acquire));
-            self.tagged(header, position) && !header.is_busy()
-        })
+        let header = Header(self.header(position).load(Acquire));
+        self.tagged(header, position) && !header.is_busy()
     }
 
     /// `bpf_ringbuf_output`: a record with a copy of `len` bytes at `data`.
@@ -296,31 +362,35 @@ impl Ring {
         if flags & !(BPF_RB_NO_WAKEUP | BPF_RB_FORCE_WAKEUP) != 0 {
             return Err(Errno::EINVAL);
         }
-        let record = self.reserve(len);
-        if record.is_null() {
+        let Some((claim, position)) = self.begin(len) else {
+            self.own(own::DROPPED).fetch_add(1, Relaxed);
             return Err(Errno::EAGAIN);
-        }
-        // SAFETY: `record` is room for `len` bytes that is ours until commit;
+        };
+        // SAFETY: room for `len` bytes that is ours until the header is there;
         // `data` by the caller's contract.
-        unsafe { bytes::copy(record, data, len as usize) };
-        Ok(self.commit(record, flags, false))
+        unsafe { bytes::copy(self.bytes(position), data, len as usize) };
+        let header = Header::busy(len as u32, position, self.log2_size, claim.number);
+        self.publish(position, header.done(false));
+        claim.release();
+        Ok(self.wakes(position & (self.size - 1), flags))
     }
 
     /// Has the reader consumed everything, also what producers still write?
     pub fn is_empty(&self) -> bool {
-        let reserved = self.own(own::RESERVED).map_or(0, |word| word.load(Acquire));
-        reserved == self.query(query::CONS_POS)
+        self.reserved().load(Acquire) == self.query(query::CONS_POS)
     }
 
     /// `bpf_ringbuf_query`: bytes of data to read, size, positions; 0 for
-    /// unknown flags.
+    /// unknown flags. As in the kernel, records that are still being written
+    /// count.
     pub fn query(&self, flags: u64) -> u64 {
-        let at = |offset| self.word(offset).map_or(0, |word| word.load(Acquire));
+        let consumed = self.consumer().load(Acquire);
+        let reserved = self.reserved().load(Acquire);
         match flags {
-            query::AVAIL_DATA => at(PRODUCER).wrapping_sub(at(CONSUMER)),
+            query::AVAIL_DATA => reserved.wrapping_sub(consumed),
             query::RING_SIZE => self.size,
-            query::CONS_POS => at(CONSUMER),
-            query::PROD_POS => at(PRODUCER),
+            query::CONS_POS => consumed,
+            query::PROD_POS => reserved,
             _ => 0,
         }
     }
@@ -352,14 +422,13 @@ impl MapKind for Ring {
     fn ready(&self) -> bool {
         let consumed = self.query(query::CONS_POS);
         let at_front = |ring: &Ring| {
-            let header = ring.header(consumed & !7)?;
-            (consumed != ring.query(query::PROD_POS))
-                .then(|| !Header(header.load(Acquire)).is_busy())
+            (consumed != ring.producer().load(Acquire))
+                .then(|| !Header(ring.header(consumed).load(Acquire)).is_busy())
         };
         let stuck = match at_front(self) {
             Some(true) => return true,
             Some(false) => true,
-            None => self.own(own::RESERVED).map_or(0, |word| word.load(Acquire)) != consumed,
+            None => self.reserved().load(Acquire) != consumed,
         };
         // The producer of what comes next may be dead.
         stuck && self.reap_dead() && at_front(self) == Some(true)
@@ -371,5 +440,7 @@ impl MapKind for Ring {
 
     fn reclaim(&self) {
         self.reap_dead();
+        // Also those claims that dead threads kept for their next record.
+        self.bury();
     }
 }

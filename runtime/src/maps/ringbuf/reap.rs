@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::claims::{Hold, Seen};
 use super::header::{CLAIMS, HEADER, Header};
-use super::{PRODUCER, Ring, own};
+use super::{Ring, own};
 
 /// Least time between two searches by producers that find the ring full, ns.
 const REAP_EVERY_NS: u64 = 20_000_000;
@@ -18,10 +18,11 @@ impl Ring {
         let mut found = false;
         for number in 0..CLAIMS {
             if let Some(seen) = self.claims.see(number)
+                && let Some(hold) = seen.hold
                 && !seen.alive()
             {
                 found = true;
-                self.discard_busy(&seen);
+                self.discard_busy(&seen, hold);
             }
         }
         if found {
@@ -33,9 +34,7 @@ impl Ring {
 
     /// [`Ring::reap_dead`], unless someone did it just now.
     pub(super) fn reap_if_due(&self) -> bool {
-        let Some(last) = self.own(own::LAST_REAP) else {
-            return false;
-        };
+        let last = self.own(own::LAST_REAP);
         let now = shm::sys::clock_ns(libc::CLOCK_MONOTONIC);
         let before = last.load(Relaxed);
         // A time in the future is nonsense that someone wrote.
@@ -44,11 +43,8 @@ impl Ring {
     }
 
     /// Discards the record whose header a dead producer had written.
-    fn discard_busy(&self, seen: &Seen) {
-        let Some(hold) = seen.hold else { return };
-        let Some(word) = self.header(hold.position) else {
-            return;
-        };
+    fn discard_busy(&self, seen: &Seen, hold: Hold) {
+        let word = self.header(hold.position);
         let header = Header(word.load(Acquire));
         let its_own = self.tagged(header, hold.position) && header.claim() == seen.number;
         if its_own && header.is_busy() {
@@ -61,11 +57,7 @@ impl Ring {
     fn close_gaps(&self) {
         for _ in 0..GAPS {
             self.advance();
-            let (Some(producer), Some(reserved)) = (self.word(PRODUCER), self.own(own::RESERVED))
-            else {
-                return;
-            };
-            let (position, reserved) = (producer.load(SeqCst), reserved.load(SeqCst));
+            let (position, reserved) = (self.producer().load(SeqCst), self.reserved().load(SeqCst));
             let left = reserved.wrapping_sub(position);
             if left == 0 || left > self.size {
                 return;
@@ -78,9 +70,7 @@ impl Ring {
 
     /// Closes the gap at `position`, if whoever reserved it is dead.
     fn close_gap(&self, position: u64, left: u64) -> bool {
-        let Some(word) = self.header(position) else {
-            return false;
-        };
+        let word = self.header(position);
         let old = word.load(SeqCst);
         if self.tagged(Header(old), position) {
             return true;
@@ -120,16 +110,11 @@ impl Ring {
         if position == reserved {
             return true;
         }
-        self.header(position)
-            .is_some_and(|word| self.tagged(Header(word.load(Acquire)), position))
+        self.tagged(Header(self.header(position).load(Acquire)), position)
     }
 
     /// Releases the claims of dead producers that no gap needs any more.
-    fn bury(&self) {
-        let (Some(producer), Some(reserved)) = (self.word(PRODUCER), self.own(own::RESERVED))
-        else {
-            return;
-        };
+    pub(super) fn bury(&self) {
         for number in 0..CLAIMS {
             let Some(seen) = self.claims.see(number) else {
                 continue;
@@ -141,7 +126,7 @@ impl Ring {
                 // Read anew: what was reserved after the owner's death was not
                 // reserved by it.
                 let behind = |end: u64| end.wrapping_sub(hold.position) as i64 > 0;
-                behind(reserved.load(SeqCst)) && !behind(producer.load(SeqCst))
+                behind(self.reserved().load(SeqCst)) && !behind(self.producer().load(SeqCst))
             });
             if !open {
                 self.claims.bury(&seen);

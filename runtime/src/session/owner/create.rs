@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uapi::Errno;
 use vm::ProgramSpec;
 
-use super::super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
+use super::super::link::{LinkBody, LinkSpec, MAX_PLACES, ProgramBody, RingBody, encode};
 use super::super::objects::{self, NewRecord, ObjectKind, Place, Pod, Table};
 use super::super::{data, file, functions};
 use super::storage::no_memory;
@@ -128,7 +128,6 @@ impl Session {
             return Err(Errno::E2BIG);
         }
         bytes.extend_from_slice(&described);
-        let len = bytes.len() as u64;
         let mut body = ProgramBody {
             prog_type: spec.prog_type,
             expected_attach_type: spec.expected_attach_type,
@@ -141,30 +140,47 @@ impl Session {
             *to = from;
         }
         let mut inner = self.lock();
-        let offset = inner.payload.take(len).ok_or(Errno::ENOMEM)?;
+        let id = inner.table.reserve()?;
+        self.publish_payload(&mut inner, id, ObjectKind::Program, 0, body.bytes(), &bytes)?;
+        Ok(id)
+    }
+
+    /// Writes a payload and publishes the record of a reserved id that names
+    /// it, or gives both back.
+    fn publish_payload(
+        &self,
+        inner: &mut Inner,
+        id: u32,
+        kind: ObjectKind,
+        state: u32,
+        body: &[u8],
+        bytes: &[u8],
+    ) -> Result<(), Errno> {
+        let len = bytes.len() as u64;
+        let Some(offset) = inner.payload.take(len) else {
+            inner.table.release(id);
+            return Err(Errno::ENOMEM);
+        };
         let record = NewRecord {
-            kind: ObjectKind::Program,
+            kind,
             offset,
             len,
             place: Place::Objects,
-            state: 0,
-            body: body.bytes(),
+            state,
+            body,
         };
-        file::fallocate(
-            &self.objects_fd,
-            libc::FALLOC_FL_KEEP_SIZE,
-            offset,
-            len.max(1),
-        )
-        .map_err(no_memory)
-        .and_then(|()| {
-            inner
-                .table
-                .write_payload(offset, &bytes)
-                .ok_or(Errno::ENOMEM)
-        })
-        .and_then(|()| self.insert(&mut inner, &record))
-        .inspect_err(|_| inner.payload.give(offset, len))
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        file::fallocate(&self.objects_fd, keep, offset, len.max(1))
+            .map_err(no_memory)
+            .and_then(|()| {
+                let written = inner.table.write_payload(offset, bytes);
+                written.ok_or(Errno::ENOMEM)
+            })
+            .and_then(|()| self.publish_record(inner, id, &record))
+            .inspect_err(|_| {
+                inner.payload.give(offset, len);
+                inner.table.release(id);
+            })
     }
 
     /// Makes a ring of `data_pages` pages (a power of two) for a slot of a
@@ -213,27 +229,25 @@ impl Session {
     /// Stores a link; targets follow at the next [`Session::publish`].
     ///
     /// # Errors
-    /// `ENOENT` without the program, `ENOMEM` without space.
-    pub fn create_link(&self, link: LinkSpec) -> Result<u32, Errno> {
+    /// `ENOENT` without the program, `E2BIG` with too many places, `ENOMEM`
+    /// without space.
+    pub fn create_link(&self, link: &LinkSpec) -> Result<u32, Errno> {
         self.objects
             .find(link.prog, ObjectKind::Program)
             .ok_or(Errno::ENOENT)?;
-        let body = LinkBody::new(&link);
-        let record = NewRecord {
-            kind: ObjectKind::Link,
-            offset: 0,
-            len: 0,
-            place: Place::Objects,
-            state: u32::from(link.enabled),
-            body: body.bytes(),
-        };
+        if link.places.len() > MAX_PLACES {
+            return Err(Errno::E2BIG);
+        }
+        let body = LinkBody::new(link, shm::sys::clock_ns(libc::CLOCK_MONOTONIC));
+        let state = u32::from(link.enabled);
+        let places = encode(&link.places);
         let mut inner = self.lock();
         let id = inner.table.reserve()?;
         if let Some(counters) = self.data.counters(id) {
             counters.reset();
         }
-        self.publish_record(&mut inner, id, &record)
-            .inspect_err(|_| inner.table.release(id))?;
+        let kind = ObjectKind::Link;
+        self.publish_payload(&mut inner, id, kind, state, body.bytes(), &places)?;
         Ok(id)
     }
 
@@ -265,9 +279,7 @@ impl Session {
         inner.table.release(id);
         inner.maps.remove(&id);
         inner.rings.remove(&id);
-        if record.kind != ObjectKind::Link {
-            self.free_storage(&mut inner, id, record.place, record.offset, record.len);
-        }
+        self.free_storage(&mut inner, id, record.place, record.offset, record.len);
         if record.kind == ObjectKind::Map && record.state != 0 {
             inner.payload.give(u64::from(record.state), record.len);
         }

@@ -1,0 +1,319 @@
+//! What is hooked in this process for which link: finds the addresses that
+//! links mean, attaches and detaches. It knows no session's life and no round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use attach::{Engine, HookId, Kind, Point, Probe};
+use runtime::session::{LinkKind, LinkSpec};
+
+use crate::hit::Hit;
+use crate::joined::Joined;
+use crate::log::debug;
+use crate::maps::Mapping;
+use crate::modules::{Image, Modules};
+
+/// A link that this process is to follow.
+#[derive(Clone)]
+pub struct Wanted {
+    /// Number of the session, and the link's id in it.
+    pub link: (u64, u32),
+    /// When it was made: older ones are attached first.
+    pub made: u64,
+    /// What it asks.
+    pub spec: Arc<LinkSpec>,
+}
+
+/// One link at one load of its file: hooked and unhooked as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Spot {
+    link: (u64, u32),
+    /// Where the mapping starts.
+    start: usize,
+}
+
+/// What came of a spot.
+#[derive(Default)]
+struct Hooked {
+    ids: Vec<HookId>,
+    hits: Vec<&'static Hit>,
+    /// Places that were refused, by reason. They are not tried again.
+    refused: BTreeMap<String, u32>,
+    /// The link has a pid filter.
+    filtered: bool,
+}
+
+impl Hooked {
+    fn refuse(&mut self, reason: String, places: usize) {
+        *self.refused.entry(reason).or_default() += places as u32;
+    }
+
+    /// Tells the session what the engine skipped.
+    fn settle(&self) {
+        for hit in &self.hits {
+            hit.settle();
+        }
+    }
+}
+
+/// All hooks of this process.
+pub struct Hooks {
+    engine: Engine,
+    pub modules: Modules,
+    at: BTreeMap<Spot, Hooked>,
+    /// Some link's file is not mapped here, or may go and come again.
+    pub awaits_files: bool,
+    /// What was followed last; until it changes there is nothing to do.
+    followed: Option<(Vec<(u64, u32)>, Image)>,
+}
+
+impl Hooks {
+    pub fn new(engine: Engine) -> Hooks {
+        Hooks {
+            engine,
+            modules: Modules::default(),
+            at: BTreeMap::new(),
+            awaits_files: false,
+            followed: None,
+        }
+    }
+
+    /// Places that are hooked, and places that were refused.
+    pub fn counts(&self) -> (u32, u32) {
+        let hooked = self.at.values().map(|hooked| hooked.ids.len() as u32);
+        let refused = self.at.values().flat_map(|hooked| hooked.refused.values());
+        (hooked.sum(), refused.sum())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// Whether a hook is in place that a pid filter keeps from other processes.
+    pub fn any_filtered(&self) -> bool {
+        let in_place = |hooked: &Hooked| hooked.filtered && !hooked.ids.is_empty();
+        self.at.values().any(in_place)
+    }
+
+    /// Why places were refused, each reason with how often it occurred.
+    pub fn reasons(&self) -> BTreeMap<&str, u32> {
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for (reason, count) in self.at.values().flat_map(|hooked| &hooked.refused) {
+            *counts.entry(reason).or_default() += count;
+        }
+        counts
+    }
+
+    /// Tells the sessions what the engine skipped. They are joined or rest.
+    pub fn settle(&self) {
+        self.at.values().for_each(Hooked::settle);
+    }
+
+    /// Attaches probes that belong to no link; gives why some were refused.
+    pub fn attach(&self, probes: &[(Point, Probe)]) -> Vec<attach::AttachError> {
+        let results = self.engine.attach(probes);
+        results.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Brings the hooks into line with the links, where their files are
+    /// mapped; `sessions` are those that the links are of.
+    pub fn follow(
+        &mut self,
+        links: &[Wanted],
+        image: Image,
+        sessions: &mut BTreeMap<u64, &mut Joined>,
+    ) {
+        let keys: Vec<(u64, u32)> = links.iter().map(|wanted| wanted.link).collect();
+        let unchanged = |(last_keys, last_image): &(Vec<(u64, u32)>, Image)| {
+            *last_keys == keys && *last_image == image
+        };
+        if self.followed.as_ref().is_some_and(unchanged) {
+            return;
+        }
+        self.forget_unmapped(&image);
+        self.awaits_files = false;
+        let mut spots: Vec<(Spot, &Wanted, &Mapping)> = Vec::new();
+        for wanted in links {
+            let spec = &wanted.spec;
+            let mut for_life = false;
+            for mapping in image.mappings_of((spec.dev, spec.ino)) {
+                let has = |place: &runtime::session::Place| mapping.address_of(place.offset);
+                if spec.places.iter().find_map(has).is_some() {
+                    for_life |= image.is_for_life(mapping);
+                    let (link, start) = (wanted.link, mapping.range.start);
+                    spots.push((Spot { link, start }, wanted, mapping));
+                }
+            }
+            // All other libraries may be closed and come again.
+            self.awaits_files |= !for_life;
+        }
+        let wanted: BTreeSet<Spot> = spots.iter().map(|(spot, ..)| *spot).collect();
+        self.unhook(|spot| !wanted.contains(spot));
+        spots.retain(|(spot, ..)| !self.at.contains_key(spot));
+        self.hook(&spots, &image, sessions);
+        self.followed = Some((keys, image));
+    }
+
+    /// Without sight of the mappings: hooks can only go. Returns whether a
+    /// link has none.
+    pub fn follow_blindly(&mut self, links: &[Wanted]) -> bool {
+        self.followed = None;
+        let wanted: BTreeSet<(u64, u32)> = links.iter().map(|wanted| wanted.link).collect();
+        self.unhook(|spot| !wanted.contains(&spot.link));
+        let hooked: BTreeSet<(u64, u32)> = self.at.keys().map(|spot| spot.link).collect();
+        wanted.difference(&hooked).next().is_some()
+    }
+
+    /// Drops all hooks of a session.
+    pub fn forget_session(&mut self, session: u64) {
+        self.followed = None;
+        self.unhook(|spot| spot.link.0 == session);
+    }
+
+    /// Drops all hooks.
+    pub fn clear(&mut self) {
+        self.followed = None;
+        self.unhook(|_| true);
+    }
+
+    /// Drops hooks whose module was unmapped: that text is not ours to write.
+    fn forget_unmapped(&mut self, image: &Image) {
+        if self.at.is_empty() {
+            return;
+        }
+        for range in self.modules.retain(image) {
+            debug!("{range:x?} was unmapped");
+            self.forget_range(&range);
+        }
+    }
+
+    fn forget_range(&mut self, range: &Range<usize>) {
+        self.engine.forget_range(range.clone());
+        self.at.retain(|spot, hooked| {
+            let stays = !range.contains(&spot.start);
+            if !stays {
+                hooked.hits.iter().for_each(|hit| hit.retire());
+                hooked.settle();
+            }
+            stays
+        });
+    }
+
+    fn unhook(&mut self, mut goes: impl FnMut(&Spot) -> bool) {
+        let gone: Vec<Hooked> = self
+            .at
+            .extract_if(.., |spot, _| goes(spot))
+            .map(|(_, hooked)| hooked)
+            .collect();
+        // First no new run, then no new hit.
+        for hit in gone.iter().flat_map(|hooked| &hooked.hits) {
+            hit.retire();
+        }
+        let ids: Vec<HookId> = gone
+            .iter()
+            .flat_map(|hooked| &hooked.ids)
+            .copied()
+            .collect();
+        if !ids.is_empty() {
+            self.engine.detach(&ids);
+        }
+        gone.iter().for_each(Hooked::settle);
+    }
+
+    fn hook(
+        &mut self,
+        spots: &[(Spot, &Wanted, &Mapping)],
+        image: &Image,
+        sessions: &mut BTreeMap<u64, &mut Joined>,
+    ) {
+        let mut batch: Vec<(Point, Probe)> = Vec::new();
+        let mut asked: Vec<(Spot, &'static Hit, &Mapping)> = Vec::new();
+        for (spot, wanted, mapping) in spots {
+            let mut hooked = Hooked {
+                filtered: wanted.spec.pid != -1,
+                ..Hooked::default()
+            };
+            let session = sessions.get_mut(&spot.link.0);
+            match prepare(wanted, mapping, session, &mut self.modules, image) {
+                Ok(prepared) => {
+                    for (point, hit) in prepared {
+                        batch.push((point, hit.probe()));
+                        asked.push((*spot, hit, mapping));
+                    }
+                }
+                Err(reason) => {
+                    debug!("{spot:x?}: {reason}");
+                    let inside = |place: &&runtime::session::Place| {
+                        mapping.address_of(place.offset).is_some()
+                    };
+                    let places = wanted.spec.places.iter().filter(inside).count();
+                    hooked.refuse(reason, places);
+                }
+            }
+            self.at.insert(*spot, hooked);
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let results = self.engine.attach(&batch);
+        for ((spot, hit, mapping), result) in asked.into_iter().zip(results) {
+            let Some(hooked) = self.at.get_mut(&spot) else {
+                continue;
+            };
+            match result {
+                Ok(id) => {
+                    hooked.ids.push(id);
+                    hooked.hits.push(hit);
+                }
+                Err(error) => {
+                    debug!("{spot:x?}: {error}");
+                    hit.retire();
+                    hooked.refuse(format!("{}: {error}", mapping.path.display()), 1);
+                }
+            }
+        }
+    }
+}
+
+/// The points of a link in one mapping, and what each runs.
+fn prepare(
+    wanted: &Wanted,
+    mapping: &Mapping,
+    session: Option<&mut &mut Joined>,
+    modules: &mut Modules,
+    image: &Image,
+) -> Result<Vec<(Point, &'static Hit)>, String> {
+    let joined = session.ok_or("the session has ended")?;
+    let spec = &wanted.spec;
+    let program = joined.program(spec.prog)?;
+    let module = modules.of(mapping, image)?;
+    let counters = joined
+        .view
+        .counters(wanted.link.1)
+        .ok_or("the session's data is too short")?;
+    let kind = match spec.kind {
+        LinkKind::Uprobe => Kind::Entry,
+        LinkKind::Uretprobe => Kind::Return,
+    };
+    let points = spec.places.iter().filter_map(|place| {
+        let point = Point {
+            addr: mapping.address_of(place.offset)?,
+            kind,
+            module: Arc::clone(&module),
+        };
+        let at_entry = kind == Kind::Entry && begins_frame(&point);
+        let hit = Hit::new(&program, &joined.env, &counters, place.cookie, at_entry);
+        Some((point, hit))
+    });
+    Ok(points.collect())
+}
+
+/// Whether the caller's address is still where sp points and no frame pointer
+/// leads to it (arch/x86/events/core.c, `is_uprobe_at_func_entry`).
+fn begins_frame(point: &Point) -> bool {
+    const PUSH_RBP: u8 = 0x55;
+    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    let text = point.module.original(point.addr as u64, ENDBR64.len());
+    text.is_some_and(|text| text.first() == Some(&PUSH_RBP) || *text == ENDBR64)
+}

@@ -1,0 +1,100 @@
+//! Jumps whose last bytes are those that are there already. It knows where
+//! such a jump may land, and nothing of what it lands on.
+
+use std::ops::Range;
+
+use super::emit::{self, JUMP_LEN};
+use super::plan::{Plan, Planner, Spot};
+use crate::error::Refusal;
+use crate::module::Module;
+use crate::probe::Tactic;
+use crate::text::Change;
+
+/// A form that a punned jump may take.
+struct Form {
+    prefixes: usize,
+    /// Bytes that change, from the first prefix on.
+    changed: usize,
+    /// Where it may land.
+    window: Range<u64>,
+}
+
+impl Form {
+    /// Bytes of the whole jump.
+    fn len(&self) -> usize {
+        self.prefixes + JUMP_LEN
+    }
+}
+
+impl Planner<'_> {
+    /// `jmp rel32` of which the last bytes are those that are there already:
+    /// it lands where they say, within a window given by the bytes that change.
+    /// The last resort: it holds as long as nobody else changes those bytes.
+    pub(super) fn pun(
+        &mut self,
+        module: &Module,
+        spot: &Spot,
+        entry: u64,
+    ) -> Result<Plan, Refusal> {
+        let (addr, original) = (spot.addr, &spot.original);
+        let mut refusal = Refusal::Straddles;
+        for prefixes in 0..spot.len().min(emit::MOST_PREFIXES + 1) {
+            let Some(form) = self.form(spot, prefixes) else {
+                continue;
+            };
+            let all = addr..addr + form.len() as u64;
+            if original.len() < form.len() || !module.is_original(&all) {
+                refusal = Refusal::NoRoom;
+                continue;
+            }
+            if self.owned.overlaps(&all) {
+                refusal = Refusal::Overlap;
+                continue;
+            }
+            refusal = Refusal::NoMemory;
+            let Some(landing) = self.arena.within(form.window.clone(), emit::LANDING_BYTES) else {
+                continue;
+            };
+            let Some(jump) = emit::prefixed_jump(original, prefixes, addr, landing) else {
+                self.forget(landing);
+                continue;
+            };
+            debug_assert_eq!(jump[form.changed..], original[form.changed..form.len()]);
+            return Ok(Plan {
+                tactic: Tactic::Pun,
+                head: Change::new(addr, original, &jump[..form.changed]),
+                writes: vec![(landing, emit::any_jump(landing, entry))],
+                padding: None,
+                owned: all,
+            });
+        }
+        Err(refusal)
+    }
+
+    /// The form with so many prefixes that leaves the most choice of landings.
+    fn form(&self, spot: &Spot, prefixes: usize) -> Option<Form> {
+        let (addr, original) = (spot.addr, &spot.original);
+        let len = prefixes + JUMP_LEN;
+        let tail = original.get(..len)?;
+        // Changing one byte is always possible, but leaves one landing only.
+        let most = spot.len().min(len - 1);
+        // Where it lands is not known yet: any byte of the distance may change.
+        let mut other = emit::prefixed_jump(original, prefixes, addr, addr)?;
+        for (byte, original) in other.iter_mut().zip(tail).skip(prefixes + 1) {
+            *byte = !*original;
+        }
+        let mut changes = (prefixes + 1..=most).rev();
+        let changed =
+            changes.find(|n| self.is_possible(&Change::new(addr, original, &other[..*n])))?;
+        let chosen = changed - prefixes - 1;
+        let mut low = [0_u8; 4];
+        low[chosen..].copy_from_slice(&tail[changed..]);
+        let distance = i64::from(i32::from_le_bytes(low));
+        let start = (addr + len as u64).wrapping_add_signed(distance);
+        Some(Form {
+            prefixes,
+            changed,
+            window: start..start.saturating_add(1 << (8 * chosen)),
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! Text of any program or library, mapped as a loader would but never run:
+//! for suites that only ask where probes fit.
+
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use bpftime_attach::Module;
+use iced_x86::{Decoder, DecoderOptions};
+use object::ElfFile;
+
+const PAGE: u64 = 4096;
+
+/// The libraries and the program of which coverage is promised.
+pub const PROMISED: [&str; 5] = [
+    "/usr/lib/x86_64-linux-gnu/libc.so.6",
+    "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+    "/usr/lib/x86_64-linux-gnu/libcrypto.so.3",
+    "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0",
+    "/bin/bash",
+];
+
+/// A file whose text is mapped.
+pub struct Image {
+    pub module: Arc<Module>,
+    pub bias: usize,
+    /// All functions, those without a symbol too.
+    pub functions: Vec<Range<usize>>,
+}
+
+/// Maps the executable segments of a file where the kernel finds room.
+pub fn map(path: &str) -> Image {
+    let bytes = std::fs::read(path).expect("the file");
+    let file = std::fs::File::open(path).expect("the file");
+    let elf = ElfFile::parse(&bytes).expect("an ELF file");
+    let span = elf.segments().map(|s| s.vaddr + s.memory_len).max();
+    let span = (span.expect("segments") + PAGE) as usize;
+    let place = |start, len, protection, flags, fd, offset| {
+        // SAFETY: at a place of the kernel's choice, or inside of that.
+        let mapped = unsafe { libc::mmap(start, len, protection, flags, fd, offset) };
+        assert_ne!(mapped, libc::MAP_FAILED);
+        mapped
+    };
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let base = place(
+        std::ptr::null_mut(),
+        span,
+        libc::PROT_NONE,
+        anonymous,
+        -1,
+        0,
+    );
+    let bias = base as u64;
+    let mut text = Vec::new();
+    for segment in elf.segments().filter(|segment| segment.executable) {
+        let offset = segment.file.start & !(PAGE - 1);
+        let start = bias + (segment.vaddr & !(PAGE - 1));
+        let end = bias + segment.vaddr + (segment.file.end - segment.file.start);
+        place(
+            start as *mut libc::c_void,
+            (end - start) as usize,
+            libc::PROT_READ | libc::PROT_EXEC,
+            libc::MAP_PRIVATE | libc::MAP_FIXED,
+            file.as_raw_fd(),
+            offset as i64,
+        );
+        text.push(start as usize..(end.next_multiple_of(PAGE)) as usize);
+    }
+    let module = Arc::new(Module::new(&bytes, bias, &text).expect("a module"));
+    let in_text = |addr: usize| text.iter().any(|range| range.contains(&addr));
+    let functions = elf.functions();
+    let ranges = functions
+        .iter()
+        .map(|f| (bias + f.range.start) as usize..(bias + f.range.end) as usize);
+    Image {
+        functions: ranges.filter(|range| in_text(range.start)).collect(),
+        module,
+        bias: bias as usize,
+    }
+}
+
+impl Image {
+    /// Where functions start.
+    pub fn starts(&self) -> Vec<usize> {
+        self.functions.iter().map(|range| range.start).collect()
+    }
+
+    /// Where the instructions of a function start; fewer where it does not decode.
+    pub fn instructions_of(&self, function: &Range<usize>) -> Vec<usize> {
+        let bytes = self.module.original(function.start as u64, function.len());
+        let mut decoder = Decoder::with_ip(
+            64,
+            bytes.unwrap_or_default(),
+            function.start as u64,
+            DecoderOptions::NONE,
+        );
+        let mut starts = Vec::new();
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            if instruction.is_invalid() {
+                break;
+            }
+            starts.push(instruction.ip() as usize);
+        }
+        starts
+    }
+
+    /// All instructions of all functions.
+    pub fn instructions(&self) -> Vec<usize> {
+        let mut all: Vec<_> = self
+            .functions
+            .iter()
+            .flat_map(|function| self.instructions_of(function))
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// One instruction of each function, by chance.
+    pub fn one_instruction_each(&self, seed: u64) -> Vec<usize> {
+        let mut state = seed;
+        let mut picked = Vec::new();
+        for function in &self.functions {
+            // Knuth's linear congruence.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let starts = self.instructions_of(function);
+            if !starts.is_empty() {
+                picked.push(starts[(state >> 33) as usize % starts.len()]);
+            }
+        }
+        picked
+    }
+}
