@@ -8,7 +8,7 @@ use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
 use std::sync::Mutex;
 
-use bpftime_attach::{Engine, Hit, Kind, Probe};
+use bpftime_attach::{Hit, Kind, Probe};
 use common::attach;
 use uapi::PtRegs;
 
@@ -243,7 +243,7 @@ fn expected_regs(state: &State, seen: &PtRegs, ip: u64) -> PtRegs {
 
 fn check(victim: unsafe extern "C" fn(), flags: u64) {
     const ALWAYS_SET: u64 = 0x202;
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = victim as *const () as usize;
     let state = State {
         general: std::array::from_fn(|i| 0x0101_0101_0101_0101 * (i as u64 + 1)),
@@ -269,10 +269,10 @@ fn check(victim: unsafe extern "C" fn(), flags: u64) {
     let probe = |i: usize| Probe::new(destroy, (&raw const *seen[i]).cast());
     // SAFETY: no hit runs while we look.
     let regs = |i: usize| unsafe { *seen[i].0.get() };
-    let entry = attach(&engine, addr, Kind::Entry, probe(0));
+    let entry = attach(engine, addr, Kind::Entry, probe(0));
     same(run(&state, victim));
     assert_eq!(regs(0), expected_regs(&state, &regs(0), addr as u64));
-    let exit = attach(&engine, addr, Kind::Return, probe(1));
+    let exit = attach(engine, addr, Kind::Return, probe(1));
     same(run(&state, victim));
     let at_return = regs(1);
     assert_eq!(at_return, expected_regs(&state, &at_return, at_return.ip));
@@ -299,7 +299,7 @@ fn all_registers_and_flags() {
 #[test]
 fn the_red_zone_of_an_entry_probe() {
     let _victims = VICTIMS.lock();
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = reg_victim as *const () as usize;
     let seen: &'static Seen = Box::leak(Box::new(Seen(UnsafeCell::default())));
     let state = State {
@@ -309,7 +309,7 @@ fn the_red_zone_of_an_entry_probe() {
         red_zone: std::array::from_fn(|i| 0xabcd_0000 + i as u64),
     };
     let entry = attach(
-        &engine,
+        engine,
         addr,
         Kind::Entry,
         Probe::new(destroy, (&raw const *seen).cast()),
