@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Instant;
 
-use bpftime_attach::{Hit, Kind, Probe};
+use bpftime_attach::{Engine, Hit, Kind, Needs, Probe};
 
 unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: *mut Hit) -> u64 {
     0
@@ -18,7 +18,8 @@ extern "C" fn victim(a: u64) -> u64 {
 }
 
 fn nanoseconds_per_call() -> f64 {
-    const CALLS: u32 = 1_000_000;
+    // Short, so that some rounds are not interrupted.
+    const CALLS: u32 = 20_000;
     let round = || {
         let started = Instant::now();
         for i in 0..CALLS {
@@ -26,28 +27,30 @@ fn nanoseconds_per_call() -> f64 {
         }
         started.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
     };
-    (0..15).map(|_| round()).fold(f64::MAX, f64::min)
+    (0..500).map(|_| round()).fold(f64::MAX, f64::min)
 }
 
 fn main() {
-    let engine = common::engine();
+    let engine = Engine::new().expect("an engine");
     let addr = victim as *const () as usize;
-    let probe = Probe::new(empty, std::ptr::null());
     let plain = nanoseconds_per_call();
-    for kinds in [
-        &[Kind::Entry][..],
-        &[Kind::Return],
-        &[Kind::Entry, Kind::Return],
-    ] {
-        let ids: Vec<_> = kinds
-            .iter()
-            .map(|kind| common::attach(engine, addr, *kind, probe))
-            .collect();
-        println!(
-            "{kinds:?}: {:.1} ns over {plain:.1}",
-            nanoseconds_per_call() - plain
-        );
-        engine.detach(&ids);
+    for needs in [Needs::LITTLE, Needs::VECTORS, Needs::EVERYTHING] {
+        let probe = Probe::new(empty, std::ptr::null()).needing(needs);
+        for kinds in [
+            &[Kind::Entry][..],
+            &[Kind::Return],
+            &[Kind::Entry, Kind::Return],
+        ] {
+            let ids: Vec<_> = kinds
+                .iter()
+                .map(|kind| common::attach(&engine, addr, *kind, probe))
+                .collect();
+            println!(
+                "{needs:?} {kinds:?}: {:.1} ns over {plain:.1}",
+                nanoseconds_per_call() - plain
+            );
+            engine.detach(&ids);
+        }
     }
     println!("detached: {:.1} ns", nanoseconds_per_call());
 }

@@ -13,11 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uapi::Errno;
 
 use crate::arch::plan::{Body, Plan, Planner};
-use crate::arch::{emit, sys, thread};
+use crate::arch::{decode, direct, emit, entry, sys, thread};
 use crate::arena::{Arena, Intervals};
-use crate::backend::{Backend, HookId, SiteInfo};
 use crate::error::{AttachError, Refusal};
-use crate::guard;
 use crate::lock::Lock;
 use crate::mappings;
 use crate::module::Module;
@@ -28,12 +26,36 @@ use crate::syscalls::sites::Sites;
 use crate::syscalls::{SyscallProbe, SyscallSite};
 use crate::text::{self, Change, Outcome, TextWriter};
 
+/// One attached probe.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HookId(u64);
+
+/// One hooked address, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SiteInfo {
+    /// First instruction of the function.
+    pub addr: usize,
+    /// How the jump fits.
+    pub tactic: Tactic,
+    /// Probes that run at entry.
+    pub entry_probes: usize,
+    /// Probes that run at return.
+    pub return_probes: usize,
+    /// Hits skipped since the site was made.
+    pub missed: u64,
+}
+
 /// What the engine knows of a site.
 struct Record {
     site: &'static Site,
     tactic: Tactic,
     head: Change,
     is_patched: bool,
+    /// Where the trampoline begins, with the address of its thunk.
+    trampoline: u64,
+    thunk: u64,
+    /// Nobody needs the status flags at the address.
+    flags_dead: bool,
     entry: Vec<Attached>,
     exit: Vec<Attached>,
 }
@@ -47,16 +69,30 @@ impl Record {
         }
     }
 
-    /// Lets threads see the lists; the old ones stay readable.
-    fn publish(&self) {
-        ProbeList::publish(&self.site.entry, &self.entry);
-        ProbeList::publish(&self.site.exit, &self.exit);
+    /// Lets threads see the lists; gives the old ones.
+    fn publish(&self) -> impl Iterator<Item = Box<ProbeList>> + use<> {
+        let entry = ProbeList::publish(&self.site.entry, &self.entry);
+        let exit = ProbeList::publish(&self.site.exit, &self.exit);
+        entry.into_iter().chain(exit)
+    }
+
+    /// The thunk that fits the published lists.
+    fn best_thunk(&self) -> u64 {
+        // The engine's lock is held, so nobody frees the lists.
+        direct::thunk(
+            self.site.entry_probes(),
+            self.site.exit_probes(),
+            self.flags_dead,
+        )
     }
 
     fn is_idle(&self) -> bool {
         self.entry.is_empty() && self.exit.is_empty()
     }
 }
+
+/// Bytes of code that are looked at for what overwrites the flags.
+const FLAGS_WINDOW: usize = 64;
 
 /// All that the engine's lock protects.
 struct State {
@@ -66,6 +102,9 @@ struct State {
     owned: Intervals,
     syscalls: Sites,
     next_id: u64,
+    /// Lists that are in no place any more, but that a thread may be reading.
+    #[expect(clippy::vec_box, reason = "threads know them by address")]
+    replaced: Vec<Box<ProbeList>>,
 }
 
 // SAFETY: the raw pointers in probes are passed through, not followed; that
@@ -80,6 +119,7 @@ static STATE: Lock<State> = Lock::new(State {
     owned: Intervals::new(),
     syscalls: Sites::new(),
     next_id: 1,
+    replaced: Vec::new(),
 });
 
 /// The hook engine. Engines of one process share their sites.
@@ -113,29 +153,10 @@ impl Engine {
         })
     }
 
-    /// From now on exactly these probes run at system calls, made by whatever
-    /// instruction of these modules or of others that were given before.
-    /// [`Engine::syscall_sites`] tells which could not be hooked.
-    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
-        let mut state = STATE.lock();
-        state.syscalls.publish(probes);
-        state.hook_syscalls(modules, self.can_step);
-    }
-
-    /// The `syscall` instructions that take part in what is traced.
-    pub fn syscall_sites(&self) -> Vec<SyscallSite> {
-        STATE.lock().syscalls.list()
-    }
-
-    /// Probes are skipped, and not counted as missed, on the calling thread
-    /// from now on: the agent's own.
-    pub fn exempt_thread() {
-        guard::exempt(thread::current());
-    }
-}
-
-impl Backend for Engine {
-    fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
+    /// Attaches a batch. Probes of one point run in the order they came.
+    /// When it returns, every thread runs the probes that were attached; the
+    /// text of the others is unchanged.
+    pub fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
         let mut state = STATE.lock();
         let mut plans = Vec::new();
         let mut results = Vec::with_capacity(batch.len());
@@ -153,12 +174,9 @@ impl Backend for Engine {
                 reason,
             }));
         }
-        let mut failed = write_plans(&plans);
-        for addr in &touched {
-            if let Some(record) = state.sites.get(addr) {
-                record.publish();
-            }
-        }
+        state.publish(&touched);
+        let mut failed = write_plans(&state.with_thunks(plans));
+        state.choose_thunks(&touched, self.can_step);
         failed.extend(state.patch(&touched, &failed, self.can_step));
         if !failed.is_empty() {
             for (result, (point, _)) in results.iter_mut().zip(batch) {
@@ -170,27 +188,26 @@ impl Backend for Engine {
                     *result = Err(error.clone());
                 }
             }
-            for addr in failed.keys() {
-                if let Some(record) = state.sites.get(addr) {
-                    record.publish();
-                }
-            }
+            state.publish(&failed.into_keys().collect());
         }
+        state.free_replaced(self.can_step);
         results
     }
 
-    fn detach(&self, ids: &[HookId]) {
+    /// Detaches probes; ids that are gone already are skipped. Functions
+    /// without a probe have their original bytes again when this returns. A
+    /// thread may still be inside a callback.
+    pub fn detach(&self, ids: &[HookId]) {
         let mut state = STATE.lock();
         let touched: BTreeSet<u64> = ids.iter().filter_map(|id| state.remove(*id)).collect();
-        for addr in &touched {
-            if let Some(record) = state.sites.get(addr) {
-                record.publish();
-            }
-        }
+        state.publish(&touched);
+        state.choose_thunks(&touched, self.can_step);
         state.unpatch(&touched, self.can_step);
+        state.free_replaced(self.can_step);
     }
 
-    fn forget_range(&self, range: Range<usize>) {
+    /// A module was unmapped: forget its sites, write nothing.
+    pub fn forget_range(&self, range: Range<usize>) {
         let mut state = STATE.lock();
         let range = range.start as u64..range.end as u64;
         let gone: Vec<u64> = state
@@ -206,11 +223,8 @@ impl Backend for Engine {
         state.syscalls.forget_range(&range);
     }
 
-    fn native(&self) -> Option<&Engine> {
-        Some(self)
-    }
-
-    fn sites(&self) -> Vec<SiteInfo> {
+    /// All sites that have probes.
+    pub fn sites(&self) -> Vec<SiteInfo> {
         let state = STATE.lock();
         let sites = state.sites.iter().filter(|(_, record)| !record.is_idle());
         sites
@@ -222,6 +236,26 @@ impl Backend for Engine {
                 missed: record.site.missed.load(Ordering::Relaxed),
             })
             .collect()
+    }
+
+    /// From now on exactly these probes run at system calls, made by whatever
+    /// instruction of these modules or of others that were given before.
+    /// [`Engine::syscall_sites`] tells which could not be hooked.
+    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
+        let mut state = STATE.lock();
+        state.syscalls.publish(probes);
+        state.hook_syscalls(modules, self.can_step);
+    }
+
+    /// The `syscall` instructions that take part in what is traced.
+    pub fn syscall_sites(&self) -> Vec<SyscallSite> {
+        STATE.lock().syscalls.list()
+    }
+
+    /// Probes are skipped, and not counted as missed, on the calling thread
+    /// from now on: the agent's own.
+    pub fn exempt_thread() {
+        thread::current().is_exempt.set(true);
     }
 }
 
@@ -272,6 +306,11 @@ impl State {
             tactic: plan.tactic,
             head: plan.head,
             is_patched: false,
+            trampoline: plan.writes.last().map_or(0, |(at, _)| *at),
+            thunk: entry::address(),
+            flags_dead: module
+                .original(addr, FLAGS_WINDOW)
+                .is_some_and(|code| decode::overwrites_flags(code, addr)),
             entry: Vec::new(),
             exit: Vec::new(),
         };
@@ -321,7 +360,7 @@ impl State {
         let id = self.next_id;
         self.next_id += 1;
         if let Some(record) = self.sites.get_mut(&addr) {
-            record.probes(kind).push(Attached { id, probe });
+            record.probes(kind).push(Attached::new(id, probe));
         }
         self.hooks.insert(HookId(id), (addr, kind));
         HookId(id)
@@ -333,6 +372,71 @@ impl State {
         let record = self.sites.get_mut(&addr)?;
         record.probes(kind).retain(|attached| attached.id != id.0);
         Some(addr)
+    }
+
+    /// Lets threads see the lists of these sites.
+    fn publish(&mut self, sites: &BTreeSet<u64>) {
+        let records = sites.iter().filter_map(|addr| self.sites.get(addr));
+        self.replaced.extend(records.flat_map(Record::publish));
+    }
+
+    /// Plans whose trampolines call the thunks that fit the published lists.
+    fn with_thunks(&mut self, mut plans: Vec<(u64, Plan)>) -> Vec<(u64, Plan)> {
+        for (addr, plan) in &mut plans {
+            let Some(record) = self.sites.get_mut(addr) else {
+                continue;
+            };
+            let code = plan.writes.last_mut();
+            let word = code.and_then(|(_, code)| code.first_chunk_mut());
+            if let Some(word) = word {
+                record.thunk = record.best_thunk();
+                *word = record.thunk.to_le_bytes();
+            }
+        }
+        plans
+    }
+
+    /// Lets trampolines that are there already call the thunks that fit. One
+    /// that cannot be changed still runs what it should: a thunk leaves to the
+    /// general one what it does not do itself.
+    fn choose_thunks(&mut self, sites: &BTreeSet<u64>, can_step: bool) {
+        let is_due = |addr: &&u64| {
+            let record = self.sites.get(addr);
+            record
+                .is_some_and(|r| !r.is_idle() && r.thunk != r.best_thunk() && r.trampoline % 8 == 0)
+        };
+        let due: Vec<u64> = sites.iter().filter(is_due).copied().collect();
+        if due.is_empty() {
+            return;
+        }
+        let records = due.iter().filter_map(|addr| self.sites.get(addr));
+        let changes: Vec<Change> = records
+            .map(|record| {
+                let (now, then) = (record.thunk, record.best_thunk());
+                Change::new(record.trampoline, &now.to_le_bytes(), &then.to_le_bytes())
+            })
+            .collect();
+        // SAFETY: we hold the lock. An address in an aligned word, which
+        // threads load at once; both thunks do for either list.
+        let outcomes = unsafe { text::change(&changes, can_step) };
+        for (addr, outcome) in due.iter().zip(outcomes) {
+            if let (Outcome::Done, Some(record)) = (outcome, self.sites.get_mut(addr)) {
+                record.thunk = record.best_thunk();
+            }
+        }
+    }
+
+    /// Frees lists that no thread can be reading any more.
+    fn free_replaced(&mut self, can_step: bool) {
+        // Without a barrier nobody knows what the guards of others are.
+        if !can_step || self.replaced.is_empty() {
+            return;
+        }
+        // From here on a thread that enters a hit sees the new lists, and one
+        // that has entered before is seen by its guard.
+        if sys::sync_cores().is_ok() && shadow::have_left() {
+            self.replaced.clear();
+        }
     }
 
     /// Writes the jumps of sites that have none yet; gives what failed.

@@ -11,12 +11,11 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::arch::sys;
 use crate::arch::thread::Thread;
+use crate::shadow::Shadow;
 
-/// The guard of a thread on which probes are skipped for ever.
-const EXEMPT: u64 = u64::MAX;
-
-/// Mixed into the mark so that a copied stack word is not taken for it.
-const MARK: u64 = 0x6270_6674_696d_6521;
+/// What a running hit's frame holds where the guard points. Any number that
+/// does not lie around, and that an instruction can store.
+pub(crate) const MARK: u64 = 0x6270_6674;
 
 /// A word in the frame of a running hit. Its address is the thread's guard:
 /// a handler may siglongjmp(3) out of a hit and nobody resets the guard, but
@@ -30,50 +29,46 @@ impl Mark {
 }
 
 /// Whether a hit may run its probes.
-#[derive(PartialEq, Eq)]
 pub(crate) enum Admission {
     /// It runs; call [`leave`] afterwards.
-    Run,
+    Run(&'static Shadow),
     /// A hit of this thread is running: count a miss.
     Nested,
-    /// The thread is ours.
+    /// The thread is ours, or there is no memory for its block.
     Exempt,
 }
 
 /// Enters a hit whose frame holds `mark`.
 #[inline]
 pub(crate) fn enter(thread: &Thread, mark: &mut Mark) -> Admission {
+    if thread.is_exempt.get() {
+        return Admission::Exempt;
+    }
+    let Some(shadow) = Shadow::of(thread) else {
+        return Admission::Exempt;
+    };
     let here = &raw mut *mark as u64;
-    let guard = thread.guard.get();
-    if guard != 0 {
-        if guard == EXEMPT {
-            return Admission::Exempt;
-        }
-        if is_running(guard, here) {
-            return Admission::Nested;
-        }
+    let guard = shadow.guard.load(Ordering::Relaxed);
+    if guard != 0 && is_running(guard, here) {
+        return Admission::Nested;
     }
     // SAFETY: `mark` is exclusively ours. Volatile: a signal handler reads it
     // through the guard.
-    unsafe { (&raw mut mark.0).write_volatile(here ^ MARK) };
+    unsafe { (&raw mut mark.0).write_volatile(MARK) };
     compiler_fence(Ordering::SeqCst);
-    thread.guard.set(here);
+    shadow.guard.store(here, Ordering::Relaxed);
     compiler_fence(Ordering::SeqCst);
-    Admission::Run
+    Admission::Run(shadow)
 }
 
 /// Leaves a hit that was admitted.
 #[inline]
-pub(crate) fn leave(thread: &Thread, mark: &mut Mark) {
+pub(crate) fn leave(shadow: &Shadow, mark: &mut Mark) {
     compiler_fence(Ordering::SeqCst);
-    thread.guard.set(0);
+    // Release: who sees it may free what the hit used.
+    shadow.guard.store(0, Ordering::Release);
     // SAFETY: as in `enter`.
     unsafe { (&raw mut mark.0).write_volatile(0) };
-}
-
-/// Probes are skipped on this thread from now on.
-pub(crate) fn exempt(thread: &Thread) {
-    thread.guard.set(EXEMPT);
 }
 
 /// Whether the hit that set `guard` still runs, seen from a frame at `here`.
@@ -86,7 +81,7 @@ fn is_running(guard: u64, here: u64) -> bool {
     // SAFETY: readable just now; stacks of this thread do not go away while a
     // frame of it runs here.
     let mark = unsafe { (guard as *const u64).read_volatile() };
-    if mark != guard ^ MARK {
+    if mark != MARK {
         return false;
     }
     // A frame below its caller's has been left, unless we are on another stack.

@@ -25,30 +25,28 @@ use crate::site::{ProbeList, Site};
 /// Called by the entry thunk only: `regs` describes the calling thread,
 /// stopped at `site`, with the return address at `regs.sp`.
 pub(crate) unsafe extern "C" fn on_entry(regs: &mut PtRegs, site: &Site) -> u64 {
-    let thread = thread::current();
     let mut mark = Mark::new();
-    match guard::enter(thread, &mut mark) {
-        Admission::Run => {}
+    let shadow = match guard::enter(thread::current(), &mut mark) {
+        Admission::Run(shadow) => shadow,
         Admission::Nested => {
             missed(site, site.entry_probes());
             missed(site, site.exit_probes());
             return 0;
         }
         Admission::Exempt => return 0,
-    }
-    if let Some(probes) = site.entry_probes() {
-        run(probes, None, regs, site, 0);
-    }
+    };
+    run(shadow, site.entry_probes(), u64::MAX, regs, site, 0);
     let mut through_stub = 0;
-    if let Some(probes) = site.exit_probes() {
+    let probes = site.exit_probes();
+    if !probes.is_empty() {
         // SAFETY: the thunk's contract: a return address is at `sp`.
-        if unsafe { Shadow::push(thread, regs.sp, site, probes) } {
+        if unsafe { shadow.push(regs.sp, site, probes.newest()) } {
             through_stub = 1;
         } else {
-            missed(site, Some(probes));
+            missed(site, probes);
         }
     }
-    guard::leave(thread, &mut mark);
+    guard::leave(shadow, &mut mark);
     through_stub
 }
 
@@ -74,8 +72,8 @@ pub(crate) unsafe extern "C" fn on_return(regs: &mut PtRegs, slot: *mut u64) {
     // unwinder always finds the address in one of them.
     unsafe { slot.write_volatile(frame.return_address) };
     newest.pop();
-    if admission == Admission::Run {
-        guard::leave(thread, &mut mark);
+    if let Admission::Run(shadow) = admission {
+        guard::leave(shadow, &mut mark);
     }
 }
 
@@ -106,42 +104,31 @@ unsafe fn on_odd_return(regs: &mut PtRegs, slot: *mut u64) {
             break;
         }
     }
-    if admission == Admission::Run {
-        guard::leave(thread, &mut mark);
+    if let Admission::Run(shadow) = admission {
+        guard::leave(shadow, &mut mark);
     }
 }
 
-/// What the admission of a return means for its probes.
+/// What the admission of a return means for its probes: those that were there
+/// when the function was entered, and are still.
 #[inline]
 fn finish(admission: &Admission, frame: &Frame, regs: &mut PtRegs) {
+    let site = frame.site();
     match admission {
-        Admission::Run => run_exit(frame, regs),
-        Admission::Nested => missed(frame.site(), Some(frame.probes())),
+        Admission::Run(shadow) => {
+            run(shadow, site.exit_probes(), frame.newest, regs, site, 1);
+        }
+        Admission::Nested => missed(site, site.exit_probes()),
         Admission::Exempt => {}
     }
 }
 
-/// Runs those return probes of a frame that are still attached.
-fn run_exit(frame: &Frame, regs: &mut PtRegs) {
-    let site = frame.site();
-    let Some(current) = site.exit_probes() else {
-        return;
-    };
-    let unchanged = core::ptr::eq(current, frame.probes());
-    run(
-        frame.probes(),
-        (!unchanged).then_some(current),
-        regs,
-        site,
-        1,
-    );
-}
-
-/// Runs probes in attach order; with `only`, those that it holds too.
+/// Runs probes in attach order, up to the one with id `newest`.
 #[inline]
 fn run(
+    shadow: &Shadow,
     probes: &ProbeList,
-    only: Option<&ProbeList>,
+    newest: u64,
     regs: &mut PtRegs,
     site: &Site,
     at_return: u32,
@@ -152,9 +139,10 @@ fn run(
         at_return,
     };
     for attached in probes.iter() {
-        if only.is_some_and(|only| !only.holds(attached.id)) {
-            continue;
+        if attached.id > newest {
+            break;
         }
+        shadow.count(attached.hits());
         let probe = attached.probe;
         // SAFETY: whoever attached the probe vouches for callback and data.
         unsafe { (probe.callback)(&raw mut *regs, probe.data, &raw mut hit) };
@@ -162,8 +150,8 @@ fn run(
 }
 
 #[cold]
-fn missed(site: &Site, probes: Option<&ProbeList>) {
-    if let Some(probes) = probes {
+fn missed(site: &Site, probes: &ProbeList) {
+    if !probes.is_empty() {
         site.missed.fetch_add(1, Ordering::Relaxed);
         probes.count_missed();
     }

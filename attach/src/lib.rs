@@ -7,13 +7,13 @@
 //! stopped, no signal handler is installed and no fd is kept.
 //!
 //! Reading order: [`probe`] (what is asked), [`module`] (the text it is asked
-//! of), [`backend`] (who hooks), [`engine`] (who keeps the sites of ours); then what happens when one is made:
+//! of), [`engine`] (who keeps the sites); then what happens when one is made:
 //! `arch::plan`, `arena`, `text`; and when one is hit: `arch::entry`, `hit`,
 //! `guard`, `shadow`, `arch::stub`.
 
 mod arch;
 mod arena;
-pub mod backend;
+mod counter;
 pub mod engine;
 mod error;
 mod guard;
@@ -27,10 +27,10 @@ mod site;
 pub mod syscalls;
 mod text;
 
-pub use backend::{Backend, HookId, Refusing, SiteInfo, open};
-pub use engine::Engine;
+pub use counter::{Counter, Hits};
+pub use engine::{Engine, HookId, SiteInfo};
 pub use error::{AttachError, Refusal};
 pub use module::{Module, ModuleError};
-pub use probe::{Callback, Hit, Kind, Point, Probe, Tactic};
+pub use probe::{Callback, Hit, Kind, Needs, Point, Probe, Tactic};
 pub use shadow::true_return_address;
 pub use syscalls::{SyscallCallback, SyscallEvent, SyscallProbe, SyscallSite, When};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use uapi::PtRegs;
 
+use crate::counter::Hits;
 use crate::module::Module;
 
 /// What a hook calls, on the thread that hit the point.
@@ -48,6 +49,39 @@ pub enum Kind {
     Session,
 }
 
+/// What a callback needs beyond what is cheap: the argument words of `regs`
+/// (`di si dx cx ax r8` to `r11`, `ip` and `sp`), and the general registers
+/// that C functions may change. The less it needs, the less a hit costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Needs(pub(crate) u8);
+
+impl Needs {
+    /// It reads no other word of `regs`, changes no vector register, takes DF
+    /// as it finds it, does without an aligned stack and looks at no `hit`.
+    pub const LITTLE: Needs = Needs(0);
+    /// It is compiled code, which may change vector registers, and expects
+    /// an aligned stack and DF clear.
+    pub const VECTORS: Needs = Needs(1);
+    /// It may read any word of `regs`.
+    pub const ALL_REGISTERS: Needs = Needs(2);
+    /// It reads `hit`.
+    pub const HIT: Needs = Needs(4);
+    /// Whatever a callback may need.
+    pub const EVERYTHING: Needs = Needs(7);
+    /// There is no callback.
+    pub(crate) const NOTHING_TO_RUN: Needs = Needs(0x80);
+
+    /// What is needed by either.
+    #[must_use]
+    pub const fn and(self, other: Needs) -> Needs {
+        Needs(self.0 | other.0)
+    }
+
+    pub(crate) const fn any_of(self, other: Needs) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
 /// A callback with what it is given. All that it points to stays valid for
 /// ever: threads may still be in it after a detach.
 #[derive(Clone, Copy)]
@@ -59,16 +93,32 @@ pub struct Probe {
     /// Counts the hits that were skipped: inside another probe of the same
     /// thread, or beyond the depth of return probes. May be null.
     pub missed: *const AtomicU64,
+    /// Counts the calls of `callback`.
+    pub hits: Hits,
+    /// What `callback` needs.
+    pub needs: Needs,
 }
 
 impl Probe {
-    /// A probe that does not count misses.
+    /// A probe that needs everything and counts nothing.
     pub const fn new(callback: Callback, data: *const ()) -> Probe {
         Probe {
             callback,
             data,
             missed: core::ptr::null(),
+            hits: Hits::UNCOUNTED,
+            needs: Needs::EVERYTHING,
         }
+    }
+
+    /// The same probe, counting its calls.
+    pub const fn counting_hits(self, hits: Hits) -> Probe {
+        Probe { hits, ..self }
+    }
+
+    /// The same probe, of which is known what its callback needs.
+    pub const fn needing(self, needs: Needs) -> Probe {
+        Probe { needs, ..self }
     }
 
     /// The same probe, counting its misses in `missed`.

@@ -1,5 +1,6 @@
-//! Where the true return addresses are while a function runs with ours: one
-//! stack of entries per thread, in memory that outlives the thread, linked for
+//! One block for each thread that had a hit, in memory that outlives the
+//! thread: its guard, its counters, and where the true return addresses are
+//! while functions run with ours, a stack of entries. Blocks are linked for
 //! unwinders and for coroutines that move between threads. Reachable from
 //! trampolines: no allocation, no lock, no libc, no panic.
 //!
@@ -15,43 +16,46 @@
 )]
 
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use crate::arch::thread::Thread;
 use crate::arch::{stub, sys};
-use crate::site::{ProbeList, Site};
+use crate::counter::COUNTER_BYTES;
+use crate::site::Site;
 
 /// Frames that a thread can have under return probes at a time.
 const DEPTH: usize = 1 << 16;
-/// Bytes before the first entry.
-const HEADER: usize = 4096;
+/// Where the counters are in a block.
+pub(crate) const COUNTERS: usize = 128;
+/// Bytes before the first entry; pages of them cost when touched.
+const HEADER: usize = (COUNTERS + COUNTER_BYTES + 8191) & !4095;
+/// Dead owners that a new thread looks for before it takes new memory.
+const MOST_ASKED: usize = 16;
 
-/// One hijacked frame. Unwind information reads `key` and `return_address`.
+/// One hijacked frame. Unwind information reads `key` and `return_address`,
+/// the stubs in `arch` read and write all of it.
 #[repr(C)]
 struct Entry {
     /// Stack pointer after the return; 0 once popped.
     key: AtomicU64,
     return_address: AtomicU64,
     site: AtomicPtr<Site>,
-    probes: AtomicPtr<ProbeList>,
+    /// The newest probe that is to run at its return.
+    newest: AtomicU64,
 }
 
 /// What an entry says.
 pub(crate) struct Frame {
     pub(crate) return_address: u64,
     site: *const Site,
-    probes: *const ProbeList,
+    /// Probes with larger ids came after the function was entered.
+    pub(crate) newest: u64,
 }
 
 impl Frame {
     pub(crate) fn site(&self) -> &'static Site {
         // SAFETY: entries are made from references to sites, which are never freed.
         unsafe { &*self.site }
-    }
-
-    pub(crate) fn probes(&self) -> &'static ProbeList {
-        // SAFETY: entries are made from references to lists, which are never freed.
-        unsafe { &*self.probes }
     }
 }
 
@@ -91,12 +95,12 @@ impl Entry {
         Frame {
             return_address: self.return_address.load(Ordering::Relaxed),
             site: self.site.load(Ordering::Relaxed),
-            probes: self.probes.load(Ordering::Relaxed),
+            newest: self.newest.load(Ordering::Relaxed),
         }
     }
 }
 
-/// One thread's stack of entries. Unwind information reads the first three.
+/// The head of one thread's block. Unwind information reads the first three.
 #[repr(C)]
 pub(crate) struct Shadow {
     next: AtomicPtr<Shadow>,
@@ -107,21 +111,67 @@ pub(crate) struct Shadow {
     owner: AtomicU64,
     /// Frames for which there was no room since it helped to look for dead ones.
     refused: AtomicU64,
+    /// 0, or the guard of the running hit (`crate::guard`).
+    pub(crate) guard: AtomicU64,
+}
+
+/// What instructions know of [`Shadow`] and [`Entry`].
+pub(crate) mod offsets {
+    use super::{Entry, Shadow};
+    use core::mem::offset_of;
+
+    pub(crate) const TOP: usize = offset_of!(Shadow, top);
+    pub(crate) const END: usize = offset_of!(Shadow, end);
+    pub(crate) const GUARD: usize = offset_of!(Shadow, guard);
+    pub(crate) const RETURN_ADDRESS: usize = offset_of!(Entry, return_address);
+    pub(crate) const SITE: usize = offset_of!(Entry, site);
+    pub(crate) const NEWEST: usize = offset_of!(Entry, newest);
+    pub(crate) const ENTRY: usize = size_of::<Entry>();
+    const _: () = assert!(offset_of!(Entry, key) == 0);
 }
 
 // The call-frame information in `arch::stub` knows these.
 const _: () = assert!(size_of::<Entry>() == 32 && offset_of!(Entry, return_address) == 8);
 const _: () = assert!(offset_of!(Shadow, next) == 0);
 const _: () = assert!(offset_of!(Shadow, top) == 8 && offset_of!(Shadow, base) == 16);
-const _: () = assert!(size_of::<Shadow>() + size_of::<Entry>() <= HEADER);
+const _: () = assert!(size_of::<Shadow>() <= COUNTERS);
+const _: () = assert!(COUNTERS + COUNTER_BYTES + size_of::<Entry>() <= HEADER);
 
-/// Head of the list of all shadow stacks; it only ever grows.
+/// Head of the list of all blocks; it only ever grows.
 fn head() -> &'static AtomicPtr<Shadow> {
     // SAFETY: a pointer-sized aligned word that only this module uses.
     unsafe { AtomicPtr::from_ptr(stub::shadows().cast()) }
 }
 
-/// All shadow stacks of the process.
+/// How many there are.
+static BLOCKS: AtomicUsize = AtomicUsize::new(0);
+
+/// The sum of a counter's words in all threads, dead ones included.
+pub(crate) fn total(offset: usize) -> u64 {
+    all().fold(0, |sum, shadow| {
+        sum.wrapping_add(shadow.word(offset).load(Ordering::Relaxed))
+    })
+}
+
+/// Waits a moment until every thread that is in a hit now has left it. False
+/// if one has not: it may be elsewhere, and its guard left behind.
+pub(crate) fn have_left() -> bool {
+    const PATIENCE: u32 = 256;
+    let pid = sys::getpid();
+    all().all(|shadow| {
+        let guard = shadow.guard.load(Ordering::Acquire);
+        // A forked child has the blocks of threads that it does not have.
+        let is_elsewhere = (shadow.owner.load(Ordering::Relaxed) >> 32) as u32 != pid;
+        guard == 0
+            || is_elsewhere
+            || (0..PATIENCE).any(|_| {
+                sys::sched_yield();
+                shadow.guard.load(Ordering::Acquire) != guard
+            })
+    })
+}
+
+/// All blocks of the process.
 fn all() -> impl Iterator<Item = &'static Shadow> {
     // SAFETY: linked stacks are initialised before and never unmapped.
     let first = unsafe { head().load(Ordering::Acquire).as_ref() };
@@ -132,24 +182,53 @@ fn all() -> impl Iterator<Item = &'static Shadow> {
 }
 
 impl Shadow {
+    /// The thread's block; none if there is no memory for one.
+    #[inline]
+    pub(crate) fn of(thread: &Thread) -> Option<&'static Shadow> {
+        // SAFETY: `Thread::shadow` is null or a linked block, never unmapped.
+        let shadow: Option<&'static Shadow> = unsafe { thread.shadow.get().as_ref() };
+        shadow.or_else(|| Shadow::first_of(thread))
+    }
+
+    /// Gives the thread a block. Its system calls are no hits.
+    #[cold]
+    fn first_of(thread: &Thread) -> Option<&'static Shadow> {
+        thread.is_exempt.set(true);
+        let mask = sys::block_signals();
+        let new = acquire();
+        if let Some(new) = new {
+            thread.shadow.set(core::ptr::from_ref(new).cast_mut());
+        }
+        sys::restore_signals(mask);
+        thread.is_exempt.set(false);
+        new
+    }
+
+    /// Counts a hit in the word at `offset`. Only from an admitted hit, which
+    /// no other interrupts.
+    #[inline]
+    pub(crate) fn count(&self, offset: usize) {
+        let word = self.word(offset);
+        word.store(
+            word.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!((COUNTERS..COUNTERS + COUNTER_BYTES).contains(&offset));
+        // SAFETY: `offset` is a counter's, which lies in the block's mapping.
+        unsafe { &*core::ptr::from_ref(self).cast::<u8>().add(offset).cast() }
+    }
+
     /// Takes the return address at `sp` (the slot) for `site` and puts the
     /// stub's label there. False if there is no room: the slot is unchanged.
     ///
     /// # Safety
     /// `sp` points to the return address of a function that has just been
     /// called and will be entered through the return stub.
-    pub(crate) unsafe fn push(thread: &Thread, sp: u64, site: &Site, probes: &ProbeList) -> bool {
-        // SAFETY: `Thread::shadow` is null or a linked stack.
-        let shadow = match unsafe { thread.shadow.get().as_ref() } {
-            Some(shadow) => shadow,
-            None => match acquire() {
-                Some(shadow) => {
-                    thread.shadow.set(core::ptr::from_ref(shadow).cast_mut());
-                    shadow
-                }
-                None => return false,
-            },
-        };
+    pub(crate) unsafe fn push(&self, sp: u64, site: &Site, newest: u64) -> bool {
+        let shadow = self;
         let slot = sp as *mut u64;
         let key = sp + 8;
         // SAFETY: the caller's contract.
@@ -173,9 +252,7 @@ impl Shadow {
         entry
             .site
             .store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
-        entry
-            .probes
-            .store(core::ptr::from_ref(probes).cast_mut(), Ordering::Relaxed);
+        entry.newest.store(newest, Ordering::Relaxed);
         entry.key.store(key, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
         // SAFETY: at most `end`.
@@ -338,7 +415,7 @@ impl Shadow {
                         .return_address
                         .store(source.return_address.load(relaxed), relaxed);
                     target.site.store(source.site.load(relaxed), relaxed);
-                    target.probes.store(source.probes.load(relaxed), relaxed);
+                    target.newest.store(source.newest.load(relaxed), relaxed);
                     target.key.store(key, Ordering::Release);
                     source.key.store(0, Ordering::Relaxed);
                 }
@@ -403,7 +480,10 @@ fn find(thread: &Thread, key: u64, outermost: bool) -> Option<(&'static Entry, &
 fn acquire() -> Option<&'static Shadow> {
     let (pid, tid) = (sys::getpid(), sys::gettid());
     let me = u64::from(pid) << 32 | u64::from(tid);
-    for shadow in all() {
+    // Some of the blocks, others each time: there may be thousands of threads.
+    let blocks = BLOCKS.load(Ordering::Relaxed).max(1);
+    let from = (tid as usize).wrapping_mul(MOST_ASKED) % blocks;
+    for shadow in all().skip(from).chain(all().take(from)).take(MOST_ASKED) {
         let owner = shadow.owner.load(Ordering::Relaxed);
         let (its_pid, its_tid) = ((owner >> 32) as u32, owner as u32);
         // After a raw fork the owner may be us under our parent's id: leave it.
@@ -416,6 +496,7 @@ fn acquire() -> Option<&'static Shadow> {
         if claim.is_ok() {
             if shadow.is_unused() {
                 shadow.top.store(shadow.base, Ordering::Release);
+                shadow.guard.store(0, Ordering::Relaxed);
                 return Some(shadow);
             }
             // A coroutine of the dead thread lives on: its addresses stay.
@@ -441,6 +522,7 @@ fn acquire() -> Option<&'static Shadow> {
             end: base.add(DEPTH),
             owner: AtomicU64::new(me),
             refused: AtomicU64::new(0),
+            guard: AtomicU64::new(0),
         });
     }
     // SAFETY: written just above, never unmapped.
@@ -450,7 +532,10 @@ fn acquire() -> Option<&'static Shadow> {
         shadow.next.store(expected, Ordering::Relaxed);
         let linked = core::ptr::from_ref(shadow).cast_mut();
         match head().compare_exchange(expected, linked, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => return Some(shadow),
+            Ok(_) => {
+                BLOCKS.fetch_add(1, Ordering::Relaxed);
+                return Some(shadow);
+            }
             Err(other) => expected = other,
         }
     }

@@ -9,51 +9,147 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::probe::Probe;
+use crate::probe::{Callback, Needs, Probe};
 
 /// A probe with the name by which a live frame recognises it after changes.
+/// Trampolines read all but the last two.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Attached {
+    callback: Callback,
+    data: *const (),
+    /// Where in the thread's block hits are counted.
+    hits: usize,
+    /// Whether another one follows.
+    more: u64,
     pub(crate) id: u64,
     pub(crate) probe: Probe,
 }
 
-/// The probes of one site and kind. Never changed and never freed: threads
-/// read it without a lock, frames keep it until they return.
+/// What instructions know of [`Attached`], [`ProbeList`] and [`Site`].
+pub(crate) mod offsets {
+    use super::{Attached, ProbeList, Site};
+    use core::mem::offset_of;
+
+    pub(crate) const CALLBACK: usize = offset_of!(Attached, callback);
+    pub(crate) const DATA: usize = offset_of!(Attached, data);
+    pub(crate) const HITS: usize = offset_of!(Attached, hits);
+    pub(crate) const MORE: usize = offset_of!(Attached, more);
+    pub(crate) const NEXT: usize = size_of::<Attached>();
+    pub(crate) const FIRST: usize = offset_of!(ProbeList, first);
+    pub(crate) const NEWEST: usize = offset_of!(ProbeList, newest);
+    pub(crate) const ADDR: usize = offset_of!(Site, addr);
+    pub(crate) const ENTRY: usize = offset_of!(Site, entry);
+    pub(crate) const EXIT: usize = offset_of!(Site, exit);
+    const _: () = assert!(offset_of!(ProbeList, needs) == 0);
+}
+
+impl Attached {
+    pub(crate) fn new(id: u64, probe: Probe) -> Attached {
+        Attached {
+            callback: probe.callback,
+            data: probe.data,
+            hits: probe.hits.offset(),
+            more: 0,
+            id,
+            probe,
+        }
+    }
+
+    /// Where in a thread's block this probe's hits are counted.
+    pub(crate) fn hits(&self) -> usize {
+        self.hits
+    }
+}
+
+/// The probes of one site and kind. Never changed; freed when no thread can
+/// be reading it.
+#[repr(C)]
 pub(crate) struct ProbeList {
+    /// What any of its callbacks needs, or [`Needs::NOTHING_TO_RUN`].
+    needs: u64,
+    /// The largest id.
+    newest: u64,
+    first: *const Attached,
     probes: Box<[Attached]>,
 }
 
+// SAFETY: what probes point to may be used on any thread (contract of `Probe`).
+unsafe impl Send for ProbeList {}
+// SAFETY: as above; a list is never changed.
+unsafe impl Sync for ProbeList {}
+
+/// The list without a probe.
+static NONE: std::sync::LazyLock<ProbeList> = std::sync::LazyLock::new(|| ProbeList::new(&[]));
+
 impl ProbeList {
-    /// Lets threads see `probes` in `place`, null for none. What was there
-    /// stays readable; a list that says the same stays in place.
-    pub(crate) fn publish(place: &AtomicPtr<ProbeList>, probes: &[Attached]) {
-        // SAFETY: null or published here, never freed.
-        let current = unsafe { place.load(Ordering::Relaxed).as_ref() };
-        let current = current.map_or(&[][..], |list| &list.probes);
-        if current
-            .iter()
-            .map(|attached| attached.id)
-            .eq(probes.iter().map(|attached| attached.id))
-        {
-            return;
+    fn new(probes: &[Attached]) -> ProbeList {
+        let mut probes: Box<[Attached]> = probes.into();
+        let mut needs = 0;
+        let mut newest = 0;
+        let mut more = 0;
+        for attached in probes.iter_mut().rev() {
+            attached.more = more;
+            more = 1;
+            needs |= attached.probe.needs.0;
+            newest = newest.max(attached.id);
+        }
+        if probes.is_empty() {
+            needs = Needs::NOTHING_TO_RUN.0;
+        }
+        ProbeList {
+            needs: needs.into(),
+            newest,
+            first: probes.as_ptr(),
+            probes,
+        }
+    }
+
+    /// The list without a probe, which is never freed. Not from trampolines.
+    fn none() -> *mut ProbeList {
+        core::ptr::from_ref(&*NONE).cast_mut()
+    }
+
+    /// Lets threads see `probes` in `place`. Gives the list that was there: a
+    /// thread may be reading it. One that says the same stays in place.
+    #[must_use]
+    pub(crate) fn publish(
+        place: &AtomicPtr<ProbeList>,
+        probes: &[Attached],
+    ) -> Option<Box<ProbeList>> {
+        let old = place.load(Ordering::Relaxed);
+        // SAFETY: published here and not freed while it is in place.
+        let current = unsafe { &*old };
+        let ids = |probes: &[Attached]| probes.iter().map(|attached| attached.id).collect();
+        let (current, new): (Vec<u64>, Vec<u64>) = (ids(&current.probes), ids(probes));
+        if current == new {
+            return None;
         }
         let list = if probes.is_empty() {
-            core::ptr::null_mut()
+            ProbeList::none()
         } else {
-            Box::into_raw(Box::new(ProbeList {
-                probes: probes.into(),
-            }))
+            Box::into_raw(Box::new(ProbeList::new(probes)))
         };
         place.store(list, Ordering::Release);
+        // SAFETY: every list but `none` came from a box, and is in no place now.
+        (old != ProbeList::none()).then(|| unsafe { Box::from_raw(old) })
     }
 
     pub(crate) fn iter(&self) -> core::slice::Iter<'_, Attached> {
         self.probes.iter()
     }
 
-    pub(crate) fn holds(&self, id: u64) -> bool {
-        self.iter().any(|attached| attached.id == id)
+    pub(crate) fn is_empty(&self) -> bool {
+        self.probes.is_empty()
+    }
+
+    pub(crate) fn needs(&self) -> Needs {
+        Needs(self.needs as u8)
+    }
+
+    /// The largest id in it: later probes are not for frames of now.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
     }
 
     /// Counts a skipped hit for each probe.
@@ -72,35 +168,35 @@ impl ProbeList {
 pub(crate) struct Site {
     /// The function's first instruction; the trampoline's thunk reads it.
     pub(crate) addr: u64,
-    /// Probes at entry, or null. Pairs with the engine's store of a new list.
+    /// Probes at entry. Pairs with the engine's store of a new list.
     pub(crate) entry: AtomicPtr<ProbeList>,
-    /// Probes at return, or null. Pairs with the engine's store of a new list.
+    /// Probes at return. Pairs with the engine's store of a new list.
     pub(crate) exit: AtomicPtr<ProbeList>,
     /// Hits skipped since the site was made.
     pub(crate) missed: AtomicU64,
 }
 
-const _: () = assert!(core::mem::offset_of!(Site, addr) == 0);
-
 impl Site {
     pub(crate) fn new(addr: u64) -> Site {
         Site {
             addr,
-            entry: AtomicPtr::new(core::ptr::null_mut()),
-            exit: AtomicPtr::new(core::ptr::null_mut()),
+            entry: AtomicPtr::new(ProbeList::none()),
+            exit: AtomicPtr::new(ProbeList::none()),
             missed: AtomicU64::new(0),
         }
     }
 
-    /// The entry probes of this moment.
-    pub(crate) fn entry_probes(&self) -> Option<&ProbeList> {
-        // SAFETY: null or published by `ProbeList::publish`, never freed.
-        unsafe { self.entry.load(Ordering::Acquire).as_ref() }
+    /// The entry probes of this moment. For threads in a hit: their guard
+    /// keeps the list.
+    pub(crate) fn entry_probes(&self) -> &ProbeList {
+        // SAFETY: published by `ProbeList::publish`; freed when no thread has
+        // a guard from before it was replaced.
+        unsafe { &*self.entry.load(Ordering::Acquire) }
     }
 
-    /// The return probes of this moment.
-    pub(crate) fn exit_probes(&self) -> Option<&ProbeList> {
+    /// The return probes of this moment, as [`Site::entry_probes`].
+    pub(crate) fn exit_probes(&self) -> &ProbeList {
         // SAFETY: as for `entry_probes`.
-        unsafe { self.exit.load(Ordering::Acquire).as_ref() }
+        unsafe { &*self.exit.load(Ordering::Acquire) }
     }
 }

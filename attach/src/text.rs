@@ -33,11 +33,11 @@ const WORD: u64 = 8;
 const PAGE: u64 = 4096;
 /// `jmp self`.
 const WAIT_HERE: [u8; 2] = [0xeb, 0xfe];
-/// Most bytes of one change.
+/// Most bytes of one change: an address.
 pub(crate) const MOST_BYTES: usize = 8;
 
-/// Bytes of one instruction (and of padding behind it) to be replaced; those at
-/// its start and end may stay what they are.
+/// Bytes of one instruction (and of padding behind it) to be replaced, or an
+/// address in a trampoline; those at its start and end may stay what they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Change {
     pub(crate) addr: u64,

@@ -8,7 +8,7 @@ use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
 use std::sync::Mutex;
 
-use bpftime_attach::{Hit, Kind, Probe};
+use bpftime_attach::{Counter, Engine, Hit, Kind, Needs, Probe};
 use common::attach;
 use uapi::PtRegs;
 
@@ -55,6 +55,16 @@ reg_victim_push:
     pop rbp
     ret
     .size reg_victim_push, . - reg_victim_push
+
+    .p2align 4
+    .globl reg_victim_flags
+    .type reg_victim_flags,@function
+reg_victim_flags:
+    lea rax, [rax + rcx + 100]
+    cmp rax, rdx
+    adc rax, 0
+    ret
+    .size reg_victim_flags, . - reg_victim_flags
 
     # reg_run(in: rdi, out: rsi, victim: rdx): loads `in`, calls, stores `out`.
     .p2align 4
@@ -143,6 +153,7 @@ reg_run:
 unsafe extern "C" {
     fn reg_victim();
     fn reg_victim_push();
+    fn reg_victim_flags();
     fn reg_run(state_in: *const State, state_out: *mut State, victim: unsafe extern "C" fn());
 }
 
@@ -158,10 +169,11 @@ struct Seen(UnsafeCell<PtRegs>);
 // SAFETY: one thread writes and reads it.
 unsafe impl Sync for Seen {}
 
-/// Destroys every register that a C function may destroy, and flags.
-unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), _hit: *mut Hit) -> u64 {
-    // SAFETY: `data` is the leaked `Seen`, `regs` is valid during the hit.
-    unsafe { *(*data.cast::<Seen>()).0.get() = *regs };
+/// Destroys every general register that a C function may destroy, and flags.
+unsafe extern "C" fn destroy_general(regs: *mut PtRegs, data: *const (), _hit: *mut Hit) -> u64 {
+    // SAFETY: `data` is the leaked `Seen`; what the needs leave out of `regs`
+    // is memory all the same.
+    unsafe { copy_words(regs, (*data.cast::<Seen>()).0.get()) };
     // SAFETY: all that is written is declared.
     unsafe {
         asm!(
@@ -175,7 +187,37 @@ unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), _hit: *mut Hit)
             "mov r9, rax",
             "mov r10, rax",
             "mov r11, rax",
-            "movq xmm0, rax",
+            "add al, 1",
+            out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("rdi") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    0
+}
+
+/// Copies without a vector register, whichever way DF says.
+unsafe fn copy_words(from: *const PtRegs, to: *mut PtRegs) {
+    for i in 0..size_of::<PtRegs>() / 8 {
+        // SAFETY: both are records of so many words.
+        unsafe {
+            to.cast::<u64>()
+                .add(i)
+                .write_volatile(from.cast::<u64>().add(i).read_volatile())
+        };
+    }
+}
+
+/// Destroys vector registers, too.
+unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), hit: *mut Hit) -> u64 {
+    // SAFETY: all that is written is declared. With DF set it would run away.
+    unsafe {
+        asm!(
+            "pushfq",
+            "test byte ptr [rsp + 1], 4",
+            "jz 2f",
+            "ud2",
+            "2: lea rsp, [rsp + 8]",
+            "pcmpeqd xmm0, xmm0",
             "movaps xmm1, xmm0",
             "movaps xmm2, xmm0",
             "movaps xmm3, xmm0",
@@ -191,11 +233,41 @@ unsafe extern "C" fn destroy(regs: *mut PtRegs, data: *const (), _hit: *mut Hit)
             "movaps xmm13, xmm0",
             "movaps xmm14, xmm0",
             "movaps xmm15, xmm0",
-            "add al, 1",
             clobber_abi("C"),
         );
     }
-    0
+    // SAFETY: the same contract.
+    unsafe { destroy_general(regs, data, hit) }
+}
+
+/// The callback that makes the most of what it was said to need.
+fn destroyer(needs: Needs) -> Probe {
+    let callback = if needs == Needs::LITTLE {
+        destroy_general
+    } else {
+        destroy
+    };
+    Probe::new(callback, std::ptr::null()).needing(needs)
+}
+
+/// What a callback with these needs may look at.
+fn promised(needs: Needs, regs: PtRegs) -> PtRegs {
+    if needs == Needs::EVERYTHING {
+        return regs;
+    }
+    PtRegs {
+        bx: 0,
+        bp: 0,
+        r12: 0,
+        r13: 0,
+        r14: 0,
+        r15: 0,
+        orig_ax: 0,
+        cs: 0,
+        flags: 0,
+        ss: 0,
+        ..regs
+    }
 }
 
 fn expected_regs(state: &State, seen: &PtRegs, ip: u64) -> PtRegs {
@@ -241,9 +313,9 @@ fn expected_regs(state: &State, seen: &PtRegs, ip: u64) -> PtRegs {
     }
 }
 
-fn check(victim: unsafe extern "C" fn(), flags: u64) {
+fn check(victim: unsafe extern "C" fn(), flags: u64, needs: [Needs; 2]) {
     const ALWAYS_SET: u64 = 0x202;
-    let engine = common::engine();
+    let engine = Engine::new().expect("an engine");
     let addr = victim as *const () as usize;
     let state = State {
         general: std::array::from_fn(|i| 0x0101_0101_0101_0101 * (i as u64 + 1)),
@@ -257,7 +329,11 @@ fn check(victim: unsafe extern "C" fn(), flags: u64) {
     let same = |out: State| {
         // Nobody relies on memory below the stack pointer at a call or return.
         let red_zone = plain.red_zone;
-        assert_eq!(State { red_zone, ..out }, plain, "flags {flags:#x}");
+        assert_eq!(
+            State { red_zone, ..out },
+            plain,
+            "{needs:?}, flags {flags:#x}"
+        );
     };
     assert_eq!(
         (plain.general, plain.xmm, plain.flags),
@@ -266,55 +342,107 @@ fn check(victim: unsafe extern "C" fn(), flags: u64) {
 
     let seen: [&'static Seen; 2] =
         [0, 1].map(|_| &*Box::leak(Box::new(Seen(UnsafeCell::default()))));
-    let probe = |i: usize| Probe::new(destroy, (&raw const *seen[i]).cast());
+    let mut counters = [0, 1].map(|_| Counter::new().expect("a counter"));
+    let hits = [0, 1].map(|i: usize| counters[i].hits());
+    let probe = |i: usize| Probe {
+        data: (&raw const *seen[i]).cast(),
+        ..destroyer(needs[i]).counting_hits(hits[i])
+    };
     // SAFETY: no hit runs while we look.
     let regs = |i: usize| unsafe { *seen[i].0.get() };
-    let entry = attach(engine, addr, Kind::Entry, probe(0));
+    let expect = |i: usize, ip: u64| {
+        let expected = promised(needs[i], expected_regs(&state, &regs(i), ip));
+        assert_eq!(promised(needs[i], regs(i)), expected, "{needs:?}");
+    };
+    let entry = attach(&engine, addr, Kind::Entry, probe(0));
+    // Twice: a thread's first hit goes another way.
     same(run(&state, victim));
-    assert_eq!(regs(0), expected_regs(&state, &regs(0), addr as u64));
-    let exit = attach(engine, addr, Kind::Return, probe(1));
     same(run(&state, victim));
-    let at_return = regs(1);
-    assert_eq!(at_return, expected_regs(&state, &at_return, at_return.ip));
-    assert_eq!(at_return.sp, regs(0).sp + 8);
+    expect(0, addr as u64);
+    let exit = attach(&engine, addr, Kind::Return, probe(1));
+    same(run(&state, victim));
+    expect(0, addr as u64);
+    expect(1, regs(1).ip);
+    assert_eq!(regs(1).sp, regs(0).sp + 8);
     engine.detach(&[entry]);
     same(run(&state, victim));
+    expect(1, regs(1).ip);
     engine.detach(&[exit]);
     same(run(&state, victim));
+    assert_eq!(counters.each_mut().map(Counter::take), [3, 2]);
 }
 
 /// The tests share victims: a return probe of one would be in the way of the other.
 static VICTIMS: Mutex<()> = Mutex::new(());
+
+const NEEDS: [Needs; 3] = [Needs::LITTLE, Needs::VECTORS, Needs::EVERYTHING];
 
 #[test]
 fn all_registers_and_flags() {
     let _victims = VICTIMS.lock();
     // CF PF AF ZF SF OF, and DF, which no function may leave set but may find.
     for flags in [0, 0x1, 0x4, 0x10, 0x40, 0x80, 0x800, 0x8d5, 0x400, 0xcd5] {
-        check(reg_victim, flags);
-        check(reg_victim_push, flags);
+        for entry in NEEDS {
+            for exit in NEEDS {
+                check(reg_victim, flags, [entry, exit]);
+                check(reg_victim_push, flags, [entry, exit]);
+            }
+        }
     }
 }
 
 #[test]
 fn the_red_zone_of_an_entry_probe() {
     let _victims = VICTIMS.lock();
-    let engine = common::engine();
+    let engine = Engine::new().expect("an engine");
     let addr = reg_victim as *const () as usize;
-    let seen: &'static Seen = Box::leak(Box::new(Seen(UnsafeCell::default())));
     let state = State {
         general: [5; 15],
         flags: 0x202,
         xmm: [7; 16],
         red_zone: std::array::from_fn(|i| 0xabcd_0000 + i as u64),
     };
-    let entry = attach(
-        engine,
-        addr,
-        Kind::Entry,
-        Probe::new(destroy, (&raw const *seen).cast()),
-    );
-    let out = run(&state, reg_victim);
-    assert_eq!(out.red_zone, state.red_zone);
-    engine.detach(&[entry]);
+    for needs in NEEDS {
+        let seen: &'static Seen = Box::leak(Box::new(Seen(UnsafeCell::default())));
+        let probe = Probe {
+            data: (&raw const *seen).cast(),
+            ..destroyer(needs)
+        };
+        let entry = attach(&engine, addr, Kind::Entry, probe);
+        let out = run(&state, reg_victim);
+        assert_eq!(out.red_zone, state.red_zone, "{needs:?}");
+        engine.detach(&[entry]);
+    }
+}
+
+/// Where flags are overwritten before they are read, nobody saves them; the
+/// code behind computes the same.
+#[test]
+fn flags_that_nobody_reads() {
+    let _victims = VICTIMS.lock();
+    let engine = Engine::new().expect("an engine");
+    let addr = reg_victim_flags as *const () as usize;
+    let state = State {
+        general: std::array::from_fn(|i| 7 + i as u64),
+        flags: 0x202,
+        xmm: [7; 16],
+        red_zone: [0; 16],
+    };
+    let plain = run(&state, reg_victim_flags);
+    let seen: &'static Seen = Box::leak(Box::new(Seen(UnsafeCell::default())));
+    for flags in [0x202, 0xad7] {
+        for needs in NEEDS {
+            let probe = Probe {
+                data: (&raw const *seen).cast(),
+                ..destroyer(needs)
+            };
+            let entry = attach(&engine, addr, Kind::Entry, probe);
+            let out = run(&State { flags, ..state }, reg_victim_flags);
+            assert_eq!(
+                (out.general, out.flags, out.xmm),
+                (plain.general, plain.flags, plain.xmm)
+            );
+            engine.detach(&[entry]);
+        }
+    }
 }

@@ -95,7 +95,7 @@ pub(crate) unsafe extern "C" fn on_enter(regs: &mut PtRegs, entry: &Entry) {
     let thread = thread::current();
     let mut mark = Mark::new();
     let admission = admit(thread, &mut mark, regs.sp);
-    if admission == Admission::Exempt {
+    if let Admission::Exempt = admission {
         note_own_child(regs, nr);
     }
     let answer = ENTER
@@ -122,8 +122,8 @@ pub(crate) unsafe extern "C" fn on_enter(regs: &mut PtRegs, entry: &Entry) {
             }
         }
     }
-    if admission == Admission::Run {
-        guard::leave(thread, &mut mark);
+    if let Admission::Run(block) = admission {
+        guard::leave(block, &mut mark);
     }
 }
 
@@ -140,8 +140,8 @@ pub(crate) unsafe extern "C" fn on_exit(regs: &mut PtRegs, _exit: &Exit) {
     let mut mark = Mark::new();
     let admission = admit(thread, &mut mark, regs.sp);
     run(list, &admission, regs, nr);
-    if admission == Admission::Run {
-        guard::leave(thread, &mut mark);
+    if let Admission::Run(block) = admission {
+        guard::leave(block, &mut mark);
     }
 }
 
@@ -229,7 +229,7 @@ const CLONE_ARGS_WITH_STACK: u64 = 56;
 #[inline]
 fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64> {
     match admission {
-        Admission::Run => {}
+        Admission::Run(_) => {}
         Admission::Nested => {
             missed(list);
             return None;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
-    InstructionBlock, Mnemonic, OpKind, Register,
+    InstructionBlock, Mnemonic, OpKind, Register, RflagsBits,
 };
 
 use super::emit::Emitter;
@@ -132,6 +132,30 @@ fn encode(instruction: Instruction, at: u64) -> Option<Vec<u8>> {
     let block = InstructionBlock::new(&one, at);
     let result = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).ok()?;
     Some(result.code_buffer)
+}
+
+/// Whether code overwrites all status flags before anything reads them.
+pub(crate) fn overwrites_flags(code: &[u8], addr: u64) -> bool {
+    const STATUS: u32 = RflagsBits::OF
+        | RflagsBits::SF
+        | RflagsBits::ZF
+        | RflagsBits::AF
+        | RflagsBits::CF
+        | RflagsBits::PF;
+    let mut written = 0;
+    for instruction in Decoder::with_ip(64, code, addr, DecoderOptions::NONE).iter() {
+        let reads = instruction.rflags_read() & STATUS & !written != 0
+            || matches!(instruction.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfq);
+        if reads || instruction.is_invalid() || instruction.flow_control() != FlowControl::Next {
+            return false;
+        }
+        written |=
+            instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+        if written & STATUS == STATUS {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether code of a function jumps to one of its addresses in `range`, or may:

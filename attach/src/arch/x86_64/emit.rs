@@ -121,6 +121,9 @@ pub(crate) const TRAMPOLINE_ENTRY: u64 = 16;
 ///     jmp behind them
 /// ```
 ///
+/// The thunk is chosen by the probes that there are: its address lies in an
+/// aligned word, so that it can change.
+///
 /// It is jumped to from the last of `displaced`. The others have run by then;
 /// the first line undoes them, as they only moved the stack pointer, and they
 /// run again.

@@ -2,6 +2,7 @@
 //! relocation, trampolines and the return stub.
 
 pub(crate) mod decode;
+pub(crate) mod direct;
 pub(crate) mod emit;
 pub(crate) mod entry;
 pub(crate) mod flow;

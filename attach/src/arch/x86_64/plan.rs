@@ -33,8 +33,8 @@ pub(crate) struct Plan {
     pub(crate) tactic: Tactic,
     /// The probed function's first bytes: written last, undone at detach.
     pub(crate) head: Change,
-    /// Trampoline, landing: text that no thread executes before the head is
-    /// written.
+    /// Landing, and last the trampoline: text that no thread executes before
+    /// the head is written.
     pub(crate) writes: Vec<(u64, Vec<u8>)>,
     /// A jump in dead padding: written before the head, and left there, for a
     /// thread may be just about to execute it.

@@ -5,11 +5,16 @@
 use core::arch::{asm, global_asm};
 use core::ffi::c_void;
 
+use super::direct::SLOW;
+use crate::guard::MARK;
 use crate::hit::on_return;
+use crate::probe::Needs;
+use crate::shadow::offsets as block;
+use crate::site::offsets;
 
 /// The stub lies in one block of this size, by which unwind information and
 /// code recognise its addresses.
-pub(crate) const STUB_BYTES: u64 = 1024;
+pub(crate) const STUB_BYTES: u64 = 2048;
 
 unsafe extern "C" {
     /// What a hijacked function returns to.
@@ -41,25 +46,29 @@ pub(crate) fn lost() -> ! {
 // S - 8: the call writes the label where the return address was, so that call
 // and return stay paired for the processor's return predictor.
 //
-// At the label rsp = S + 8 and the slot at S is ours again; on_return writes
-// the true address there.
+// At the label rsp = S + 8 and the slot at S is ours again; whoever pops the
+// entry writes the true address there, before. Where little is needed that is
+// done here (frame and macros are those of `direct`), else by on_return. The
+// entry is on top when we begin; if it is not afterwards, its probes have run
+// and on_return finds none left to run.
 //
 // The unwind rule: the frame is a signal frame (its caller has the same CFA,
 // which unwinders tell apart by that flag, and look the caller's address up as
 // it is, hence the 1 taken off). Return address, as a DWARF expression:
 //
-//     page = pc & -1024; list = page + *page           -> head of the shadow stacks
+//     page = pc & -2048; list = page + *page           -> head of the shadow stacks
 //     for (th = *list; th; th = th->next)              keys fall towards the top,
 //         e = first of th->base .. th->top with key <= cfa     by bisection
-//         if (e != th->top && e->key == cfa && (e->ra & -1024) != page) return e->ra - 1
+//         if (e != th->top && e->key == cfa && (e->ra & -2048) != page) return e->ra - 1
 //     for (th = *list; th; th = th->next)              unless coroutines mix them
 //         for (e = th->top; e != th->base; )
-//             if ((--e)->key == cfa && (e->ra & -1024) != page) return e->ra - 1
-//     ra = *(cfa - 8); return (ra & -1024) != page ? ra - 1 : 0
+//             if ((--e)->key == cfa && (e->ra & -2048) != page) return e->ra - 1
+//     ra = *(cfa - 8); return (ra & -2048) != page ? ra - 1 : 0
 //
 // Without bisection an exception through n frames takes n * n steps.
 // libgcc refuses a DW_OP_pick of the bottom element, hence the CFA twice.
 global_asm!(
+    include_str!("run.s"),
     r#"
     .pushsection .data.bpftime_attach,"aw",@progbits
     .globl bpftime_attach_shadows
@@ -72,7 +81,7 @@ bpftime_attach_shadows:
     .popsection
 
     .pushsection .text.bpftime_attach_return,"ax",@progbits
-    .p2align 10
+    .p2align 11
 bpftime_attach_return_page:
     .quad bpftime_attach_shadows - .
     .globl bpftime_attach_return_call
@@ -84,21 +93,21 @@ bpftime_attach_return_call:
     .cfi_signal_frame
     .cfi_def_cfa rsp, 144
     .cfi_escape 0x16, 0x10, 0xd1, 0x01
-    .cfi_escape 0x12, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x12, 0x06, 0x22, 0x06
+    .cfi_escape 0x12, 0x80, 0x00, 0x0b, 0x00, 0xf8, 0x1a, 0x12, 0x06, 0x22, 0x06
     .cfi_escape 0x12, 0x28, 0x03, 0x00, 0x2f, 0x5f, 0x00
     .cfi_escape 0x12, 0x23, 0x10, 0x06, 0x15, 0x01, 0x23, 0x08, 0x06
     .cfi_escape 0x12, 0x15, 0x02, 0x29, 0x28, 0x20, 0x00, 0x12, 0x15, 0x02, 0x1c, 0x36, 0x25, 0x35, 0x24, 0x15, 0x02, 0x22, 0x12, 0x06, 0x15, 0x05, 0x2b, 0x28, 0x05, 0x00, 0x16, 0x13, 0x2f, 0xe1, 0xff
     .cfi_escape 0x23, 0x20, 0x17, 0x16, 0x13, 0x2f, 0xd9, 0xff
     .cfi_escape 0x13, 0x12, 0x15, 0x02, 0x23, 0x08, 0x06, 0x29, 0x28, 0x08, 0x00, 0x12, 0x06, 0x15, 0x03, 0x29, 0x28, 0x05, 0x00
     .cfi_escape 0x13, 0x06, 0x2f, 0xb1, 0xff
-    .cfi_escape 0x12, 0x23, 0x08, 0x06, 0x12, 0x0b, 0x00, 0xfc, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x2e, 0x28, 0x62, 0x00, 0x13, 0x2f, 0xe4, 0xff
-    .cfi_escape 0x13, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x12, 0x06, 0x22, 0x06
+    .cfi_escape 0x12, 0x23, 0x08, 0x06, 0x12, 0x0b, 0x00, 0xf8, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xf8, 0x1a, 0x2e, 0x28, 0x62, 0x00, 0x13, 0x2f, 0xe4, 0xff
+    .cfi_escape 0x13, 0x80, 0x00, 0x0b, 0x00, 0xf8, 0x1a, 0x12, 0x06, 0x22, 0x06
     .cfi_escape 0x12, 0x28, 0x03, 0x00, 0x2f, 0x38, 0x00
     .cfi_escape 0x12, 0x23, 0x08, 0x06
     .cfi_escape 0x12, 0x15, 0x02, 0x23, 0x10, 0x06, 0x29, 0x28, 0x25, 0x00, 0x08, 0x20, 0x1c, 0x12, 0x06, 0x15, 0x03, 0x29, 0x28, 0x03, 0x00, 0x2f, 0xe8, 0xff
-    .cfi_escape 0x12, 0x23, 0x08, 0x06, 0x12, 0x0b, 0x00, 0xfc, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x2e, 0x28, 0x1d, 0x00, 0x13, 0x2f, 0xd1, 0xff
+    .cfi_escape 0x12, 0x23, 0x08, 0x06, 0x12, 0x0b, 0x00, 0xf8, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xf8, 0x1a, 0x2e, 0x28, 0x1d, 0x00, 0x13, 0x2f, 0xd1, 0xff
     .cfi_escape 0x13, 0x06, 0x2f, 0xc1, 0xff
-    .cfi_escape 0x13, 0x38, 0x1c, 0x06, 0x12, 0x0b, 0x00, 0xfc, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xfc, 0x1a, 0x2e, 0x28, 0x01, 0x00, 0x31
+    .cfi_escape 0x13, 0x38, 0x1c, 0x06, 0x12, 0x0b, 0x00, 0xf8, 0x1a, 0x80, 0x00, 0x0b, 0x00, 0xf8, 0x1a, 0x2e, 0x28, 0x01, 0x00, 0x31
     .cfi_escape 0x31, 0x1c
     lea rsp, [rsp + 144]
     .cfi_def_cfa rsp, 0
@@ -106,7 +115,86 @@ bpftime_attach_return_call:
     .globl bpftime_attach_return_label
     .hidden bpftime_attach_return_label
 bpftime_attach_return_label:
-    lea rsp, [rsp - 8]
+    lea rsp, [rsp - 216]
+    .cfi_adjust_cfa_offset 216
+    mov [rsp + 120], rax
+    lahf
+    seto al
+    mov [rsp + 24], eax
+    mov [rsp + 128], rcx
+    mov rax, bpftime_attach_thread@gottpoff[rip]
+    mov rax, fs:[rax]
+    test rax, rax
+    jz 6f
+    cmp qword ptr [rax + {guard}], 0
+    jne 6f
+    bpftime_attach_save_rest
+    mov rcx, [rax + {top}]
+    lea rdx, [rsp + 216]
+    mov rsi, [rcx - {entry_bytes} + {frame_return_address}]
+    lea rdi, bpftime_attach_return_label[rip]
+    cmp [rcx - {entry_bytes}], rdx
+    jne 5f
+    cmp rsi, rdi
+    je 5f
+    mov qword ptr [rsp], {mark}
+    mov [rax + {guard}], rsp
+    mov [rsp + 8], rax
+    mov [rsp + 32], rcx
+    mov [rsp + 192], rdx
+    mov [rsp + 168], rsi
+    mov rdx, [rcx - {entry_bytes} + {frame_site}]
+    mov rsi, [rcx - {entry_bytes} + {frame_newest}]
+    mov rcx, [rdx + {exit}]
+    cmp [rcx + {newest}], rsi
+    ja 4f
+    test byte ptr [rcx], {slow}
+    jnz 4f
+    test byte ptr [rcx], {vectors_or_nothing}
+    jnz 3f
+    mov rcx, [rcx + {first}]
+    bpftime_attach_run rsp
+2:
+    mov rax, [rsp + 8]
+    mov rcx, [rsp + 32]
+    cmp [rax + {top}], rcx
+    jne 9f
+    mov rdx, [rsp + 168]
+    mov [rsp + 208], rdx
+    lea rcx, [rcx - {entry_bytes}]
+    mov qword ptr [rcx], 0
+    mov [rax + {top}], rcx
+    mov qword ptr [rax + {guard}], 0
+    mov eax, [rsp + 24]
+    add al, 127
+    sahf
+    bpftime_attach_restore_rest
+    mov rcx, [rsp + 128]
+    mov rax, [rsp + 120]
+    lea rsp, [rsp + 208]
+    .cfi_adjust_cfa_offset -208
+    ret
+    .cfi_adjust_cfa_offset 208
+3:
+    test byte ptr [rcx], {vectors}
+    jz 2b
+    mov rcx, [rcx + {first}]
+    bpftime_attach_run_vectors 216
+    jmp 2b
+9:
+    mov qword ptr [rcx - {entry_bytes} + {frame_newest}], 0
+4:
+    mov qword ptr [rax + {guard}], 0
+5:
+    bpftime_attach_restore_rest
+6:
+    mov eax, [rsp + 24]
+    add al, 127
+    sahf
+    mov rcx, [rsp + 128]
+    mov rax, [rsp + 120]
+    lea rsp, [rsp + 208]
+    .cfi_adjust_cfa_offset -208
     .cfi_adjust_cfa_offset 8
     push 0x2b
     .cfi_adjust_cfa_offset 8
@@ -248,7 +336,29 @@ bpftime_attach_return_label:
     # Refuses to assemble if the stub does not fit.
     .org bpftime_attach_return_page + {stub_bytes}
     .popsection
+    .purgem bpftime_attach_save_rest
+    .purgem bpftime_attach_restore_rest
+    .purgem bpftime_attach_run
+    .purgem bpftime_attach_run_vectors
 "#,
+    hits = const offsets::HITS,
+    data = const offsets::DATA,
+    callback = const offsets::CALLBACK,
+    more = const offsets::MORE,
+    next = const offsets::NEXT,
     on_return = sym on_return,
     stub_bytes = const STUB_BYTES,
+    guard = const block::GUARD,
+    mark = const MARK,
+    exit = const offsets::EXIT,
+    first = const offsets::FIRST,
+    newest = const offsets::NEWEST,
+    top = const block::TOP,
+    entry_bytes = const block::ENTRY,
+    frame_return_address = const block::RETURN_ADDRESS,
+    frame_site = const block::SITE,
+    frame_newest = const block::NEWEST,
+    slow = const SLOW.0,
+    vectors = const Needs::VECTORS.0,
+    vectors_or_nothing = const Needs::VECTORS.and(Needs::NOTHING_TO_RUN).0,
 );

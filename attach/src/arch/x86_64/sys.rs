@@ -85,6 +85,10 @@ pub(crate) fn map_private(len: usize) -> Result<*mut u8, Errno> {
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
     // SAFETY: the kernel picks free addresses.
     let mapped = unsafe { syscall(libc::SYS_mmap, [0, len as u64, protection, flags, !0, 0]) }?;
+    let small = libc::MADV_NOHUGEPAGE as u64;
+    // Little of it is ever touched. A kernel without huge pages refuses.
+    // SAFETY: the pages were mapped just above.
+    let _advised = unsafe { syscall(libc::SYS_madvise, [mapped, len as u64, small, 0, 0, 0]) };
     Ok(mapped as *mut u8)
 }
 
@@ -95,6 +99,12 @@ pub(crate) fn map_private(len: usize) -> Result<*mut u8, Errno> {
 pub(crate) unsafe fn unmap(start: *mut u8, len: usize) {
     // SAFETY: the caller's contract.
     let _unmapped = unsafe { syscall(libc::SYS_munmap, [start as u64, len as u64, 0, 0, 0, 0]) };
+}
+
+/// Lets another thread run.
+pub(crate) fn sched_yield() {
+    // SAFETY: touches no memory.
+    let _always = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
 }
 
 /// Readable and executable zero pages exactly at `addr`, if nothing is there.

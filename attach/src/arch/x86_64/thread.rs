@@ -1,4 +1,4 @@
-//! The 32 bytes that each thread of the target carries for us, in initial-exec
+//! The words that each thread of the target carries for us, in initial-exec
 //! TLS: found by two instructions, without a call.
 
 use core::arch::{asm, global_asm};
@@ -9,13 +9,14 @@ use crate::shadow::Shadow;
 /// What one thread carries.
 #[repr(C)]
 pub(crate) struct Thread {
-    /// 0, or the guard of the running hit (`crate::guard`).
-    pub(crate) guard: Cell<u64>,
-    /// The thread's shadow stack once it had a return probe, else null.
+    /// The thread's block once it had a hit, else null. Trampolines read it.
     pub(crate) shadow: Cell<*mut Shadow>,
+    /// Probes are skipped on this thread; it never has a block.
+    pub(crate) is_exempt: Cell<bool>,
 }
 
 const _: () = assert!(size_of::<Thread>() <= 32);
+const _: () = assert!(core::mem::offset_of!(Thread, shadow) == 0);
 
 global_asm!(
     r#"
@@ -31,7 +32,7 @@ bpftime_attach_thread:
 "#
 );
 
-/// The calling thread's block. It dies with the thread: do not keep it.
+/// The calling thread's words. They die with the thread: do not keep them.
 pub(crate) fn current<'a>() -> &'a Thread {
     let block: *const Thread;
     // SAFETY: reads the GOT entry of a defined TLS symbol and the thread
