@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use attach::{AttachError, Engine};
+use attach::{AttachError, Backend, Engine, Refusing};
 use runtime::session::{Dirs, process};
 use shm::futex;
 
@@ -80,7 +80,7 @@ pub fn get_or_make(dirs: Dirs) -> Result<&'static Agent, AttachError> {
     }
     // The engine first: of the handlers for fork(2) the one registered last
     // runs first, and our lock is always taken before the engine's.
-    let engine = Engine::new()?;
+    let engine = engine()?;
     let agent = AGENT.get_or_init(|| Agent {
         lock: ForkLock::new(),
         state: UnsafeCell::new(State::new(dirs, engine)),
@@ -98,6 +98,19 @@ pub fn get_or_make(dirs: Dirs) -> Result<&'static Agent, AttachError> {
     });
     fork::register();
     Ok(agent)
+}
+
+/// The hook back end that `BPFTIME_HOOK` names. One that cannot be had stands
+/// in the way of probes, not of the agent, which says why in the roster.
+///
+/// # Errors
+/// When hooks cannot work here at all.
+fn engine() -> Result<Box<dyn Backend>, AttachError> {
+    let name = std::env::var_os("BPFTIME_HOOK").unwrap_or_default();
+    match attach::open(&name.to_string_lossy()) {
+        Err(error @ AttachError::BackEnd { .. }) => Ok(Box::new(Refusing(error))),
+        opened => opened,
+    }
 }
 
 impl Agent {

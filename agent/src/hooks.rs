@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use attach::{Engine, HookId, Kind, Point, Probe};
+use attach::{Backend, HookId, Kind, Point, Probe};
 use runtime::session::{LinkKind, LinkSpec};
 
 use crate::hit::Hit;
@@ -59,7 +59,7 @@ impl Hooked {
 
 /// All hooks of this process.
 pub struct Hooks {
-    engine: Engine,
+    engine: Box<dyn Backend>,
     pub modules: Modules,
     at: BTreeMap<Spot, Hooked>,
     /// Some link's file is not mapped here, or may go and come again.
@@ -69,7 +69,7 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    pub fn new(engine: Engine) -> Hooks {
+    pub fn new(engine: Box<dyn Backend>) -> Hooks {
         Hooks {
             engine,
             modules: Modules::default(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 
-use attach::Engine;
+use attach::Backend;
 use runtime::session::{self, AgentSlot, Dirs, Role, Roster};
 
 use crate::hooks::{Hooks, Wanted};
@@ -54,7 +54,7 @@ pub struct State {
 
 impl State {
     /// The state of a process that follows nobody yet.
-    pub fn new(dirs: Dirs, engine: Engine) -> State {
+    pub fn new(dirs: Dirs, engine: Box<dyn Backend>) -> State {
         State {
             dirs,
             root: root(),

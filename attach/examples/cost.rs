@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Instant;
 
-use bpftime_attach::{Engine, Hit, Kind, Needs, Probe};
+use bpftime_attach::{Hit, Kind, Needs, Probe};
 
 unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: *mut Hit) -> u64 {
     0
@@ -31,7 +31,7 @@ fn nanoseconds_per_call() -> f64 {
 }
 
 fn main() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = victim as *const () as usize;
     let plain = nanoseconds_per_call();
     for needs in [Needs::LITTLE, Needs::VECTORS, Needs::EVERYTHING] {
@@ -43,7 +43,7 @@ fn main() {
         ] {
             let ids: Vec<_> = kinds
                 .iter()
-                .map(|kind| common::attach(&engine, addr, *kind, probe))
+                .map(|kind| common::attach(engine, addr, *kind, probe))
                 .collect();
             println!(
                 "{needs:?} {kinds:?}: {:.1} ns over {plain:.1}",

@@ -8,7 +8,7 @@ mod image;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bpftime_attach::{AttachError, Engine, Hit, Kind, Point, Probe};
+use bpftime_attach::{AttachError, Backend, Engine, Hit, Kind, Point, Probe};
 
 unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: *mut Hit) -> u64 {
     0

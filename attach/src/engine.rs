@@ -15,6 +15,7 @@ use uapi::Errno;
 use crate::arch::plan::{Body, Plan, Planner};
 use crate::arch::{decode, direct, emit, entry, sys, thread};
 use crate::arena::{Arena, Intervals};
+use crate::backend::{Backend, HookId, SiteInfo};
 use crate::error::{AttachError, Refusal};
 use crate::lock::Lock;
 use crate::mappings;
@@ -25,25 +26,6 @@ use crate::site::{Attached, ProbeList, Site};
 use crate::syscalls::sites::Sites;
 use crate::syscalls::{SyscallProbe, SyscallSite};
 use crate::text::{self, Change, Outcome, TextWriter};
-
-/// One attached probe.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct HookId(u64);
-
-/// One hooked address, for people.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SiteInfo {
-    /// First instruction of the function.
-    pub addr: usize,
-    /// How the jump fits.
-    pub tactic: Tactic,
-    /// Probes that run at entry.
-    pub entry_probes: usize,
-    /// Probes that run at return.
-    pub return_probes: usize,
-    /// Hits skipped since the site was made.
-    pub missed: u64,
-}
 
 /// What the engine knows of a site.
 struct Record {
@@ -153,10 +135,29 @@ impl Engine {
         })
     }
 
-    /// Attaches a batch. Probes of one point run in the order they came.
-    /// When it returns, every thread runs the probes that were attached; the
-    /// text of the others is unchanged.
-    pub fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
+    /// From now on exactly these probes run at system calls, made by whatever
+    /// instruction of these modules or of others that were given before.
+    /// [`Engine::syscall_sites`] tells which could not be hooked.
+    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
+        let mut state = STATE.lock();
+        state.syscalls.publish(probes);
+        state.hook_syscalls(modules, self.can_step);
+    }
+
+    /// The `syscall` instructions that take part in what is traced.
+    pub fn syscall_sites(&self) -> Vec<SyscallSite> {
+        STATE.lock().syscalls.list()
+    }
+
+    /// Probes are skipped, and not counted as missed, on the calling thread
+    /// from now on: the agent's own.
+    pub fn exempt_thread() {
+        thread::current().is_exempt.set(true);
+    }
+}
+
+impl Backend for Engine {
+    fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
         let mut state = STATE.lock();
         let mut plans = Vec::new();
         let mut results = Vec::with_capacity(batch.len());
@@ -194,10 +195,7 @@ impl Engine {
         results
     }
 
-    /// Detaches probes; ids that are gone already are skipped. Functions
-    /// without a probe have their original bytes again when this returns. A
-    /// thread may still be inside a callback.
-    pub fn detach(&self, ids: &[HookId]) {
+    fn detach(&self, ids: &[HookId]) {
         let mut state = STATE.lock();
         let touched: BTreeSet<u64> = ids.iter().filter_map(|id| state.remove(*id)).collect();
         state.publish(&touched);
@@ -206,8 +204,7 @@ impl Engine {
         state.free_replaced(self.can_step);
     }
 
-    /// A module was unmapped: forget its sites, write nothing.
-    pub fn forget_range(&self, range: Range<usize>) {
+    fn forget_range(&self, range: Range<usize>) {
         let mut state = STATE.lock();
         let range = range.start as u64..range.end as u64;
         let gone: Vec<u64> = state
@@ -223,8 +220,11 @@ impl Engine {
         state.syscalls.forget_range(&range);
     }
 
-    /// All sites that have probes.
-    pub fn sites(&self) -> Vec<SiteInfo> {
+    fn native(&self) -> Option<&Engine> {
+        Some(self)
+    }
+
+    fn sites(&self) -> Vec<SiteInfo> {
         let state = STATE.lock();
         let sites = state.sites.iter().filter(|(_, record)| !record.is_idle());
         sites
@@ -236,26 +236,6 @@ impl Engine {
                 missed: record.site.missed.load(Ordering::Relaxed),
             })
             .collect()
-    }
-
-    /// From now on exactly these probes run at system calls, made by whatever
-    /// instruction of these modules or of others that were given before.
-    /// [`Engine::syscall_sites`] tells which could not be hooked.
-    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
-        let mut state = STATE.lock();
-        state.syscalls.publish(probes);
-        state.hook_syscalls(modules, self.can_step);
-    }
-
-    /// The `syscall` instructions that take part in what is traced.
-    pub fn syscall_sites(&self) -> Vec<SyscallSite> {
-        STATE.lock().syscalls.list()
-    }
-
-    /// Probes are skipped, and not counted as missed, on the calling thread
-    /// from now on: the agent's own.
-    pub fn exempt_thread() {
-        thread::current().is_exempt.set(true);
     }
 }
 

@@ -21,6 +21,14 @@ pub enum AttachError {
         /// The kernel's answer.
         error: uapi::Errno,
     },
+    /// The hook back end that was asked for cannot be had.
+    #[error("hook back end {name}: {reason}")]
+    BackEnd {
+        /// Its name as it was asked for.
+        name: String,
+        /// What stands against it.
+        reason: &'static str,
+    },
 }
 
 /// Why an address cannot take a hook safely.

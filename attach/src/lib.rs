@@ -7,12 +7,13 @@
 //! stopped, no signal handler is installed and no fd is kept.
 //!
 //! Reading order: [`probe`] (what is asked), [`module`] (the text it is asked
-//! of), [`engine`] (who keeps the sites); then what happens when one is made:
+//! of), [`backend`] (who hooks), [`engine`] (who keeps the sites of ours); then what happens when one is made:
 //! `arch::plan`, `arena`, `text`; and when one is hit: `arch::entry`, `hit`,
 //! `guard`, `shadow`, `arch::stub`.
 
 mod arch;
 mod arena;
+pub mod backend;
 mod counter;
 pub mod engine;
 mod error;
@@ -27,8 +28,9 @@ mod site;
 pub mod syscalls;
 mod text;
 
+pub use backend::{Backend, HookId, Refusing, SiteInfo, open};
 pub use counter::{Counter, Hits};
-pub use engine::{Engine, HookId, SiteInfo};
+pub use engine::Engine;
 pub use error::{AttachError, Refusal};
 pub use module::{Module, ModuleError};
 pub use probe::{Callback, Hit, Kind, Needs, Point, Probe, Tactic};

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::process::Command;
 use std::sync::Arc;
 
-use bpftime_attach::{AttachError, Engine, Kind, Module, Point, Probe, Refusal};
+use bpftime_attach::{AttachError, Backend, Kind, Module, Point, Probe, Refusal};
 use common::{Recorder, attach, module_of, text, try_attach};
 
 #[inline(never)]
@@ -21,10 +21,10 @@ extern "C" fn deep(n: u64) -> u64 {
 #[test]
 fn frames_beyond_the_shadow_stack_are_missed_and_work() {
     const DEPTH: u64 = 1 << 16;
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let recorder = Recorder::leaked();
     let id = attach(
-        &engine,
+        engine,
         deep as *const () as usize,
         Kind::Return,
         recorder.probe(),
@@ -53,10 +53,10 @@ fn an_engine_leaves_no_fd_and_no_signal_handler() {
             (fds, signals)
         };
         let before = state();
-        let engine = Engine::new().expect("an engine");
+        let engine = common::engine();
         let recorder = Recorder::leaked();
         let id = attach(
-            &engine,
+            engine,
             quiet as *const () as usize,
             Kind::Entry,
             recorder.probe(),
@@ -90,11 +90,11 @@ extern "C" fn quiet(n: u64) -> u64 {
 
 #[test]
 fn a_forked_child_attaches_and_detaches() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = forked as *const () as usize;
     let (before, module) = (text(addr, 16), module_of(addr));
     let recorder = Recorder::leaked();
-    let inherited = attach(&engine, addr, Kind::Return, recorder.probe());
+    let inherited = attach(engine, addr, Kind::Return, recorder.probe());
     let fine = in_child(|| {
         let kind = Kind::Entry;
         let own = engine
@@ -155,7 +155,7 @@ impl Library {
 
     fn attach(
         &self,
-        engine: &Engine,
+        engine: &dyn Backend,
         kind: Kind,
         probe: Probe,
     ) -> Result<bpftime_attach::HookId, AttachError> {
@@ -168,12 +168,12 @@ impl Library {
 
 #[test]
 fn an_unmapped_module_is_forgotten() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     for round in 0..5 {
         let library = Library::build("long f(long n) { return n * 3; }", c"f");
         let recorder = Recorder::leaked();
         let id = library
-            .attach(&engine, Kind::Entry, recorder.probe())
+            .attach(engine, Kind::Entry, recorder.probe())
             .expect("attached");
         assert_eq!((library.call(5), recorder.hits()), (15, 1), "round {round}");
         // SAFETY: nothing of the library is used any more.
@@ -187,16 +187,16 @@ fn an_unmapped_module_is_forgotten() {
 
 #[test]
 fn bytes_that_someone_changed_are_left_alone() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = patched as *const () as usize;
     let original = text(addr, 1);
     write_text(addr, &[0xcc]);
-    let refused = try_attach(&engine, addr, Kind::Entry, Recorder::leaked().probe());
+    let refused = try_attach(engine, addr, Kind::Entry, Recorder::leaked().probe());
     let reason = Refusal::Patched;
     assert_eq!(refused, Err(AttachError::Refused { addr, reason }));
     assert_eq!(text(addr, 1), [0xcc]);
     write_text(addr, &original);
-    let id = attach(&engine, addr, Kind::Entry, Recorder::leaked().probe());
+    let id = attach(engine, addr, Kind::Entry, Recorder::leaked().probe());
     assert_eq!(patched(7), 8);
     engine.detach(&[id]);
     assert_eq!(patched(7), 8);
@@ -218,7 +218,7 @@ fn write_text(addr: usize, bytes: &[u8]) {
 
 #[test]
 fn addresses_that_are_no_functions() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let data = Box::leak(Box::new(0_u64));
     let addr = quiet as *const () as usize;
     let module = module_of(addr);

@@ -5,7 +5,7 @@ mod common;
 
 use std::arch::global_asm;
 
-use bpftime_attach::{Engine, Kind};
+use bpftime_attach::Kind;
 use common::{Recorder, attach, text};
 
 // Each function takes (a, b) and returns a value that `expected` computes.
@@ -179,7 +179,7 @@ unsafe extern "C" {
 }
 
 fn check(name: &str, victim: unsafe extern "C" fn(u64, u64) -> u64) {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = victim as *const () as usize;
     let before = text(addr, 16);
     // SAFETY: the victims above take two words and give one.
@@ -189,7 +189,7 @@ fn check(name: &str, victim: unsafe extern "C" fn(u64, u64) -> u64) {
 
     let entry = Recorder::leaked();
     let exit = Recorder::leaked();
-    let entry_id = attach(&engine, addr, Kind::Entry, entry.probe());
+    let entry_id = attach(engine, addr, Kind::Entry, entry.probe());
     assert_ne!(text(addr, 16), before, "{name}");
     assert_eq!(call(30, 12), unprobed, "{name} with an entry probe");
     // A loop back to the entry is a hit each time round, and each hit a return.
@@ -202,7 +202,7 @@ fn check(name: &str, victim: unsafe extern "C" fn(u64, u64) -> u64) {
     );
     assert_eq!(entry.hits(), rounds, "{name}");
 
-    let exit_id = attach(&engine, addr, Kind::Return, exit.probe());
+    let exit_id = attach(engine, addr, Kind::Return, exit.probe());
     assert_eq!(call(31, 12), 43, "{name} with both probes");
     assert_eq!((entry.hits(), exit.hits()), (2 * rounds, rounds), "{name}");
     assert_eq!(exit.last().ax, 43, "{name}");
@@ -234,13 +234,13 @@ fn every_first_instruction() {
 
 #[test]
 fn a_function_of_one_byte() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = victim_ret as *const () as usize;
     let before = text(addr, 8);
     let (entry, exit) = (Recorder::leaked(), Recorder::leaked());
     let ids = [
-        attach(&engine, addr, Kind::Entry, entry.probe()),
-        attach(&engine, addr, Kind::Return, exit.probe()),
+        attach(engine, addr, Kind::Entry, entry.probe()),
+        attach(engine, addr, Kind::Return, exit.probe()),
     ];
     for _ in 0..3 {
         // SAFETY: it only returns.

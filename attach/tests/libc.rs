@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Instant;
 
-use bpftime_attach::{AttachError, Engine, HookId, Kind, Module, Point, Probe, Refusal};
+use bpftime_attach::{AttachError, HookId, Kind, Module, Point, Probe, Refusal};
 use common::{Recorder, module_of, text};
 
 /// Work that uses threads, memory, files, formatting and processes.
@@ -53,7 +53,7 @@ fn refusals(results: &[Result<HookId, AttachError>]) -> BTreeMap<String, usize> 
 
 #[test]
 fn all_of_libc() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let module = module_of(libc::getpid as *const () as usize);
     let entries = module.function_entries();
     assert!(entries.len() > 2000, "{}", entries.len());
@@ -140,7 +140,7 @@ fn file_mappings() -> Vec<String> {
 
 #[test]
 fn mappings_stay_as_they_were() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     // SAFETY: loads a library whose constructors only set up tables.
     let math = unsafe { libc::dlopen(c"libm.so.6".as_ptr(), libc::RTLD_NOW) };
     // SAFETY: looks a name up.
@@ -166,12 +166,12 @@ fn mappings_stay_as_they_were() {
 
 #[test]
 fn odd_functions_keep_their_return_address() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let refused = |name: &std::ffi::CStr| {
         // SAFETY: looks a name up.
         let addr = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) } as usize;
         assert_ne!(addr, 0, "{name:?}");
-        let result = common::try_attach(&engine, addr, Kind::Return, Recorder::leaked().probe());
+        let result = common::try_attach(engine, addr, Kind::Return, Recorder::leaked().probe());
         match result {
             Err(AttachError::Refused { reason, .. }) => Some(reason),
             Err(other) => panic!("{other}"),

@@ -8,7 +8,7 @@ use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
 use std::sync::Mutex;
 
-use bpftime_attach::{Counter, Engine, Hit, Kind, Needs, Probe};
+use bpftime_attach::{Counter, Hit, Kind, Needs, Probe};
 use common::attach;
 use uapi::PtRegs;
 
@@ -315,7 +315,7 @@ fn expected_regs(state: &State, seen: &PtRegs, ip: u64) -> PtRegs {
 
 fn check(victim: unsafe extern "C" fn(), flags: u64, needs: [Needs; 2]) {
     const ALWAYS_SET: u64 = 0x202;
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = victim as *const () as usize;
     let state = State {
         general: std::array::from_fn(|i| 0x0101_0101_0101_0101 * (i as u64 + 1)),
@@ -354,12 +354,12 @@ fn check(victim: unsafe extern "C" fn(), flags: u64, needs: [Needs; 2]) {
         let expected = promised(needs[i], expected_regs(&state, &regs(i), ip));
         assert_eq!(promised(needs[i], regs(i)), expected, "{needs:?}");
     };
-    let entry = attach(&engine, addr, Kind::Entry, probe(0));
+    let entry = attach(engine, addr, Kind::Entry, probe(0));
     // Twice: a thread's first hit goes another way.
     same(run(&state, victim));
     same(run(&state, victim));
     expect(0, addr as u64);
-    let exit = attach(&engine, addr, Kind::Return, probe(1));
+    let exit = attach(engine, addr, Kind::Return, probe(1));
     same(run(&state, victim));
     expect(0, addr as u64);
     expect(1, regs(1).ip);
@@ -394,7 +394,7 @@ fn all_registers_and_flags() {
 #[test]
 fn the_red_zone_of_an_entry_probe() {
     let _victims = VICTIMS.lock();
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = reg_victim as *const () as usize;
     let state = State {
         general: [5; 15],
@@ -408,7 +408,7 @@ fn the_red_zone_of_an_entry_probe() {
             data: (&raw const *seen).cast(),
             ..destroyer(needs)
         };
-        let entry = attach(&engine, addr, Kind::Entry, probe);
+        let entry = attach(engine, addr, Kind::Entry, probe);
         let out = run(&state, reg_victim);
         assert_eq!(out.red_zone, state.red_zone, "{needs:?}");
         engine.detach(&[entry]);
@@ -420,7 +420,7 @@ fn the_red_zone_of_an_entry_probe() {
 #[test]
 fn flags_that_nobody_reads() {
     let _victims = VICTIMS.lock();
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = reg_victim_flags as *const () as usize;
     let state = State {
         general: std::array::from_fn(|i| 7 + i as u64),
@@ -436,7 +436,7 @@ fn flags_that_nobody_reads() {
                 data: (&raw const *seen).cast(),
                 ..destroyer(needs)
             };
-            let entry = attach(&engine, addr, Kind::Entry, probe);
+            let entry = attach(engine, addr, Kind::Entry, probe);
             let out = run(&State { flags, ..state }, reg_victim_flags);
             assert_eq!(
                 (out.general, out.flags, out.xmm),

@@ -95,7 +95,7 @@ fn batch(addrs: &[usize], kinds: &[Kind], probe: Probe) -> Vec<(Point, Probe)> {
 
 #[test]
 fn toggling_under_running_threads() {
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addrs = hot();
     let recorder = Recorder::leaked();
     let before: Vec<_> = addrs.iter().map(|addr| text(*addr, 16)).collect();
@@ -143,7 +143,7 @@ fn toggling_under_running_threads() {
 #[test]
 fn every_call_is_a_hit_once_attached() {
     const CALLS: u64 = 20_000;
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let addr = every_call_victim as *const () as usize;
     let (entry, exit) = (Recorder::leaked(), Recorder::leaked());
     let points = [(Kind::Entry, entry), (Kind::Return, exit)].map(|(kind, recorder)| {
@@ -183,11 +183,11 @@ fn many_probes_in_attach_order() {
         order.store(order.load(Ordering::Relaxed) * 10 + N, Ordering::Relaxed);
         0
     }
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let order: &'static Order = Box::leak(Box::new(Order(AtomicU64::new(0))));
     let data = (&raw const *order).cast();
     let addr = ordered_victim as *const () as usize;
-    let at = |kind, callback| common::attach(&engine, addr, kind, Probe::new(callback, data));
+    let at = |kind, callback| common::attach(engine, addr, kind, Probe::new(callback, data));
     let run = || {
         order.0.store(0, Ordering::Relaxed);
         assert_eq!(ordered_victim(4), 8);
@@ -235,12 +235,12 @@ fn nothing_runs_on_an_exempt_thread_or_inside_a_probe() {
         unsafe { &*data.cast::<AtomicU64>() }.fetch_add(nested_victim(1), Ordering::Relaxed);
         0
     }
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let sum: &'static AtomicU64 = Box::leak(Box::default());
     let missed: &'static AtomicU64 = Box::leak(Box::default());
     let probe = Probe::new(nest, (&raw const *sum).cast()).counting_misses(missed);
     let addr = nested_victim as *const () as usize;
-    let ids = [Kind::Entry, Kind::Return].map(|kind| common::attach(&engine, addr, kind, probe));
+    let ids = [Kind::Entry, Kind::Return].map(|kind| common::attach(engine, addr, kind, probe));
     assert_eq!(nested_victim(5), 15);
     // Each of the two hits calls the victim, at which both probes are missed.
     assert_eq!(

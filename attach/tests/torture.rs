@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bpftime_attach::{Engine, HookId, Kind, Point, Probe};
+use bpftime_attach::{Backend, Engine, HookId, Kind, Point, Probe};
 use common::{Recorder, module_of};
 
 const VICTIMS: &[&str] = &[
@@ -104,7 +104,7 @@ impl Library {
 static ONE_AT_A_TIME: Mutex<Option<Library>> = Mutex::new(None);
 
 /// Attaches what can be: where jumps can land depends on what lies near by.
-fn attach_all(engine: &Engine, library: &Library, probe: Probe) -> Vec<HookId> {
+fn attach_all(engine: &dyn Backend, library: &Library, probe: Probe) -> Vec<HookId> {
     let attached = engine.attach(&library.batch(probe));
     let asked = attached.len();
     let ids: Vec<HookId> = attached.into_iter().filter_map(Result::ok).collect();
@@ -117,11 +117,11 @@ fn check(scenario: &str) {
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     let library = &*library.get_or_insert_with(Library::build);
-    let engine = Engine::new().expect("an engine");
+    let engine = common::engine();
     let recorder = Recorder::leaked();
     library.run(scenario);
 
-    let ids = attach_all(&engine, library, recorder.probe());
+    let ids = attach_all(engine, library, recorder.probe());
     library.run(scenario);
     assert_ne!(recorder.hits(), 0, "{scenario} hits its victims");
     engine.detach(&ids);
@@ -138,7 +138,7 @@ fn check(scenario: &str) {
         scope.spawn(|| {
             Engine::exempt_thread();
             while !done.load(Ordering::Relaxed) {
-                let ids = attach_all(&engine, library, recorder.probe());
+                let ids = attach_all(engine, library, recorder.probe());
                 engine.detach(&ids);
             }
         });

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bpftime_attach::{Engine, Hit, HookId, Kind, Module, Point, Probe};
+use bpftime_attach::{Backend, Hit, HookId, Kind, Module, Point, Probe};
 use uapi::PtRegs;
 
 static KNOWN: Mutex<Vec<(u64, Arc<Module>)>> = Mutex::new(Vec::new());
@@ -19,6 +19,12 @@ static KNOWN: Mutex<Vec<(u64, Arc<Module>)>> = Mutex::new(Vec::new());
 /// Describes modules anew from now on: addresses have been reused.
 pub fn forget_modules() {
     KNOWN.lock().expect("no test fails here").clear();
+}
+
+/// The back end that the suites run on: the one that `BPFTIME_HOOK` names.
+pub fn engine() -> &'static dyn Backend {
+    let name = std::env::var("BPFTIME_HOOK").unwrap_or_default();
+    Box::leak(bpftime_attach::open(&name).expect("the back end"))
 }
 
 /// The module that holds `addr`, described once.
@@ -141,13 +147,13 @@ unsafe extern "C" fn record(regs: *mut PtRegs, data: *const (), hit: *mut Hit) -
 }
 
 /// Attaches one probe.
-pub fn attach(engine: &Engine, addr: usize, kind: Kind, probe: Probe) -> HookId {
+pub fn attach(engine: &dyn Backend, addr: usize, kind: Kind, probe: Probe) -> HookId {
     try_attach(engine, addr, kind, probe).expect("attached")
 }
 
 /// Attaches one probe or says why not.
 pub fn try_attach(
-    engine: &Engine,
+    engine: &dyn Backend,
     addr: usize,
     kind: Kind,
     probe: Probe,
