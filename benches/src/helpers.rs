@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use runtime::maps::{Map, MapSpec};
+use runtime::own_stack;
 use runtime::program::{LoadedProgram, Objects};
 use runtime::run::{ProcessEnv, RunState};
 use runtime::thread;
@@ -189,9 +190,16 @@ fn main() -> Result<()> {
     let world = World::new(&wanted)?;
     let env = ProcessEnv::new(segment(u64::from(CPUS) * CLAIM_BYTES)?, segment(PAGE)?);
     let env = env.context("an environment")?;
+    // Timed on a thread, whose stack libc has notes of.
+    std::thread::scope(|scope| scope.spawn(|| compare(&world, &env)).join())
+        .map_err(|_| anyhow!("the thread ended"))?
+}
+
+fn compare(world: &World, env: &ProcessEnv) -> Result<()> {
+    own_stack::init();
     let mut rows = Vec::new();
     for (id, (name, text)) in (0..).zip(&world.programs) {
-        let program = LoadedProgram::load(&world, id).context(text.clone())?;
+        let program = LoadedProgram::load(world, id).context(text.clone())?;
         rows.push(Row {
             name,
             program,
@@ -208,7 +216,7 @@ fn main() -> Result<()> {
             } else {
                 &text
             };
-            row.best = row.best.min(time(&env, row, from));
+            row.best = row.best.min(time(env, row, from));
             world.drain()?;
         }
     }

@@ -12,6 +12,7 @@ pub mod doorbell;
 pub mod helpers;
 pub mod kernel_types;
 pub mod maps;
+pub mod own_stack;
 pub mod program;
 pub mod run;
 pub mod session;

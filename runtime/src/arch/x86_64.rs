@@ -80,3 +80,39 @@ pub(crate) fn cpu() -> u32 {
     }
     limit & CPU_MASK
 }
+
+/// The thread pointer: where libc's descriptor of this thread begins.
+#[inline(always)]
+pub(crate) fn thread_pointer() -> usize {
+    let address: usize;
+    // SAFETY: reads the thread pointer (`fs:0`, x86-64 psABI).
+    unsafe {
+        asm!("mov {0}, qword ptr fs:[0]", out(reg) address, options(nostack, pure, readonly, preserves_flags));
+    }
+    address
+}
+
+/// The stack pointer, somewhere in the frame of whom this is inlined into.
+#[inline(always)]
+pub(crate) fn stack_pointer() -> u64 {
+    let address: u64;
+    // SAFETY: reads a register.
+    unsafe {
+        asm!("mov {0}, rsp", out(reg) address, options(nomem, nostack, pure, preserves_flags));
+    }
+    address
+}
+
+/// The word at `from`, aligned or not, which others may be writing.
+///
+/// # Safety
+/// `from` is readable for 8 bytes.
+#[inline(always)]
+pub(crate) unsafe fn load(from: *const u64) -> u64 {
+    let word: u64;
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!("mov {0}, qword ptr [{1}]", out(reg) word, in(reg) from, options(nostack, readonly, preserves_flags));
+    }
+    word
+}

@@ -1,6 +1,8 @@
 //! Helpers that read memory of the process at any address: a bad one is an
-//! error, never a fault. The kernel does the copy (process_vm_readv(2) on the
-//! own process), so signal handlers of the target are not disturbed.
+//! error, never a fault. What lies on the stack that the thread stands on is
+//! there, and is read by plain loads; all else the kernel copies
+//! (process_vm_readv(2) on the own process), so signal handlers of the target
+//! are not disturbed.
 
 use core::mem::MaybeUninit;
 
@@ -9,13 +11,27 @@ use uapi::Errno;
 
 use super::row::{Any, LenOrZero, Room, helper};
 use crate::maps::bytes;
-use crate::thread;
+use crate::{own_stack, thread};
 
 /// Copies `len` bytes from `from`; all or nothing.
 ///
 /// # Safety
 /// `to` is writable for `len` bytes.
-pub(super) unsafe fn read(to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
+#[inline]
+pub(crate) unsafe fn read(to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
+    if own_stack::holds(from, len as u64) {
+        // SAFETY: the caller vouches for `to`; `from` can be read.
+        unsafe { bytes::copy_unaligned(to, from as *const u8, len) };
+        return Ok(());
+    }
+    // SAFETY: the caller vouches for `to`.
+    unsafe { read_anywhere(to, from, len) }
+}
+
+/// # Safety
+/// As [`read`].
+#[cold]
+unsafe fn read_anywhere(to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
     if len == 0 {
         return Ok(());
     }
@@ -26,6 +42,20 @@ pub(super) unsafe fn read(to: *mut u8, from: u64, len: usize) -> Result<(), Errn
     } else {
         Err(Errno::EFAULT)
     }
+}
+
+/// Where the first zero byte is.
+fn zero_in(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let (words, _) = text.as_chunks::<8>();
+    let has_zero = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        word.wrapping_sub(ONES) & !word & TOPS != 0
+    };
+    let from = 8 * words.iter().position(has_zero).unwrap_or(words.len());
+    let rest = text.get(from..)?;
+    Some(from + rest.iter().position(|&byte| byte == 0)?)
 }
 
 /// The kernel's `copy_from_user_nofault` and its kin: on failure the
@@ -48,7 +78,7 @@ fn probe_read_bytes(to: Room, len: LenOrZero, from: Any) -> i64 {
 /// Nothing that follows the zero in memory reaches the destination, so that
 /// equal strings make equal keys.
 fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
-    /// Bytes that lie on one page when they start at a multiple.
+    /// Bytes read at a time.
     const STEP: usize = 256;
     if len.0 == 0 {
         return 0;
@@ -58,17 +88,18 @@ fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
     let mut done = 0;
     while done < len.0 {
         let address = from.0.wrapping_add(done as u64);
-        // Up to the next multiple of STEP, so that a string that ends just
-        // before an unmapped page is read whole.
-        let step = (STEP - address as usize % STEP).min(len.0 - done);
+        // Up to the end of the page, so that a string that ends just before
+        // an unmapped one is read whole.
+        let page = (shm::PAGE - address % shm::PAGE) as usize;
+        let step = STEP.min(page).min(len.0 - done);
         // SAFETY: `bounce` has STEP bytes.
         if let Err(errno) = unsafe { read(bounce, address, step) } {
             // SAFETY: the verifier proved that `to` has `len` bytes.
             unsafe { bytes::zero(to.0, len.0) };
             return errno.ret();
         }
-        // SAFETY: `step` bytes were just read.
-        let zero = (0..step).find(|at| unsafe { bounce.wrapping_add(*at).read_volatile() } == 0);
+        // SAFETY: `step` bytes were just read into what is ours alone.
+        let zero = zero_in(unsafe { core::slice::from_raw_parts(bounce, step) });
         let copied = zero.map_or(step, |at| at + 1);
         // SAFETY: `done + copied` is at most `len`.
         unsafe { bytes::copy(to.0.wrapping_add(done), bounce, copied) };
@@ -136,5 +167,24 @@ helper! {
     /// bpf_copy_from_user: as bpf_probe_read_user; nothing needs paging in.
     fn copy_from_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_COPY_FROM_USER {
         probe_read_bytes(to, len, from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::zero_in;
+
+    #[test]
+    fn the_first_zero_is_found() {
+        for len in 0..40 {
+            let mut text = vec![0x80u8; len];
+            assert_eq!(zero_in(&text), None);
+            for at in (0..len).rev() {
+                text[at] = 0;
+                assert_eq!(zero_in(&text), Some(at), "of {len}");
+                // What looks like a borrow in the word.
+                text[at] = if at % 2 == 0 { 0 } else { 1 };
+            }
+        }
     }
 }

@@ -37,6 +37,29 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
+/// As [`copy`], by words that need not be aligned: for what others do not
+/// wait for.
+///
+/// # Safety
+/// As [`copy`]; the ranges may overlap, and then what comes out is undefined.
+#[inline]
+pub(crate) unsafe fn copy_unaligned(dst: *mut u8, src: *const u8, len: usize) {
+    let mut at = 0;
+    while len - at >= 8 {
+        // SAFETY: in range by the loop's condition.
+        unsafe {
+            let word = crate::arch::load(src.add(at).cast());
+            dst.add(at).cast::<u64>().write_unaligned(word);
+        }
+        at += 8;
+    }
+    while at < len {
+        // SAFETY: in range by the loop's condition.
+        unsafe { byte(dst.add(at)).store(byte(src.add(at)).load(Relaxed), Relaxed) };
+        at += 1;
+    }
+}
+
 /// Writes `len` zeros.
 ///
 /// # Safety
