@@ -294,6 +294,7 @@ impl Agent {
         Engine::exempt_thread();
         self.tid.store(shm::sys::gettid(), Ordering::Release);
         process::keep_own_root();
+        runtime::own_stack::init();
         loop {
             if self.aside.load(Ordering::Acquire) > 0 {
                 return;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use runtime::own_stack;
 use runtime::session::file;
 use uapi::Errno;
 
@@ -44,10 +45,13 @@ impl Mapping {
 const LIMIT: usize = 16 << 20;
 
 /// All executable file mappings, by address. `ENOENT` when there are none,
-/// which cannot be.
+/// which cannot be. Notes how far the first thread's stack has grown.
 pub fn executable() -> Result<Vec<Mapping>, Errno> {
     // Not self/maps: that is empty after the first thread has ended.
     let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;
+    if let Some(low) = text.split(|&b| b == b'\n').find_map(first_stack) {
+        own_stack::note_first_thread(low);
+    }
     let found = joined(text.split(|&b| b == b'\n').filter_map(parse));
     if found.is_empty() {
         Err(Errno::ENOENT)
@@ -67,6 +71,13 @@ fn joined(mappings: impl Iterator<Item = Mapping>) -> Vec<Mapping> {
         }
     }
     all
+}
+
+/// Where the first thread's stack begins, if this is its line.
+fn first_stack(line: &[u8]) -> Option<u64> {
+    let line = std::str::from_utf8(line.strip_suffix(b"[stack]")?).ok()?;
+    let (start, _) = line.split_once('-')?;
+    u64::from_str_radix(start, 16).ok()
 }
 
 /// `START-END PERMS OFFSET MAJOR:MINOR INODE   PATH`, proc_pid_maps(5).
@@ -163,6 +174,14 @@ mod tests {
         ] {
             assert_eq!(parse(line), None);
         }
+    }
+
+    #[test]
+    fn only_the_first_threads_stack_has_a_name() {
+        let line = b"7ffc1000-7ffc5000 rw-p 00000000 00:00 0      [stack]";
+        assert_eq!(first_stack(line), Some(0x7ffc_1000));
+        assert_eq!(first_stack(&line[..line.len() - 7]), None);
+        assert_eq!(first_stack(b"[stack]"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod dumps;
 mod errors;
 mod known;
 mod libraries;
+mod memory;
 mod oracle;
 mod order;
 mod unwind;

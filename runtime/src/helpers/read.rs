@@ -1,8 +1,8 @@
 //! Helpers that read memory of the process at any address: a bad one is an
 //! error, never a fault. What lies on the stack that the thread stands on is
 //! there, and is read by plain loads; all else the kernel copies
-//! (process_vm_readv(2) on the own process), so signal handlers of the target
-//! are not disturbed.
+//! (process_vm_writev(2) on the own process, whose source is read with this
+//! thread's rights), so signal handlers of the target are not disturbed.
 
 use core::mem::MaybeUninit;
 
@@ -36,7 +36,7 @@ unsafe fn read_anywhere(to: *mut u8, from: u64, len: usize) -> Result<(), Errno>
         return Ok(());
     }
     // SAFETY: the caller vouches for `to`.
-    let done = unsafe { sys::read_own(thread::ids().pid, to, from, len) };
+    let done = unsafe { sys::copy_own(thread::ids().pid, to, from, len) };
     if done == len as isize {
         Ok(())
     } else {
@@ -58,18 +58,39 @@ fn zero_in(text: &[u8]) -> Option<usize> {
     Some(from + rest.iter().position(|&byte| byte == 0)?)
 }
 
+/// Zeroes the destination; the errno.
+fn failed(to: Room, len: LenOrZero, errno: Errno) -> i64 {
+    // SAFETY: the verifier proved that `to` has `len` bytes.
+    unsafe { bytes::zero(to.0, len.0) };
+    errno.ret()
+}
+
 /// The kernel's `copy_from_user_nofault` and its kin: on failure the
 /// destination is zeroed.
+#[inline]
 fn probe_read_bytes(to: Room, len: LenOrZero, from: Any) -> i64 {
     // SAFETY: the verifier proved that `to` has `len` bytes.
-    unsafe {
-        match read(to.0, from.0, len.0) {
-            Ok(()) => 0,
-            Err(errno) => {
-                bytes::zero(to.0, len.0);
-                errno.ret()
-            }
-        }
+    match unsafe { read(to.0, from.0, len.0) } {
+        Ok(()) => 0,
+        Err(errno) => failed(to, len, errno),
+    }
+}
+
+/// `TASK_SIZE_MAX`.
+const USER_END: u64 = (1 << 47) - 4096;
+
+/// What the helpers that tell user and kernel by the address find beyond user
+/// space, where there is nothing for them here (arch/x86/mm/maccess.c,
+/// `copy_from_kernel_nofault_allowed`; what is not canonical depends on the
+/// processor and counts as bad).
+fn kernel_errno(from: u64) -> Option<Errno> {
+    const GUARD_END: u64 = USER_END + shm::PAGE;
+    const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
+    const VSYSCALL_END: u64 = VSYSCALL + shm::PAGE;
+    match from {
+        0..USER_END => None,
+        USER_END..GUARD_END | VSYSCALL..VSYSCALL_END => Some(Errno::ERANGE),
+        _ => Some(Errno::EFAULT),
     }
 }
 
@@ -94,9 +115,7 @@ fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
         let step = STEP.min(page).min(len.0 - done);
         // SAFETY: `bounce` has STEP bytes.
         if let Err(errno) = unsafe { read(bounce, address, step) } {
-            // SAFETY: the verifier proved that `to` has `len` bytes.
-            unsafe { bytes::zero(to.0, len.0) };
-            return errno.ret();
+            return failed(to, len, errno);
         }
         // SAFETY: `step` bytes were just read into what is ours alone.
         let zero = zero_in(unsafe { core::slice::from_raw_parts(bounce, step) });
@@ -105,10 +124,19 @@ fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
         unsafe { bytes::copy(to.0.wrapping_add(done), bounce, copied) };
         done += copied;
         if zero.is_some() {
-            // The kernel stores whole words and clears what follows the zero.
-            let word = done.next_multiple_of(8).min(len.0);
-            // SAFETY: `word` is at most `len`.
-            unsafe { bytes::zero(to.0.wrapping_add(done), word - done) };
+            // The kernel (lib/strncpy_from_user.c) takes whole words as long as
+            // they fit and can be read, and clears what follows the zero.
+            let word = done.next_multiple_of(8);
+            let seen = address.wrapping_sub(from.0) as usize + step;
+            let beyond = word.saturating_sub(seen);
+            let next = from.0.wrapping_add(seen as u64);
+            // SAFETY: `bounce` has more than a word; the `word` bytes are at
+            // most `len`.
+            unsafe {
+                if word <= len.0 && (beyond == 0 || read(bounce, next, beyond).is_ok()) {
+                    bytes::zero(to.0.wrapping_add(done), word - done);
+                }
+            }
             return done as i64;
         }
     }
@@ -118,10 +146,14 @@ fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
 }
 
 helper! {
-    /// bpf_probe_read: as bpf_probe_read_user; there is one address space.
-    /// EFAULT for a bad address, the destination is zeroed then.
+    /// bpf_probe_read: as bpf_probe_read_user; ERANGE for what is neither user
+    /// nor kernel space.
     gpl fn probe_read(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ {
-        probe_read_bytes(to, len, from)
+        match kernel_errno(from.0) {
+            None => probe_read_bytes(to, len, from),
+            Some(Errno::EFAULT) if len.0 == 0 => 0,
+            Some(errno) => failed(to, len, errno),
+        }
     }
 }
 
@@ -129,6 +161,10 @@ helper! {
     /// bpf_probe_read_user: `len` bytes at `from`. EFAULT for a bad address,
     /// the destination is zeroed then.
     gpl fn probe_read_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_USER {
+        // Also when nothing is asked for.
+        if from.0 > USER_END {
+            return failed(to, len, Errno::EFAULT);
+        }
         probe_read_bytes(to, len, from)
     }
 }
@@ -144,7 +180,10 @@ helper! {
 helper! {
     /// bpf_probe_read_str: as bpf_probe_read_user_str.
     gpl fn probe_read_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_STR {
-        probe_read_text(to, len, from)
+        match kernel_errno(from.0) {
+            Some(errno) if len.0 > 0 => failed(to, len, errno),
+            _ => probe_read_text(to, len, from),
+        }
     }
 }
 
