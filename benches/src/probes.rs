@@ -18,12 +18,14 @@ const FUNCTIONS: [(&str, &str); 4] = [
 ];
 
 /// What is measured on each function: program, kind of probe, name.
-const PROBES: [(&str, &str, &str); 5] = [
+const PROBES: [(&str, &str, &str); 7] = [
     ("empty", "entry", "empty uprobe"),
     ("empty", "return", "empty uretprobe"),
     ("hash", "entry", "uprobe + hash ++"),
     ("percpu", "entry", "uprobe + per-CPU array ++"),
     ("record", "entry", "uprobe + 16-byte ring record"),
+    ("read_stack", "entry", "uprobe + read 16 bytes, stack"),
+    ("read_text", "entry", "uprobe + read 16 bytes, other"),
 ];
 
 const ROUNDS: usize = 9;
