@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 use runtime::session::{Dirs, Role, Roster};
 
 use crate::inject;
@@ -36,32 +34,7 @@ Examples:
   bpftime attach $(pidof myserver)";
 
 /// Attaches to every process that lets us.
-///
-/// The work is a child's: a borrowed thread must be given back also when the
-/// command itself is killed.
 pub fn run(args: Args) -> Result<(), Problem> {
-    // SAFETY: the command has only this thread, so the child may do all that
-    // the parent may.
-    match unsafe { nix::unistd::fork() } {
-        Ok(ForkResult::Parent { child }) => std::process::exit(status_of(child)),
-        // Without room for a process the parent does it.
-        Ok(ForkResult::Child) | Err(_) => attach(args),
-    }
-}
-
-/// Exit status of the child that does the work, as a shell gives it.
-fn status_of(child: Pid) -> i32 {
-    loop {
-        match waitpid(child, None) {
-            Ok(WaitStatus::Exited(_, status)) => return status,
-            Ok(WaitStatus::Signaled(_, signal, _)) => return 128 + signal as i32,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return 1,
-        }
-    }
-}
-
-fn attach(args: Args) -> Result<(), Problem> {
     let dirs = Dirs::for_cli();
     let library = libraries::unpack(&dirs.state, Library::Agent)?;
     let roster = Roster::open(&dirs)?;

@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 pub struct Mapping {
     pub range: Range<u64>,
     pub executable: bool,
+    pub private: bool,
+    pub offset: u64,
     pub inode: u64,
     pub path: Option<PathBuf>,
 }
@@ -49,13 +51,15 @@ fn mapping(line: &[u8]) -> Option<Mapping> {
     };
     let (start, end) = word()?.split_once('-')?;
     let permissions = word()?;
-    let _offset = word()?;
+    let offset = word()?;
     let _device = word()?;
     let inode = word()?.parse().ok()?;
     let path = rest.trim_ascii_start();
     Some(Mapping {
         range: u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?,
         executable: permissions.as_bytes().get(2) == Some(&b'x'),
+        private: permissions.as_bytes().get(3) == Some(&b'p'),
+        offset: u64::from_str_radix(offset, 16).ok()?,
         inode,
         path: path
             .starts_with(b"/")
@@ -73,6 +77,8 @@ mod tests {
         let expected = Mapping {
             range: 0x7f00..0x7f10,
             executable: true,
+            private: true,
+            offset: 0x1000,
             inode: 42,
             path: Some(PathBuf::from("/a b/libc.so.6 (deleted)")),
         };
@@ -81,6 +87,8 @@ mod tests {
         let expected = Mapping {
             range: 0x7f00..0x7f10,
             executable: false,
+            private: true,
+            offset: 0,
             inode: 0,
             path: None,
         };

@@ -3,24 +3,27 @@
 //!
 //! One thread is borrowed for a few milliseconds, at a point where it holds
 //! none of the locks that dlopen(3) takes; all others run on. Everything the
-//! thread could notice is saved before and restored after: registers, vector
-//! state, signal mask, `errno`, the interrupted system call. It runs on a
-//! stack of ours and comes back through a system call, so no code and no
-//! byte of its own memory changes and no fault is raised.
+//! thread could notice is as before when it is back: registers, vector state,
+//! signal mask, `errno`, the interrupted system call. It is sent on its way by
+//! one change of its registers, to code of ours in unused room behind a
+//! library's text; that code needs a mapping and a stack of its own, and does
+//! the rest without us. So we may be killed at any moment.
 //!
 //! Reading order: [`permission`] (may we), [`target`] (what is where, with
-//! [`maps`]), [`thread`] (a seized thread),
-//! [`safe_point`] (where it may be borrowed), [`borrowed`] (calls in it).
+//! [`maps`] and [`slot`]), [`thread`] (a seized thread),
+//! [`safe_point`] (where it may be borrowed), [`errand`] (what it then does).
 
 mod arch;
-mod borrowed;
+mod errand;
 mod maps;
 mod permission;
 mod safe_point;
+mod slot;
 mod target;
 mod thread;
 
 use std::ffi::CString;
+use std::fs::{File, TryLockError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -32,7 +35,7 @@ use nix::unistd::Pid;
 use crate::libraries::Library;
 use crate::log::debug;
 use crate::problem::Problem;
-use borrowed::Borrowed;
+use errand::{Errand, Outcome};
 use target::Target;
 use thread::{Lost, Thread};
 
@@ -40,6 +43,8 @@ use thread::{Lost, Thread};
 const SAFE_POINT: Duration = Duration::from_secs(2);
 /// How long loading and starting the agent may take, once there.
 const CALLS: Duration = Duration::from_secs(10);
+/// How often to look whether another command is done.
+const LOOK: Duration = Duration::from_millis(1);
 /// What the agent exports: `int bpftime_agent_start(const char *sessions)`,
 /// not 0 when nothing
 /// can be hooked.
@@ -48,30 +53,85 @@ const START: &str = "bpftime_agent_start";
 /// Makes the process `pid` load the agent from `library`, unless it has it,
 /// and start it on the session directory `sessions`.
 pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> {
-    let target = Target::inspect(pid, library)?;
-    let path = c_string(library)?;
-    let sessions = c_string(sessions)?;
-    let start_offset = target::symbol(Library::Agent.bytes(), START).ok_or_else(|| {
-        Problem::new(
-            library.display(),
-            format_args!("does not export {START}"),
-            "install bpftime again",
-        )
-    })?;
-
-    // Killed half way through, we would leave the thread in a borrowed state.
+    let (path, directory) = (c_string(library)?, c_string(sessions)?);
+    let errand = Errand {
+        library: &path,
+        sessions: &directory,
+        start: target::symbol(Library::Agent.bytes(), START).ok_or_else(|| {
+            Problem::new(
+                library.display(),
+                format_args!("does not export {START}"),
+                "install bpftime again",
+            )
+        })?,
+    };
+    let _alone = alone(pid)?;
+    // Interrupted half way through, we would not tell what became of it.
     let _quiet = Quiet::begin();
-    let thread = safe_point::reach(&target, Instant::now() + SAFE_POINT)?;
-    debug!("{pid}: borrowing thread {}", thread.tid());
-    let begun = Instant::now();
-    let mut borrowed = Borrowed::begin(thread, &target, Instant::now() + CALLS)
-        .map_err(|lost| explain(pid, lost))?;
-    let result = start(&mut borrowed, &target, &path, &sessions, start_offset);
-    let returned = borrowed.give_back();
-    debug!("{pid}: thread back after {:?}", begun.elapsed());
-    match (result, returned) {
-        (Ok(outcome), Ok(())) => outcome,
-        (Err(lost), _) | (Ok(_), Err(lost)) => Err(explain(pid, lost)),
+    let deadline = Instant::now() + SAFE_POINT;
+    loop {
+        let target = Target::inspect(pid, library)?;
+        let thread = safe_point::reach(&target, deadline)?;
+        let tid = thread.tid();
+        let Some(slot) = slot::for_thread(&target.slots, tid) else {
+            return Err(Problem::new(
+                pid,
+                "there is no room in it for the code that loads the agent",
+                "start it with bpftime start instead",
+            ));
+        };
+        debug!("{pid}: borrowing thread {tid}");
+        let begun = Instant::now();
+        let outcome = errand::run(thread, &target, slot, &errand, begun + CALLS);
+        debug!("{pid}: {outcome:?} after {:?}", begun.elapsed());
+        match outcome {
+            Err(Lost::Disturbed) if Instant::now() < deadline => {}
+            outcome => return result(pid, outcome),
+        }
+    }
+}
+
+/// Keeps other commands away from the process, as long as the file is open:
+/// two would choose the same room in it.
+fn alone(pid: Pid) -> Result<Option<File>, Problem> {
+    // What can be wrong with the process is told later.
+    let Ok(directory) = File::open(format!("/proc/{pid}")) else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + CALLS;
+    while matches!(directory.try_lock(), Err(TryLockError::WouldBlock)) {
+        if Instant::now() >= deadline {
+            return Err(Problem::new(
+                pid,
+                "another bpftime is attaching to it",
+                "try again",
+            ));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(Some(directory))
+}
+
+/// What became of the errand, for the user.
+fn result(pid: Pid, outcome: Result<Outcome, Lost>) -> Result<(), Problem> {
+    match outcome {
+        Ok(Outcome::Started) => Ok(()),
+        Ok(Outcome::NotStarted) => Err(Problem::new(
+            pid,
+            "the agent could not start in it",
+            "see bpftime doctor",
+        )),
+        Ok(Outcome::NotLoaded(why)) => Err(Problem::new(
+            pid,
+            format_args!("it cannot load the agent ({why})"),
+            "start it with bpftime start instead",
+        )),
+        Ok(Outcome::NoMemory) => Err(Problem::new(
+            pid,
+            "it may not map more memory (ulimit -v)",
+            "raise its limit (prlimit --as)",
+        )),
+        Err(lost) => Err(explain(pid, lost)),
     }
 }
 
@@ -87,62 +147,6 @@ pub fn can_trace(pid: Pid, deadline: Instant) -> Result<(), Errno> {
         Lost::Io(errno) => errno,
         _ => Errno::ETIMEDOUT,
     })
-}
-
-/// The calls in the borrowed thread. The outer error means that the thread is
-/// lost, the inner one that the target refused.
-fn start(
-    borrowed: &mut Borrowed,
-    target: &Target,
-    path: &CString,
-    sessions: &CString,
-    start_offset: u64,
-) -> Result<Result<(), Problem>, Lost> {
-    let pid = target.pid;
-    let base = match target.agent_base()? {
-        Some(base) => base,
-        None => {
-            let path = borrowed.string(path)?;
-            if borrowed.call(target.dlopen.address, [path, target.dlopen.flags])? == 0 {
-                let why = match target.dlerror {
-                    Some(dlerror) => {
-                        let text = borrowed.call(dlerror, [0, 0])?;
-                        borrowed.read_string(text)
-                    }
-                    None => "dlopen failed".to_owned(),
-                };
-                return Ok(Err(Problem::new(
-                    pid,
-                    format_args!("it cannot load the agent ({why})"),
-                    "start it with bpftime start instead",
-                )));
-            }
-            match target.agent_base()? {
-                Some(base) => base,
-                None => {
-                    return Ok(Err(Problem::new(
-                        pid,
-                        "the agent was loaded but is not mapped",
-                        "report this as a bug",
-                    )));
-                }
-            }
-        }
-    };
-    let sessions = borrowed.string(sessions)?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the function returns a C int"
-    )]
-    let status = borrowed.call(base + start_offset, [sessions, 0])? as i32;
-    if status != 0 {
-        return Ok(Err(Problem::new(
-            pid,
-            "the agent could not start in it",
-            "see bpftime doctor",
-        )));
-    }
-    Ok(Ok(()))
 }
 
 /// What a lost thread means for the user.
@@ -166,6 +170,11 @@ fn explain(pid: Pid, lost: Lost) -> Problem {
             ),
             "start it with bpftime start instead",
         ),
+        Lost::Disturbed => Problem::new(
+            pid,
+            "signals came too fast to load the agent",
+            "try again, or start it with bpftime start",
+        ),
         Lost::Io(errno) => Problem::new(
             pid,
             format_args!("cannot be traced ({})", errno.desc()),
@@ -179,8 +188,11 @@ fn signal_name(signal: i32) -> &'static str {
 }
 
 fn c_string(path: &Path) -> Result<CString, Problem> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Problem::new(path.display(), "contains a NUL byte", "use another path"))
+    let path_is = |what| Problem::new(path.display(), what, "use another path");
+    if path.as_os_str().len() >= libc::PATH_MAX as usize {
+        return Err(path_is("is too long"));
+    }
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| path_is("contains a NUL byte"))
 }
 
 /// Holds back the signals that would end or stop us, and SIGCHLD, for which

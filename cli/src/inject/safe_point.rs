@@ -13,8 +13,9 @@ use nix::unistd::Pid;
 
 use super::arch::{self, Registers};
 use super::permission::no_access;
+use super::slot::Slot;
 use super::target::Target;
-use super::thread::{self, Lost, SIGTRAP, Stop, Thread};
+use super::thread::{self, Lost, Stop, Thread};
 use crate::log::debug;
 use crate::problem::Problem;
 
@@ -25,11 +26,6 @@ const PACE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_m
 /// Starts and ends of system calls to look at before a thread may run past
 /// them for a while: one that lives in brk(2) is elsewhere only in between.
 const SYSCALL_STOPS: u32 = 8;
-/// How long to follow a thread instruction by instruction; malloc and free
-/// take some hundred of them, a step a few microseconds.
-const STEPS: Duration = Duration::from_millis(20);
-/// Looks at a thread before it is led by steps.
-const LOOKS: u32 = 8;
 /// More threads than this are not tried in one round.
 const MOST_THREADS: usize = 64;
 /// How much of a stack is searched for frames that forbid it.
@@ -105,11 +101,13 @@ const PASSAGES: &[i64] = &[
     libc::SYS_unlink,
 ];
 
-/// Brings one thread of the target to a safe point and returns it stopped.
+/// Brings one thread of the target to a safe point and returns it stopped; one
+/// that went on an errand and was not seen to come back, if that can be.
 pub fn reach(target: &Target, deadline: Instant) -> Result<Thread, Problem> {
     let pid = target.pid;
+    let owners: Vec<i32> = target.slots.iter().filter_map(Slot::owner).collect();
     loop {
-        let mut threads = threads(pid);
+        let mut threads = threads(pid, &owners);
         if threads.is_empty() {
             return Err(Problem::new(pid, "ended meanwhile", "start it again"));
         }
@@ -147,15 +145,23 @@ pub fn reach(target: &Target, deadline: Instant) -> Result<Thread, Problem> {
     }
 }
 
-/// The target's threads, those asleep in a lasting wait first.
-fn threads(pid: Pid) -> Vec<Pid> {
+/// The target's threads, those of `first` first, then those asleep in a
+/// lasting wait.
+fn threads(pid: Pid, first: &[i32]) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
     let mut threads: Vec<(u8, Pid)> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|tid| !is_agents(pid, *tid))
-        .map(|tid| (rank(pid, tid), Pid::from_raw(tid)))
+        .map(|tid| {
+            let rank = if first.contains(&tid) {
+                0
+            } else {
+                rank(pid, tid)
+            };
+            (rank, Pid::from_raw(tid))
+        })
         .collect();
     threads.sort_by_key(|(rank, tid)| (*rank, tid.as_raw()));
     threads.into_iter().map(|(_, tid)| tid).collect()
@@ -167,17 +173,17 @@ fn is_agents(pid: Pid, tid: i32) -> bool {
         .is_ok_and(|name| name == AGENT_THREAD)
 }
 
-/// 0 for a thread in a lasting wait, 1 for a running one, 2 for the rest.
+/// 1 for a thread in a lasting wait, 2 for a running one, 3 for the rest.
 fn rank(pid: Pid, tid: i32) -> u8 {
     let line = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
     let mut words = line.split_whitespace();
     match words.next() {
-        Some("running") => 1,
+        Some("running") => 2,
         Some(number) => match number.parse() {
-            Ok(number) if SLEEPS.contains(&number) => 0,
-            _ => 2,
+            Ok(number) if SLEEPS.contains(&number) => 1,
+            _ => 3,
         },
-        None => 2,
+        None => 3,
     }
 }
 
@@ -187,7 +193,6 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
     let mut asked = true;
     let mut in_syscall = false;
     let mut syscall_stops = 0;
-    let mut looks = 0;
     let mut pace = PACE.0;
     loop {
         let patience = if asked {
@@ -202,7 +207,7 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
                 continue;
             }
             Err(lost) => return Err(lost),
-            Ok(Stop::Asked | Stop::Step) => {
+            Ok(Stop::Asked) => {
                 syscall_stops = 0;
                 // Not in step with what the program does.
                 pace = if pace > PACE.1 { PACE.0 } else { pace * 9 / 8 };
@@ -219,21 +224,8 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
         }
         // Whatever stops a thread cancels an interruption that is on its way.
         asked = false;
-        if !in_syscall {
-            if is_safe(thread, target)? {
-                return Ok(true);
-            }
-            looks += 1;
-            if looks > LOOKS && syscall_stops == 0 {
-                match step_out(thread, target, deadline, &mut in_syscall)? {
-                    Step::Safe => return Ok(true),
-                    Step::Stopped => {}
-                    Step::Asked => {
-                        asked = true;
-                        continue;
-                    }
-                }
-            }
+        if !in_syscall && is_safe(thread, target)? {
+            return Ok(true);
         }
         if Instant::now() >= deadline {
             return Ok(false);
@@ -246,72 +238,6 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
     }
 }
 
-/// How [`step_out`] leaves a thread.
-enum Step {
-    /// Stopped at a safe point.
-    Safe,
-    /// Stopped elsewhere.
-    Stopped,
-    /// Running, but asked to stop.
-    Asked,
-}
-
-/// Leads a thread out of the function of libc that it is in, instruction by
-/// instruction, but not so through a system call: it could sleep there. Each
-/// step raises SIGTRAP, which the kernel would force upon a thread that blocks
-/// or ignores it; then nothing is done.
-fn step_out(
-    thread: &mut Thread,
-    target: &Target,
-    deadline: Instant,
-    in_syscall: &mut bool,
-) -> Result<Step, Lost> {
-    if arch::syscall_number(&thread.registers()?).is_some()
-        || thread.blocked()? & SIGTRAP != 0
-        || target.ignores(SIGTRAP)
-    {
-        return Ok(Step::Stopped);
-    }
-    let enough = deadline.min(Instant::now() + STEPS);
-    let mut signal = 0;
-    while Instant::now() < enough {
-        let mut code = [0; arch::SYSCALL.len()];
-        thread::read(
-            target.pid,
-            arch::instruction(&thread.registers()?),
-            &mut code,
-        )?;
-        let pending = std::mem::take(&mut signal);
-        if *in_syscall || code == arch::SYSCALL {
-            thread.resume(pending)?;
-        } else if arch::may_step(code) {
-            thread.step(pending)?;
-        } else {
-            signal = pending;
-            break;
-        }
-        match thread.wait(deadline.min(Instant::now() + PACE.1)) {
-            Ok(Stop::Signal(other)) => signal = other,
-            Ok(Stop::Syscall) => *in_syscall = !*in_syscall,
-            Ok(Stop::Step | Stop::Asked) => {}
-            Err(Lost::Late) => {
-                thread.interrupt()?;
-                return Ok(Step::Asked);
-            }
-            Err(lost) => return Err(lost),
-        }
-        if signal == 0 && !*in_syscall && is_safe(thread, target)? {
-            return Ok(Step::Safe);
-        }
-    }
-    if signal != 0 {
-        thread.resume(signal)?;
-        thread.interrupt()?;
-        return Ok(Step::Asked);
-    }
-    Ok(Step::Stopped)
-}
-
 /// Whether the stopped thread is at a point where it may be borrowed.
 fn is_safe(thread: &Thread, target: &Target) -> Result<bool, Lost> {
     let registers = thread.registers()?;
@@ -321,7 +247,7 @@ fn is_safe(thread: &Thread, target: &Target) -> Result<bool, Lost> {
         Some(number) => is_harmless(number, &registers) && !target.is_loader(at),
         None => !target.is_careful(at) && !target.has_own_allocator(),
     };
-    if !own_point {
+    if !own_point || target.is_out(thread.tid(), &registers) {
         return Ok(false);
     }
     // libc's allocator calls nothing of the program while it holds its lock, so

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use object::{ElfFile, Symbol, SymbolKind};
 
-use super::arch;
+use super::arch::{self, Registers};
 use super::maps::{self, Mapping};
 use super::permission::{self, no_access};
-use super::thread::{self, Lost};
+use super::slot::{self, Slot};
 use crate::elf_head::{Head, is_musl};
 use crate::libraries::Library;
 use crate::problem::Problem;
@@ -24,9 +24,6 @@ use crate::problem::Problem;
 /// Lets `__libc_dlopen_mode` know that it is not libc that calls.
 const RTLD_DLOPEN: u64 = 0x8000_0000;
 
-/// Functions whose whole body is a system call: somewhere in it is the
-/// instruction.
-const SMALL_SYSTEM_CALLS: [&str; 4] = ["getppid", "geteuid", "getegid", "getgid"];
 /// A function that loads a library.
 #[derive(Debug, Clone, Copy)]
 pub struct Dlopen {
@@ -41,15 +38,13 @@ pub struct Target {
     pub dlopen: Dlopen,
     pub dlerror: Option<u64>,
     /// Address of the calling thread's `errno`, when called.
-    pub errno_location: Option<u64>,
-    /// A system call instruction in the C library: functions we call return
-    /// to it.
-    pub return_point: u64,
+    pub errno_location: u64,
+    /// Where an errand's code may lie.
+    pub slots: Vec<Slot>,
     /// Code that must not be interrupted: C library, loader, allocators.
     careful: Vec<Range<u64>>,
     loader: Vec<Range<u64>>,
     own_allocator: OnceCell<bool>,
-    library: PathBuf,
 }
 
 impl Target {
@@ -124,39 +119,32 @@ impl Target {
             pid,
             dlopen,
             dlerror: address("dlerror"),
-            errno_location: address("__errno_location"),
-            return_point: return_point(pid, &functions, libc.base).ok_or_else(unknown)?,
+            errno_location: address("__errno_location").ok_or_else(unknown)?,
+            slots: slot::all(pid, &mappings, |path| in_its_root(pid, path)),
             careful: code(&|path| path == libc.path || is_loader(path) || is_allocator(path)),
             loader: code(&is_loader),
             own_allocator: OnceCell::new(),
-            library: library.to_owned(),
         })
-    }
-
-    /// Where the agent is mapped, if it is.
-    pub fn agent_base(&self) -> Result<Option<u64>, Lost> {
-        let mappings = maps::read(self.pid).map_err(|_| Lost::Ended)?;
-        Ok(base_of(&mappings, &self.library))
     }
 
     /// Whether `address` is in code that may hold a lock we need.
     pub fn is_careful(&self, address: u64) -> bool {
         self.careful.iter().any(|range| range.contains(&address))
+            || self.slots.iter().any(|slot| slot.contains(address))
+    }
+
+    /// Whether the thread `tid` is on an errand that nobody watches.
+    pub fn is_out(&self, tid: Pid, registers: &Registers) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| {
+            slot.owner() == Some(tid.as_raw())
+                && slot.is_out(arch::instruction(registers), arch::stack(registers))
+        })
     }
 
     /// Whether `address` is in the dynamic loader.
     pub fn is_loader(&self, address: u64) -> bool {
         self.loader.iter().any(|range| range.contains(&address))
-    }
-
-    /// Whether the process ignores any of the `signals` of a mask.
-    pub fn ignores(&self, signals: u64) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        // Unknown counts as ignored.
-        ignored
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .is_none_or(|mask| mask & signals != 0)
     }
 
     /// Whether the program brings its own malloc, somewhere in its code.
@@ -261,28 +249,4 @@ fn check_library(pid: Pid, mappings: &[Mapping], library: &Path) -> Result<(), P
             "run bpftime inside its container",
         )),
     }
-}
-
-/// Load address of a library by its path.
-fn base_of(mappings: &[Mapping], library: &Path) -> Option<u64> {
-    let inode = fs::metadata(library).ok()?.ino();
-    mappings
-        .iter()
-        .find(|mapping| mapping.inode == inode && mapping.path.as_deref() == Some(library))
-        .map(|mapping| mapping.range.start)
-}
-
-/// Finds the instruction in the target's memory, not in the file: a hook may
-/// have changed the function.
-fn return_point(pid: Pid, functions: &HashMap<&str, Symbol<'_>>, base: u64) -> Option<u64> {
-    SMALL_SYSTEM_CALLS.iter().find_map(|name| {
-        let function = functions.get(name)?;
-        let mut code = vec![0; usize::try_from(function.size).ok()?.min(64)];
-        let start = base + function.address;
-        thread::read(pid, start, &mut code).ok()?;
-        let at = code
-            .windows(arch::SYSCALL.len())
-            .position(|bytes| bytes == arch::SYSCALL)?;
-        Some(start + at as u64)
-    })
 }

@@ -1,7 +1,6 @@
 //! One thread of the target, seized by ptrace(2). It knows no functions and
 //! no safe points. Dropping it lets the thread go.
 
-use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -12,13 +11,28 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
-use super::arch::{Registers, VECTOR_STATE, VECTOR_STATE_MAX};
+use super::arch::{self, Registers, VECTOR_STATE, VECTOR_STATE_MAX};
 use crate::log::debug;
 
 /// What PTRACE_O_TRACESYSGOOD makes of SIGTRAP at a system call.
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
-/// The signal of single steps in a mask.
-pub const SIGTRAP: u64 = 1 << (libc::SIGTRAP - 1);
+/// Waits that end with EINTR when a thread is stopped, although no signal was
+/// handled (signal(7)), and have then done nothing.
+const BROKEN_OFF: &[i64] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_io_getevents,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+];
 /// How long a running thread may take to stop so that it can be let go.
 const LET_GO: Duration = Duration::from_secs(2);
 
@@ -33,6 +47,8 @@ pub enum Lost {
     Late,
     /// It raised this signal in code that we made it run.
     Crashed(i32),
+    /// A signal came before it had set out; it was let go to handle that.
+    Disturbed,
     /// The kernel refused a request.
     Io(Errno),
 }
@@ -53,9 +69,6 @@ pub enum Stop {
     Syscall,
     /// Because we asked, or because its process is stopped by job control.
     Asked,
-    /// After an instruction that we asked for. The SIGTRAP is ours, and must
-    /// never reach the target.
-    Step,
     /// The signal of this number is about to be delivered.
     Signal(i32),
 }
@@ -67,8 +80,6 @@ pub struct Vectors(Vec<u8>);
 pub struct Thread {
     tid: Pid,
     attached: bool,
-    /// A step was asked for and not reported yet.
-    stepping: bool,
 }
 
 impl Thread {
@@ -81,7 +92,6 @@ impl Thread {
         Ok(Self {
             tid,
             attached: true,
-            stepping: false,
         })
     }
 
@@ -104,12 +114,6 @@ impl Thread {
     /// Lets a stopped thread run until something else stops it.
     pub fn run(&self) -> Result<(), Lost> {
         self.request(libc::PTRACE_CONT, 0)
-    }
-
-    /// Lets a stopped thread execute one instruction.
-    pub fn step(&mut self, signal: i32) -> Result<(), Lost> {
-        self.stepping = true;
-        self.request(libc::PTRACE_SINGLESTEP, signal)
     }
 
     fn request(&self, request: libc::c_uint, signal: i32) -> Result<(), Lost> {
@@ -158,26 +162,23 @@ impl Thread {
         match (status >> 16, libc::WSTOPSIG(status)) {
             (libc::PTRACE_EVENT_EXEC, _) => Err(Lost::Replaced),
             (0, SYSCALL_STOP) => Ok(Stop::Syscall),
-            (0, libc::SIGTRAP) if self.stepping && self.signal_info()?.si_code > 0 => {
-                self.stepping = false;
-                Ok(Stop::Step)
-            }
             (0, signal) => Ok(Stop::Signal(signal)),
             _ => {
-                // We may have been quicker than the step, or than its news.
-                self.stepping = self.stepping && self.has_pending_sigtrap();
+                self.mend_wait()?;
                 Ok(Stop::Asked)
             }
         }
     }
 
-    /// Whether the SIGTRAP of a step waits to be reported. If that cannot be
-    /// told it is, and the next stops will tell.
-    fn has_pending_sigtrap(&self) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.tid)).unwrap_or_default();
-        let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
-        let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        pending.is_none_or(|mask| mask & SIGTRAP != 0)
+    /// A wait that our stop broke off is to be made again.
+    fn mend_wait(&self) -> Result<(), Lost> {
+        let mut registers = self.registers()?;
+        let broken_off =
+            arch::syscall_number(&registers).is_some_and(|number| BROKEN_OFF.contains(&number));
+        if broken_off && arch::make_again(&mut registers) {
+            self.set_registers(&registers)?;
+        }
+        Ok(())
     }
 
     pub fn registers(&self) -> Result<Registers, Lost> {
@@ -247,9 +248,28 @@ impl Thread {
         Ok(ptrace::getsiginfo(self.tid)?)
     }
 
+    /// Writes `bytes`, a multiple of eight, also where the thread may not, while
+    /// it is stopped.
+    pub fn poke(&self, address: u64, bytes: &[u8]) -> Result<(), Lost> {
+        for (index, word) in bytes.chunks_exact(8).enumerate() {
+            let word = i64::from_ne_bytes(word.try_into().unwrap_or_default());
+            let at = (address as usize + index * 8) as ptrace::AddressType;
+            ptrace::write(self.tid, at, word)?;
+        }
+        Ok(())
+    }
+
     /// Lets the thread go its way.
     pub fn detach(mut self) -> Result<(), Lost> {
         self.let_go()
+    }
+
+    /// Lets the stopped thread go its way at once, with `signal` delivered
+    /// unless it is 0.
+    pub fn detach_now(&mut self, signal: i32) -> Result<(), Lost> {
+        self.request(libc::PTRACE_DETACH, signal)?;
+        self.attached = false;
+        Ok(())
     }
 
     fn let_go(&mut self) -> Result<(), Lost> {
@@ -259,23 +279,15 @@ impl Thread {
         let deadline = Instant::now() + LET_GO;
         let mut signal = 0;
         loop {
-            // The SIGTRAP of a step would kill the process.
-            if !self.stepping && self.request(libc::PTRACE_DETACH, signal).is_ok() {
+            if self.request(libc::PTRACE_DETACH, signal).is_ok() {
                 self.attached = false;
                 return Ok(());
             }
-            // It runs, and only a stopped thread can be detached; or it is
-            // stopped and must run for the step to be reported.
-            if self.stepping {
-                match self.request(libc::PTRACE_CONT, std::mem::take(&mut signal)) {
-                    Ok(()) | Err(Lost::Ended) => {}
-                    Err(lost) => return Err(lost),
-                }
-            }
+            // It runs, and only a stopped thread can be detached.
             self.interrupt()?;
             signal = match self.wait(deadline)? {
                 Stop::Signal(signal) => signal,
-                Stop::Step | Stop::Asked | Stop::Syscall => 0,
+                Stop::Asked | Stop::Syscall => 0,
             };
         }
     }

@@ -1,4 +1,7 @@
-//! x86-64: how a stopped thread is made to call a function or the kernel.
+//! x86-64: what registers tell of a stopped thread, and the code that a
+//! borrowed one runs ([`errand`]).
+
+pub mod errand;
 
 use libc::user_regs_struct;
 
@@ -21,21 +24,9 @@ pub const SIGNAL_RETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x
 /// "Not in a system call": the kernel then restarts none when the registers
 /// come from us.
 const NO_SYSCALL: u64 = u64::MAX;
-/// Direction and trap flag: the calling convention wants the first clear, the
-/// second would raise SIGTRAP.
-const DIRECTION_OR_TRAP: u64 = (1 << 10) | (1 << 8);
-
 /// The address of the next instruction.
 pub fn instruction(registers: &Registers) -> u64 {
     registers.rip
-}
-
-/// Whether the instruction with this code may be executed as a single step:
-/// it does not see the trap flag that a step sets.
-pub fn may_step(code: [u8; 2]) -> bool {
-    const PUSHF: u8 = 0x9c;
-    const POPF: u8 = 0x9d;
-    !matches!(code, [PUSHF | POPF, _] | [0x66, PUSHF | POPF])
 }
 
 /// The stack pointer.
@@ -82,46 +73,14 @@ pub fn syscall_result(registers: &Registers) -> u64 {
     registers.rax
 }
 
-/// Registers for the call `function(arguments)` that finds its return address
-/// at `stack`, which is 8 below a multiple of 16.
-pub fn call(before: &Registers, function: u64, arguments: [u64; 2], stack: u64) -> Registers {
-    let mut registers = *before;
-    registers.rip = function;
-    registers.rsp = stack;
-    registers.rbp = 0;
-    registers.rax = 0;
-    registers.orig_rax = NO_SYSCALL;
-    registers.eflags &= !DIRECTION_OR_TRAP;
-    [registers.rdi, registers.rsi] = arguments;
-    registers
-}
-
-/// Registers for a system call by the instruction at `at`.
-pub fn enter_kernel(before: &Registers, at: u64, number: i64, arguments: [u64; 6]) -> Registers {
-    let mut registers = *before;
-    registers.rip = at;
-    registers.rax = number.cast_unsigned();
-    registers.orig_rax = NO_SYSCALL;
-    registers.eflags &= !DIRECTION_OR_TRAP;
-    [
-        registers.rdi,
-        registers.rsi,
-        registers.rdx,
-        registers.r10,
-        registers.r8,
-        registers.r9,
-    ] = arguments;
-    registers
-}
-
-/// The function's result, if this stop at a system call is its return: it
-/// returned to the instruction at `at` with the result as the call's number.
-pub fn returned(registers: &Registers, at: u64, stack: u64) -> Option<u64> {
-    let here = registers.rip == at + SYSCALL.len() as u64 && registers.rsp == stack + 8;
-    here.then_some(registers.orig_rax)
-}
-
-/// Replaces the system call that is about to happen by a harmless one.
-pub fn replace_syscall(registers: &mut Registers) {
-    registers.orig_rax = libc::SYS_getpid.cast_unsigned();
+/// Makes a system call that ended with EINTR be made again, unless a handler
+/// runs first. For calls that have done nothing when they end so.
+pub fn make_again(registers: &mut Registers) -> bool {
+    /// "Restart if no handler ran" (include/linux/errno.h).
+    const ERESTARTNOHAND: i64 = 514;
+    let interrupted = registers.rax.cast_signed() == -i64::from(libc::EINTR);
+    if interrupted {
+        registers.rax = (-ERESTARTNOHAND).cast_unsigned();
+    }
+    interrupted
 }

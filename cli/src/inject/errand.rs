@@ -1,0 +1,279 @@
+//! A borrowed thread's errand: it is sent to load and start the agent, and
+//! does so by itself ([`super::arch::errand`]). We watch, and help: from the
+//! one change of registers that sends it, it comes back as it was also when we
+//! are gone. Whether it was where it may be borrowed is [`super::safe_point`]'s.
+
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use super::arch::errand::{self, ANSWERS, Answers, Orders, Place};
+use super::arch::{self, Registers};
+use super::slot::Slot;
+use super::target::Target;
+use super::thread::{self, Lost, Stop, Thread, Vectors};
+use crate::log::debug;
+
+/// How long the thread may take to stop for being fetched back.
+const FETCH: Duration = Duration::from_secs(1);
+/// Results of system calls from here on are negative error numbers.
+const FIRST_ERROR: u64 = -4095_i64 as u64;
+/// Signals that the processor raises; blocked, they would end the process.
+const FAULTS: [i32; 6] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
+
+/// What is to be called.
+pub struct Errand<'a> {
+    pub library: &'a CString,
+    pub sessions: &'a CString,
+    /// The agent's start, from its load address.
+    pub start: u64,
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Started,
+    /// The agent said no.
+    NotStarted,
+    /// The loader said why.
+    NotLoaded(String),
+    /// There was no memory for it.
+    NoMemory,
+}
+
+/// A thread on its errand.
+struct Out<'a> {
+    thread: Thread,
+    target: &'a Target,
+    slot: &'a Slot,
+    registers: Registers,
+    vectors: Vectors,
+    blocked: u64,
+    deadline: Instant,
+    /// Between the start and the end of a system call.
+    in_syscall: bool,
+    /// Signals that came meanwhile although all are blocked that can be.
+    held: Vec<i32>,
+}
+
+/// Sends `thread`, which is at a safe point, on the errand and waits until it
+/// is back, at the longest until `deadline`.
+pub fn run(
+    thread: Thread,
+    target: &Target,
+    slot: &Slot,
+    errand: &Errand<'_>,
+    deadline: Instant,
+) -> Result<Outcome, Lost> {
+    let (registers, vectors, blocked) = (thread.registers()?, thread.vectors()?, thread.blocked()?);
+    let faults = FAULTS.iter().fold(0, |mask, signal| mask | bit(*signal));
+    let mut orders = Orders::back_to(thread.tid().as_raw(), &registers);
+    orders.blocks = blocked | !faults;
+    orders.blocked = blocked;
+    orders.errno_location = target.errno_location;
+    orders.dlopen = target.dlopen.address;
+    orders.dlopen_flags = target.dlopen.flags;
+    orders.dlerror = target.dlerror.unwrap_or(0);
+    orders.start = errand.start;
+    slot.fill(&thread, &orders.copy())?;
+    thread.set_registers(&errand::set_out(&registers, slot.start()))?;
+    let mut out = Out {
+        thread,
+        target,
+        slot,
+        registers,
+        vectors,
+        blocked,
+        deadline,
+        in_syscall: false,
+        held: Vec::new(),
+    };
+    match out.watch(errand) {
+        Ok(outcome) => out.welcome().map(|()| outcome),
+        Err(lost @ (Lost::Late | Lost::Crashed(_))) => {
+            out.fetch()?;
+            Err(lost)
+        }
+        Err(lost) => Err(lost),
+    }
+}
+
+impl Out<'_> {
+    /// Follows the thread to its last system call.
+    fn watch(&mut self, errand: &Errand<'_>) -> Result<Outcome, Lost> {
+        let mut outcome = Outcome::NoMemory;
+        let mut mapping = 0;
+        loop {
+            self.next_syscall_stop()?;
+            match self.place()? {
+                Some(Place::Mapped) if !self.in_syscall => {
+                    mapping = arch::syscall_result(&self.thread.registers()?);
+                    if mapping < FIRST_ERROR {
+                        self.send_to_work(errand, mapping)?;
+                    }
+                }
+                Some(Place::Unmapped) if self.in_syscall && mapping < FIRST_ERROR => {
+                    outcome = self.outcome(mapping)?;
+                }
+                Some(Place::Last | Place::LastInterrupted) if self.in_syscall => {
+                    return Ok(outcome);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn send_to_work(&mut self, errand: &Errand<'_>, mapping: u64) -> Result<(), Lost> {
+        let [library, sessions] = errand::strings(mapping);
+        thread::write(self.target.pid, library, errand.library.as_bytes_with_nul())?;
+        thread::write(
+            self.target.pid,
+            sessions,
+            errand.sessions.as_bytes_with_nul(),
+        )?;
+        self.slot.note_mapping(&self.thread, mapping)?;
+        let registers = errand::work(&self.registers, self.slot.start(), mapping);
+        self.thread.set_registers(&registers)
+    }
+
+    fn outcome(&self, mapping: u64) -> Result<Outcome, Lost> {
+        let mut bytes = [0; size_of::<Answers>()];
+        thread::read(self.target.pid, mapping + ANSWERS, &mut bytes)?;
+        let answers = Answers::from_bytes(bytes);
+        Ok(match (answers.handle, answers.error, answers.status) {
+            (0, 0, _) => Outcome::NotLoaded("dlopen failed".to_owned()),
+            (0, error, _) => Outcome::NotLoaded(self.read_string(error)),
+            (_, _, 0) => Outcome::Started,
+            _ => Outcome::NotStarted,
+        })
+    }
+
+    /// The text at an address in the target, as far as it is any.
+    fn read_string(&self, address: u64) -> String {
+        let mut text = Vec::new();
+        let mut byte = [0];
+        while text.len() < 1024
+            && thread::read(self.target.pid, address + text.len() as u64, &mut byte).is_ok()
+            && byte != [0]
+        {
+            text.push(byte[0]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Which system call of the errand's own code the thread is at.
+    fn place(&self) -> Result<Option<Place>, Lost> {
+        let at = arch::instruction(&self.thread.registers()?);
+        let places = [
+            Place::Mapped,
+            Place::Unmapped,
+            Place::Last,
+            Place::LastInterrupted,
+        ];
+        let here = |place: &Place| at == self.slot.start() + errand::offset(*place);
+        Ok(places.into_iter().find(here))
+    }
+
+    /// Lets the thread run to the next start or end of a system call.
+    fn next_syscall_stop(&mut self) -> Result<(), Lost> {
+        loop {
+            self.thread.resume(0)?;
+            match self.thread.wait(self.deadline)? {
+                Stop::Syscall => {
+                    self.in_syscall = !self.in_syscall;
+                    return Ok(());
+                }
+                // Late news of an interruption, or job control, which takes
+                // hold when the thread is back.
+                Stop::Asked => {}
+                Stop::Signal(signal) => self.meet(signal)?,
+            }
+        }
+    }
+
+    /// A signal that is about to be delivered.
+    fn meet(&mut self, signal: i32) -> Result<(), Lost> {
+        let at = arch::instruction(&self.thread.registers()?);
+        let start = self.slot.start();
+        if (start..start + errand::offset(Place::Blocked)).contains(&at) {
+            // As if it had never been sent: the signal finds it where it was.
+            self.thread.set_registers(&self.registers)?;
+            self.slot.clear(&self.thread)?;
+            self.thread.detach_now(signal)?;
+            return Err(Lost::Disturbed);
+        }
+        let raised_here = self.thread.signal_info()?.si_code > 0;
+        if raised_here && FAULTS.contains(&signal) {
+            return Err(Lost::Crashed(signal));
+        }
+        self.held.push(signal);
+        Ok(())
+    }
+
+    /// The thread is about to make its last call, and will then be back by
+    /// itself. From here the kernel can restart, in place of that call, what
+    /// was interrupted.
+    fn welcome(mut self) -> Result<(), Lost> {
+        self.thread.set_blocked(self.blocked)?;
+        let registers = errand::instead_of_syscall(&self.registers);
+        self.thread.set_registers(&registers)?;
+        self.slot.clear(&self.thread)?;
+        self.let_go()
+    }
+
+    /// Fetches the thread back from wherever it is: it does not come by itself.
+    fn fetch(mut self) -> Result<(), Lost> {
+        self.stop_on_the_way_out()?;
+        self.thread.set_vectors(&mut self.vectors)?;
+        self.thread.set_blocked(self.blocked)?;
+        self.thread.set_registers(&self.registers)?;
+        self.slot.clear(&self.thread)?;
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Result<(), Lost> {
+        self.thread.detach_now(0)?;
+        let (pid, tid) = (self.target.pid, self.thread.tid());
+        for signal in std::mem::take(&mut self.held) {
+            debug!("{pid}: sending signal {signal} on");
+            // SAFETY: takes numbers only. A process that has ended needs no signal.
+            unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), tid.as_raw(), signal) };
+        }
+        Ok(())
+    }
+
+    /// Stops the thread inside the kernel's signal delivery: there, too, it
+    /// restarts, from the registers we then set, the system call that we
+    /// interrupted.
+    fn stop_on_the_way_out(&mut self) -> Result<(), Lost> {
+        let deadline = Instant::now() + FETCH;
+        loop {
+            // Every time: any other stop cancels it.
+            self.thread.interrupt()?;
+            match self.thread.resume(0) {
+                // After a call that was late the thread runs.
+                Ok(()) | Err(Lost::Ended) => {}
+                Err(lost) => return Err(lost),
+            }
+            match self.thread.wait(deadline)? {
+                Stop::Asked => return Ok(()),
+                Stop::Syscall => {}
+                Stop::Signal(signal) => {
+                    if self.thread.signal_info()?.si_code <= 0 {
+                        self.held.push(signal);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
