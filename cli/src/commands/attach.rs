@@ -1,6 +1,6 @@
 //! `bpftime attach`: lets tools trace running processes.
 
-use std::path::Path;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -56,7 +56,7 @@ fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
         {
             return Ok(());
         }
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        if has_ended(pid) {
             return Err(Problem::new(pid, "ended meanwhile", "start it again"));
         }
         if Instant::now() >= deadline {
@@ -68,6 +68,12 @@ fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Whether nothing runs in the process any more.
+fn has_ended(pid: i32) -> bool {
+    // Empty also for one that nobody has waited for yet.
+    fs::read(format!("/proc/{pid}/maps")).map_or(true, |maps| maps.is_empty())
 }
 
 /// Does `work` for every process, and tells of all that fail.

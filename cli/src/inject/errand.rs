@@ -7,7 +7,8 @@ use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use super::arch::errand::{self, ANSWERS, Answers, Orders, Place};
-use super::arch::{self, Registers};
+use super::arch::{self, Interruptible, Registers};
+use super::safe_point::Point;
 use super::slot::Slot;
 use super::target::Target;
 use super::thread::{self, Lost, Stop, Thread, Vectors};
@@ -55,6 +56,8 @@ struct Out<'a> {
     registers: Registers,
     vectors: Vectors,
     blocked: u64,
+    /// The call that it is to make when it is back.
+    again: Option<Interruptible>,
     deadline: Instant,
     /// Between the start and the end of a system call.
     in_syscall: bool,
@@ -62,18 +65,22 @@ struct Out<'a> {
     held: Vec<i32>,
 }
 
-/// Sends `thread`, which is at a safe point, on the errand and waits until it
+/// Sends a thread from its safe point on the errand and waits until it
 /// is back, at the longest until `deadline`.
 pub fn run(
-    thread: Thread,
+    (thread, point): (Thread, Point),
     target: &Target,
     slot: &Slot,
     errand: &Errand<'_>,
     deadline: Instant,
 ) -> Result<Outcome, Lost> {
     let (registers, vectors, blocked) = (thread.registers()?, thread.vectors()?, thread.blocked()?);
+    let (again, in_syscall) = match point {
+        Point::Call(rule) => (Some(rule), true),
+        Point::Code => (None, false),
+    };
     let faults = FAULTS.iter().fold(0, |mask, signal| mask | bit(*signal));
-    let mut orders = Orders::back_to(thread.tid().as_raw(), &registers);
+    let mut orders = Orders::back_to(thread.tid().as_raw(), &registers, again);
     orders.blocks = blocked | !faults;
     orders.blocked = blocked;
     orders.errno_location = target.errno_location;
@@ -82,7 +89,11 @@ pub fn run(
     orders.dlerror = target.dlerror.unwrap_or(0);
     orders.start = errand.start;
     slot.fill(&thread, &orders.copy())?;
-    thread.set_registers(&errand::set_out(&registers, slot.start()))?;
+    let sent = match point {
+        Point::Call(_) => errand::set_out_from_call(&registers, slot.start()),
+        Point::Code => errand::set_out(&registers, slot.start()),
+    };
+    thread.set_registers(&sent)?;
     let mut out = Out {
         thread,
         target,
@@ -91,7 +102,8 @@ pub fn run(
         vectors,
         blocked,
         deadline,
-        in_syscall: false,
+        again,
+        in_syscall,
         held: Vec::new(),
     };
     match out.watch(errand) {
@@ -217,13 +229,14 @@ impl Out<'_> {
     }
 
     /// The thread is about to make its last call, and will then be back by
-    /// itself. From here the kernel can restart, in place of that call, what
-    /// was interrupted.
+    /// itself. In place of that call it can make its own: what signals then do
+    /// to that is the kernel's affair.
     fn welcome(mut self) -> Result<(), Lost> {
         self.thread.set_blocked(self.blocked)?;
-        let registers = errand::instead_of_syscall(&self.registers);
-        self.thread.set_registers(&registers)?;
+        self.thread.set_registers(&self.registers)?;
         self.slot.clear(&self.thread)?;
+        // Let go at the start of a call, it would take us for a signal there.
+        self.thread.interrupt()?;
         self.let_go()
     }
 
@@ -232,15 +245,19 @@ impl Out<'_> {
         self.stop_on_the_way_out()?;
         self.thread.set_vectors(&mut self.vectors)?;
         self.thread.set_blocked(self.blocked)?;
-        self.thread.set_registers(&self.registers)?;
+        let registers = match self.again {
+            Some(rule) => arch::interrupt(&self.registers, rule),
+            None => self.registers,
+        };
+        self.thread.set_registers(&registers)?;
         self.slot.clear(&self.thread)?;
         self.let_go()
     }
 
-    fn let_go(&mut self) -> Result<(), Lost> {
-        self.thread.detach_now(0)?;
+    fn let_go(self) -> Result<(), Lost> {
         let (pid, tid) = (self.target.pid, self.thread.tid());
-        for signal in std::mem::take(&mut self.held) {
+        self.thread.detach()?;
+        for signal in self.held {
             debug!("{pid}: sending signal {signal} on");
             // SAFETY: takes numbers only. A process that has ended needs no signal.
             unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), tid.as_raw(), signal) };
@@ -254,8 +271,9 @@ impl Out<'_> {
     fn stop_on_the_way_out(&mut self) -> Result<(), Lost> {
         let deadline = Instant::now() + FETCH;
         loop {
-            // Every time: any other stop cancels it.
-            self.thread.interrupt()?;
+            if !self.thread.is_asked() {
+                self.thread.interrupt()?;
+            }
             match self.thread.resume(0) {
                 // After a call that was late the thread runs.
                 Ok(()) | Err(Lost::Ended) => {}

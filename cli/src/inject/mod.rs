@@ -71,8 +71,8 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
     let deadline = Instant::now() + SAFE_POINT;
     loop {
         let target = Target::inspect(pid, library)?;
-        let thread = safe_point::reach(&target, deadline)?;
-        let tid = thread.tid();
+        let borrowed = safe_point::reach(&target, deadline)?;
+        let tid = borrowed.0.tid();
         let Some(slot) = slot::for_thread(&target.slots, tid) else {
             return Err(Problem::new(
                 pid,
@@ -82,7 +82,7 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
         };
         debug!("{pid}: borrowing thread {tid}");
         let begun = Instant::now();
-        let outcome = errand::run(thread, &target, slot, &errand, begun + CALLS);
+        let outcome = errand::run(borrowed, &target, slot, &errand, begun + CALLS);
         debug!("{pid}: {outcome:?} after {:?}", begun.elapsed());
         match outcome {
             Err(Lost::Disturbed) if Instant::now() < deadline => {}

@@ -3,15 +3,16 @@
 //! nothing in it.
 //!
 //! Best is a thread asleep in a system call that neither malloc nor `ld.so`
-//! makes. Otherwise a running thread is led to the end of such a call, or is
-//! caught in the program's own code with no signal handler on its stack.
+//! makes, and that it is made to begin again. Otherwise a running thread is led
+//! to the start of such a call, or is caught in the program's own code with no
+//! signal handler on its stack.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use super::arch::{self, Registers};
+use super::arch::{self, Interruptible, Registers};
 use super::permission::no_access;
 use super::slot::Slot;
 use super::target::Target;
@@ -103,7 +104,7 @@ const PASSAGES: &[i64] = &[
 
 /// Brings one thread of the target to a safe point and returns it stopped; one
 /// that went on an errand and was not seen to come back, if that can be.
-pub fn reach(target: &Target, deadline: Instant) -> Result<Thread, Problem> {
+pub fn reach(target: &Target, deadline: Instant) -> Result<(Thread, Point), Problem> {
     let pid = target.pid;
     let owners: Vec<i32> = target.slots.iter().filter_map(Slot::owner).collect();
     loop {
@@ -125,8 +126,8 @@ pub fn reach(target: &Target, deadline: Instant) -> Result<Thread, Problem> {
                 Err(errno) => return Err(no_access(pid, &errno.into())),
             };
             match lead(&mut thread, target, turn) {
-                Ok(true) => return Ok(thread),
-                Ok(false) | Err(Lost::Late | Lost::Ended) => {
+                Ok(Some(point)) => return Ok((thread, point)),
+                Ok(None) | Err(Lost::Late | Lost::Ended) => {
                     debug!("{pid}: thread {tid} is at no safe point")
                 }
                 Err(lost) => return Err(super::explain(pid, lost)),
@@ -187,23 +188,31 @@ fn rank(pid: Pid, tid: i32) -> u8 {
     }
 }
 
-/// Leads one thread to a safe point; `Ok(true)` leaves it stopped there.
-fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool, Lost> {
+/// Where a thread that may be borrowed is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// At the start of a system call, which signals then may end so.
+    Call(Interruptible),
+    /// In the program's own code.
+    Code,
+}
+
+/// Leads one thread to a safe point and leaves it stopped there.
+fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<Option<Point>, Lost> {
     thread.interrupt()?;
-    let mut asked = true;
     let mut in_syscall = false;
+    let mut interrupted = None;
     let mut syscall_stops = 0;
     let mut pace = PACE.0;
     loop {
-        let patience = if asked {
+        let patience = if thread.is_asked() {
             deadline
         } else {
             deadline.min(Instant::now() + pace)
         };
         match thread.wait(patience) {
-            Err(Lost::Late) if !asked => {
+            Err(Lost::Late) if !thread.is_asked() => {
                 thread.interrupt()?;
-                asked = true;
                 continue;
             }
             Err(lost) => return Err(lost),
@@ -211,24 +220,30 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<bool,
                 syscall_stops = 0;
                 // Not in step with what the program does.
                 pace = if pace > PACE.1 { PACE.0 } else { pace * 9 / 8 };
+                let registers = thread.registers()?;
+                interrupted = arch::rule(&registers);
+                if arch::syscall_number(&registers).is_none() && is_safe(thread, target)? {
+                    return Ok(Some(Point::Code));
+                }
             }
             Ok(Stop::Syscall) => {
                 in_syscall = !in_syscall;
                 syscall_stops += 1;
+                // One that was interrupted, and is about to be made again, may
+                // not be interrupted less for it.
+                let rule = interrupted.take().unwrap_or(Interruptible::Never);
+                if in_syscall && is_safe(thread, target)? {
+                    return Ok(Some(Point::Call(rule)));
+                }
             }
             Ok(Stop::Signal(signal)) => {
+                interrupted = None;
                 thread.resume(signal)?;
-                asked = false;
                 continue;
             }
         }
-        // Whatever stops a thread cancels an interruption that is on its way.
-        asked = false;
-        if !in_syscall && is_safe(thread, target)? {
-            return Ok(true);
-        }
         if Instant::now() >= deadline {
-            return Ok(false);
+            return Ok(None);
         }
         if !in_syscall && syscall_stops > SYSCALL_STOPS {
             thread.run()?;

@@ -80,6 +80,8 @@ pub struct Vectors(Vec<u8>);
 pub struct Thread {
     tid: Pid,
     attached: bool,
+    /// It was asked to stop and has not done so yet.
+    asked: bool,
 }
 
 impl Thread {
@@ -92,6 +94,7 @@ impl Thread {
         Ok(Self {
             tid,
             attached: true,
+            asked: false,
         })
     }
 
@@ -100,9 +103,16 @@ impl Thread {
     }
 
     /// Asks a running thread to stop, or a stopped one to stop again as soon
-    /// as it runs.
-    pub fn interrupt(&self) -> Result<(), Lost> {
-        Ok(ptrace::interrupt(self.tid)?)
+    /// as it runs. Whatever else stops it meanwhile, it will.
+    pub fn interrupt(&mut self) -> Result<(), Lost> {
+        ptrace::interrupt(self.tid)?;
+        self.asked = true;
+        Ok(())
+    }
+
+    /// Whether it was asked to stop and has not done so yet.
+    pub fn is_asked(&self) -> bool {
+        self.asked
     }
 
     /// Lets a stopped thread run to the next start or end of a system call,
@@ -139,35 +149,50 @@ impl Thread {
         }
     }
 
-    /// The raw status of a stop or end that was not reported yet. nix would
-    /// refuse to name a real-time signal in it.
-    fn status(&self) -> Result<Option<i32>, Lost> {
-        let mut status = 0;
-        // SAFETY: `status` is live and written before the call returns.
-        let waited = unsafe {
-            libc::waitpid(
-                self.tid.as_raw(),
-                &raw mut status,
-                libc::__WALL | libc::WNOHANG,
-            )
-        };
-        Ok((Errno::result(waited)? != 0).then_some(status))
-    }
-
-    fn stop(&mut self, status: i32) -> Result<Stop, Lost> {
-        if !libc::WIFSTOPPED(status) {
-            self.attached = false;
-            return Err(Lost::Ended);
-        }
-        match (status >> 16, libc::WSTOPSIG(status)) {
-            (libc::PTRACE_EVENT_EXEC, _) => Err(Lost::Replaced),
-            (0, SYSCALL_STOP) => Ok(Stop::Syscall),
-            (0, signal) => Ok(Stop::Signal(signal)),
+    /// The code of a stop, if the thread is stopped. The stop stays to be waited
+    /// for: a signal whose stop was taken note of is lost when we are killed.
+    /// nix would refuse to name a real-time signal in it.
+    fn status(&mut self) -> Result<Option<i32>, Lost> {
+        let options = libc::__WALL | libc::WNOHANG | libc::WEXITED | libc::WSTOPPED;
+        let info = self.wait_info(options | libc::WNOWAIT)?;
+        // SAFETY: waitid fills these two fields, or leaves zeros.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        match info.si_code {
+            _ if pid == 0 => Ok(None),
+            libc::CLD_TRAPPED | libc::CLD_STOPPED => Ok(Some(status)),
             _ => {
-                self.mend_wait()?;
-                Ok(Stop::Asked)
+                self.attached = false;
+                self.wait_info(options)?;
+                Err(Lost::Ended)
             }
         }
+    }
+
+    fn wait_info(&self, options: libc::c_int) -> Result<libc::siginfo_t, Errno> {
+        let id = self.tid.as_raw().cast_unsigned();
+        // SAFETY: all-zero is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is live and written before the call returns.
+        let result = unsafe { libc::waitid(libc::P_PID, id, &raw mut info, options) };
+        Errno::result(result).map(|_| info)
+    }
+
+    fn stop(&mut self, code: i32) -> Result<Stop, Lost> {
+        let stop = match (code >> 8, code & 0xff) {
+            (libc::PTRACE_EVENT_EXEC, _) => return Err(Lost::Replaced),
+            (0, SYSCALL_STOP) => Stop::Syscall,
+            (0, signal) => Stop::Signal(signal),
+            _ => {
+                self.asked = false;
+                self.mend_wait()?;
+                Stop::Asked
+            }
+        };
+        if self.asked {
+            // Any other stop cancels it, and what we broke off is not mended.
+            self.interrupt()?;
+        }
+        Ok(stop)
     }
 
     /// A wait that our stop broke off is to be made again.
@@ -279,12 +304,16 @@ impl Thread {
         let deadline = Instant::now() + LET_GO;
         let mut signal = 0;
         loop {
-            if self.request(libc::PTRACE_DETACH, signal).is_ok() {
+            if !self.asked && self.request(libc::PTRACE_DETACH, signal).is_ok() {
                 self.attached = false;
                 return Ok(());
             }
             // It runs, and only a stopped thread can be detached.
-            self.interrupt()?;
+            if !self.asked {
+                self.interrupt()?;
+            } else if let Err(lost @ Lost::Io(_)) = self.request(libc::PTRACE_CONT, signal) {
+                return Err(lost);
+            }
             signal = match self.wait(deadline)? {
                 Stop::Signal(signal) => signal,
                 Stop::Asked | Stop::Syscall => 0,

@@ -4,6 +4,7 @@
 mod attach;
 mod common;
 mod errors;
+mod killed;
 mod launch;
 mod report;
 mod verify;

@@ -8,7 +8,7 @@
 use std::arch::global_asm;
 use std::mem::offset_of;
 
-use super::Registers;
+use super::{Interruptible, Registers};
 
 /// Value of [`Orders::mark`] in a copy that a thread may be in; its low half
 /// is the thread's id.
@@ -65,7 +65,7 @@ pub struct Orders {
     /// The agent's function, from its load address.
     pub start: u64,
     /// Which signals end the system call that is to be made again: see
-    /// [`Interruptible`].
+    /// [`super::Interruptible`].
     interruptible: u64,
     interrupted_rip: u64,
     rax: u64,
@@ -88,17 +88,6 @@ pub struct Orders {
     rip: u64,
 }
 
-/// A system call's own rule for signals that come while it waits (signal(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-enum Interruptible {
-    Never = 0,
-    /// By a handler without SA_RESTART.
-    Unless = 1,
-    /// By every handler.
-    Always = 2,
-}
-
 /// Trap flag.
 const TRAP: u64 = 1 << 8;
 /// What the x87 and SSE control words are when a program starts.
@@ -106,36 +95,13 @@ const MXCSR: u64 = 0x1f80;
 /// Bytes of the instruction that enters the kernel.
 const SYSCALL: u64 = super::SYSCALL.len() as u64;
 
-// What the kernel leaves in rax of a thread stopped in an interrupted system
-// call (include/linux/errno.h), until it is let go.
-const ERESTARTSYS: i64 = -512;
-const ERESTARTNOINTR: i64 = -513;
-const ERESTARTNOHAND: i64 = -514;
-const ERESTART_RESTARTBLOCK: i64 = -516;
-
-/// The system call in which a thread with these registers was interrupted:
-/// what to make again, and what ends it.
-fn interrupted(before: &Registers) -> Option<(u64, Interruptible)> {
-    super::syscall_number(before)?;
-    let same = before.orig_rax;
-    match before.rax.cast_signed() {
-        ERESTARTSYS => Some((same, Interruptible::Unless)),
-        ERESTARTNOINTR => Some((same, Interruptible::Never)),
-        ERESTARTNOHAND => Some((same, Interruptible::Always)),
-        ERESTART_RESTARTBLOCK => Some((
-            libc::SYS_restart_syscall.cast_unsigned(),
-            Interruptible::Always,
-        )),
-        _ => None,
-    }
-}
-
 impl Orders {
-    /// Orders for the thread `tid` to come back to `before`. Everything else
-    /// that is public is still to be filled in.
-    pub fn back_to(tid: i32, before: &Registers) -> Self {
-        let (rax, rip, interruptible) = match interrupted(before) {
-            Some((number, rule)) => (number, before.rip - SYSCALL, rule),
+    /// Orders for the thread `tid` to come back to `before`, and there make the
+    /// system call `again` that it was about to make. Everything else that is
+    /// public is still to be filled in.
+    pub fn back_to(tid: i32, before: &Registers, again: Option<Interruptible>) -> Self {
+        let (rax, rip, interruptible) = match again {
+            Some(rule) => (before.orig_rax, before.rip - SYSCALL, rule),
             None => (before.rax, before.rip, Interruptible::Never),
         };
         Self {
@@ -187,11 +153,24 @@ impl Orders {
     }
 }
 
-/// Registers that send the thread to the copy at `at`.
+/// Registers that send a thread from its own code to the copy at `at`.
 pub fn set_out(before: &Registers, at: u64) -> Registers {
     let mut registers = *before;
     registers.rip = at + offset(Place::Start);
-    registers.orig_rax = super::NO_SYSCALL;
+    registers
+}
+
+/// Registers that send a thread to the copy at `at` from the start of a system
+/// call: in place of that the kernel blocks its signals, before any of its code
+/// runs again.
+pub fn set_out_from_call(before: &Registers, at: u64) -> Registers {
+    let mut registers = *before;
+    registers.rip = at + offset(Place::Blocked);
+    registers.orig_rax = libc::SYS_rt_sigprocmask.cast_unsigned();
+    registers.rdi = libc::SIG_SETMASK as u64;
+    registers.rsi = at + offset_of!(Orders, blocks) as u64;
+    registers.rdx = 0;
+    registers.r10 = size_of::<u64>() as u64;
     registers
 }
 
@@ -200,16 +179,7 @@ pub fn work(before: &Registers, at: u64, mapping: u64) -> Registers {
     let mut registers = *before;
     registers.rip = at + offset(Place::Work);
     registers.rbx = mapping;
-    registers.orig_rax = super::NO_SYSCALL;
-    registers
-}
-
-/// Registers that a thread stopped at the start of a system call is given in
-/// place of it, to be back where it was. The system call that was interrupted
-/// takes that one's place: what signals then do to it is the kernel's affair.
-pub fn instead_of_syscall(before: &Registers) -> Registers {
-    let mut registers = *before;
-    registers.orig_rax = interrupted(before).map_or(super::NO_SYSCALL, |(number, _)| number);
+    registers.orig_rax = u64::MAX;
     registers
 }
 

@@ -21,9 +21,6 @@ pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// returns to. The kernel fixes these bytes for unwinders.
 pub const SIGNAL_RETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05];
 
-/// "Not in a system call": the kernel then restarts none when the registers
-/// come from us.
-const NO_SYSCALL: u64 = u64::MAX;
 /// The address of the next instruction.
 pub fn instruction(registers: &Registers) -> u64 {
     registers.rip
@@ -73,14 +70,54 @@ pub fn syscall_result(registers: &Registers) -> u64 {
     registers.rax
 }
 
+// What the kernel leaves in rax of a thread stopped in an interrupted system
+// call (include/linux/errno.h), until it is let go.
+const ERESTARTSYS: i64 = -512;
+const ERESTARTNOINTR: i64 = -513;
+const ERESTARTNOHAND: i64 = -514;
+const ERESTART_RESTARTBLOCK: i64 = -516;
+
+/// A system call's own rule for signals that come while it waits (signal(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Interruptible {
+    Never = 0,
+    /// By a handler without SA_RESTART.
+    Unless = 1,
+    /// By every handler.
+    Always = 2,
+}
+
+/// The rule of the system call in which a thread with these registers was
+/// interrupted, if the kernel will have it made again.
+pub fn rule(registers: &Registers) -> Option<Interruptible> {
+    syscall_number(registers)?;
+    match registers.rax.cast_signed() {
+        ERESTARTSYS => Some(Interruptible::Unless),
+        ERESTARTNOINTR => Some(Interruptible::Never),
+        ERESTARTNOHAND | ERESTART_RESTARTBLOCK => Some(Interruptible::Always),
+        _ => None,
+    }
+}
+
+/// Registers for which [`rule`] is this, from those at the start of the call.
+pub fn interrupt(before: &Registers, rule: Interruptible) -> Registers {
+    let mut registers = *before;
+    let result = match rule {
+        Interruptible::Never => ERESTARTNOINTR,
+        Interruptible::Unless => ERESTARTSYS,
+        Interruptible::Always => ERESTARTNOHAND,
+    };
+    registers.rax = result.cast_unsigned();
+    registers
+}
+
 /// Makes a system call that ended with EINTR be made again, unless a handler
 /// runs first. For calls that have done nothing when they end so.
 pub fn make_again(registers: &mut Registers) -> bool {
-    /// "Restart if no handler ran" (include/linux/errno.h).
-    const ERESTARTNOHAND: i64 = 514;
     let interrupted = registers.rax.cast_signed() == -i64::from(libc::EINTR);
     if interrupted {
-        registers.rax = (-ERESTARTNOHAND).cast_unsigned();
+        *registers = interrupt(registers, Interruptible::Always);
     }
     interrupted
 }
