@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use attach::Engine;
+
 /// Calls `body` from code of the target: errno is afterwards what it was, and
 /// a panic ends here. Returns nothing of a body that panicked.
 pub fn preserved<T>(body: impl FnOnce() -> T) -> Option<T> {
@@ -9,7 +11,8 @@ pub fn preserved<T>(body: impl FnOnce() -> T) -> Option<T> {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { errno.read() };
-    let result = catch_unwind(AssertUnwindSafe(body));
+    // What we do on its thread is not the target's doing.
+    let result = Engine::exempted(|| catch_unwind(AssertUnwindSafe(body)));
     // SAFETY: as above.
     unsafe { errno.write(before) };
     result.ok()

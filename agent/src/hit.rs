@@ -65,6 +65,11 @@ impl Hit {
         Probe::new(on_hit, ptr::from_ref(self).cast()).counting_misses(&raw const self.missed)
     }
 
+    /// Counts hits that were skipped.
+    pub fn missed(&self) -> *const AtomicU64 {
+        &raw const self.missed
+    }
+
     /// Adds what the engine has skipped to the link's counters. Only while
     /// the session is mapped.
     pub fn settle(&self) {
@@ -83,38 +88,51 @@ unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), hit: *mut attach
     let func_ip = unsafe { (*hit).func_ip };
     // SAFETY: `data` is what `probe` gave: a `Hit` that is never freed.
     let hit = unsafe { &*data.cast::<Hit>() };
-    let entry = hit.entry.load(Ordering::Acquire);
-    if entry.is_null() {
-        return 0;
-    }
-    // SAFETY: stored from an `Entry` by `new`.
-    let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
-    let mut run = RunState::new(hit.env, regs, hit.cookie, func_ip);
-    run.at_entry = hit.at_entry;
-    // Threads that run at once mostly use different lines.
-    // SAFETY: mapped while the hook is in place and for a while after.
-    let lines = unsafe { &*hit.lines };
-    let line = &lines[thread::spread() % COUNTER_LINES];
-    if !hit.needs_vcpu {
-        // SAFETY: verified for the `pt_regs` it is given; `env` and the code
-        // live as `lines` do.
-        let result = unsafe { entry(regs.cast(), run.as_run()) };
-        line.hits.fetch_add(1, Ordering::Relaxed);
-        return result;
-    }
-    let vcpus = &run.env().vcpus;
-    match vcpus.claim(thread::ids()) {
-        Some(vcpu) => {
-            run.vcpu = vcpu;
-            // SAFETY: as above.
-            let result = unsafe { entry(regs.cast(), run.as_run()) };
-            run.env().vcpus.release(vcpu);
-            line.hits.fetch_add(1, Ordering::Relaxed);
-            result
+    // SAFETY: the registers are the context that the program was verified for.
+    unsafe { hit.run(regs.cast(), regs, func_ip) }
+}
+
+impl Hit {
+    /// Runs the program and counts.
+    ///
+    /// # Safety
+    /// `ctx` is the context that the program was verified for; `regs` are the
+    /// calling thread's, as the point has them.
+    #[inline]
+    pub unsafe fn run(&self, ctx: *mut (), regs: *const PtRegs, func_ip: u64) -> u64 {
+        let entry = self.entry.load(Ordering::Acquire);
+        if entry.is_null() {
+            return 0;
         }
-        None => {
-            line.missed.fetch_add(1, Ordering::Relaxed);
-            0
+        // SAFETY: stored from an `Entry` by `new`.
+        let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
+        let mut run = RunState::new(self.env, regs, self.cookie, func_ip);
+        run.at_entry = self.at_entry;
+        // Threads that run at once mostly use different lines.
+        // SAFETY: mapped while the hook is in place and for a while after.
+        let lines = unsafe { &*self.lines };
+        let line = &lines[thread::spread() % COUNTER_LINES];
+        if !self.needs_vcpu {
+            // SAFETY: the caller's contract; `env` and the code live as `lines`
+            // do.
+            let result = unsafe { entry(ctx.cast(), run.as_run()) };
+            line.hits.fetch_add(1, Ordering::Relaxed);
+            return result;
+        }
+        let vcpus = &run.env().vcpus;
+        match vcpus.claim(thread::ids()) {
+            Some(vcpu) => {
+                run.vcpu = vcpu;
+                // SAFETY: as above.
+                let result = unsafe { entry(ctx.cast(), run.as_run()) };
+                run.env().vcpus.release(vcpu);
+                line.hits.fetch_add(1, Ordering::Relaxed);
+                result
+            }
+            None => {
+                line.missed.fetch_add(1, Ordering::Relaxed);
+                0
+            }
         }
     }
 }

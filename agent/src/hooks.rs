@@ -131,7 +131,6 @@ impl Hooks {
         if self.followed.as_ref().is_some_and(unchanged) {
             return;
         }
-        self.forget_unmapped(&image);
         self.awaits_files = false;
         let mut spots: Vec<(Spot, &Wanted, &Mapping)> = Vec::new();
         for wanted in links {
@@ -178,10 +177,7 @@ impl Hooks {
     }
 
     /// Drops hooks whose module was unmapped: that text is not ours to write.
-    fn forget_unmapped(&mut self, image: &Image) {
-        if self.at.is_empty() {
-            return;
-        }
+    pub fn forget_unmapped(&mut self, image: &Image) {
         for range in self.modules.retain(image) {
             debug!("{range:x?} was unmapped");
             self.forget_range(&range);
@@ -295,6 +291,7 @@ fn prepare(
     let kind = match spec.kind {
         LinkKind::Uprobe => Kind::Entry,
         LinkKind::Uretprobe => Kind::Return,
+        _ => return Err("not a place in a file".to_owned()),
     };
     let points = spec.places.iter().filter_map(|place| {
         let point = Point {

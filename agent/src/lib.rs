@@ -26,6 +26,7 @@ mod maps;
 mod modules;
 mod signals;
 mod state;
+mod syscalls;
 
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
@@ -55,12 +56,13 @@ static ON_EXIT: extern "C" fn() = on_exit;
 extern "C" fn on_load() {
     // A panic of ours is caught and must not be told on the target's stderr.
     std::panic::set_hook(Box::new(|info| debug!("{info}")));
-    preserved(|| {
+    let started = preserved(|| {
         let own_path = own_path();
-        if is_preloaded(own_path.as_deref()) {
-            start(Dirs::for_library(own_path.as_deref()));
-        }
+        is_preloaded(own_path.as_deref()) && start(Dirs::for_library(own_path.as_deref()))
     });
+    if started == Some(true) {
+        syscalls::executed();
+    }
 }
 
 extern "C" fn on_exit() {

@@ -16,7 +16,7 @@ use uapi::Errno;
 use crate::maps::{self, Mapping};
 
 /// The executable mappings at one moment, each with its file's identity.
-#[derive(Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Image {
     mappings: Vec<Mapping>,
     /// By device and inode, both as stat(2) and as the mapping show them.
@@ -55,6 +55,11 @@ impl Image {
     pub fn mappings_of(&self, file: (u64, u64)) -> impl Iterator<Item = &Mapping> {
         let indices = self.by_file.get(&file).into_iter().flatten();
         indices.filter_map(|&index| self.mappings.get(index))
+    }
+
+    /// All executable file mappings.
+    pub fn texts(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter()
     }
 
     /// The mapping that an address lies in.

@@ -15,6 +15,7 @@ use crate::loader;
 use crate::log::debug;
 use crate::maps;
 use crate::modules::Image;
+use crate::syscalls::Syscalls;
 
 /// What came of one round.
 #[derive(Default)]
@@ -41,6 +42,7 @@ pub struct State {
     /// The root directory in which `dirs` are meant.
     root: Option<(u64, u64)>,
     hooks: Hooks,
+    syscalls: Syscalls,
     roster: Option<Roster>,
     slot: Option<AgentSlot>,
     joined: BTreeMap<PathBuf, Joined>,
@@ -59,6 +61,7 @@ impl State {
             dirs,
             root: root(),
             hooks: Hooks::new(engine),
+            syscalls: Syscalls::default(),
             roster: None,
             slot: None,
             joined: BTreeMap::new(),
@@ -123,6 +126,7 @@ impl State {
     /// Unhooks everything and leaves the roster.
     pub fn leave(&mut self) {
         self.hooks.clear();
+        self.syscalls.clear();
         for (_, joined) in std::mem::take(&mut self.joined) {
             self.put_to_rest(joined);
         }
@@ -132,6 +136,7 @@ impl State {
     /// Gives the place in the roster back, if it is this process's.
     pub fn leave_roster(&mut self) {
         self.hooks.settle();
+        self.syscalls.settle();
         if let Some(slot) = self.slot.take()
             && slot.process().pid == shm::sys::getpid()
         {
@@ -146,6 +151,7 @@ impl State {
         let generation = self.roster.as_ref().map_or(0, Roster::generation);
         self.let_go();
         self.hooks.settle();
+        self.syscalls.settle();
         self.follow_sessions();
         let mut round = self.follow_links();
         if self.hooks.awaits_files && self.follow_loader() {
@@ -198,6 +204,7 @@ impl State {
             debug!("session {} has ended", path.display());
             if let Some(joined) = self.joined.remove(&path) {
                 self.hooks.forget_session(joined.number);
+                self.syscalls.forget_session(joined.number);
                 self.put_to_rest(joined);
             }
         }
@@ -233,11 +240,19 @@ impl State {
         links.sort_by_key(|wanted| (wanted.made, wanted.link));
         // The mappings matter only where something is hooked or to be hooked.
         let mut blind = false;
-        if !links.is_empty() || !self.hooks.is_empty() {
+        let of_syscalls = |wanted: &mut Wanted| wanted.spec.kind.is_of_syscalls();
+        let calls: Vec<Wanted> = links.extract_if(.., of_syscalls).collect();
+        let is_idle = self.hooks.is_empty() && self.syscalls.is_empty();
+        if !links.is_empty() || !calls.is_empty() || !is_idle {
             let sessions = self.joined.values_mut();
             let mut sessions = sessions.map(|joined| (joined.number, joined)).collect();
             match Image::read() {
-                Ok(image) => self.hooks.follow(&links, image, &mut sessions),
+                Ok(image) => {
+                    self.hooks.forget_unmapped(&image);
+                    let modules = &mut self.hooks.modules;
+                    self.syscalls.follow(&calls, &image, modules, &mut sessions);
+                    self.hooks.follow(&links, image, &mut sessions);
+                }
                 Err(_) => blind = self.hooks.follow_blindly(&links),
             }
         }
@@ -249,6 +264,8 @@ impl State {
             self.put_to_rest(parted);
         }
         let (hooks, refused) = self.hooks.counts();
+        let (calls, calls_refused) = self.syscalls.counts();
+        let (hooks, refused) = (hooks + calls, refused + calls_refused);
         Round {
             hooks,
             refused: refused + self.unjoined.len() as u32 + u32::from(blind),
@@ -281,6 +298,9 @@ impl State {
     /// Each reason once, with how often it occurred.
     fn reasons(&self) -> String {
         let mut counts = self.hooks.reasons();
+        for (reason, count) in self.syscalls.reasons() {
+            *counts.entry(reason).or_default() += count;
+        }
         for reason in self.unjoined.values() {
             *counts.entry(reason).or_default() += 1;
         }

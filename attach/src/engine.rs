@@ -23,6 +23,7 @@ use crate::module::Module;
 use crate::probe::{Kind, Point, Probe, Tactic};
 use crate::shadow;
 use crate::site::{Attached, ProbeList, Site};
+use crate::syscalls::hit;
 use crate::syscalls::sites::Sites;
 use crate::syscalls::{SyscallProbe, SyscallSite};
 use crate::text::{self, Change, Outcome, TextWriter};
@@ -153,6 +154,24 @@ impl Engine {
     /// from now on: the agent's own.
     pub fn exempt_thread() {
         thread::current().is_exempt.set(true);
+        hit::own_thread_is_known();
+    }
+
+    /// System calls are not traced, and not counted as missed, on the calling
+    /// thread while `body` runs. A thread that it starts is the agent's own, and
+    /// has to call [`Engine::exempt_thread`].
+    pub fn exempted<T>(body: impl FnOnce() -> T) -> T {
+        let thread = thread::current();
+        let before = thread.is_exempt.replace(true);
+        let result = body();
+        thread.is_exempt.set(before);
+        result
+    }
+
+    /// Runs the exit probes of a system call that was not made here, but that
+    /// the calling thread has returned from: execve(2) in a new program.
+    pub fn syscall_returned(nr: i64, result: i64) {
+        hit::returned(nr, result);
     }
 }
 

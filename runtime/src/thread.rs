@@ -109,6 +109,15 @@ pub fn spread() -> usize {
     arch::thread_words() as usize >> 12
 }
 
+/// What was remembered of the calling thread is wrong from now on: it runs with
+/// the thread-local memory of another, or did until now (vfork(2)).
+#[inline]
+pub fn forget() {
+    // SAFETY: the words live as long as the thread.
+    let words = unsafe { &*arch::thread_words() };
+    words[1].store(0, Ordering::Relaxed);
+}
+
 #[cold]
 fn ask(words: &[AtomicU64; 2]) -> ThreadIds {
     let ids = ThreadIds {

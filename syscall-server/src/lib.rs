@@ -10,7 +10,7 @@
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
-//! [`files`] (files that are not there), [`raw`], [`user`].
+//! [`files`] and [`tracefs`] (files that are not there), [`raw`], [`user`].
 
 pub mod bpf;
 pub mod bridge;
@@ -27,4 +27,5 @@ pub mod perf;
 pub mod raw;
 pub mod readiness;
 pub mod server;
+pub mod tracefs;
 pub mod user;

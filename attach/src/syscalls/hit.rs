@@ -196,23 +196,55 @@ fn admit(thread: &Thread, mark: &mut Mark, sp: u64) -> Admission {
     guard::enter(thread, mark)
 }
 
+/// The exit probes of a call that this thread has returned from elsewhere.
+pub(crate) fn returned(nr: i64, result: i64) {
+    let mut regs = PtRegs {
+        orig_ax: nr as u64,
+        ax: result as u64,
+        ..PtRegs::default()
+    };
+    regs.sp = &raw const regs as u64;
+    let Some(list) = EXIT.get(nr) else {
+        return;
+    };
+    let thread = thread::current();
+    let mut mark = Mark::new();
+    let admission = guard::enter(thread, &mut mark);
+    run(list, &admission, &regs, nr);
+    if let Admission::Run(block) = admission {
+        guard::leave(block, &mut mark);
+    }
+}
+
+/// The agent's own thread is exempt by its guard now: its stack may be a
+/// program's thread's later.
+pub(crate) fn own_thread_is_known() {
+    let [_, bytes] = &OWN_STACK;
+    bytes.store(0, Ordering::Relaxed);
+}
+
 /// An exempt thread makes another: the agent's own. Its stack tells it from
 /// the program's threads before it can say so itself.
 #[cold]
 fn note_own_child(regs: &PtRegs, nr: i64) {
     const VM_AND_THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
-    if nr != libc::SYS_clone3 || regs.si < CLONE_ARGS_WITH_STACK {
-        return;
-    }
-    let arguments = regs.di as *const u64;
-    // SAFETY: the caller is libc on behalf of the agent: the structure is
-    // there, and as long as it says.
-    let [flags, stack, bytes] = unsafe {
-        [
-            arguments.read(),
-            arguments.add(5).read(),
-            arguments.add(6).read(),
-        ]
+    /// What libc gives a thread without a size to clone(2).
+    const LIKELY_BYTES: u64 = 1 << 20;
+    let [flags, stack, bytes] = match nr {
+        libc::SYS_clone3 if regs.si >= CLONE_ARGS_WITH_STACK => {
+            let arguments = regs.di as *const u64;
+            // SAFETY: the caller is libc on behalf of the agent: the structure
+            // is there, and as long as it says.
+            unsafe {
+                [
+                    arguments.read(),
+                    arguments.add(5).read(),
+                    arguments.add(6).read(),
+                ]
+            }
+        }
+        libc::SYS_clone => [regs.di, regs.si.wrapping_sub(LIKELY_BYTES), LIKELY_BYTES],
+        _ => return,
     };
     if flags & VM_AND_THREAD == VM_AND_THREAD {
         let [own_stack, own_bytes] = &OWN_STACK;

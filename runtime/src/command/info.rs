@@ -4,8 +4,8 @@
 //! user pointer.
 
 use uapi::cmd::{
-    BPF_F_UPROBE_MULTI_RETURN, BPF_PERF_EVENT_EVENT, BPF_PERF_EVENT_UPROBE,
-    BPF_PERF_EVENT_URETPROBE,
+    BPF_F_UPROBE_MULTI_RETURN, BPF_PERF_EVENT_EVENT, BPF_PERF_EVENT_TRACEPOINT,
+    BPF_PERF_EVENT_UPROBE, BPF_PERF_EVENT_URETPROBE,
 };
 
 use super::link::Target;
@@ -37,6 +37,8 @@ pub mod at {
     pub const BTF_SIZE: usize = 8;
     pub const BTF_NAME: usize = 16;
     pub const BTF_NAME_LEN: usize = 24;
+    pub const LINK_RAW_TRACEPOINT_NAME: usize = 16;
+    pub const LINK_RAW_TRACEPOINT_NAME_LEN: usize = 24;
     pub const LINK_PERF_FILE_NAME: usize = 24;
     pub const LINK_PERF_NAME_LEN: usize = 32;
     pub const LINK_MULTI_PATH: usize = 16;
@@ -127,8 +129,8 @@ pub fn link_info(link: &LinkObject) -> [u8; LINK_INFO_BYTES] {
         Target::Event { event, cookie } => match event.kind() {
             EventKind::Probe(probe) => {
                 let kind = match probe.kind {
-                    LinkKind::Uprobe => BPF_PERF_EVENT_UPROBE,
                     LinkKind::Uretprobe => BPF_PERF_EVENT_URETPROBE,
+                    _ => BPF_PERF_EVENT_UPROBE,
                 };
                 info.put_u32(16, kind);
                 info.put_u32(at::LINK_PERF_NAME_LEN, probe.path.len() as u32 + 1);
@@ -136,11 +138,20 @@ pub fn link_info(link: &LinkObject) -> [u8; LINK_INFO_BYTES] {
                 info.put_u64(40, *cookie);
                 info.put_u64(48, probe.ref_ctr_offset);
             }
+            EventKind::Tracepoint(tracepoint) => {
+                info.put_u32(16, BPF_PERF_EVENT_TRACEPOINT);
+                let name_len = tracepoint.name().len() as u32 + 1;
+                info.put_u32(at::LINK_PERF_NAME_LEN, name_len);
+                info.put_u64(40, *cookie);
+            }
             _ => {
                 info.put_u32(16, BPF_PERF_EVENT_EVENT);
                 info.put_u64(40, *cookie);
             }
         },
+        Target::RawTracepoint { spec, .. } => {
+            info.put_u32(at::LINK_RAW_TRACEPOINT_NAME_LEN, spec.path.len() as u32 + 1);
+        }
         Target::Places { spec, .. } => {
             info.put_u32(at::LINK_MULTI_PATH_SIZE, spec.path.len() as u32 + 1);
             info.put_u32(at::LINK_MULTI_COUNT, spec.places.len() as u32);

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use uapi::Errno;
-use uapi::cmd::{BPF_LINK_TYPE_PERF_EVENT, BPF_LINK_TYPE_UPROBE_MULTI};
+use uapi::cmd::{
+    BPF_LINK_TYPE_PERF_EVENT, BPF_LINK_TYPE_RAW_TRACEPOINT, BPF_LINK_TYPE_UPROBE_MULTI,
+};
 use uapi::prog::{
     BPF_PERF_EVENT, BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_TRACEPOINT,
     BPF_TRACE_KPROBE_MULTI, BPF_TRACE_KPROBE_SESSION, BPF_TRACE_UPROBE_MULTI,
@@ -36,6 +38,13 @@ pub enum Target {
         /// For `bpf_get_attach_cookie`.
         cookie: u64,
     },
+    /// A raw tracepoint.
+    RawTracepoint {
+        /// The session's link.
+        spec: LinkSpec,
+        /// Its id in the session.
+        id: u32,
+    },
     /// Places of one file.
     Places {
         /// The session's link.
@@ -65,6 +74,7 @@ impl LinkObject {
     pub fn link_type(&self) -> u32 {
         match self.target {
             Target::Event { .. } => BPF_LINK_TYPE_PERF_EVENT,
+            Target::RawTracepoint { .. } => BPF_LINK_TYPE_RAW_TRACEPOINT,
             Target::Places { .. } => BPF_LINK_TYPE_UPROBE_MULTI,
         }
     }
@@ -74,7 +84,7 @@ impl Drop for LinkObject {
     fn drop(&mut self) {
         match &self.target {
             Target::Event { event, .. } => event.detach(),
-            Target::Places { id, .. } => {
+            Target::Places { id, .. } | Target::RawTracepoint { id, .. } => {
                 if self.home.is_owner() {
                     self.home.remove(*id);
                     self.home.publish();
@@ -156,6 +166,16 @@ impl Bpf {
         if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || spec.places.is_empty() {
             return Err(Errno::EINVAL);
         }
+        self.link_in_session(prog, spec, |spec, id| Target::Places { spec, id })
+    }
+
+    /// A link that is nothing but the session's.
+    pub(super) fn link_in_session(
+        &self,
+        prog: &Arc<ProgObject>,
+        spec: LinkSpec,
+        target: impl FnOnce(LinkSpec, u32) -> Target,
+    ) -> Result<Arc<LinkObject>, Errno> {
         let in_session = self.session()?.create_link(&spec)?;
         self.home.publish();
         let mut tables = self.home.tables();
@@ -163,10 +183,7 @@ impl Bpf {
         let link = Arc::new(LinkObject {
             id,
             prog: Arc::clone(prog),
-            target: Target::Places {
-                spec,
-                id: in_session,
-            },
+            target: target(spec, in_session),
             home: Arc::clone(&self.home),
         });
         tables.links.insert(id, &link);

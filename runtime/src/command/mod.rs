@@ -8,6 +8,7 @@
 //!
 //! Reading order: [`object`], then one file per command family: [`map`],
 //! [`elem`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
+//! [`tracepoint`],
 //! [`link`], [`info`], [`ids`], [`pin`].
 
 pub mod batch;
@@ -25,6 +26,7 @@ pub mod pin;
 pub mod prog;
 pub mod test_run;
 pub mod timer;
+pub mod tracepoint;
 
 use std::sync::{Arc, OnceLock};
 

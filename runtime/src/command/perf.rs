@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use uapi::Errno;
-use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT};
+use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_TRACEPOINT};
 
 use super::object::{Home, locked};
 use super::timer::Timer;
+use super::tracepoint::Tracepoint;
 use super::{Bpf, MapObject, ProgObject};
 use crate::maps::PerfRing;
 use crate::session::{LinkKind, LinkSpec, Place};
@@ -64,6 +65,8 @@ pub enum EventKind {
         /// Records per wake-up; 0 means no wake-ups.
         wakeup_events: u32,
     },
+    /// A program runs at system calls.
+    Tracepoint(Tracepoint),
     /// A program runs periodically, in this process.
     Clock {
         /// Time between runs.
@@ -206,7 +209,8 @@ impl PerfEvent {
     /// A probe is in place in every process when this returns.
     ///
     /// # Errors
-    /// EEXIST when it has one; EINVAL for a program of another type.
+    /// EEXIST when it has one; EINVAL for a program of another type; EACCES for
+    /// one that reads beyond a tracepoint's record.
     pub fn attach(&self, prog: &Arc<ProgObject>, cookie: u64) -> Result<(), Errno> {
         let mut state = locked(&self.state);
         if state.attached.is_some() {
@@ -221,6 +225,18 @@ impl PerfEvent {
                     .home
                     .session()?
                     .create_link(&probe.link(prog.id(), cookie))?;
+                self.home.publish();
+                Running::Link(id)
+            }
+            EventKind::Tracepoint(tracepoint) => {
+                if prog.spec().prog_type != BPF_PROG_TYPE_TRACEPOINT {
+                    return Err(Errno::EINVAL);
+                }
+                if prog.ctx_bytes() > tracepoint.record_bytes() {
+                    return Err(Errno::EACCES);
+                }
+                let link = tracepoint.link(prog.id(), cookie);
+                let id = self.home.session()?.create_link(&link)?;
                 self.home.publish();
                 Running::Link(id)
             }

@@ -55,6 +55,7 @@ pub struct ProgObject {
     /// Time since boot at which it was loaded.
     load_time: Duration,
     verified_insns: u32,
+    ctx_bytes: u32,
 }
 
 impl ProgObject {
@@ -86,6 +87,11 @@ impl ProgObject {
     /// Instructions the verifier walked through.
     pub fn verified_insns(&self) -> u32 {
         self.verified_insns
+    }
+
+    /// End of the last byte of its context that it may read.
+    pub fn ctx_bytes(&self) -> u32 {
+        self.ctx_bytes
     }
 
     pub(super) fn home(&self) -> &Arc<Home> {
@@ -200,6 +206,7 @@ impl Bpf {
         let prog = Arc::new(ProgObject {
             id,
             verified_insns: verified.facts().insns_processed,
+            ctx_bytes: verified.facts().ctx_bytes,
             spec: verified.spec().clone(),
             home: Arc::clone(&self.home),
             maps: Mutex::new(load.maps.into_iter().map(|map| (map.id(), map)).collect()),

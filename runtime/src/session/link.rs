@@ -11,6 +11,27 @@ pub enum LinkKind {
     Uprobe = 0,
     /// When the function at the offset returns.
     Uretprobe = 1,
+    /// At a system call, with the record of `syscalls:sys_enter_NAME`: the
+    /// place's offset holds its number, and how many arguments it has from
+    /// bit 32 on.
+    SyscallEnter = 32,
+    /// As `SyscallEnter`, when it has returned.
+    SyscallExit = 33,
+    /// At every system call, with the record of `raw_syscalls:sys_enter`.
+    AnySyscallEnter = 34,
+    /// As `AnySyscallEnter`, when it has returned.
+    AnySyscallExit = 35,
+    /// At every system call, with the arguments of the raw tracepoint.
+    RawSyscallEnter = 36,
+    /// As `RawSyscallEnter`, when it has returned.
+    RawSyscallExit = 37,
+}
+
+impl LinkKind {
+    /// Whether it is about system calls, and so about no file.
+    pub fn is_of_syscalls(self) -> bool {
+        self as u32 >= LinkKind::SyscallEnter as u32
+    }
 }
 
 /// A link as a tool asked for it.
@@ -126,6 +147,12 @@ impl LinkBody {
             kind: match self.kind {
                 0 => LinkKind::Uprobe,
                 1 => LinkKind::Uretprobe,
+                32 => LinkKind::SyscallEnter,
+                33 => LinkKind::SyscallExit,
+                34 => LinkKind::AnySyscallEnter,
+                35 => LinkKind::AnySyscallExit,
+                36 => LinkKind::RawSyscallEnter,
+                37 => LinkKind::RawSyscallExit,
                 _ => return None,
             },
             prog: self.prog,

@@ -8,7 +8,7 @@ use runtime::command::{BtfObject, LinkObject, Object, ProgObject};
 use runtime::session::{LinkKind, Place};
 use uapi::Errno;
 use uapi::attr::{self, out};
-use uapi::cmd::{BPF_FD_TYPE_UPROBE, BPF_FD_TYPE_URETPROBE};
+use uapi::cmd::{BPF_FD_TYPE_TRACEPOINT, BPF_FD_TYPE_UPROBE, BPF_FD_TYPE_URETPROBE};
 
 use super::call::{self, Call};
 use crate::user;
@@ -136,8 +136,18 @@ fn link_arrays(info: &mut Info<'_>, link: &LinkObject) -> Result<(), Errno> {
                 let name = [probe.path.as_bytes(), &[0]].concat();
                 info.fill(at::LINK_PERF_FILE_NAME, room, &name)
             }
+            EventKind::Tracepoint(tracepoint) => {
+                let room = info.asked_u32(at::LINK_PERF_NAME_LEN) as usize;
+                let name = [tracepoint.name().as_bytes(), &[0]].concat();
+                info.fill(at::LINK_PERF_FILE_NAME, room, &name)
+            }
             _ => Ok(()),
         },
+        Target::RawTracepoint { spec, .. } => {
+            let room = info.asked_u32(at::LINK_RAW_TRACEPOINT_NAME_LEN) as usize;
+            let name = [spec.path.as_bytes(), &[0]].concat();
+            info.fill(at::LINK_RAW_TRACEPOINT_NAME, room, &name)
+        }
         Target::Places { spec, .. } => {
             let count = info.asked_u32(at::LINK_MULTI_COUNT) as usize;
             let words = |word: fn(&Place) -> u64| -> Vec<u8> {
@@ -170,21 +180,25 @@ pub fn task_fd(call: &Call) -> Result<i64, Errno> {
         return Err(Errno::ENOTSUPP);
     };
     let (prog, _) = event.attached().ok_or(Errno::ENOENT)?;
-    let EventKind::Probe(probe) = event.kind() else {
-        return Err(Errno::EOPNOTSUPP);
-    };
-    let fd_type = match probe.kind {
-        LinkKind::Uprobe => BPF_FD_TYPE_UPROBE,
-        LinkKind::Uretprobe => BPF_FD_TYPE_URETPROBE,
+    let (name, fd_type, offset) = match event.kind() {
+        EventKind::Probe(probe) => {
+            let fd_type = match probe.kind {
+                LinkKind::Uretprobe => BPF_FD_TYPE_URETPROBE,
+                _ => BPF_FD_TYPE_UPROBE,
+            };
+            (probe.path.clone(), fd_type, probe.offset)
+        }
+        EventKind::Tracepoint(tracepoint) => (tracepoint.name(), BPF_FD_TYPE_TRACEPOINT, 0),
+        _ => return Err(Errno::EOPNOTSUPP),
     };
     if attr.buf != 0 && attr.buf_len != 0 {
-        let room = probe.path.len().min(attr.buf_len as usize - 1);
-        user::write(attr.buf, &[&probe.path.as_bytes()[..room], &[0]].concat())?;
+        let room = name.len().min(attr.buf_len as usize - 1);
+        user::write(attr.buf, &[&name.as_bytes()[..room], &[0]].concat())?;
     }
-    call.put_u32(out::TASK_FD_QUERY_BUF_LEN, probe.path.len() as u32)?;
+    call.put_u32(out::TASK_FD_QUERY_BUF_LEN, name.len() as u32)?;
     call.put_u32(out::TASK_FD_QUERY_PROG_ID, prog.id())?;
     call.put_u32(out::TASK_FD_QUERY_FD_TYPE, fd_type)?;
-    call.put(out::TASK_FD_QUERY_PROBE_OFFSET, &probe.offset.to_le_bytes())?;
+    call.put(out::TASK_FD_QUERY_PROBE_OFFSET, &offset.to_le_bytes())?;
     call.put(out::TASK_FD_QUERY_PROBE_ADDR, &0u64.to_le_bytes())?;
     Ok(0)
 }

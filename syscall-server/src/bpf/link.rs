@@ -132,17 +132,18 @@ pub fn detach(call: &Call) -> Result<i64, Errno> {
 /// (`bpf_raw_tracepoint_open`).
 const MAX_TRACEPOINT_NAME: usize = 128;
 
-/// There are no tracepoints here: any name is unknown.
+/// `BPF_RAW_TRACEPOINT_OPEN`.
 pub fn raw_tracepoint(call: &Call) -> Result<i64, Errno> {
     let attr = attr::RawTracepointOpen::decode(&call.bytes);
-    call::prog(attr.prog_fd)?;
+    let prog = call::prog(attr.prog_fd)?;
     if attr.name == 0 {
         return Err(Errno::EINVAL);
     }
     let name = user::read_string(attr.name, MAX_TRACEPOINT_NAME)?;
-    log::debug(format_args!(
-        "raw tracepoint {} is the kernel's",
-        String::from_utf8_lossy(&name)
-    ));
-    Err(Errno::ENOENT)
+    let name = String::from_utf8_lossy(&name);
+    let link = call.server.bpf.raw_tracepoint(&prog, &name, attr.cookie);
+    if link.is_err() {
+        log::debug(format_args!("raw tracepoint {name} is the kernel's"));
+    }
+    call.new_fd(Object::Link(link?))
 }

@@ -1,5 +1,7 @@
 //! Which virtual files there are and what is in them. It knows no fd.
 
+use crate::tracefs;
+
 /// The number of the uprobe PMU where the kernel shows none.
 pub const UPROBE_TYPE: u32 = 8;
 /// Where the kernel shows it.
@@ -14,9 +16,6 @@ pub enum Content {
     Directory,
 }
 
-/// Places where tracefs is mounted; tools look at either.
-const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-
 /// In the directory of the uprobe PMU.
 const UPROBE_PMU: &[(&str, Content)] = &[
     ("", Content::Directory),
@@ -26,11 +25,10 @@ const UPROBE_PMU: &[(&str, Content)] = &[
     ("/format/ref_ctr_offset", Content::Text("config:32-63\n")),
 ];
 
-/// In tracefs: there are no events, and no probes by name.
+/// In tracefs, beside the events of system calls: there are no probes by name.
 const TRACING: &[(&str, Content)] = &[
     ("", Content::Directory),
     ("/events", Content::Directory),
-    ("/available_events", Content::Text("")),
     ("/uprobe_events", Content::Text("")),
     ("/kprobe_events", Content::Text("")),
 ];
@@ -48,7 +46,12 @@ pub fn find(path: &[u8]) -> Option<Content> {
         Some(found.1)
     };
     under("/sys/bus/event_source/devices/uprobe", UPROBE_PMU)
-        .or_else(|| TRACEFS.iter().find_map(|root| under(root, TRACING)))
+        .or_else(|| tracefs::ROOTS.iter().find_map(|root| under(root, TRACING)))
+        .or_else(|| {
+            let path = std::str::from_utf8(path).ok()?;
+            let inside = |root: &&str| tracefs::find(path.strip_prefix(*root)?);
+            tracefs::ROOTS.iter().find_map(inside)
+        })
 }
 
 #[cfg(test)]
@@ -63,8 +66,8 @@ mod tests {
         );
         assert_eq!(UPROBE_TYPE, 8);
         assert_eq!(
-            find(b"/sys/kernel/debug/tracing/available_events"),
-            Some(Content::Text(""))
+            find(b"/sys/kernel/debug/tracing/events/syscalls/"),
+            Some(Content::Directory)
         );
         assert_eq!(find(b"/sys/kernel/tracing/"), Some(Content::Directory));
         assert_eq!(

@@ -1,8 +1,8 @@
 //! Decodes perf_event_open(2) and the ioctls of its fds. It knows no
 //! program's meaning and no hook.
 //!
-//! Ours are events of the uprobe PMU and of `BPF_OUTPUT`; clocks and dummies
-//! are ours in a process that has used bpf(2). Everything else is the
+//! Ours are events of the uprobe PMU and of `BPF_OUTPUT`; tracepoints of system
+//! calls, clocks and dummies are ours in a process that has used bpf(2). Everything else is the
 //! kernel's.
 
 pub mod place;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use runtime::command::Object;
 use runtime::command::perf::EventKind;
+use runtime::command::tracepoint::Tracepoint;
 use runtime::session::LinkKind;
 use uapi::Errno;
 use uapi::perf::{
@@ -26,7 +27,7 @@ use uapi::perf::{
 use crate::bridge::Waker;
 use crate::fds::{self, FDS, File};
 use crate::server::{self, Server};
-use crate::{files, log, own_process, raw, user};
+use crate::{files, log, own_process, raw, tracefs, user};
 
 /// Bit of `config` that asks for a return probe (format/retprobe).
 const RETPROBE: u64 = 1;
@@ -69,8 +70,11 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
             _ => return Ok(None),
         },
         PERF_TYPE_TRACEPOINT if server::existing().is_some() => {
-            log::debug(format_args!("tracepoint {} is the kernel's", attr.config));
-            return Err(Errno::ENOENT);
+            let Some(tracepoint) = tracefs::by_id(attr.config) else {
+                log::debug(format_args!("tracepoint {} is the kernel's", attr.config));
+                return Err(Errno::ENOENT);
+            };
+            Kind::Tracepoint(tracepoint)
         }
         other if other == files::uprobe_pmu_type() => Kind::Probe,
         _ => return Ok(None),
@@ -88,6 +92,7 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         Kind::Clock => clock(&attr, request.cpu)?,
         Kind::Dummy => EventKind::Dummy,
         Kind::Probe => probe(&attr, request.pid)?,
+        Kind::Tracepoint(tracepoint) => EventKind::Tracepoint(tracepoint),
     };
     let server = server::server()?;
     if let EventKind::Probe(probe) = &event {
@@ -101,6 +106,7 @@ enum Kind {
     Clock,
     Dummy,
     Probe,
+    Tracepoint(Tracepoint),
 }
 
 /// `perf_copy_attr`.
