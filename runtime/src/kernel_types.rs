@@ -8,7 +8,7 @@ use uapi::Errno;
 use vm::verifier::{KernelField, KernelTypes};
 
 /// Where the kernel tells its own types.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The running kernel's structures, read when a program first reaches for one.
 #[derive(Debug, Default)]

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use object::btf::{Btf, BtfError};
 
 use super::Bpf;
+use crate::kernel_types::KERNEL_BTF;
 
-/// A type description that a loader brought.
+/// The kernel's own description has the first id, as in the kernel.
+pub(super) const KERNEL_ID: u32 = 1;
+
+/// A type description that a loader brought, or the running kernel's.
 pub struct BtfObject {
     id: u32,
     bytes: Box<[u8]>,
@@ -25,6 +29,16 @@ impl BtfObject {
         &self.bytes
     }
 
+    /// Empty unless it is the kernel's.
+    pub fn name(&self) -> &'static str {
+        if self.is_kernels() { "vmlinux" } else { "" }
+    }
+
+    /// Whether it is the running kernel's.
+    pub fn is_kernels(&self) -> bool {
+        self.id == KERNEL_ID
+    }
+
     /// The types in it.
     pub fn types(&self) -> &Btf {
         &self.types
@@ -40,7 +54,7 @@ impl Bpf {
     pub fn btf_load(&self, bytes: Vec<u8>) -> Result<Arc<BtfObject>, BtfError> {
         let types = Btf::parse(&bytes)?;
         let mut tables = self.home.tables();
-        let id = tables.btfs.next_free_id();
+        let id = tables.btfs.next_free_id().max(KERNEL_ID + 1);
         let object = Arc::new(BtfObject {
             id,
             bytes: bytes.into(),
@@ -48,5 +62,21 @@ impl Bpf {
         });
         tables.btfs.insert(id, &object);
         Ok(object)
+    }
+
+    /// The running kernel's description, read when a tool first looks for it;
+    /// none where the kernel does not tell its types.
+    pub(super) fn kernel_btf(&self) -> Option<&Arc<BtfObject>> {
+        let read = || {
+            let bytes = std::fs::read(KERNEL_BTF).ok()?;
+            let object = Arc::new(BtfObject {
+                id: KERNEL_ID,
+                types: Btf::parse(&bytes).ok()?,
+                bytes: bytes.into(),
+            });
+            self.home.tables().btfs.insert(KERNEL_ID, &object);
+            Some(object)
+        };
+        self.kernel_btf.get_or_init(read).as_ref()
     }
 }

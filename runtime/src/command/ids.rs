@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uapi::Errno;
 
+use super::btf::KERNEL_ID;
 use super::{Bpf, BtfObject, LinkObject, MapObject, Object, ProgObject};
 
 /// The kinds of objects that have ids.
@@ -28,6 +29,10 @@ impl Bpf {
     pub fn next_id(&self, kind: Kind, id: u32) -> Result<u32, Errno> {
         if id >= i32::MAX as u32 {
             return Err(Errno::EINVAL);
+        }
+        if kind == Kind::Btf {
+            // Enters it, if there is one.
+            self.kernel_btf();
         }
         let tables = self.home.tables();
         match kind {
@@ -72,6 +77,9 @@ impl Bpf {
     /// # Errors
     /// ENOENT when there is none.
     pub fn btf_by_id(&self, id: u32) -> Result<Arc<BtfObject>, Errno> {
+        if id == KERNEL_ID {
+            return self.kernel_btf().cloned().ok_or(Errno::ENOENT);
+        }
         self.home.tables().btfs.get(id)
     }
 

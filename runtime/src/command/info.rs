@@ -116,6 +116,8 @@ pub fn btf_info(btf: &BtfObject) -> [u8; BTF_INFO_BYTES] {
     let mut info = Bytes([0; BTF_INFO_BYTES]);
     info.put_u32(at::BTF_SIZE, btf.bytes().len() as u32);
     info.put_u32(12, btf.id());
+    info.put_u32(at::BTF_NAME_LEN, btf.name().len() as u32);
+    info.put_u32(28, u32::from(btf.is_kernels()));
     info.0
 }
 

@@ -66,6 +66,7 @@ pub struct Bpf {
     /// Read when the first program calls one.
     kernel_functions: OnceLock<KernelFunctions>,
     kernel_structures: KernelStructures,
+    kernel_btf: OnceLock<Option<Arc<BtfObject>>>,
 }
 
 impl Bpf {
@@ -75,6 +76,7 @@ impl Bpf {
             home: Arc::new(Home::new(Some(session))),
             kernel_functions: OnceLock::new(),
             kernel_structures: KernelStructures::default(),
+            kernel_btf: OnceLock::new(),
         }
     }
 
@@ -86,6 +88,7 @@ impl Bpf {
             home: Arc::new(Home::new(None)),
             kernel_functions: OnceLock::new(),
             kernel_structures: KernelStructures::default(),
+            kernel_btf: OnceLock::new(),
         }
     }
 

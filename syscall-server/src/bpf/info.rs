@@ -123,9 +123,9 @@ fn prog_arrays(info: &mut Info<'_>, prog: &ProgObject) -> Result<(), Errno> {
 fn btf_arrays(info: &mut Info<'_>, btf: &BtfObject) -> Result<(), Errno> {
     let room = info.asked_u32(at::BTF_SIZE) as usize;
     info.fill(at::BTF_BTF, room, btf.bytes())?;
-    // A description from a tool has no name.
     let room = info.asked_u32(at::BTF_NAME_LEN) as usize;
-    info.fill(at::BTF_NAME, room, &[0])
+    let name = [btf.name().as_bytes(), &[0]].concat();
+    info.fill(at::BTF_NAME, room, &name)
 }
 
 fn link_arrays(info: &mut Info<'_>, link: &LinkObject) -> Result<(), Errno> {

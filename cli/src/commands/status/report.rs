@@ -152,16 +152,25 @@ fn session(view: &SessionView) -> Session {
 
 fn link(view: &SessionView, id: u32, spec: LinkSpec) -> Link {
     let counts = view.counters(id).map(|counters| counters.totals());
-    let offset = spec.places.first().map_or(0, |place| place.offset);
+    // A tracepoint is at no place of a file.
+    let places = if spec.kind.is_of_syscalls() {
+        &[][..]
+    } else {
+        &spec.places
+    };
+    let offset = places.first().map_or(0, |place| place.offset);
     Link {
         id,
         kind: match spec.kind {
             LinkKind::Uprobe => "uprobe",
             LinkKind::Uretprobe => "uretprobe",
+            LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit => "raw tracepoint",
+            kind if kind.is_of_syscalls() => "tracepoint",
+            _ => "other",
         },
         function: function_at(Path::new(&spec.path), offset),
+        places: places.len(),
         path: spec.path,
-        places: spec.places.len(),
         offset,
         pid: (spec.pid > 0).then_some(spec.pid),
         program: spec.prog,

@@ -110,6 +110,9 @@ fn place(link: &Link) -> String {
     if link.places > 1 {
         return format!("{} ({} places)", link.path, link.places);
     }
+    if link.places == 0 {
+        return link.path.clone();
+    }
     match &link.function {
         Some(function) => format!("{}:{function}", link.path),
         None => format!("{}:{:#x}", link.path, link.offset),
