@@ -60,9 +60,12 @@ impl Hit {
         self.entry.store(ptr::null_mut(), Ordering::Release);
     }
 
-    /// What the engine calls at each hit.
+    /// What the engine calls at each hit. The newest goes first, as in the
+    /// kernel (kernel/events/uprobes.c, `consumer_add`): bpftrace counts on it.
     pub fn probe(&'static self) -> Probe {
-        Probe::new(on_hit, ptr::from_ref(self).cast()).counting_misses(&raw const self.missed)
+        Probe::new(on_hit, ptr::from_ref(self).cast())
+            .counting_misses(&raw const self.missed)
+            .before_others()
     }
 
     /// Counts hits that were skipped.
@@ -85,11 +88,11 @@ impl Hit {
 /// The engine's callback.
 unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), hit: *mut attach::Hit) -> u64 {
     // SAFETY: valid during the call.
-    let func_ip = unsafe { (*hit).func_ip };
+    let at = unsafe { *hit };
     // SAFETY: `data` is what `probe` gave: a `Hit` that is never freed.
     let hit = unsafe { &*data.cast::<Hit>() };
     // SAFETY: the registers are the context that the program was verified for.
-    unsafe { hit.run(regs.cast(), regs, func_ip) }
+    unsafe { hit.run(regs.cast(), regs, &at) }
 }
 
 impl Hit {
@@ -99,15 +102,17 @@ impl Hit {
     /// `ctx` is the context that the program was verified for; `regs` are the
     /// calling thread's, as the point has them.
     #[inline]
-    pub unsafe fn run(&self, ctx: *mut (), regs: *const PtRegs, func_ip: u64) -> u64 {
+    pub unsafe fn run(&self, ctx: *mut (), regs: *const PtRegs, at: &attach::Hit) -> u64 {
         let entry = self.entry.load(Ordering::Acquire);
         if entry.is_null() {
             return 0;
         }
         // SAFETY: stored from an `Entry` by `new`.
         let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
-        let mut run = RunState::new(self.env, regs, self.cookie, func_ip);
-        run.at_entry = self.at_entry;
+        let mut run = RunState::new(self.env, regs, self.cookie, at.func_ip);
+        run.at_return = at.at_return == 1;
+        run.at_entry = self.at_entry && !run.at_return;
+        run.session_cookie = at.session_cookie;
         // Threads that run at once mostly use different lines.
         // SAFETY: mapped while the hook is in place and for a while after.
         let lines = unsafe { &*self.lines };

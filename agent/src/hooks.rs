@@ -291,6 +291,7 @@ fn prepare(
     let kind = match spec.kind {
         LinkKind::Uprobe => Kind::Entry,
         LinkKind::Uretprobe => Kind::Return,
+        LinkKind::Session => Kind::Session,
         _ => return Err("not a place in a file".to_owned()),
     };
     let points = spec.places.iter().filter_map(|place| {
@@ -299,7 +300,7 @@ fn prepare(
             kind,
             module: Arc::clone(&module),
         };
-        let at_entry = kind == Kind::Entry && begins_frame(&point);
+        let at_entry = kind != Kind::Return && begins_frame(&point);
         let hit = Hit::new(&program, &joined.env, &counters, place.cookie, at_entry);
         Some((point, hit))
     });

@@ -29,8 +29,8 @@ pub struct SiteInfo {
 /// Hooks functions of this process. All values of one back end share their
 /// sites: a process has one text.
 pub trait Backend: Send + Sync + fmt::Debug {
-    /// Attaches a batch. Probes of one point run in the order they came.
-    /// When it returns, every thread runs the probes that were attached; the
+    /// Attaches a batch. Probes of one point run in the order they came, at
+    /// entry and at return, unless [`Probe::before_others`]. When it returns, every thread runs the probes that were attached; the
     /// text of the others is unchanged.
     fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>>;
 

@@ -44,12 +44,12 @@ struct Record {
 }
 
 impl Record {
-    fn probes(&mut self, kind: Kind) -> &mut Vec<Attached> {
-        match kind {
-            Kind::Entry => &mut self.entry,
-            Kind::Return => &mut self.exit,
-            Kind::Session => &mut self.entry,
-        }
+    /// The lists that probes of a kind are in.
+    fn lists(&mut self, kind: Kind) -> impl Iterator<Item = &mut Vec<Attached>> {
+        let at_entry = matches!(kind, Kind::Entry | Kind::Session);
+        let at_exit = matches!(kind, Kind::Return | Kind::Session);
+        let entry = at_entry.then_some(&mut self.entry);
+        entry.into_iter().chain(at_exit.then_some(&mut self.exit))
     }
 
     /// Lets threads see the lists; gives the old ones.
@@ -268,10 +268,9 @@ impl State {
         can_step: bool,
         plans: &mut Vec<(u64, Plan)>,
     ) -> Result<(), Refusal> {
-        if kind == Kind::Session {
-            return Err(Refusal::Session);
-        }
-        if let (Kind::Return, Some(refusal)) = (kind, module.return_refusal(addr)) {
+        if kind != Kind::Entry
+            && let Some(refusal) = module.return_refusal(addr)
+        {
             return Err(refusal);
         }
         if self.sites.contains_key(&addr) {
@@ -359,7 +358,11 @@ impl State {
         let id = self.next_id;
         self.next_id += 1;
         if let Some(record) = self.sites.get_mut(&addr) {
-            record.probes(kind).push(Attached::new(id, probe));
+            let attached = Attached::new(id, probe, kind == Kind::Session);
+            for list in record.lists(kind) {
+                let at = if probe.is_first { 0 } else { list.len() };
+                list.insert(at, attached);
+            }
         }
         self.hooks.insert(HookId(id), (addr, kind));
         HookId(id)
@@ -369,7 +372,9 @@ impl State {
     fn remove(&mut self, id: HookId) -> Option<u64> {
         let (addr, kind) = self.hooks.remove(&id)?;
         let record = self.sites.get_mut(&addr)?;
-        record.probes(kind).retain(|attached| attached.id != id.0);
+        for list in record.lists(kind) {
+            list.retain(|attached| attached.id != id.0);
+        }
         Some(addr)
     }
 

@@ -67,9 +67,6 @@ pub enum Refusal {
     /// Not a function symbol: a return address cannot be expected there.
     #[error("not the start of a function symbol, so its return cannot be probed")]
     NotFunction,
-    /// Not implemented.
-    #[error("sessions (entry and return in one probe) are not supported yet")]
-    Session,
     /// Returns twice, on another stack or not at all.
     #[error("does not return as functions do (setjmp, vfork, clone, context switch, loader)")]
     OddReturn,

@@ -12,11 +12,13 @@ use core::sync::atomic::Ordering;
 
 use uapi::PtRegs;
 
-use crate::arch::{stub, thread};
+use crate::arch::stub;
+use crate::arch::thread::{self, Thread};
 use crate::guard::{self, Admission, Mark};
 use crate::probe::Hit;
+use crate::session::{Cookie, Kept};
 use crate::shadow::{Frame, Shadow};
-use crate::site::{ProbeList, Site};
+use crate::site::{Attached, ProbeList, Site};
 
 /// A hit at a function's entry. Gives 1 if the function is to be entered
 /// through the return stub, else 0.
@@ -29,25 +31,75 @@ pub(crate) unsafe extern "C" fn on_entry(regs: &mut PtRegs, site: &Site) -> u64 
     let shadow = match guard::enter(thread::current(), &mut mark) {
         Admission::Run(shadow) => shadow,
         Admission::Nested => {
-            missed(site, site.entry_probes());
-            missed(site, site.exit_probes());
+            missed(site, site.entry_probes(), |_| true);
+            missed(site, site.exit_probes(), |attached| !attached.is_session);
             return 0;
         }
         Admission::Exempt => return 0,
     };
-    run(shadow, site.entry_probes(), u64::MAX, regs, site, 0);
-    let mut through_stub = 0;
-    let probes = site.exit_probes();
-    if !probes.is_empty() {
-        // SAFETY: the thunk's contract: a return address is at `sp`.
-        if unsafe { shadow.push(regs.sp, site, probes.newest()) } {
-            through_stub = 1;
-        } else {
-            missed(site, probes);
+    let entry = site.entry_probes();
+    let through_stub = if entry.has_sessions {
+        // SAFETY: as here.
+        unsafe { enter_sessions(shadow, regs, site) }
+    } else {
+        for attached in entry.iter() {
+            call(shadow, attached, regs, site, core::ptr::null_mut(), 0);
+        }
+        let exit = site.exit_probes();
+        // SAFETY: as here.
+        !exit.is_empty() && unsafe { hijack(shadow, regs, site, exit, &[]) }
+    };
+    guard::leave(shadow, &mut mark);
+    u64::from(through_stub)
+}
+
+/// Runs entry probes of which some are sessions, and sees to the return where
+/// one goes on to it.
+///
+/// # Safety
+/// As for [`on_entry`].
+#[cold]
+unsafe fn enter_sessions(shadow: &Shadow, regs: &mut PtRegs, site: &Site) -> bool {
+    let exit = site.exit_probes();
+    let mut kept = Kept::new();
+    for attached in site.entry_probes().iter() {
+        let mut cookie = 0;
+        let place = match attached.is_session {
+            true => &raw mut cookie,
+            false => core::ptr::null_mut(),
+        };
+        let goes_on = call(shadow, attached, regs, site, place, 0) == 0;
+        if attached.is_session && goes_on && !kept.keep(attached.id, cookie) {
+            missed(site, exit, |other| other.id == attached.id);
         }
     }
-    guard::leave(shadow, &mut mark);
-    through_stub
+    if kept.cookies().is_empty() && !exit.wants_every_return() {
+        return false;
+    }
+    // SAFETY: the caller's contract.
+    unsafe { hijack(shadow, regs, site, exit, kept.cookies()) }
+}
+
+/// Sees to it that `exit` and the sessions of `kept` run at the return.
+///
+/// # Safety
+/// As for [`on_entry`].
+#[inline]
+unsafe fn hijack(
+    shadow: &Shadow,
+    regs: &PtRegs,
+    site: &Site,
+    exit: &ProbeList,
+    kept: &[Cookie],
+) -> bool {
+    // SAFETY: the caller's contract: a return address is at `sp`.
+    let hijacked = unsafe { shadow.push(regs.sp, site, exit.newest(), kept) };
+    if !hijacked {
+        missed(site, exit, |attached| {
+            !attached.is_session || kept.iter().any(|cookie| cookie.id == attached.id)
+        });
+    }
+    hijacked
 }
 
 /// A hijacked function has returned. Runs its probes and writes the true
@@ -67,7 +119,7 @@ pub(crate) unsafe extern "C" fn on_return(regs: &mut PtRegs, slot: *mut u64) {
     let frame = newest.frame();
     regs.ip = frame.return_address;
     let admission = guard::enter(thread, &mut mark);
-    finish(&admission, &frame, regs);
+    finish(thread, &admission, &frame, regs);
     // SAFETY: the stub's contract. Written before the entry goes, so that an
     // unwinder always finds the address in one of them.
     unsafe { slot.write_volatile(frame.return_address) };
@@ -93,7 +145,7 @@ unsafe fn on_odd_return(regs: &mut PtRegs, slot: *mut u64) {
     let admission = guard::enter(thread, &mut mark);
     loop {
         let frame = Shadow::last(thread, key);
-        finish(&admission, &frame, regs);
+        finish(thread, &admission, &frame, regs);
         let is_outermost = frame.return_address != label;
         if is_outermost {
             // SAFETY: as in `on_return`.
@@ -112,47 +164,55 @@ unsafe fn on_odd_return(regs: &mut PtRegs, slot: *mut u64) {
 /// What the admission of a return means for its probes: those that were there
 /// when the function was entered, and are still.
 #[inline]
-fn finish(admission: &Admission, frame: &Frame, regs: &mut PtRegs) {
+fn finish(thread: &Thread, admission: &Admission, frame: &Frame, regs: &mut PtRegs) {
     let site = frame.site();
+    let exit = site.exit_probes();
+    // A session that was content with the entry has left nothing.
+    let cookie = |attached: &Attached| Shadow::cookie(thread, frame.key, attached.id);
     match admission {
         Admission::Run(shadow) => {
-            run(shadow, site.exit_probes(), frame.newest, regs, site, 1);
+            for attached in exit.iter().filter(|attached| attached.id <= frame.newest) {
+                let place = match attached.is_session {
+                    true => cookie(attached),
+                    false => Some(core::ptr::null_mut()),
+                };
+                if let Some(place) = place {
+                    call(shadow, attached, regs, site, place, 1);
+                }
+            }
         }
-        Admission::Nested => missed(site, site.exit_probes()),
+        Admission::Nested => missed(site, exit, |attached| {
+            !attached.is_session || cookie(attached).is_some()
+        }),
         Admission::Exempt => {}
     }
 }
 
-/// Runs probes in attach order, up to the one with id `newest`.
+/// Runs one probe and counts it.
 #[inline]
-fn run(
+fn call(
     shadow: &Shadow,
-    probes: &ProbeList,
-    newest: u64,
+    attached: &Attached,
     regs: &mut PtRegs,
     site: &Site,
+    session_cookie: *mut u64,
     at_return: u32,
-) {
+) -> u64 {
     let mut hit = Hit {
         func_ip: site.addr,
-        session_cookie: core::ptr::null_mut(),
+        session_cookie,
         at_return,
     };
-    for attached in probes.iter() {
-        if attached.id > newest {
-            break;
-        }
-        shadow.count(attached.hits());
-        let probe = attached.probe;
-        // SAFETY: whoever attached the probe vouches for callback and data.
-        unsafe { (probe.callback)(&raw mut *regs, probe.data, &raw mut hit) };
-    }
+    shadow.count(attached.hits());
+    let probe = attached.probe;
+    // SAFETY: whoever attached the probe vouches for callback and data.
+    unsafe { (probe.callback)(&raw mut *regs, probe.data, &raw mut hit) }
 }
 
 #[cold]
-fn missed(site: &Site, probes: &ProbeList) {
+fn missed(site: &Site, probes: &ProbeList, concerned: impl Fn(&Attached) -> bool) {
     if !probes.is_empty() {
         site.missed.fetch_add(1, Ordering::Relaxed);
-        probes.count_missed();
+        probes.count_missed(concerned);
     }
 }

@@ -23,6 +23,7 @@ mod lock;
 mod mappings;
 pub mod module;
 pub mod probe;
+mod session;
 mod shadow;
 mod site;
 pub mod syscalls;

@@ -97,6 +97,8 @@ pub struct Probe {
     pub hits: Hits,
     /// What `callback` needs.
     pub needs: Needs,
+    /// Runs before the probes that the point has already; else after them.
+    pub is_first: bool,
 }
 
 impl Probe {
@@ -108,6 +110,15 @@ impl Probe {
             missed: core::ptr::null(),
             hits: Hits::UNCOUNTED,
             needs: Needs::EVERYTHING,
+            is_first: false,
+        }
+    }
+
+    /// The same probe, to run before those that the point has already.
+    pub const fn before_others(self) -> Probe {
+        Probe {
+            is_first: true,
+            ..self
         }
     }
 

@@ -21,6 +21,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_f
 use crate::arch::thread::Thread;
 use crate::arch::{stub, sys};
 use crate::counter::COUNTER_BYTES;
+use crate::session::Cookie;
 use crate::site::Site;
 
 /// Frames that a thread can have under return probes at a time.
@@ -34,6 +35,11 @@ const MOST_ASKED: usize = 16;
 
 /// One hijacked frame. Unwind information reads `key` and `return_address`,
 /// the stubs in `arch` read and write all of it.
+///
+/// What a session keeps is an entry of its own, right above the frame's: with
+/// the same key and our label as its return address (so that unwinders and the
+/// stub take it for a tail call's), `site` twice the probe's id plus one, and
+/// `newest` the cookie.
 #[repr(C)]
 struct Entry {
     /// Stack pointer after the return; 0 once popped.
@@ -46,6 +52,7 @@ struct Entry {
 
 /// What an entry says.
 pub(crate) struct Frame {
+    pub(crate) key: u64,
     pub(crate) return_address: u64,
     site: *const Site,
     /// Probes with larger ids came after the function was entered.
@@ -93,10 +100,34 @@ impl Entry {
     #[inline]
     fn frame(&self) -> Frame {
         Frame {
+            key: self.key.load(Ordering::Relaxed),
             return_address: self.return_address.load(Ordering::Relaxed),
             site: self.site.load(Ordering::Relaxed),
             newest: self.newest.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Entry {
+    fn set(&self, return_address: u64, site: *mut Site, newest: u64, key: u64) {
+        self.return_address.store(return_address, Ordering::Relaxed);
+        self.site.store(site, Ordering::Relaxed);
+        self.newest.store(newest, Ordering::Relaxed);
+        self.key.store(key, Ordering::Release);
+    }
+
+    fn set_cookie(&self, cookie: &Cookie, key: u64) {
+        let site = core::ptr::without_provenance_mut(Entry::mark_of(cookie.id));
+        self.set(stub::label(), site, cookie.value, key);
+    }
+
+    /// Sites are aligned, so no site's address is odd.
+    fn mark_of(id: u64) -> usize {
+        (id as usize) << 1 | 1
+    }
+
+    fn is_cookie(&self) -> bool {
+        self.site.load(Ordering::Relaxed).addr() & 1 == 1
     }
 }
 
@@ -221,13 +252,14 @@ impl Shadow {
         unsafe { &*core::ptr::from_ref(self).cast::<u8>().add(offset).cast() }
     }
 
-    /// Takes the return address at `sp` (the slot) for `site` and puts the
-    /// stub's label there. False if there is no room: the slot is unchanged.
+    /// Takes the return address at `sp` (the slot) for `site`, with what its
+    /// sessions keep, and puts the stub's label there. False if there is no
+    /// room: the slot is unchanged.
     ///
     /// # Safety
     /// `sp` points to the return address of a function that has just been
     /// called and will be entered through the return stub.
-    pub(crate) unsafe fn push(&self, sp: u64, site: &Site, newest: u64) -> bool {
+    pub(crate) unsafe fn push(&self, sp: u64, site: &Site, newest: u64, kept: &[Cookie]) -> bool {
         let shadow = self;
         let slot = sp as *mut u64;
         let key = sp + 8;
@@ -238,25 +270,26 @@ impl Shadow {
         if unsafe { &*top.sub(1) }.key.load(Ordering::Relaxed) <= key {
             top = shadow.reap(key, return_address);
         }
-        if top >= shadow.end {
+        let needed = 1 + kept.len();
+        // SAFETY: both in the mapping, `top <= end`.
+        if unsafe { shadow.end.offset_from_unsigned(top) } < needed {
             top = shadow.make_room();
-            if top >= shadow.end {
+            // SAFETY: as above.
+            if unsafe { shadow.end.offset_from_unsigned(top) } < needed {
                 return false;
             }
         }
+        let site = core::ptr::from_ref(site).cast_mut();
         // SAFETY: `base <= top < end`, in the mapping.
-        let entry = unsafe { &*top };
-        entry
-            .return_address
-            .store(return_address, Ordering::Relaxed);
-        entry
-            .site
-            .store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
-        entry.newest.store(newest, Ordering::Relaxed);
-        entry.key.store(key, Ordering::Release);
+        unsafe { &*top }.set(return_address, site, newest, key);
+        for (cookie, above) in kept.iter().zip(1..) {
+            // SAFETY: there is room for all.
+            unsafe { &*top.add(above) }.set_cookie(cookie, key);
+        }
         compiler_fence(Ordering::SeqCst);
         // SAFETY: at most `end`.
-        shadow.top.store(unsafe { top.add(1) }, Ordering::Release);
+        let above = unsafe { top.add(needed) };
+        shadow.top.store(above, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
         // SAFETY: the caller's contract.
         unsafe { slot.write_volatile(stub::label()) };
@@ -293,24 +326,54 @@ impl Shadow {
         }
     }
 
-    /// Removes the newest frame with `key`.
+    /// Where a session of the newest frame with `key` has its cookie.
+    pub(crate) fn cookie(thread: &Thread, key: u64, id: u64) -> Option<*mut u64> {
+        let (entry, shadow) = find(thread, key, false)?;
+        let mark = Entry::mark_of(id);
+        let mut cookies = shadow.cookies_of(entry);
+        let found = cookies.find(|cookie| cookie.site.load(Ordering::Relaxed).addr() == mark);
+        found.map(|cookie| cookie.newest.as_ptr())
+    }
+
+    /// The cookies of a frame.
+    fn cookies_of<'a>(&'a self, frame: &Entry) -> impl Iterator<Item = &'a Entry> {
+        let key = frame.key.load(Ordering::Relaxed);
+        let top = self.top.load(Ordering::Relaxed).cast_const();
+        let mut at = core::ptr::from_ref(frame);
+        core::iter::from_fn(move || {
+            // SAFETY: `frame` is below `top`, and `at` not above it.
+            at = unsafe { at.add(1) };
+            if at >= top {
+                return None;
+            }
+            // SAFETY: an entry of the mapping; all bit patterns are valid.
+            let entry = unsafe { &*at };
+            (entry.is_cookie() && entry.key.load(Ordering::Relaxed) == key).then_some(entry)
+        })
+    }
+
+    /// Removes the newest frame with `key` and its cookies.
     pub(crate) fn pop(thread: &Thread, key: u64) {
         let Some((entry, shadow)) = find(thread, key, false) else {
             return;
         };
-        entry.key.store(0, Ordering::Relaxed);
+        let group = 1 + shadow.cookies_of(entry).count();
+        let bottom = core::ptr::from_ref(entry).cast_mut();
+        for at in (0..group).rev() {
+            // SAFETY: the group's entries lie one after the other.
+            unsafe { &*bottom.add(at) }.key.store(0, Ordering::Relaxed);
+        }
         let is_own = core::ptr::eq(shadow, thread.shadow.get());
         if !is_own {
             return;
         }
         compiler_fence(Ordering::SeqCst);
         let top = shadow.top.load(Ordering::Relaxed);
-        // SAFETY: `entry` is below `top`, so `top - 1` is an entry.
-        let newest = unsafe { top.sub(1) };
-        if core::ptr::eq(entry, newest) {
-            shadow.top.store(newest, Ordering::Release);
+        // SAFETY: at most `top`.
+        if unsafe { bottom.add(group) } == top {
+            shadow.top.store(bottom, Ordering::Release);
         } else {
-            shadow.close_gap(core::ptr::from_ref(entry).cast_mut(), top);
+            shadow.close_gap(bottom, top);
         }
     }
 
@@ -459,12 +522,13 @@ fn is_alive(key: u64) -> bool {
     sys::is_readable(slot) && unsafe { (slot as *const u64).read_volatile() } == stub::label()
 }
 
-/// The newest entry with `key`, of this thread or, for a coroutine that has
+/// The newest frame with `key`, of this thread or, for a coroutine that has
 /// moved, of any. With `outermost`, the newest that is not a tail call's.
 fn find(thread: &Thread, key: u64, outermost: bool) -> Option<(&'static Entry, &'static Shadow)> {
     let label = stub::label();
     let fits = |entry: &&Entry| {
         entry.key.load(Ordering::Acquire) == key
+            && !entry.is_cookie()
             && !(outermost && entry.return_address.load(Ordering::Relaxed) == label)
     };
     // SAFETY: `Thread::shadow` is null or a linked stack, never unmapped.

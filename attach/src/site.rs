@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use crate::probe::{Callback, Needs, Probe};
 
 /// A probe with the name by which a live frame recognises it after changes.
-/// Trampolines read all but the last two.
+/// Trampolines read all but the last three.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Attached {
@@ -24,6 +24,8 @@ pub(crate) struct Attached {
     more: u64,
     pub(crate) id: u64,
     pub(crate) probe: Probe,
+    /// It is in both lists of its site, and its return depends on its entry.
+    pub(crate) is_session: bool,
 }
 
 /// What instructions know of [`Attached`], [`ProbeList`] and [`Site`].
@@ -45,7 +47,11 @@ pub(crate) mod offsets {
 }
 
 impl Attached {
-    pub(crate) fn new(id: u64, probe: Probe) -> Attached {
+    pub(crate) fn new(id: u64, mut probe: Probe, is_session: bool) -> Attached {
+        if is_session {
+            // Whatever the callback reads, what it gives is looked at.
+            probe.needs = Needs::EVERYTHING;
+        }
         Attached {
             callback: probe.callback,
             data: probe.data,
@@ -53,6 +59,7 @@ impl Attached {
             more: 0,
             id,
             probe,
+            is_session,
         }
     }
 
@@ -72,6 +79,8 @@ pub(crate) struct ProbeList {
     newest: u64,
     first: *const Attached,
     probes: Box<[Attached]>,
+    /// One of them is a session's.
+    pub(crate) has_sessions: bool,
 }
 
 // SAFETY: what probes point to may be used on any thread (contract of `Probe`).
@@ -101,6 +110,7 @@ impl ProbeList {
             needs: needs.into(),
             newest,
             first: probes.as_ptr(),
+            has_sessions: probes.iter().any(|attached| attached.is_session),
             probes,
         }
     }
@@ -147,14 +157,19 @@ impl ProbeList {
         Needs(self.needs as u8)
     }
 
+    /// Whether a probe is no session's: it wants every return.
+    pub(crate) fn wants_every_return(&self) -> bool {
+        self.iter().any(|attached| !attached.is_session)
+    }
+
     /// The largest id in it: later probes are not for frames of now.
     pub(crate) fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// Counts a skipped hit for each probe.
-    pub(crate) fn count_missed(&self) {
-        for attached in self.iter() {
+    /// Counts a skipped hit for each probe that is `concerned`.
+    pub(crate) fn count_missed(&self, concerned: impl Fn(&Attached) -> bool) {
+        for attached in self.iter().filter(|attached| concerned(attached)) {
             // SAFETY: `Probe::missed` is null or valid for ever.
             if let Some(missed) = unsafe { attached.probe.missed.as_ref() } {
                 missed.fetch_add(1, Ordering::Relaxed);

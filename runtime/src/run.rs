@@ -35,6 +35,12 @@ pub struct RunState {
     /// The probed instruction begins a function's frame: the caller is where
     /// sp points.
     pub at_entry: bool,
+    /// The probed function has returned.
+    pub at_return: bool,
+    /// What a session keeps between entry and return; null outside of one.
+    pub session_cookie: *mut u64,
+    /// Stands for it then: an event takes a session's program too.
+    no_cookie: Cell<u64>,
     /// The ring buffers that the run has reserved records in.
     rings: [Cell<*const Ring>; RINGS],
 }
@@ -53,6 +59,9 @@ impl RunState {
             func_ip,
             vcpu: NO_VCPU,
             at_entry: false,
+            at_return: false,
+            session_cookie: ptr::null_mut(),
+            no_cookie: Cell::new(0),
             rings: [const { Cell::new(ptr::null()) }; RINGS],
         }
     }
@@ -80,6 +89,15 @@ impl RunState {
             // names, which outlive the run.
             .filter_map(|slot| unsafe { slot.get().as_ref() })
             .find(|ring| ring.contains(record))
+    }
+
+    /// Eight bytes that the run's session keeps.
+    #[inline]
+    pub(crate) fn session_cookie(&self) -> *mut u64 {
+        match self.session_cookie.is_null() {
+            true => self.no_cookie.as_ptr(),
+            false => self.session_cookie,
+        }
     }
 
     /// As helpers receive it.

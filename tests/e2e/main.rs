@@ -11,5 +11,6 @@ mod libraries;
 mod memory;
 mod oracle;
 mod order;
+mod points;
 mod unwind;
 mod views;

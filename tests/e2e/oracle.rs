@@ -4,7 +4,7 @@
 use bpftime_tests::{Counted, Program, World};
 
 /// Runs a story in both worlds and compares what it says.
-fn same(story: impl Fn(&World) -> String) -> String {
+pub fn same(story: impl Fn(&World) -> String) -> String {
     let ours = story(&World::new());
     if let Some(kernel) = World::kernel() {
         assert_eq!(ours, story(&kernel), "left: bpftime, right: kernel");

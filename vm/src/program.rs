@@ -1,5 +1,6 @@
 //! A program before and after it was proven safe.
 
+use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_TRACE_KPROBE_SESSION, BPF_TRACE_UPROBE_SESSION};
 use uapi::{Errno, Insn};
 
 /// A program as a tool hands it over. Maps are named by object id: an
@@ -34,6 +35,15 @@ pub struct ProgramInfo {
     /// ([`crate::helper::kfunc::UNKNOWN`]), by instruction, ascending: what a
     /// refusal names. Not known any more to who reads a stored program.
     pub unknown_kfuncs: Vec<(u32, String)>,
+}
+
+impl ProgramSpec {
+    /// Whether it runs at entry and return of a call (`is_kprobe_session`,
+    /// `is_uprobe_session`).
+    pub fn is_session(&self) -> bool {
+        let sessions = [BPF_TRACE_KPROBE_SESSION, BPF_TRACE_UPROBE_SESSION];
+        self.prog_type == BPF_PROG_TYPE_KPROBE && sessions.contains(&self.expected_attach_type)
+    }
 }
 
 impl ProgramInfo {

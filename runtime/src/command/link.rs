@@ -122,6 +122,13 @@ pub fn check_attach_type(prog: &ProgObject, attach_type: u32) -> Result<(), Errn
     allowed.then_some(()).ok_or(Errno::EINVAL)
 }
 
+/// Whether a program was loaded for multi links (`is_uprobe_multi`).
+pub fn is_uprobe_multi(prog: &ProgObject) -> bool {
+    let spec = prog.spec();
+    let multi = [BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION];
+    spec.prog_type == BPF_PROG_TYPE_KPROBE && multi.contains(&spec.expected_attach_type)
+}
+
 impl Bpf {
     /// `BPF_LINK_CREATE` on a perf event. The probe is in place in every
     /// process when this returns.
@@ -151,8 +158,8 @@ impl Bpf {
         Ok(link)
     }
 
-    /// `BPF_LINK_CREATE` with `BPF_TRACE_UPROBE_MULTI`: one program at many
-    /// places of a file. All are in place in every process when this returns.
+    /// `BPF_LINK_CREATE` with `BPF_TRACE_UPROBE_MULTI` or `_SESSION`: one
+    /// program at many places of a file. All are in place in every process when this returns.
     ///
     /// # Errors
     /// EINVAL without places or for a program that was not loaded for it,
@@ -162,8 +169,7 @@ impl Bpf {
         prog: &Arc<ProgObject>,
         spec: LinkSpec,
     ) -> Result<Arc<LinkObject>, Errno> {
-        check_attach_type(prog, BPF_TRACE_UPROBE_MULTI)?;
-        if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI || spec.places.is_empty() {
+        if !is_uprobe_multi(prog) || spec.places.is_empty() {
             return Err(Errno::EINVAL);
         }
         self.link_in_session(prog, spec, |spec, id| Target::Places { spec, id })

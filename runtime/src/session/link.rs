@@ -11,6 +11,8 @@ pub enum LinkKind {
     Uprobe = 0,
     /// When the function at the offset returns.
     Uretprobe = 1,
+    /// At both: the return only if the program gave 0 at the entry.
+    Session = 2,
     /// At a system call, with the record of `syscalls:sys_enter_NAME`: the
     /// place's offset holds its number, and how many arguments it has from
     /// bit 32 on.
@@ -37,7 +39,7 @@ impl LinkKind {
 /// A link as a tool asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSpec {
-    /// Entry or return.
+    /// Entry, return or both.
     pub kind: LinkKind,
     /// Object id of the program.
     pub prog: u32,
@@ -147,6 +149,7 @@ impl LinkBody {
             kind: match self.kind {
                 0 => LinkKind::Uprobe,
                 1 => LinkKind::Uretprobe,
+                2 => LinkKind::Session,
                 32 => LinkKind::SyscallEnter,
                 33 => LinkKind::SyscallExit,
                 34 => LinkKind::AnySyscallEnter,

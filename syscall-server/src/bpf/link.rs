@@ -1,12 +1,12 @@
 //! `BPF_LINK_CREATE`, `_UPDATE`, `_DETACH` and `BPF_RAW_TRACEPOINT_OPEN`.
 
-use runtime::command::link::{MAX_UPROBE_MULTI_CNT, check_attach_type};
+use runtime::command::link::{MAX_UPROBE_MULTI_CNT, check_attach_type, is_uprobe_multi};
 use runtime::command::{Object, ProgObject};
 use runtime::session::{LinkKind, LinkSpec, Place};
 use uapi::Errno;
 use uapi::attr;
 use uapi::cmd::{BPF_F_REPLACE, BPF_F_UPROBE_MULTI_RETURN};
-use uapi::prog::{BPF_PERF_EVENT, BPF_TRACE_UPROBE_MULTI};
+use uapi::prog::{BPF_PERF_EVENT, BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION};
 
 use super::call::{self, Call};
 use crate::perf::place;
@@ -31,8 +31,8 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
                 .link_perf_event(&prog, &event, attr.bpf_cookie)?;
             call.new_fd(Object::Link(link))
         }
-        BPF_TRACE_UPROBE_MULTI => {
-            if prog.spec().expected_attach_type != BPF_TRACE_UPROBE_MULTI {
+        BPF_TRACE_UPROBE_MULTI | BPF_TRACE_UPROBE_SESSION => {
+            if !is_uprobe_multi(&prog) {
                 return Err(Errno::EINVAL);
             }
             let spec = uprobe_multi(call, &prog)?;
@@ -80,6 +80,8 @@ fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
     let (cookies, ref_ctrs) = (words(attr.cookies)?, words(attr.ref_ctr_offsets)?);
     let kind = if attr.flags & BPF_F_UPROBE_MULTI_RETURN != 0 {
         LinkKind::Uretprobe
+    } else if prog.spec().is_session() {
+        LinkKind::Session
     } else {
         LinkKind::Uprobe
     };

@@ -87,6 +87,8 @@ pub enum KfuncRet {
         /// They may not be written.
         read_only: bool,
     },
+    /// Eight bytes for reading and writing.
+    Word,
 }
 
 /// A kfunc as the verifier sees it.
@@ -102,17 +104,35 @@ pub struct Kfunc {
     pub ret: KfuncRet,
     /// The `BPF_PROG_TYPE_*` that may call it; `None` for all.
     pub types: Option<&'static [u32]>,
+    /// Only programs loaded for sessions may call it.
+    pub for_sessions: bool,
 }
 
 macro_rules! rows {
-    ($($number:literal $name:ident($($arg:expr),*) -> $ret:expr $(, $types:expr)?;)*) => {
-        &[$({
-            #[allow(unused_mut, unused_assignments, reason = "most rows are for all types")]
-            let mut types: Option<&'static [u32]> = None;
-            $(types = Some($types);)?
-            Kfunc { number: $number, name: stringify!($name), args: &[$($arg),*], ret: $ret, types }
+    ($($number:literal $name:ident($($arg:expr),*) -> $ret:expr $(, $key:ident: $value:expr)*;)*) => {
+        &[$(Kfunc {
+            $($key: $value,)*
+            ..Kfunc::plain($number, stringify!($name), &[$($arg),*], $ret)
         }),*]
     };
+}
+
+impl Kfunc {
+    const fn plain(
+        number: u32,
+        name: &'static str,
+        args: &'static [KfuncArg],
+        ret: KfuncRet,
+    ) -> Kfunc {
+        Kfunc {
+            number,
+            name,
+            args,
+            ret,
+            types: None,
+            for_sessions: false,
+        }
+    }
 }
 
 use IterStep::{Destroy, New, Next};
@@ -121,7 +141,7 @@ use KfuncArg::{
     BufferOrNull, BufferSize, Ctx, DynPtr, Iter, Scalar, UninitDynPtr, UninitPacketDynPtr,
     Untrusted,
 };
-use KfuncRet::{IntOrNull, SliceOrNull, Void};
+use KfuncRet::{IntOrNull, SliceOrNull, Void, Word};
 
 /// Types whose ctx is a `struct __sk_buff`.
 const SKB: &[u32] = &[
@@ -148,8 +168,10 @@ static ROWS: &[Kfunc] = rows! {
     11 bpf_dynptr_clone(DynPtr, UninitDynPtr) -> NUMBER;
     12 bpf_dynptr_slice(DynPtr, Scalar, BufferOrNull, BufferSize) -> SliceOrNull { read_only: true };
     13 bpf_dynptr_slice_rdwr(DynPtr, Scalar, BufferOrNull, BufferSize) -> SliceOrNull { read_only: false };
-    14 bpf_dynptr_from_skb(Ctx, Scalar, UninitPacketDynPtr) -> NUMBER, SKB;
-    15 bpf_dynptr_from_xdp(Ctx, Scalar, UninitPacketDynPtr) -> NUMBER, &[BPF_PROG_TYPE_XDP];
+    14 bpf_dynptr_from_skb(Ctx, Scalar, UninitPacketDynPtr) -> NUMBER, types: Some(SKB);
+    15 bpf_dynptr_from_xdp(Ctx, Scalar, UninitPacketDynPtr) -> NUMBER, types: Some(&[BPF_PROG_TYPE_XDP]);
+    16 bpf_session_is_return() -> NUMBER, types: Some(&[BPF_PROG_TYPE_KPROBE]), for_sessions: true;
+    17 bpf_session_cookie() -> Word, types: Some(&[BPF_PROG_TYPE_KPROBE]), for_sessions: true;
 };
 
 /// The kfunc with this number.

@@ -95,11 +95,7 @@ impl<'a> Walk<'a> {
 
     /// The range that the kernel demands of some program types' results.
     fn check_return(&mut self, result: &Reg) -> Result<(), Fail> {
-        let session = matches!(
-            self.spec.expected_attach_type,
-            prog::BPF_TRACE_KPROBE_SESSION | prog::BPF_TRACE_UPROBE_SESSION
-        );
-        if self.spec.prog_type != prog::BPF_PROG_TYPE_KPROBE || !session {
+        if !self.spec.is_session() {
             return Ok(());
         }
         if result.kind != Kind::Scalar {

@@ -15,6 +15,8 @@ use crate::helper::kfunc::{self, Kfunc, KfuncArg, KfuncRet};
 
 /// Bytes of an iterator's element, an `int`.
 const INT: u32 = 4;
+/// Bytes of a session's cookie.
+const WORD: u32 = 8;
 
 impl Walk<'_> {
     /// The kfunc call in hand.
@@ -53,6 +55,14 @@ impl Walk<'_> {
                 let size = call.record_size.unwrap_or(0);
                 self.slice(&call, size, read_only)?
             }
+            KfuncRet::Word => {
+                let kind = Kind::Mem {
+                    size: WORD,
+                    read_only: false,
+                    or_null: false,
+                };
+                Reg::pointer(kind, 0, 0)
+            }
         };
         let regs = &mut self.state.frame().regs;
         regs[..6].fill(Reg::NOT_INIT);
@@ -66,8 +76,9 @@ impl Walk<'_> {
     fn kfunc_row(&self, number: u32) -> Result<&'static Kfunc, Fail> {
         let row = kfunc::lookup(number);
         let allowed = |row: &&Kfunc| {
-            row.types
-                .is_none_or(|types| types.contains(&self.spec.prog_type))
+            let types = row.types;
+            types.is_none_or(|types| types.contains(&self.spec.prog_type))
+                && (!row.for_sessions || self.spec.is_session())
         };
         if let Some(row) = row.filter(allowed) {
             return Ok(row);
@@ -179,7 +190,11 @@ impl Walk<'_> {
 
 /// What a kernel function that nobody hosts belongs to.
 fn feature(name: &str) -> &'static str {
-    let features: [(&str, &[&str]); 9] = [
+    let features: [(&str, &[&str]); 10] = [
+        (
+            "only programs loaded for BPF_TRACE_UPROBE_SESSION have a session",
+            &["bpf_session_"],
+        ),
         ("exceptions do not exist in user space", &["bpf_throw"]),
         (
             "objects of programs, their lists and trees do not exist in user space",

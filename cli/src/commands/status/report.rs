@@ -164,6 +164,7 @@ fn link(view: &SessionView, id: u32, spec: LinkSpec) -> Link {
         kind: match spec.kind {
             LinkKind::Uprobe => "uprobe",
             LinkKind::Uretprobe => "uretprobe",
+            LinkKind::Session => "session",
             LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit => "raw tracepoint",
             kind if kind.is_of_syscalls() => "tracepoint",
             _ => "other",

@@ -6,6 +6,7 @@
 
 mod dynptr;
 mod iter;
+mod session;
 
 use uapi::Errno;
 use vm::helper::kfunc;
@@ -26,6 +27,8 @@ static FUNCTIONS: &[(&str, HelperFn)] = &[
     ("bpf_dynptr_clone", dynptr::clone),
     ("bpf_dynptr_slice", dynptr::slice),
     ("bpf_dynptr_slice_rdwr", dynptr::slice_rdwr),
+    ("bpf_session_is_return", session::is_return),
+    ("bpf_session_cookie", session::cookie),
 ];
 
 /// The function of the kfunc with this number.
@@ -50,7 +53,7 @@ mod tests {
     #[test]
     fn every_row_has_its_function() {
         // Packets are the kernel's: programs on them are verified, not run.
-        let hosted = kfunc::all().filter(|row| row.types.is_none());
+        let hosted = kfunc::all().filter(|row| row.types.is_none() || row.for_sessions);
         let names: Vec<&str> = hosted.map(|row| row.name).collect();
         let functions: Vec<&str> = super::FUNCTIONS.iter().map(|row| row.0).collect();
         assert_eq!(names, functions);
