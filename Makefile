@@ -35,6 +35,7 @@ check: deps
 	cargo clippy --workspace --all-targets -- -D warnings
 
 test: check fixtures build
+	cargo build --release -p bpftime-torture
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo cargo nextest run --workspace; cargo nextest run --workspace --no-fail-fast; \
 	else \

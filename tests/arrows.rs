@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["runtime", "vm", "object", "shm", "uapi"]),
     ("benches", &["runtime", "vm", "shm", "uapi", "tests"]),
     ("tests", &[]),
+    ("tests/torture", &["attach", "object", "uapi"]),
     ("fuzz", &["syscall-server", "object", "vm", "uapi"]),
     ("xtask", &["runtime", "tests", "uapi"]),
 ];
