@@ -67,7 +67,9 @@ impl Intervals {
     }
 
     pub(crate) fn remove_starting_in(&mut self, range: &Range<u64>) {
-        self.by_start.retain(|start, _| !range.contains(start));
+        while let Some((&start, _)) = self.by_start.range(range.clone()).next() {
+            self.by_start.remove(&start);
+        }
     }
 }
 
@@ -126,6 +128,8 @@ impl Arena {
 
     /// Room for `len` bytes inside a window where a jump can land, taken.
     pub(crate) fn within(&mut self, window: Range<u64>, len: u64) -> Option<u64> {
+        // From a program at a low address a jump may lead around zero.
+        let window = window.start.max(LOWEST)..window.end.min(HIGHEST);
         if let Some(at) = self.on_a_page_of_landings(&window, len) {
             return Some(at);
         }
@@ -251,6 +255,13 @@ mod tests {
         assert!(arena.taken.overlaps(&(0x0100_0000..0x0100_1000)));
         assert!(arena.taken.overlaps(&(0x7ffd_f900_0000..0x7ffd_f900_1000)));
         assert!(!arena.taken.overlaps(&(0x5000_0000..0x5000_1000)));
+    }
+
+    #[test]
+    fn windows_beyond_the_address_space_are_empty() {
+        let mut arena = Arena::default();
+        assert_eq!(arena.within(0u64.wrapping_sub(1 << 24)..u64::MAX, 14), None);
+        assert_eq!(arena.within(0..LOWEST, 14), None);
     }
 
     #[test]
