@@ -44,6 +44,11 @@ for set in "$@"; do
 		need strace strace
 		need unshare util-linux
 		need setcap libcap2-bin
+		need sqlite3 sqlite3
+		need openssl openssl
+		need redis-server redis-server
+		need redis-benchmark redis-tools
+		python3 -c 'import test.test_re' 2>/dev/null || missing+=(libpython3-testsuite)
 		need musl-gcc musl-tools
 		need '/usr/lib*/gcc/x86_64-linux-gnu/*/32/libgcc.a' gcc-multilib
 		;;

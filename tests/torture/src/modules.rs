@@ -17,16 +17,32 @@ pub struct Loaded {
     pub module: Arc<Module>,
     /// Where its functions begin, known by symbols or unwind tables.
     pub entries: Vec<usize>,
+    /// Its text in memory.
+    text: Vec<Range<usize>>,
 }
 
 impl Loaded {
-    /// Whether the text of all functions is as the file has it; padding between
-    /// them may hold jumps that nobody takes any more.
+    /// Whether all that can be executed is as the file has it: dead padding may
+    /// hold jumps that nobody takes any more.
     pub fn is_untouched(&self) -> bool {
-        let mut entries = self.entries.iter();
-        entries.all(|addr| self.module.is_original_function(*addr))
+        self.text.iter().all(|range| {
+            let Some(original) = self.module.original(range.start as u64, range.len()) else {
+                return false;
+            };
+            let changed = original.iter().enumerate().filter(|(at, byte)| {
+                // SAFETY: the text of a module that was there at the start,
+                // which stays mapped and readable.
+                **byte != unsafe { ((range.start + at) as *const u8).read_volatile() }
+            });
+            changed.into_iter().all(|(_, byte)| PADDING.contains(byte))
+        })
     }
 }
+
+/// Bytes of the instructions that compilers fill space with.
+const PADDING: [u8; 11] = [
+    0x00, 0x0f, 0x1f, 0x2e, 0x40, 0x44, 0x66, 0x80, 0x84, 0x90, 0xcc,
+];
 
 /// Every module with a file whose name holds one of `names`, or every one.
 pub fn all(names: &[String]) -> Vec<Loaded> {
@@ -61,6 +77,7 @@ fn describe(path: PathBuf, bias: u64, text: Vec<Range<usize>>) -> Option<Loaded>
         path,
         module: Arc::new(module),
         entries,
+        text,
     })
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use attach::probe::Hit;
-use attach::{AttachError, Engine, HookId, Kind, Point, Probe};
+use attach::{AttachError, Backend, Engine, HookId, Kind, Point, Probe};
 use uapi::PtRegs;
 
 use crate::modules::{self, Loaded};
