@@ -122,6 +122,15 @@ impl Agent {
         })
     }
 
+    /// Hooks must do what this library cannot: it was not preloaded.
+    pub fn set_injected(&self) {
+        self.with(State::set_injected);
+        if !self.is_running() {
+            // A call that was under way when all hooks went never came back.
+            self.aside.store(0, Ordering::Release);
+        }
+    }
+
     /// Takes a place in the roster, so that tools wait for this process.
     pub fn join_roster(&self) {
         self.with(|state| {

@@ -1,12 +1,16 @@
 //! The end of the first thread by pthread_exit(3): libc ends the process with
 //! its last thread, and must not count ours. Preloaded, this library stands
-//! before libc's function and notices; injected, the agent's rounds do.
+//! before libc's function and notices; injected, a hook does ([`probe`]).
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use attach::{Hit, Kind, Point, Probe};
+use uapi::PtRegs;
+
 use crate::agent;
 use crate::errno::preserved;
+use crate::modules::{Image, Modules};
 
 type PthreadExit = unsafe extern "C-unwind" fn(*mut c_void) -> !;
 
@@ -19,17 +23,39 @@ pub fn find() {
     LIBC_PTHREAD_EXIT.store(found, Ordering::Release);
 }
 
+/// The hook for a process that did not preload this library.
+pub fn probe(image: &Image, modules: &mut Modules) -> Result<(Point, Probe), String> {
+    let addr = LIBC_PTHREAD_EXIT.load(Ordering::Acquire) as usize;
+    let mapping = image.holding(addr).ok_or("libc is not mapped")?;
+    let point = Point {
+        addr,
+        kind: Kind::Entry,
+        module: modules.of(mapping, image)?,
+    };
+    Ok((point, Probe::new(on_exit, std::ptr::null())))
+}
+
+unsafe extern "C" fn on_exit(_regs: *mut PtRegs, _data: *const (), _hit: *mut Hit) -> u64 {
+    notice();
+    0
+}
+
+/// Tells the agent if the calling thread is the first.
+fn notice() {
+    if shm::sys::gettid() == shm::sys::getpid()
+        && let Some(agent) = agent::get()
+    {
+        preserved(|| agent.first_thread_leaves());
+    }
+}
+
 /// pthread_exit(3), for a program that has the agent preloaded.
 ///
 /// # Safety
 /// As pthread_exit(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
-    if shm::sys::gettid() == shm::sys::getpid()
-        && let Some(agent) = agent::get()
-    {
-        preserved(|| agent.first_thread_leaves());
-    }
+    notice();
     let mut function = LIBC_PTHREAD_EXIT.load(Ordering::Acquire);
     if function.is_null() {
         // Called by a constructor that runs before ours.

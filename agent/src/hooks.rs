@@ -62,6 +62,8 @@ pub struct Hooks {
     engine: Box<dyn Backend>,
     pub modules: Modules,
     at: BTreeMap<Spot, Hooked>,
+    /// Hooks that belong to no link.
+    own: Vec<HookId>,
     /// Some link's file is not mapped here, or may go and come again.
     pub awaits_files: bool,
     /// What was followed last; until it changes there is nothing to do.
@@ -74,6 +76,7 @@ impl Hooks {
             engine,
             modules: Modules::default(),
             at: BTreeMap::new(),
+            own: Vec::new(),
             awaits_files: false,
             followed: None,
         }
@@ -111,9 +114,11 @@ impl Hooks {
     }
 
     /// Attaches probes that belong to no link; gives why some were refused.
-    pub fn attach(&self, probes: &[(Point, Probe)]) -> Vec<attach::AttachError> {
+    pub fn attach(&mut self, probes: &[(Point, Probe)]) -> Vec<attach::AttachError> {
         let results = self.engine.attach(probes);
-        results.into_iter().filter_map(Result::err).collect()
+        let own = &mut self.own;
+        let keep = |result: Result<HookId, _>| result.map(|id| own.push(id)).err();
+        results.into_iter().filter_map(keep).collect()
     }
 
     /// Brings the hooks into line with the links, where their files are
@@ -174,6 +179,7 @@ impl Hooks {
     pub fn clear(&mut self) {
         self.followed = None;
         self.unhook(|_| true);
+        self.engine.detach(&std::mem::take(&mut self.own));
     }
 
     /// Drops hooks whose module was unmapped: that text is not ours to write.

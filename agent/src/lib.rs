@@ -31,6 +31,7 @@ mod syscalls;
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use runtime::session::Dirs;
@@ -53,12 +54,19 @@ static ON_LOAD: extern "C" fn() = on_load;
 #[unsafe(link_section = ".fini_array")]
 static ON_EXIT: extern "C" fn() = on_exit;
 
+/// Loaded by dlopen(3): it stands before nothing in libc.
+static INJECTED: AtomicBool = AtomicBool::new(false);
+
 extern "C" fn on_load() {
     // A panic of ours is caught and must not be told on the target's stderr.
     std::panic::set_hook(Box::new(|info| debug!("{info}")));
     let started = preserved(|| {
         let own_path = own_path();
-        is_preloaded(own_path.as_deref()) && start(Dirs::for_library(own_path.as_deref()))
+        if is_preloaded(own_path.as_deref()) {
+            return start(Dirs::for_library(own_path.as_deref()));
+        }
+        INJECTED.store(true, Ordering::Release);
+        false
     });
     if started == Some(true) {
         syscalls::executed();
@@ -111,6 +119,10 @@ fn start(dirs: Dirs) -> bool {
             return false;
         }
     };
+    if INJECTED.load(Ordering::Acquire) {
+        alone::find();
+        agent.set_injected();
+    }
     // First take a place in the roster: a tool that comes from now on waits for
     // us, and one that came before is seen here.
     agent.join_roster();

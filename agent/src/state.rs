@@ -11,11 +11,11 @@ use runtime::session::{self, AgentSlot, Dirs, Role, Roster};
 
 use crate::hooks::{Hooks, Wanted};
 use crate::joined::Joined;
-use crate::loader;
 use crate::log::debug;
 use crate::maps;
 use crate::modules::Image;
 use crate::syscalls::Syscalls;
+use crate::{alone, exit, loader};
 
 /// What came of one round.
 #[derive(Default)]
@@ -51,6 +51,9 @@ pub struct State {
     unjoined: BTreeMap<PathBuf, String>,
     /// The hook on the loader was tried.
     loader_followed: bool,
+    /// Nothing stands before libc's functions but hooks, which were tried.
+    injected: bool,
+    calls_followed: bool,
     resting: Vec<(u32, Box<dyn Any + Send>)>,
 }
 
@@ -68,6 +71,8 @@ impl State {
             next_number: 0,
             unjoined: BTreeMap::new(),
             loader_followed: false,
+            injected: false,
+            calls_followed: false,
             resting: Vec::new(),
         }
     }
@@ -83,6 +88,11 @@ impl State {
         }
         self.dirs = dirs;
         self.root = root();
+    }
+
+    /// Hooks must do what this library cannot: it was not preloaded.
+    pub fn set_injected(&mut self) {
+        self.injected = true;
     }
 
     /// This process's place in the roster; taken when it has none, so also
@@ -127,6 +137,8 @@ impl State {
     pub fn leave(&mut self) {
         self.hooks.clear();
         self.syscalls.clear();
+        self.loader_followed = false;
+        self.calls_followed = false;
         for (_, joined) in std::mem::take(&mut self.joined) {
             self.put_to_rest(joined);
         }
@@ -152,6 +164,7 @@ impl State {
         self.let_go();
         self.hooks.settle();
         self.syscalls.settle();
+        self.follow_calls();
         self.follow_sessions();
         let mut round = self.follow_links();
         if self.hooks.awaits_files && self.follow_loader() {
@@ -293,6 +306,29 @@ impl State {
             debug!("dlopen is not followed: {error}");
         }
         true
+    }
+
+    /// Hooks the calls for which the agent's thread goes away, or that it has to
+    /// notice, in a process that did not preload this library.
+    fn follow_calls(&mut self) {
+        if !self.injected || self.calls_followed {
+            return;
+        }
+        self.calls_followed = true;
+        let Ok(image) = Image::read() else { return };
+        let modules = &mut self.hooks.modules;
+        let probes = alone::probes(&image, modules).and_then(|mut probes| {
+            probes.push(exit::probe(&image, modules)?);
+            Ok(probes)
+        });
+        match probes {
+            Ok(probes) => {
+                for error in self.hooks.attach(&probes) {
+                    debug!("a call is not followed: {error}");
+                }
+            }
+            Err(reason) => debug!("calls are not followed: {reason}"),
+        }
     }
 
     /// Each reason once, with how often it occurred.

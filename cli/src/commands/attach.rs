@@ -18,8 +18,9 @@ const LOOK: Duration = Duration::from_millis(1);
 ///
 /// Loads the agent into each process, which must be your own, dynamically
 /// linked, 64-bit and for glibc. One of its threads is borrowed for a few
-/// milliseconds; nothing else changes until a tool asks for a probe. Children
-/// that it starts with exec are not followed; see bpftime start.
+/// milliseconds; then the agent waits for tools, out of the way of calls that
+/// need a process of one thread. Children that it starts with exec are not
+/// followed; see bpftime start.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -44,16 +45,16 @@ pub fn run(args: Args) -> Result<(), Problem> {
     })
 }
 
-/// Waits until the agent takes part: what comes next, `status` or a tool,
-/// shall find it.
+/// Waits until the agent has had its first look at everything: what comes
+/// next, `status` or a tool, shall find it.
 fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
     let deadline = Instant::now() + JOIN;
+    let generation = roster.generation();
     loop {
-        if roster
-            .members()
-            .iter()
-            .any(|member| member.process.pid == pid && member.role == Role::Agent)
-        {
+        if roster.members().iter().any(|member| {
+            let behind = generation.wrapping_sub(member.acked).cast_signed() > 0;
+            member.process.pid == pid && member.role == Role::Agent && !behind
+        }) {
             return Ok(());
         }
         if has_ended(pid) {

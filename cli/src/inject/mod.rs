@@ -40,7 +40,7 @@ use target::Target;
 use thread::{Lost, Thread};
 
 /// How long the target may take to reach a safe point.
-const SAFE_POINT: Duration = Duration::from_secs(2);
+const SAFE_POINT: Duration = Duration::from_secs(3);
 /// How long loading and starting the agent may take, once there.
 const CALLS: Duration = Duration::from_secs(10);
 /// How often to look whether another command is done.

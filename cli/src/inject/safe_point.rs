@@ -23,7 +23,7 @@ use crate::problem::Problem;
 /// How long one thread is tried before the next one's turn.
 const TURN: Duration = Duration::from_millis(100);
 /// How long a running thread runs between two looks, at least and at most.
-const PACE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(1));
+const PACE: (Duration, Duration) = (Duration::from_micros(10), Duration::from_micros(300));
 /// Starts and ends of system calls to look at before a thread may run past
 /// them for a while: one that lives in brk(2) is elsewhere only in between.
 const SYSCALL_STOPS: u32 = 8;

@@ -191,7 +191,7 @@ fn asleep_where_it_cannot_be_borrowed() {
         1,
         "",
         &format!(
-            "bpftime: {pid}: no thread came to a point safe for loading the agent within 2 s: try again, or start it with bpftime start\n"
+            "bpftime: {pid}: no thread came to a point safe for loading the agent within 3 s: try again, or start it with bpftime start\n"
         ),
     );
     assert!(!running.has_agent());

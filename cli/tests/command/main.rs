@@ -1,6 +1,7 @@
 //! The `bpftime` command as a user meets it: run, and its output, exit
 //! status and leftovers compared.
 
+mod alone;
 mod attach;
 mod common;
 mod errors;
