@@ -47,6 +47,9 @@ impl Intervals {
     }
 
     pub(crate) fn insert(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
         let end = self.by_start.entry(range.start).or_insert(range.end);
         *end = range.end.max(*end);
     }
@@ -64,6 +67,13 @@ impl Intervals {
         let below = self.by_start.range(..range.end).next_back();
         let below = below.map(|(start, end)| (*start, *end));
         below.filter(|(_, end)| *end > range.start)
+    }
+
+    /// Removes exactly this range, if it was inserted.
+    pub(crate) fn remove(&mut self, range: &Range<u64>) {
+        if self.by_start.get(&range.start) == Some(&range.end) {
+            self.by_start.remove(&range.start);
+        }
     }
 
     pub(crate) fn remove_starting_in(&mut self, range: &Range<u64>) {

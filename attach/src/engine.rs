@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uapi::Errno;
 
-use crate::arch::plan::{Body, Plan, Planner};
-use crate::arch::{decode, direct, emit, entry, sys, thread};
+use crate::arch::plan::{Need, Plan};
+use crate::arch::{decode, direct, entry, sys, thread};
 use crate::arena::{Arena, Intervals};
 use crate::backend::{Backend, HookId, SiteInfo};
 use crate::error::{AttachError, Refusal};
@@ -28,6 +28,10 @@ use crate::syscalls::sites::Sites;
 use crate::syscalls::{SyscallProbe, SyscallSite};
 use crate::text::{self, Change, Outcome, TextWriter};
 
+mod ladder;
+
+use ladder::Batch;
+
 /// What the engine knows of a site.
 struct Record {
     site: &'static Site,
@@ -39,11 +43,40 @@ struct Record {
     thunk: u64,
     /// Nobody needs the status flags at the address.
     flags_dead: bool,
+    /// Another site that has to be patched as long as this one is.
+    needs: Option<Need>,
+    /// How many patched sites need this one, and how many of them undone first.
+    holders: usize,
+    leaning: usize,
+    /// Bytes at the address that the plan changes or relies on.
+    owned: Range<u64>,
+    /// The trampoline's last jump, and where it goes.
+    tail: Option<(u64, u64)>,
     entry: Vec<Attached>,
     exit: Vec<Attached>,
 }
 
 impl Record {
+    fn new(site: Box<Site>, plan: &Plan, module: &Module) -> Record {
+        let code = module.original(site.addr, FLAGS_WINDOW);
+        Record {
+            flags_dead: code.is_some_and(|code| decode::overwrites_flags(code, site.addr)),
+            site: Box::leak(site),
+            tactic: plan.tactic,
+            head: plan.head,
+            is_patched: false,
+            trampoline: plan.writes.last().map_or(0, |(at, _)| *at),
+            thunk: entry::address(),
+            owned: plan.owned.clone(),
+            needs: plan.needs,
+            holders: 0,
+            leaning: 0,
+            tail: plan.tail,
+            entry: Vec::new(),
+            exit: Vec::new(),
+        }
+    }
+
     /// The lists that probes of a kind are in.
     fn lists(&mut self, kind: Kind) -> impl Iterator<Item = &mut Vec<Attached>> {
         let at_entry = matches!(kind, Kind::Entry | Kind::Session);
@@ -273,48 +306,12 @@ impl State {
         {
             return Err(refusal);
         }
-        if self.sites.contains_key(&addr) {
-            return Ok(());
-        }
-        // One look at the process's mappings per batch.
-        if plans.is_empty() {
-            let mappings = mappings::own().ok_or(Refusal::NoMemory)?;
-            self.arena.get_or_insert_default().survey(&mappings);
-        }
-        let site = Box::new(Site::new(addr));
-        let named = &raw const *site as u64;
-        let body = Body {
-            room: emit::TRAMPOLINE_BYTES,
-            entry: emit::TRAMPOLINE_ENTRY,
-            code: &|at, displaced| emit::trampoline(at, named, displaced),
-        };
-        let plan = Planner {
-            arena: self.arena.get_or_insert_default(),
-            owned: &self.owned,
+        let mut batch = Batch {
+            module,
             can_step,
-        }
-        .plan(module, addr, &body)?;
-        self.owned.insert(plan.owned.clone());
-        if let Some(padding) = &plan.padding {
-            self.owned
-                .insert(padding.addr..padding.addr + padding.len as u64);
-        }
-        let record = Record {
-            site: Box::leak(site),
-            tactic: plan.tactic,
-            head: plan.head,
-            is_patched: false,
-            trampoline: plan.writes.last().map_or(0, |(at, _)| *at),
-            thunk: entry::address(),
-            flags_dead: module
-                .original(addr, FLAGS_WINDOW)
-                .is_some_and(|code| decode::overwrites_flags(code, addr)),
-            entry: Vec::new(),
-            exit: Vec::new(),
+            plans,
         };
-        self.sites.insert(addr, record);
-        plans.push((addr, plan));
-        Ok(())
+        self.site_at(addr, &mut batch)
     }
 
     /// Brings the text in line with the probes at system calls.
@@ -440,65 +437,6 @@ impl State {
         // that has entered before is seen by its guard.
         if sys::sync_cores().is_ok() && shadow::have_left() {
             self.replaced.clear();
-        }
-    }
-
-    /// Writes the jumps of sites that have none yet; gives what failed.
-    fn patch(
-        &mut self,
-        sites: &BTreeSet<u64>,
-        without: &BTreeMap<u64, AttachError>,
-        can_step: bool,
-    ) -> BTreeMap<u64, AttachError> {
-        let is_due = |addr: &&u64| {
-            !without.contains_key(addr) && self.sites.get(addr).is_some_and(|r| !r.is_patched)
-        };
-        let due: Vec<u64> = sites.iter().filter(is_due).copied().collect();
-        let changes: Vec<Change> = due
-            .iter()
-            .filter_map(|addr| Some(self.sites.get(addr)?.head))
-            .collect();
-        // SAFETY: we hold the lock. The planner proved each change to be one
-        // instruction's; its trampoline is written.
-        let outcomes = unsafe { text::change(&changes, can_step) };
-        let mut failed = BTreeMap::new();
-        for (addr, outcome) in due.iter().zip(outcomes) {
-            match outcome {
-                Outcome::Done => {
-                    if let Some(record) = self.sites.get_mut(addr) {
-                        record.is_patched = true;
-                    }
-                }
-                Outcome::Unexpected => {
-                    failed.insert(*addr, refused(*addr, Refusal::Patched));
-                }
-                Outcome::Denied(error) => {
-                    failed.insert(*addr, denied(error));
-                }
-            }
-        }
-        failed
-    }
-
-    /// Gives sites without probes their original bytes back. What someone else
-    /// has changed in the meantime stays as it is, and so does our trampoline.
-    fn unpatch(&mut self, sites: &BTreeSet<u64>, can_step: bool) {
-        let is_due = |addr: &&u64| {
-            self.sites
-                .get(addr)
-                .is_some_and(|r| r.is_patched && r.is_idle())
-        };
-        let due: Vec<u64> = sites.iter().filter(is_due).copied().collect();
-        let heads = due
-            .iter()
-            .filter_map(|addr| Some(self.sites.get(addr)?.head));
-        let changes: Vec<Change> = heads.map(Change::reversed).collect();
-        // SAFETY: as in `patch`; the original bytes are what was there.
-        let outcomes = unsafe { text::change(&changes, can_step) };
-        for (addr, outcome) in due.iter().zip(outcomes) {
-            if let (Outcome::Done, Some(record)) = (outcome, self.sites.get_mut(addr)) {
-                record.is_patched = false;
-            }
         }
     }
 }

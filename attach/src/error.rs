@@ -86,3 +86,13 @@ pub enum Refusal {
     #[error("signal return code, which unwinders know by its bytes")]
     SignalReturn,
 }
+
+impl Refusal {
+    /// Whether a neighbour may help: the instruction could be displaced.
+    pub(crate) fn is_for_want_of_room(self) -> bool {
+        matches!(
+            self,
+            Refusal::NoRoom | Refusal::NoMemory | Refusal::Straddles | Refusal::Overlap
+        )
+    }
+}

@@ -10,11 +10,14 @@ use object::{
 };
 use thiserror::Error;
 
+use crate::arch::decode::First;
 use crate::arch::flow::Flow;
 use crate::error::Refusal;
 
 /// Longest function whose end is looked at to prove that padding is dead.
 const LONGEST_DECODED: u64 = 1 << 16;
+/// Enough for any instruction.
+const LONGEST_INSTRUCTION: u64 = 15;
 /// Longest space between functions that is taken for padding.
 pub(crate) const LONGEST_PADDING: u64 = 64;
 
@@ -199,6 +202,30 @@ impl Module {
             let functions: Vec<_> = functions.filter(|f| here(&f.start)).collect();
             Flow::of(&text.range, &text.bytes, &functions)
         }))
+    }
+
+    /// The instruction before `addr`, if `addr` is reached from it and from
+    /// nowhere else that a look at the text could tell.
+    pub(crate) fn reached_from(&self, addr: u64) -> Option<u64> {
+        let flow = self.flow(addr).filter(|_| self.is_inside_function(addr))?;
+        if flow.is_unclear(addr) || flow.is_target_in(&(addr..addr + 1)) {
+            return None;
+        }
+        let before = (addr.saturating_sub(LONGEST_INSTRUCTION)..addr).rev();
+        let before = before.into_iter().find(|addr| flow.is_start(*addr))?;
+        let first = self.instruction(before)?;
+        (first.next() == addr && first.falls_through()).then_some(before)
+    }
+
+    /// The instruction that runs after the one at `addr`.
+    pub(crate) fn behind(&self, addr: u64) -> Option<u64> {
+        let first = self.instruction(addr)?;
+        first.falls_through().then(|| first.next())
+    }
+
+    fn instruction(&self, addr: u64) -> Option<First> {
+        let bytes = self.original(addr, LONGEST_INSTRUCTION as usize)?;
+        First::decode(bytes, addr).ok()
     }
 
     /// Whether `addr` is inside a known function, behind its start.

@@ -168,6 +168,10 @@ pub enum Tactic {
     Short,
     /// `jmp rel8` to a `jmp rel32` in dead padding nearby.
     Padding,
-    /// `jmp rel32` whose last bytes are the unchanged bytes that follow.
+    /// A direct call that calls the trampoline instead.
+    Call,
+    /// `jmp rel32` whose last bytes are the bytes that follow.
     Pun,
+    /// From the trampoline of the instruction before, which alone leads here.
+    Chain,
 }

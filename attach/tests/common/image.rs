@@ -1,12 +1,17 @@
 //! Text of any program or library, mapped as a loader would but never run:
 //! for suites that only ask where probes fit.
 
+#![allow(
+    dead_code,
+    reason = "each suite uses a part, expect would fail in the others"
+)]
+
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use bpftime_attach::Module;
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::ElfFile;
 
 const PAGE: u64 = 4096;
@@ -67,19 +72,43 @@ pub fn map(path: &str) -> Image {
         text.push(start as usize..(end.next_multiple_of(PAGE)) as usize);
     }
     let module = Arc::new(Module::new(&bytes, bias, &text).expect("a module"));
-    let in_text = |addr: usize| text.iter().any(|range| range.contains(&addr));
-    let functions = elf.functions();
-    let ranges = functions
-        .iter()
-        .map(|f| (bias + f.range.start) as usize..(bias + f.range.end) as usize);
-    Image {
-        functions: ranges.filter(|range| in_text(range.start)).collect(),
-        module,
-        bias: bias as usize,
-    }
+    Image::new(module, &elf, bias, &text)
+}
+
+/// A file that a loader has mapped: the one that `addr` is in.
+pub fn of_loaded(addr: usize, module: Arc<Module>) -> Image {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("own maps");
+    let range = |line: &str| {
+        let (start, rest) = line.split_once('-')?;
+        let hex = |text| usize::from_str_radix(text, 16).ok();
+        Some(hex(start)?..hex(rest.split(' ').next()?)?)
+    };
+    let here = |line: &&str| range(line).is_some_and(|range| range.contains(&addr));
+    let line = maps.lines().find(here).expect("mapped");
+    let text = range(line).expect("a range");
+    let bytes = std::fs::read(&line[line.find('/').expect("a path")..]).expect("the file");
+    let elf = ElfFile::parse(&bytes).expect("an ELF file");
+    let segment = elf.segments().find(|segment| segment.executable);
+    let segment = segment.expect("text");
+    // The mapping begins on the page of the segment's first byte.
+    let bias = text.start as u64 - (segment.vaddr & !(PAGE - 1));
+    Image::new(module, &elf, bias, &[text])
 }
 
 impl Image {
+    fn new(module: Arc<Module>, elf: &ElfFile<'_>, bias: u64, text: &[Range<usize>]) -> Image {
+        let in_text = |addr: usize| text.iter().any(|range| range.contains(&addr));
+        let functions = elf.functions();
+        let ranges = functions
+            .iter()
+            .map(|f| (bias + f.range.start) as usize..(bias + f.range.end) as usize);
+        Image {
+            functions: ranges.filter(|range| in_text(range.start)).collect(),
+            module,
+            bias: bias as usize,
+        }
+    }
+
     /// Where functions start.
     pub fn starts(&self) -> Vec<usize> {
         self.functions.iter().map(|range| range.start).collect()
@@ -103,6 +132,26 @@ impl Image {
             starts.push(instruction.ip() as usize);
         }
         starts
+    }
+
+    /// The instructions of all functions as the file has them, without padding.
+    pub fn code(&self) -> Vec<(usize, &[u8])> {
+        let mut code = Vec::new();
+        for function in &self.functions {
+            let start = function.start as u64;
+            let bytes = self.module.original(start, function.len());
+            let bytes = bytes.unwrap_or_default();
+            let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
+            while decoder.can_decode() {
+                let from = decoder.position();
+                let instruction = decoder.decode();
+                if instruction.mnemonic() != Mnemonic::Nop {
+                    let bytes = &bytes[from..decoder.position()];
+                    code.push((instruction.ip() as usize, bytes));
+                }
+            }
+        }
+        code
     }
 
     /// All instructions of all functions.

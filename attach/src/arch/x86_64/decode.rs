@@ -21,6 +21,8 @@ const MOST_LOWERED: i32 = 1 << 16;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct First {
     instruction: Instruction,
+    /// The jump to the trampoline is the call itself, led elsewhere.
+    is_called: bool,
 }
 
 impl First {
@@ -46,7 +48,28 @@ impl First {
         {
             return Err(Refusal::Immovable);
         }
-        Ok(First { instruction })
+        Ok(First {
+            instruction,
+            is_called: false,
+        })
+    }
+
+    /// A direct call whose trampoline is called in place of what it calls.
+    pub(crate) fn called(&self) -> Option<First> {
+        (self.instruction.code() == Code::Call_rel32_64 && self.len() == 5).then_some(First {
+            is_called: true,
+            ..*self
+        })
+    }
+
+    /// Bytes that are on the stack already when the trampoline is reached.
+    pub(crate) fn pushed(&self) -> i32 {
+        if self.is_called { 8 } else { 0 }
+    }
+
+    /// Whether the next instruction runs after this one, and no other.
+    pub(crate) fn falls_through(&self) -> bool {
+        self.instruction.flow_control() == FlowControl::Next
     }
 
     /// Bytes of the instruction.

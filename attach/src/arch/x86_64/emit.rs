@@ -93,6 +93,12 @@ pub(crate) fn prefixed_jump(
     Some(jump)
 }
 
+/// `call rel32` at `at`, if it reaches.
+pub(crate) fn near_call(at: u64, target: u64) -> Option<[u8; JUMP_LEN]> {
+    let [_, b0, b1, b2, b3] = near_jump(at, target)?;
+    Some([0xe8, b0, b1, b2, b3])
+}
+
 /// `jmp rel8` at `at`, if it reaches.
 pub(crate) fn short_jump(at: u64, target: u64) -> Option<[u8; 2]> {
     let distance = target.wrapping_sub(at.wrapping_add(2)) as i64;
@@ -130,6 +136,7 @@ pub(crate) const TRAMPOLINE_ENTRY: u64 = 16;
 pub(crate) fn trampoline(at: u64, site: u64, displaced: &[First]) -> Result<Vec<u8>, Refusal> {
     let (last, lead) = displaced.split_last().ok_or(Refusal::Undecodable)?;
     let undone: i32 = lead.iter().filter_map(First::undone_by).sum();
+    let undone = undone + last.pushed();
     let thunk = entry::address();
     let mut code = Emitter::new(at);
     code.bytes(&thunk.to_le_bytes());

@@ -6,6 +6,7 @@ pub(crate) mod direct;
 pub(crate) mod emit;
 pub(crate) mod entry;
 pub(crate) mod flow;
+mod lean;
 pub(crate) mod plan;
 mod pun;
 pub(crate) mod stub;

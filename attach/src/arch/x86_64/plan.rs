@@ -41,6 +41,43 @@ pub(crate) struct Plan {
     pub(crate) padding: Option<Change>,
     /// Bytes at the address that the plan changes or relies on.
     pub(crate) owned: Range<u64>,
+    /// The site that has to be patched as long as this one is.
+    pub(crate) needs: Option<Need>,
+    /// The trampoline's last jump, and where it goes: behind what is displaced.
+    pub(crate) tail: Option<(u64, u64)>,
+}
+
+/// Another site that a plan relies on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Need {
+    pub(crate) addr: u64,
+    /// It has to be patched before, and undone after.
+    pub(crate) is_first: bool,
+}
+
+impl Plan {
+    /// One that changes a head only.
+    pub(super) fn new(tactic: Tactic, head: Change, owned: Range<u64>) -> Plan {
+        Plan {
+            tactic,
+            head,
+            writes: Vec::new(),
+            padding: None,
+            owned,
+            needs: None,
+            tail: None,
+        }
+    }
+
+    /// Adds the trampoline.
+    pub(super) fn with_code(mut self, at: u64, code: Vec<u8>, displaced: &[First]) -> Plan {
+        let next = displaced.last().map_or(0, First::next);
+        let last = (at + code.len() as u64).saturating_sub(JUMP_LEN as u64);
+        let jump = emit::near_jump(last, next).filter(|jump| code.ends_with(jump));
+        self.tail = jump.map(|_| (last, next));
+        self.writes.push((at, code));
+        self
+    }
 }
 
 /// Makes a trampoline's code for an address and the instructions that are
@@ -73,7 +110,7 @@ pub(super) struct Spot {
     /// The instruction that becomes a jump.
     pub(super) addr: u64,
     /// It, and before it those that have run when the jump is reached.
-    displaced: Vec<First>,
+    pub(super) displaced: Vec<First>,
     /// Original bytes from `addr` on.
     pub(super) original: Vec<u8>,
 }
@@ -82,6 +119,12 @@ impl Spot {
     /// Bytes of the instruction that becomes a jump.
     pub(super) fn len(&self) -> usize {
         self.displaced.last().map_or(0, First::len)
+    }
+
+    /// What is displaced if the trampoline is called in place of what it calls.
+    fn called(&self) -> Option<Vec<First>> {
+        let (last, lead) = self.displaced.split_last()?;
+        Some([lead, &[last.called()?]].concat())
     }
 
     /// Where `jmp rel8` may lead.
@@ -99,34 +142,37 @@ impl Planner<'_> {
         addr: u64,
         body: &Body<'_>,
     ) -> Result<Plan, Refusal> {
-        if let Some(refusal) = module.entry_refusal(addr) {
-            return Err(refusal);
-        }
         let first = self.first_spot(module, addr)?;
-        if module.is_inside_function(addr) {
-            let flow = module.flow(addr).ok_or(Refusal::OutsideText)?;
-            if !flow.is_start(addr) {
-                return Err(Refusal::NotInstruction);
-            }
-            if flow.is_target_in(&(addr + 1..addr + first.len() as u64)) {
-                return Err(Refusal::JumpedInto);
-            }
-        }
         let mut spots = vec![first];
         spots.extend(self.later_spots(module, addr));
         let at = self.arena.near(addr, body.room).ok_or(Refusal::NoMemory)?;
+        if let Some(plan) = self.retarget(&spots, at, body) {
+            return Ok(plan);
+        }
         match self.fit(module, &spots, addr, at, body) {
             Ok((spot, mut plan)) => {
                 let code = (body.code)(at, &spot.displaced).inspect_err(|_| self.forget(at))?;
-                plan.writes.push((at, code));
                 plan.owned.start = addr;
-                Ok(plan)
+                Ok(plan.with_code(at, code, &spot.displaced))
             }
             Err(refusal) => {
                 self.forget(at);
                 Err(refusal)
             }
         }
+    }
+
+    /// A direct call that calls the trampoline: the genuine return address is
+    /// on the stack, where a processor that checks returns expects it.
+    fn retarget(&self, spots: &[Spot], at: u64, body: &Body<'_>) -> Option<Plan> {
+        let (spot, displaced) = spots.iter().find_map(|spot| Some((spot, spot.called()?)))?;
+        let call = emit::near_call(spot.addr, at + body.entry)?;
+        let head = Change::new(spot.addr, &spot.original, &call);
+        let code = (body.code)(at, &displaced).ok()?;
+        let first = spots.first().map_or(spot.addr, |first| first.addr);
+        let owned = first..spot.addr + JUMP_LEN as u64;
+        let plan = Plan::new(Tactic::Call, head, owned).with_code(at, code, &displaced);
+        self.is_possible(&head).then_some(plan)
     }
 
     /// Finds the first spot and tactic that fit, the exact tactics first.
@@ -161,7 +207,11 @@ impl Planner<'_> {
         });
         let is_inside = module.is_inside_function(addr);
         let safe = safe.or_else(|| {
-            let flow = module.flow(addr).filter(|_| is_inside)?;
+            let flow = if is_inside {
+                module.flow(addr)?
+            } else {
+                return None;
+            };
             let mut spots = movable.iter();
             spots.find_map(|spot| Some((*spot, self.through_gaps(module, flow, spot, entry)?)))
         });
@@ -178,20 +228,43 @@ impl Planner<'_> {
             }
         }
         // All functions have to be looked at for these.
-        let late = module.flow(addr).filter(|_| !is_inside).and_then(|flow| {
+        let late = if is_inside { None } else { module.flow(addr) };
+        let late = late.and_then(|flow| {
             let mut spots = spots.iter();
             spots.find_map(|spot| Some((spot, self.through_gaps(module, flow, spot, entry)?)))
         });
         late.ok_or(refusal)
     }
 
-    fn first_spot(&self, module: &Module, addr: u64) -> Result<Spot, Refusal> {
+    /// The instruction at `addr`, if it may be displaced.
+    pub(super) fn instruction(&self, module: &Module, addr: u64) -> Result<First, Refusal> {
+        if let Some(refusal) = module.entry_refusal(addr) {
+            return Err(refusal);
+        }
         let original = module.original(addr, LONGEST).ok_or(Refusal::OutsideText)?;
+        let flow = if module.is_inside_function(addr) {
+            module.flow(addr)
+        } else {
+            None
+        };
+        if flow.is_some_and(|flow| !flow.is_start(addr)) {
+            return Err(Refusal::NotInstruction);
+        }
         let first = First::decode(original, addr)?;
         let own = addr..addr + first.len() as u64;
         if !module.is_original(&own) {
             return Err(Refusal::Patched);
         }
+        if flow.is_some_and(|flow| flow.is_target_in(&(addr + 1..own.end))) {
+            return Err(Refusal::JumpedInto);
+        }
+        Ok(first)
+    }
+
+    pub(super) fn first_spot(&self, module: &Module, addr: u64) -> Result<Spot, Refusal> {
+        let first = self.instruction(module, addr)?;
+        let original = module.original(addr, LONGEST).ok_or(Refusal::OutsideText)?;
+        let own = addr..addr + first.len() as u64;
         if self.owned.overlaps(&own) {
             return Err(Refusal::Overlap);
         }
@@ -256,13 +329,8 @@ impl Planner<'_> {
             Some(Change::new(spot.addr, &spot.original, &jump))
         });
         let head = heads.into_iter().find(|head| self.is_possible(head))?;
-        Some(Plan {
-            tactic: Tactic::Jump,
-            head,
-            writes: Vec::new(),
-            padding: None,
-            owned: spot.addr..spot.addr + head.len as u64,
-        })
+        let owned = spot.addr..spot.addr + head.len as u64;
+        Some(Plan::new(Tactic::Jump, head, owned))
     }
 
     /// `jmp rel32` over a function of one short instruction and its padding.
@@ -284,13 +352,8 @@ impl Planner<'_> {
             &spot.original,
             &emit::near_jump(spot.addr, entry)?,
         );
-        self.is_possible(&head).then(|| Plan {
-            tactic: Tactic::Short,
-            head,
-            writes: Vec::new(),
-            padding: None,
-            owned: spot.addr..end,
-        })
+        self.is_possible(&head)
+            .then(|| Plan::new(Tactic::Short, head, spot.addr..end))
     }
 
     /// `jmp rel8` to a `jmp rel32` in dead padding between functions.
@@ -341,12 +404,10 @@ impl Planner<'_> {
             }
             let old = module.original(place.start, JUMP_LEN)?;
             let jump = emit::near_jump(place.start, entry)?;
+            let owned = spot.addr..spot.addr + SHORT_JUMP_LEN as u64;
             return Some(Plan {
-                tactic: Tactic::Padding,
-                head,
-                writes: Vec::new(),
                 padding: Some(Change::new(place.start, old, &jump)),
-                owned: spot.addr..spot.addr + SHORT_JUMP_LEN as u64,
+                ..Plan::new(Tactic::Padding, head, owned)
             });
         }
         None

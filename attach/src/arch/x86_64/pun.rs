@@ -36,14 +36,13 @@ impl Planner<'_> {
         spot: &Spot,
         entry: u64,
     ) -> Result<Plan, Refusal> {
-        let (addr, original) = (spot.addr, &spot.original);
         let mut refusal = Refusal::Straddles;
         for prefixes in 0..spot.len().min(emit::MOST_PREFIXES + 1) {
             let Some(form) = self.form(spot, prefixes) else {
                 continue;
             };
-            let all = addr..addr + form.len() as u64;
-            if original.len() < form.len() || !module.is_original(&all) {
+            let all = spot.addr..spot.addr + form.len() as u64;
+            if spot.original.len() < form.len() || !module.is_original(&all) {
                 refusal = Refusal::NoRoom;
                 continue;
             }
@@ -51,24 +50,60 @@ impl Planner<'_> {
                 refusal = Refusal::Overlap;
                 continue;
             }
-            refusal = Refusal::NoMemory;
-            let Some(landing) = self.arena.within(form.window.clone(), emit::LANDING_BYTES) else {
-                continue;
-            };
-            let Some(jump) = emit::prefixed_jump(original, prefixes, addr, landing) else {
-                self.forget(landing);
-                continue;
-            };
-            debug_assert_eq!(jump[form.changed..], original[form.changed..form.len()]);
-            return Ok(Plan {
-                tactic: Tactic::Pun,
-                head: Change::new(addr, original, &jump[..form.changed]),
-                writes: vec![(landing, emit::any_jump(landing, entry))],
-                padding: None,
-                owned: all,
-            });
+            match self.land(spot, &form, entry, all) {
+                Some(plan) => return Ok(plan),
+                None => refusal = Refusal::NoMemory,
+            }
         }
         Err(refusal)
+    }
+
+    /// The same, where the last bytes will be those of `behind`.
+    pub(super) fn pun_before(
+        &mut self,
+        module: &Module,
+        spot: &Spot,
+        entry: u64,
+        behind: &Change,
+    ) -> Result<Plan, Refusal> {
+        let own = spot.addr..spot.addr + spot.len() as u64;
+        let end = behind.addr + behind.len as u64;
+        if behind.addr != own.end || !module.is_original(&own) || self.owned.overlaps(&own) {
+            return Err(Refusal::Overlap);
+        }
+        let original = [&spot.original[..spot.len()], &behind.to[..behind.len]].concat();
+        let spot = Spot {
+            addr: spot.addr,
+            displaced: spot.displaced.clone(),
+            original,
+        };
+        for prefixes in 0..spot.len().min(emit::MOST_PREFIXES + 1) {
+            if let Some(form) = self.form(&spot, prefixes)
+                && spot.addr + form.len() as u64 <= end
+                && let Some(plan) = self.land(&spot, &form, entry, own.clone())
+            {
+                return Ok(plan);
+            }
+        }
+        Err(Refusal::NoMemory)
+    }
+
+    /// The plan of a form, if there is room where it may land.
+    fn land(&mut self, spot: &Spot, form: &Form, entry: u64, owned: Range<u64>) -> Option<Plan> {
+        let (addr, original) = (spot.addr, &spot.original);
+        let landing = self
+            .arena
+            .within(form.window.clone(), emit::LANDING_BYTES)?;
+        let Some(jump) = emit::prefixed_jump(original, form.prefixes, addr, landing) else {
+            self.forget(landing);
+            return None;
+        };
+        debug_assert_eq!(jump[form.changed..], original[form.changed..form.len()]);
+        let head = Change::new(addr, original, &jump[..form.changed]);
+        Some(Plan {
+            writes: vec![(landing, emit::any_jump(landing, entry))],
+            ..Plan::new(Tactic::Pun, head, owned)
+        })
     }
 
     /// The form with so many prefixes that leaves the most choice of landings.

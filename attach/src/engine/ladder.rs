@@ -1,0 +1,346 @@
+//! Sites that need another site: where no jump fits at an address alone, its
+//! neighbour's trampoline or bytes may help. It knows no instruction.
+//!
+//! A site may go on from the trampoline of the instruction before it, or have
+//! a jump whose last bytes are those of the jump at the instruction behind it.
+//! The neighbour is a site like any other; it stays patched, with or without
+//! probes, as long as one that needs it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Record, State, denied, refused};
+use crate::arch::emit;
+use crate::arch::plan::{Body, Need, Plan, Planner};
+use crate::error::{AttachError, Refusal};
+use crate::mappings;
+use crate::module::Module;
+use crate::site::Site;
+use crate::text::{self, Change, Outcome};
+
+/// Longest row of sites of which each needs the next one.
+const MOST_NEEDED: usize = 8;
+/// Displaced instructions before an address that are looked at.
+const LONGEST_LEAD: u64 = 64;
+
+/// Where a batch's sites are planned.
+pub(super) struct Batch<'a> {
+    pub(super) module: &'a Module,
+    pub(super) can_step: bool,
+    pub(super) plans: &'a mut Vec<(u64, Plan)>,
+}
+
+impl State {
+    /// Sees to it that there is a site at `addr`, planned if it is new.
+    pub(super) fn site_at(&mut self, addr: u64, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+        // One look at the process's mappings per batch.
+        if !self.sites.contains_key(&addr) && batch.plans.is_empty() {
+            let mappings = mappings::own().ok_or(Refusal::NoMemory)?;
+            self.arena.get_or_insert_default().survey(&mappings);
+        }
+        self.site_or_neighbours(addr, MOST_NEEDED, batch)
+    }
+
+    fn site_or_neighbours(
+        &mut self,
+        addr: u64,
+        depth: usize,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), Refusal> {
+        if self.sites.contains_key(&addr) {
+            return Ok(());
+        }
+        let mut planned = self.plan_one(addr, batch, |planner, module, body| {
+            planner.plan(module, addr, body)
+        });
+        if planned == Err(Refusal::Overlap) && self.forget_idle_near(addr, batch) {
+            planned = self.plan_one(addr, batch, |planner, module, body| {
+                planner.plan(module, addr, body)
+            });
+        }
+        let Err(refusal) = planned else { return Ok(()) };
+        if !refusal.is_for_want_of_room() || depth == 0 {
+            return Err(refusal);
+        }
+        let chained = self.chain(addr, depth - 1, batch);
+        chained
+            .or_else(|_| self.lean(addr, batch))
+            .map_err(|_| refusal)
+    }
+
+    /// Forgets sites that nobody needs and that own bytes near `addr`; a thread
+    /// may still be in their trampolines, which stay. Says whether it found one.
+    fn forget_idle_near(&mut self, addr: u64, batch: &Batch<'_>) -> bool {
+        let around = |far: u64| addr.saturating_sub(far)..addr.saturating_add(far);
+        let new: BTreeSet<u64> = batch.plans.iter().map(|(planned, _)| *planned).collect();
+        let is_idle = |addr: u64, record: &Record| {
+            record.is_idle() && !record.is_patched && !new.contains(&addr)
+        };
+        let mut needed = BTreeSet::new();
+        for (addr, record) in self.sites.range(around(4 * LONGEST_LEAD)) {
+            let is_candidate = around(LONGEST_LEAD).contains(addr) && is_idle(*addr, record);
+            let mut need = record.needs.filter(|_| !is_candidate);
+            while let Some(addr) = need.map(|need| need.addr) {
+                needed.insert(addr);
+                need = self.sites.get(&addr).and_then(|record| record.needs);
+            }
+        }
+        let near = self.sites.range(around(LONGEST_LEAD));
+        let idle = near.filter(|(addr, record)| is_idle(**addr, record) && !needed.contains(*addr));
+        let idle: Vec<u64> = idle.map(|(addr, _)| *addr).collect();
+        for addr in &idle {
+            if let Some(record) = self.sites.remove(addr) {
+                self.owned.remove(&record.owned);
+            }
+        }
+        !idle.is_empty()
+    }
+
+    /// A site that goes on from the trampoline of the instruction before it.
+    fn chain(&mut self, addr: u64, depth: usize, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+        let before = batch.module.reached_from(addr).ok_or(Refusal::NoRoom)?;
+        // It may be one of several that another site displaces.
+        let leads_here = |record: &Record| record.tail.is_some_and(|(_, next)| next == addr);
+        let mut near = self.sites.range(addr.saturating_sub(LONGEST_LEAD)..addr);
+        let holder = near.find(|(_, record)| leads_here(record));
+        let holder = match holder {
+            Some((holder, _)) => *holder,
+            None => {
+                self.site_or_neighbours(before, depth, batch)?;
+                before
+            }
+        };
+        let tail = self.sites.get(&holder).filter(|record| leads_here(record));
+        let (tail, _) = tail
+            .and_then(|record| record.tail)
+            .ok_or(Refusal::Overlap)?;
+        let need = Need {
+            addr: holder,
+            is_first: false,
+        };
+        self.plan_one(addr, batch, |planner, module, body| {
+            planner.plan_chained(module, addr, tail, need, body)
+        })
+    }
+
+    /// A site whose jump leans on the jump of the instruction behind it.
+    fn lean(&mut self, addr: u64, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+        let behind = batch.module.behind(addr).ok_or(Refusal::NoRoom)?;
+        if self.sites.contains_key(&behind) {
+            return Err(Refusal::Overlap);
+        }
+        let mut second = None;
+        self.plan_one(behind, batch, |planner, module, behind_body| {
+            let site = Box::new(Site::new(addr));
+            let code =
+                |at, displaced: &[_]| emit::trampoline(at, &raw const *site as u64, displaced);
+            let body = body(&code);
+            let (plan, held) =
+                planner.plan_leaning(module, (addr, &body), (behind, behind_body))?;
+            second = Some((site, plan));
+            Ok(held)
+        })?;
+        if let Some((site, plan)) = second {
+            self.record(addr, site, plan, batch);
+        }
+        Ok(())
+    }
+
+    /// Makes a site with the plan that `plan` finds for its trampoline.
+    fn plan_one(
+        &mut self,
+        addr: u64,
+        batch: &mut Batch<'_>,
+        plan: impl FnOnce(&mut Planner<'_>, &Module, &Body<'_>) -> Result<Plan, Refusal>,
+    ) -> Result<(), Refusal> {
+        let site = Box::new(Site::new(addr));
+        let named = &raw const *site as u64;
+        let code = |at, displaced: &[_]| emit::trampoline(at, named, displaced);
+        let mut planner = Planner {
+            arena: self.arena.get_or_insert_default(),
+            owned: &self.owned,
+            can_step: batch.can_step,
+        };
+        let plan = plan(&mut planner, batch.module, &body(&code))?;
+        self.record(addr, site, plan, batch);
+        Ok(())
+    }
+
+    fn record(&mut self, addr: u64, site: Box<Site>, plan: Plan, batch: &mut Batch<'_>) {
+        self.owned.insert(plan.owned.clone());
+        if let Some(padding) = &plan.padding {
+            let end = padding.addr + padding.len as u64;
+            self.owned.insert(padding.addr..end);
+        }
+        let record = Record::new(site, &plan, batch.module);
+        self.sites.insert(addr, record);
+        batch.plans.push((addr, plan));
+    }
+
+    /// Writes the jumps of sites that have none yet, and of those they need;
+    /// gives what failed.
+    pub(super) fn patch(
+        &mut self,
+        sites: &BTreeSet<u64>,
+        without: &BTreeMap<u64, AttachError>,
+        can_step: bool,
+    ) -> BTreeMap<u64, AttachError> {
+        let mut due = BTreeSet::new();
+        let mut open: Vec<u64> = sites.iter().copied().collect();
+        while let Some(addr) = open.pop() {
+            let Some(record) = self.sites.get(&addr).filter(|record| !record.is_patched) else {
+                continue;
+            };
+            if due.insert(addr) {
+                open.extend(record.needs.map(|need| need.addr));
+            }
+        }
+        let mut failed: BTreeMap<u64, AttachError> = BTreeMap::new();
+        for level in self.levels(&due) {
+            let is_able = |addr: &u64| !without.contains_key(addr) && !failed.contains_key(addr);
+            let able: Vec<u64> = level.into_iter().filter(is_able).collect();
+            failed.extend(self.change(&able, true, can_step));
+            self.fail_with_needs(&due, without, &mut failed);
+        }
+        // Held by nobody if what needed them failed.
+        let unheld: BTreeSet<u64> = failed
+            .keys()
+            .filter_map(|addr| Some(self.sites.get(addr)?.needs?.addr))
+            .collect();
+        self.unpatch(&unheld, can_step);
+        failed
+    }
+
+    /// Sites whose needs failed have failed.
+    fn fail_with_needs(
+        &self,
+        due: &BTreeSet<u64>,
+        without: &BTreeMap<u64, AttachError>,
+        failed: &mut BTreeMap<u64, AttachError>,
+    ) {
+        loop {
+            let reason = |addr: &u64| {
+                let need = self.sites.get(addr)?.needs?.addr;
+                let error = failed.get(&need).or_else(|| without.get(&need))?;
+                (!failed.contains_key(addr)).then(|| (*addr, error.clone()))
+            };
+            let more: Vec<_> = due.iter().filter_map(reason).collect();
+            if more.is_empty() {
+                return;
+            }
+            failed.extend(more);
+        }
+    }
+
+    /// Gives sites without probes, and those that only they needed, their
+    /// original bytes back. What someone else has changed in the meantime stays
+    /// as it is, and so does our trampoline.
+    pub(super) fn unpatch(&mut self, sites: &BTreeSet<u64>, can_step: bool) {
+        let mut holders: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut due = BTreeSet::new();
+        let mut open: Vec<u64> = sites.iter().copied().collect();
+        while let Some(addr) = open.pop() {
+            let Some(record) = self.sites.get(&addr) else {
+                continue;
+            };
+            let holders_left = holders.get(&addr).copied().unwrap_or(record.holders);
+            if !record.is_patched || !record.is_idle() || holders_left > 0 || !due.insert(addr) {
+                continue;
+            }
+            if let Some(need) = record.needs
+                && let Some(needed) = self.sites.get(&need.addr)
+            {
+                let left = holders.entry(need.addr).or_insert(needed.holders);
+                *left = left.saturating_sub(1);
+                open.push(need.addr);
+            }
+        }
+        for level in self.levels(&due).into_iter().rev() {
+            // One that could not be undone still needs what it needs.
+            let is_first_for = |addr: &u64| {
+                let record = self.sites.get(addr);
+                record.is_some_and(|record| record.leaning == 0)
+            };
+            let able: Vec<u64> = level.into_iter().filter(is_first_for).collect();
+            let _failed = self.change(&able, false, can_step);
+        }
+    }
+
+    /// Sites by how many have to be patched before them.
+    fn levels(&self, due: &BTreeSet<u64>) -> Vec<Vec<u64>> {
+        let mut levels: Vec<Vec<u64>> = Vec::new();
+        for addr in due {
+            let first = |addr: &u64| {
+                let need = self.sites.get(addr)?.needs?;
+                need.is_first.then_some(need.addr)
+            };
+            let level = std::iter::successors(first(addr), first).count();
+            if levels.len() <= level {
+                levels.resize_with(level + 1, Vec::new);
+            }
+            if let Some(level) = levels.get_mut(level) {
+                level.push(*addr);
+            }
+        }
+        levels
+    }
+
+    /// Writes or undoes the jumps of sites; gives what failed.
+    fn change(
+        &mut self,
+        sites: &[u64],
+        is_patched: bool,
+        can_step: bool,
+    ) -> BTreeMap<u64, AttachError> {
+        let head = |addr: &u64| {
+            let head = self.sites.get(addr)?.head;
+            Some(if is_patched { head } else { head.reversed() })
+        };
+        let changes: Vec<Change> = sites.iter().filter_map(head).collect();
+        // SAFETY: we hold the lock. The planner proved each change to be one
+        // instruction's, or the last jump of a trampoline; what it leads to is
+        // written, and the original bytes are what was there.
+        let outcomes = unsafe { text::change(&changes, can_step) };
+        let mut failed = BTreeMap::new();
+        for (addr, outcome) in sites.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Done => self.changed(*addr, is_patched),
+                Outcome::Unexpected => {
+                    failed.insert(*addr, refused(*addr, Refusal::Patched));
+                }
+                Outcome::Denied(error) => {
+                    failed.insert(*addr, denied(error));
+                }
+            }
+        }
+        failed
+    }
+
+    fn changed(&mut self, addr: u64, is_patched: bool) {
+        let Some(record) = self.sites.get_mut(&addr) else {
+            return;
+        };
+        record.is_patched = is_patched;
+        let Some(need) = record.needs else { return };
+        if let Some(needed) = self.sites.get_mut(&need.addr) {
+            let count = |n: usize| {
+                if is_patched {
+                    n + 1
+                } else {
+                    n.saturating_sub(1)
+                }
+            };
+            needed.holders = count(needed.holders);
+            if need.is_first {
+                needed.leaning = count(needed.leaning);
+            }
+        }
+    }
+}
+
+fn body<'a>(code: &'a crate::arch::plan::MakeCode<'a>) -> Body<'a> {
+    Body {
+        room: emit::TRAMPOLINE_BYTES,
+        entry: emit::TRAMPOLINE_ENTRY,
+        code,
+    }
+}
