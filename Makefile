@@ -33,6 +33,7 @@ fixtures: deps
 check: deps
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	DOCS_RS=1 cargo clippy -p bpftime-attach --features frida -- -D warnings
 
 test: check fixtures build
 	cargo build --release -p bpftime-torture

@@ -138,6 +138,9 @@ fn build(workspace: &Path, out: &Path) -> Result<PathBuf> {
     for (_, package, _) in LIBRARIES {
         cargo.args(["--package", package]);
     }
+    if env::var_os("CARGO_FEATURE_FRIDA").is_some() {
+        cargo.args(["--features", "bpftime-agent/frida"]);
+    }
     let mut built = target_dir;
     if host != target {
         cargo.args(["--target", &target]);

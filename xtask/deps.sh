@@ -34,6 +34,7 @@ for set in "$@"; do
 		;;
 	test)
 		need clang-19 clang-19 clang
+		need '/usr/lib/llvm-*/lib/libclang[-.][0-9s]*' libclang1-19 libclang1
 		need /usr/include/bpf/libbpf.h libbpf-dev
 		need /usr/include/linux/bpf.h linux-libc-dev
 		need bpftool bpftool

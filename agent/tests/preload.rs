@@ -88,8 +88,14 @@ impl World {
     }
 
     fn victim(&self) -> Victim {
+        self.victim_hooked_by("")
+    }
+
+    /// A victim with that `BPFTIME_HOOK`.
+    fn victim_hooked_by(&self, backend: &str) -> Victim {
         let mut child = self
             .command(&built().victim)
+            .env("BPFTIME_HOOK", backend)
             .arg(&built().plugin)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -654,4 +660,28 @@ fn a_refused_probe_says_why() {
     assert_eq!((agents[0].0, agents[0].1), (victim.pid(), 0));
     assert!(agents[0].2.contains("cannot be probed"), "{}", agents[0].2);
     victim.end();
+}
+
+#[test]
+fn a_back_end_that_is_not_there_says_so() {
+    let world = World::new();
+    let tool = world.session();
+    let link = tool.work();
+    for (name, reason) in [
+        (
+            "firda",
+            "hook back end firda: there are `native` and `frida`",
+        ),
+        #[cfg(not(feature = "frida"))]
+        ("frida", "this build is without it (cargo feature `frida`"),
+    ] {
+        let mut victim = world.victim_hooked_by(name);
+        assert_eq!(victim.ask("w"), "worked");
+        tool.session.publish();
+        let (pid, hooks, said) = tool.agents().remove(0);
+        assert_eq!((pid, hooks), (victim.pid(), 0));
+        assert!(said.contains(reason), "{said}");
+        victim.end();
+    }
+    assert_eq!(tool.counts(link), hits(0));
 }

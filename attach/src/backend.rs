@@ -44,11 +44,6 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// All sites that have probes.
     fn sites(&self) -> Vec<SiteInfo>;
-
-    /// The engine of ours, if this is it: only that traces system calls.
-    fn native(&self) -> Option<&Engine> {
-        None
-    }
 }
 
 /// Opens the back end of that name: `native` or nothing, or `frida`.
@@ -58,6 +53,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
 pub fn open(name: &str) -> Result<Box<dyn Backend>, AttachError> {
     match name {
         "" | "native" => Ok(Box::new(Engine::new()?)),
+        #[cfg(feature = "frida")]
+        "frida" => Ok(Box::new(crate::frida::Frida::new())),
         other => Err(AttachError::BackEnd {
             name: other.to_owned(),
             reason: if other == "frida" {

@@ -272,10 +272,6 @@ impl Backend for Engine {
         state.syscalls.forget_range(&range);
     }
 
-    fn native(&self) -> Option<&Engine> {
-        Some(self)
-    }
-
     fn sites(&self) -> Vec<SiteInfo> {
         let state = STATE.lock();
         let sites = state.sites.iter().filter(|(_, record)| !record.is_idle());

@@ -85,6 +85,9 @@ pub enum Refusal {
     /// Unwinders know these bytes.
     #[error("signal return code, which unwinders know by its bytes")]
     SignalReturn,
+    /// The frida back end does not take it.
+    #[error("frida-gum: {0}")]
+    Frida(&'static str),
 }
 
 impl Refusal {

@@ -17,6 +17,8 @@ pub mod backend;
 mod counter;
 pub mod engine;
 mod error;
+#[cfg(feature = "frida")]
+mod frida;
 mod guard;
 mod hit;
 mod lock;

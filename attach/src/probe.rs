@@ -174,4 +174,6 @@ pub enum Tactic {
     Pun,
     /// From the trampoline of the instruction before, which alone leads here.
     Chain,
+    /// frida-gum's own.
+    Frida,
 }

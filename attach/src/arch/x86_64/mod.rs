@@ -8,6 +8,8 @@ pub(crate) mod entry;
 pub(crate) mod flow;
 mod lean;
 pub(crate) mod plan;
+#[cfg(feature = "frida")]
+pub(crate) mod prologue;
 mod pun;
 pub(crate) mod stub;
 pub(crate) mod sys;
