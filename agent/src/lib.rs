@@ -24,6 +24,7 @@ mod lock;
 mod log;
 mod maps;
 mod modules;
+mod room;
 mod signals;
 mod state;
 mod syscalls;
@@ -109,6 +110,10 @@ fn own_path() -> Option<PathBuf> {
 /// Starts the agent; with a session around, returns when its probes are in place.
 fn start(dirs: Dirs) -> bool {
     log::open(&dirs.state);
+    if !room::is_enough() {
+        debug!("no agent: the address space is limited (ulimit -v)");
+        return false;
+    }
     loader::find();
     exit::find();
     runtime::thread::init();

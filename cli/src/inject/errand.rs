@@ -203,7 +203,7 @@ impl Out<'_> {
                 }
                 // Late news of an interruption, or job control, which takes
                 // hold when the thread is back.
-                Stop::Asked => {}
+                Stop::Asked | Stop::Group => {}
                 Stop::Signal(signal) => self.meet(signal)?,
             }
         }
@@ -280,7 +280,7 @@ impl Out<'_> {
                 Err(lost) => return Err(lost),
             }
             match self.thread.wait(deadline)? {
-                Stop::Asked => return Ok(()),
+                Stop::Asked | Stop::Group => return Ok(()),
                 Stop::Syscall => {}
                 Stop::Signal(signal) => {
                     if self.thread.signal_info()?.si_code <= 0 {

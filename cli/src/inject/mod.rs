@@ -70,7 +70,7 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
     let _quiet = Quiet::begin();
     let deadline = Instant::now() + SAFE_POINT;
     loop {
-        let target = Target::inspect(pid, library)?;
+        let target = Target::inspect(pid, library, sessions)?;
         let borrowed = safe_point::reach(&target, deadline)?;
         let tid = borrowed.0.tid();
         let Some(slot) = slot::for_thread(&target.slots, tid) else {
@@ -170,6 +170,7 @@ fn explain(pid: Pid, lost: Lost) -> Problem {
             ),
             "start it with bpftime start instead",
         ),
+        Lost::Stopped => permission::stopped(pid),
         Lost::Disturbed => Problem::new(
             pid,
             "signals came too fast to load the agent",

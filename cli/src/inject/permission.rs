@@ -79,11 +79,7 @@ pub fn check(pid: Pid) -> Result<(), Problem> {
         _ => {}
     }
     if state == 'T' {
-        return Err(Problem::new(
-            pid,
-            "stopped",
-            format_args!("let it continue first (kill -CONT {pid})"),
-        ));
+        return Err(stopped(pid));
     }
     if field("x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
         return Err(Problem::new(
@@ -92,6 +88,15 @@ pub fn check(pid: Pid) -> Result<(), Problem> {
             "start it with bpftime start instead",
         ));
     }
+    // The agent's own ids would mean nothing to tools, nor theirs to it.
+    if other_namespace(pid, "pid") {
+        return Err(Problem::new(
+            pid,
+            "runs in another pid namespace",
+            "run bpftime inside its container",
+        ));
+    }
+    check_room(pid, &status)?;
     if seccomp_filters(&status)
         > fs::read_to_string("/proc/self/status").map_or(0, |own| seccomp_filters(&own))
     {
@@ -102,6 +107,52 @@ pub fn check(pid: Pid) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// What to tell of a process that job control stopped: borrowed, it would run.
+pub fn stopped(pid: Pid) -> Problem {
+    Problem::new(
+        pid,
+        "stopped",
+        format_args!("let it continue first (kill -CONT {pid})"),
+    )
+}
+
+/// Whether the process is in another namespace of this kind than we. One that
+/// cannot be told is not; then nothing else can be done with it either.
+fn other_namespace(pid: Pid, kind: &str) -> bool {
+    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
+    let theirs = of(&pid.to_string());
+    theirs.is_some() && theirs != of("self")
+}
+
+/// Address space that the agent may come to need: where an allocation fails, it
+/// could only end the process.
+const ROOM: u64 = 256 << 20;
+
+/// Says so if the process may not map much more (ulimit -v).
+fn check_room(pid: Pid, status: &str) -> Result<(), Problem> {
+    const KIB: u64 = 1024;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let limit = limits.lines().find_map(|line| {
+        let rest = line.strip_prefix("Max address space")?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    let size = status.lines().find_map(|line| {
+        let rest = line.strip_prefix("VmSize:")?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    match (limit, size) {
+        (Some(limit), Some(size)) if limit < size * KIB + ROOM => Err(Problem::new(
+            pid,
+            format_args!("may map only {} MiB (ulimit -v)", limit >> 20),
+            format_args!(
+                "allow it {} MiB more than it has (prlimit --pid {pid} --as=BYTES)",
+                ROOM >> 20
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Number of seccomp filters; strict mode counts as one.

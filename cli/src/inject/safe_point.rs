@@ -236,6 +236,7 @@ fn lead(thread: &mut Thread, target: &Target, deadline: Instant) -> Result<Optio
                     return Ok(Some(Point::Call(rule)));
                 }
             }
+            Ok(Stop::Group) => return Err(Lost::Stopped),
             Ok(Stop::Signal(signal)) => {
                 interrupted = None;
                 thread.resume(signal)?;

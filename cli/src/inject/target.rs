@@ -50,7 +50,7 @@ pub struct Target {
 impl Target {
     /// Looks at the process `pid` with the agent in the file `library` in
     /// mind.
-    pub fn inspect(pid: Pid, library: &Path) -> Result<Self, Problem> {
+    pub fn inspect(pid: Pid, library: &Path, sessions: &Path) -> Result<Self, Problem> {
         permission::check(pid)?;
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let exe = proc.join("exe");
@@ -77,6 +77,9 @@ impl Target {
         let mappings = maps::read(pid).map_err(|error| no_access(pid, &error))?;
         let libc = find_libc(pid, &mappings)?;
         check_library(pid, &mappings, library)?;
+        check_sees(pid, library)?;
+        // Made with the first session, and removed with the last.
+        check_sees(pid, sessions.parent().unwrap_or(sessions))?;
         let bytes = fs::read(in_its_root(pid, &libc.path)).map_err(|_| {
             Problem::new(
                 pid,
@@ -218,7 +221,7 @@ fn in_its_root(pid: Pid, path: &Path) -> PathBuf {
     rooted
 }
 
-/// The library must be the same file for the target as for us.
+/// No other agent may be there.
 fn check_library(pid: Pid, mappings: &[Mapping], library: &Path) -> Result<(), Problem> {
     let other = mappings.iter().find(|mapping| {
         mapping.file_name() == Some(Library::Agent.file_name().as_bytes())
@@ -234,17 +237,23 @@ fn check_library(pid: Pid, mappings: &[Mapping], library: &Path) -> Result<(), P
             "use that bpftime, or restart the process",
         ));
     }
-    let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    match (
-        fs::metadata(library),
-        File::open(in_its_root(pid, library)).and_then(|file| file.metadata()),
-    ) {
-        (Ok(ours), Ok(theirs)) if same(&ours, &theirs) => Ok(()),
+    Ok(())
+}
+
+/// A file or directory of ours must be the same for the target.
+fn check_sees(pid: Pid, path: &Path) -> Result<(), Problem> {
+    let theirs = File::open(in_its_root(pid, path)).and_then(|file| file.metadata());
+    match (fs::metadata(path), theirs) {
+        (Ok(ours), Ok(theirs)) if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) => {
+            Ok(())
+        }
+        // Where nothing can be, nothing needs to be seen.
+        (Err(_), _) => Ok(()),
         _ => Err(Problem::new(
             pid,
             format_args!(
-                "runs in another mount namespace, where {} is not visible",
-                library.display()
+                "has another root directory or mount namespace, where {} is not visible",
+                path.display()
             ),
             "run bpftime inside its container",
         )),

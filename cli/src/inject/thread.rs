@@ -47,6 +47,8 @@ pub enum Lost {
     Late,
     /// It raised this signal in code that we made it run.
     Crashed(i32),
+    /// Its process is stopped by job control.
+    Stopped,
     /// A signal came before it had set out; it was let go to handle that.
     Disturbed,
     /// The kernel refused a request.
@@ -67,8 +69,11 @@ impl From<Errno> for Lost {
 pub enum Stop {
     /// At the start or the end of a system call.
     Syscall,
-    /// Because we asked, or because its process is stopped by job control.
+    /// Because we asked.
     Asked,
+    /// Because its process is stopped by job control. Resumed, it runs on, and
+    /// is stopped again when it is let go.
+    Group,
     /// The signal of this number is about to be delivered.
     Signal(i32),
 }
@@ -182,10 +187,14 @@ impl Thread {
             (libc::PTRACE_EVENT_EXEC, _) => return Err(Lost::Replaced),
             (0, SYSCALL_STOP) => Stop::Syscall,
             (0, signal) => Stop::Signal(signal),
-            _ => {
+            (_, trap) => {
                 self.asked = false;
                 self.mend_wait()?;
-                Stop::Asked
+                if trap == libc::SIGTRAP {
+                    Stop::Asked
+                } else {
+                    Stop::Group
+                }
             }
         };
         if self.asked {
@@ -316,7 +325,7 @@ impl Thread {
             }
             signal = match self.wait(deadline)? {
                 Stop::Signal(signal) => signal,
-                Stop::Asked | Stop::Syscall => 0,
+                Stop::Asked | Stop::Group | Stop::Syscall => 0,
             };
         }
     }

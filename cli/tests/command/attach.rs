@@ -67,7 +67,7 @@ impl Drop for Running {
 
 /// What every program here has in common: `ready`, and a thread that ends it
 /// when stdin ends.
-const PRELUDE: &str = r#"
+pub const PRELUDE: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

@@ -7,6 +7,7 @@ mod common;
 mod errors;
 mod killed;
 mod launch;
+mod places;
 mod report;
 mod verify;
 mod vm;
