@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
@@ -49,7 +50,8 @@ pub struct Syscalls {
 impl Syscalls {
     /// Links that are in place, and what was refused: links, and instructions.
     pub fn counts(&self) -> (u32, u32) {
-        let refused = self.refused.len() as u32 + self.refused_sites;
+        let writable = u32::from(self.sees_writable());
+        let refused = self.refused.len() as u32 + self.refused_sites + writable;
         (self.at.len() as u32, refused)
     }
 
@@ -57,12 +59,19 @@ impl Syscalls {
         self.at.is_empty()
     }
 
+    fn sees_writable(&self) -> bool {
+        !self.at.is_empty() && WRITABLE.load(Ordering::Relaxed)
+    }
+
     /// Why links and instructions were refused, and how often.
     pub fn reasons(&self) -> impl Iterator<Item = (&str, u32)> {
         let sites = "a syscall instruction cannot be hooked, its calls are not seen";
         let sites = (self.refused_sites != 0).then_some((sites, self.refused_sites));
         let links = self.refused.values().map(|reason| (reason.as_str(), 1));
-        links.chain(sites)
+        let writable = "text that is writable, too, is not hooked, its calls are not seen";
+        links
+            .chain(sites)
+            .chain(self.sees_writable().then_some((writable, 1)))
     }
 
     /// Tells the sessions what the engine skipped. They are joined or rest.
@@ -134,14 +143,15 @@ impl Syscalls {
 
     fn tell(&mut self, probes: Vec<SyscallProbe>, image: &Image, modules: &mut Modules) {
         let was_empty = self.told.as_ref().is_none_or(|(told, _)| told.is_empty());
+        let memory = new_text();
         let is_told = |(told, seen): &(Vec<SyscallProbe>, Image)| {
-            *told == probes && (probes.is_empty() || seen == image)
+            *told == probes && memory.is_empty() && (probes.is_empty() || seen == image)
         };
         if probes.is_empty() && was_empty || self.told.as_ref().is_some_and(is_told) {
             return;
         }
         let Ok(engine) = Engine::new() else { return };
-        let mut all = Vec::new();
+        let mut all = memory;
         if !probes.is_empty() {
             all.extend(self.vdso.get_or_insert_with(vdso_module).clone());
         }
@@ -273,6 +283,83 @@ unsafe extern "C" fn on_child(_event: *mut SyscallEvent, _data: *const ()) {
     thread::forget();
 }
 
+/// Memory that has become text in calls that wait for a round; an empty place
+/// has length 0.
+static NEW_TEXT: [[AtomicU64; 2]; 16] = [const { [const { AtomicU64::new(0) }; 2] }; 16];
+/// Text that is writable, too, was seen: its bytes may change at any time.
+static WRITABLE: AtomicBool = AtomicBool::new(false);
+
+/// Longest memory that is looked at for system calls.
+const LONGEST_TEXT: u64 = 64 << 20;
+
+/// Notes memory for the next round; false without a place for it.
+fn note_text(start: u64, len: u64) -> bool {
+    NEW_TEXT.iter().any(|[at, length]| {
+        // A place is taken by its address and ready with its length.
+        let taken = at.compare_exchange(0, start, Ordering::Relaxed, Ordering::Relaxed);
+        if taken.is_ok() {
+            length.store(len, Ordering::Release);
+        }
+        taken.is_ok()
+    })
+}
+
+/// The memory that was noted, as it is now.
+fn new_text() -> Vec<Arc<Module>> {
+    let mut modules = Vec::new();
+    for [at, length] in &NEW_TEXT {
+        let len = length.swap(0, Ordering::Acquire);
+        if len == 0 {
+            continue;
+        }
+        let start = at.swap(0, Ordering::Relaxed);
+        let mut bytes = vec![0; len as usize];
+        if read(start, &mut bytes) {
+            modules.push(Arc::new(Module::of_memory(start as usize, &bytes)));
+        }
+    }
+    modules
+}
+
+/// Copies this process's memory; false where there is none.
+fn read(from: u64, to: &mut [u8]) -> bool {
+    let local = [to.as_mut_ptr() as usize, to.len()];
+    let remote = [from as usize, to.len()];
+    // SAFETY: the kernel writes to `to` only and checks the other side.
+    let copied = unsafe {
+        shm::sys::syscall6(
+            libc::SYS_process_vm_readv as usize,
+            shm::sys::getpid() as usize,
+            local.as_ptr() as usize,
+            1,
+            remote.as_ptr() as usize,
+            1,
+            0,
+        )
+    };
+    copied as usize == to.len()
+}
+
+/// Whether memory that has become text may make system calls.
+fn may_hold_calls(start: u64, len: u64) -> bool {
+    /// What an instruction may lie across.
+    const OVERLAP: u64 = 16;
+    const CHUNK: u64 = 1024;
+    let mut bytes = [0; (CHUNK + OVERLAP) as usize];
+    let mut at = 0;
+    while at < len {
+        let size = (len - at).min(CHUNK + OVERLAP) as usize;
+        let Some(bytes) = bytes.get_mut(..size) else {
+            return false;
+        };
+        if read(start + at, bytes) && attach::syscalls::may_hold(bytes) {
+            return true;
+        }
+        at += CHUNK;
+    }
+    false
+}
+
 /// Text was mapped, or made of memory.
 unsafe extern "C" fn on_text(event: *mut SyscallEvent, _data: *const ()) {
     const MAX_ERRNO: i64 = 4095;
@@ -282,6 +369,21 @@ unsafe extern "C" fn on_text(event: *mut SyscallEvent, _data: *const ()) {
     let failed = (-MAX_ERRNO..0).contains(&(regs.ax as i64));
     if !is_text || failed {
         return;
+    }
+    // SAFETY: as above.
+    let of_file = unsafe { (*event).nr } == libc::SYS_mmap && regs.r8 as i32 >= 0;
+    if !of_file {
+        // SAFETY: as above.
+        let is_mmap = unsafe { (*event).nr } == libc::SYS_mmap;
+        let start = if is_mmap { regs.ax } else { regs.di };
+        if regs.dx & libc::PROT_WRITE as u64 != 0 {
+            WRITABLE.store(true, Ordering::Relaxed);
+            return;
+        }
+        let len = regs.si.min(LONGEST_TEXT);
+        if !may_hold_calls(start, len) || !note_text(start, len) {
+            return;
+        }
     }
     if let Some(agent) = agent::get() {
         preserved(|| agent.follow_now(TIMEOUT));

@@ -43,7 +43,7 @@ struct Text {
 
 /// One loaded ELF file: where its text lies in this process and what the file
 /// says should be there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Module {
     bias: u64,
     text: Vec<Text>,
@@ -56,6 +56,8 @@ pub struct Module {
     /// The library that this engine is part of; a program that has the engine
     /// linked in is on its own.
     is_own: bool,
+    /// It was made by [`Module::of_memory`].
+    is_memory: bool,
 }
 
 impl Module {
@@ -97,12 +99,33 @@ impl Module {
         Ok(Module {
             bias,
             text,
+            is_memory: false,
             is_own: is_here && elf.kind() == FileKind::SharedLibrary,
             odd: odd.collect(),
             restartable: restartable_sequences(&elf),
             is_go: elf.is_go(),
             functions: elf.functions(),
         })
+    }
+
+    /// Describes text that no file has: what memory at `start` holds now.
+    pub fn of_memory(start: usize, bytes: &[u8]) -> Module {
+        let start = start as u64;
+        Module {
+            bias: 0,
+            text: vec![Text {
+                range: start..start + bytes.len() as u64,
+                bytes: bytes.into(),
+                flow: OnceLock::new(),
+            }],
+            is_memory: true,
+            ..Module::default()
+        }
+    }
+
+    /// Whether it has no file.
+    pub(crate) fn is_memory(&self) -> bool {
+        self.is_memory
     }
 
     /// Start addresses in this process of all functions with a symbol.

@@ -12,5 +12,6 @@ mod memory;
 mod oracle;
 mod order;
 mod points;
+mod syscalls;
 mod unwind;
 mod views;

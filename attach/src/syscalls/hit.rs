@@ -190,7 +190,9 @@ unsafe fn on_sigreturn(regs: &PtRegs, admission: &Admission) {
 #[inline]
 fn admit(thread: &Thread, mark: &mut Mark, sp: u64) -> Admission {
     let [start, bytes] = &OWN_STACK;
-    if sp.wrapping_sub(start.load(Ordering::Relaxed)) < bytes.load(Ordering::Relaxed) {
+    // It starts with nothing on its stack.
+    let above = sp.wrapping_sub(start.load(Ordering::Relaxed).wrapping_add(1));
+    if above < bytes.load(Ordering::Relaxed) {
         return Admission::Exempt;
     }
     guard::enter(thread, mark)

@@ -19,6 +19,12 @@ use core::sync::atomic::AtomicU64;
 
 use uapi::PtRegs;
 
+/// Whether bytes that are about to be text may hold a `syscall` instruction
+/// that can be hooked there: see [`crate::Module::of_memory`].
+pub fn may_hold(code: &[u8]) -> bool {
+    crate::arch::syscalls::find::may_hold(code)
+}
+
 /// On which side of a system call a probe runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum When {

@@ -39,6 +39,7 @@ const ALWAYS: [i64; 8] = [
 /// One instruction.
 struct Site {
     nr: Option<u32>,
+    is_memory: bool,
     hooked: Result<Hooked, Refusal>,
 }
 
@@ -102,8 +103,16 @@ impl Sites {
 
     /// Looks at modules that are new, and says what is to be written so that
     /// every site is as the probes want it.
+    ///
+    /// Memory may be gone, or be other code, at any later time: all that is in
+    /// it is hooked at once, and never written to again.
     pub(crate) fn work(&mut self, modules: &[Arc<Module>]) -> Vec<(Arc<Module>, Found)> {
-        for module in modules {
+        let mut new = Vec::new();
+        for module in modules.iter().filter(|module| module.is_memory()) {
+            let found = find::find(module).into_iter();
+            new.extend(found.map(|found| (module.clone(), found)));
+        }
+        for module in modules.iter().filter(|module| !module.is_memory()) {
             let is_known = self
                 .known
                 .iter()
@@ -112,9 +121,8 @@ impl Sites {
                 self.known.push((module.clone(), find::find(module)));
             }
         }
-        let mut new = Vec::new();
         if self.probes.is_empty() {
-            return new;
+            return Vec::new();
         }
         for (module, found) in &self.known {
             for found in found {
@@ -135,6 +143,11 @@ impl Sites {
         owned: &mut Intervals,
         can_step: bool,
     ) -> Option<Plan> {
+        if module.is_memory() {
+            // What was there before was other code.
+            let start = found.before.last().unwrap_or(&found.addr);
+            owned.remove_starting_in(&(*start..found.addr + 2));
+        }
         let planned = self.try_plan(module, found, arena, owned, can_step);
         let (hooked, plan) = match planned {
             Ok(plan) => {
@@ -155,6 +168,7 @@ impl Sites {
             found.addr,
             Site {
                 nr: found.nr,
+                is_memory: module.is_memory(),
                 hooked,
             },
         );
@@ -222,7 +236,8 @@ impl Sites {
     pub(crate) fn due(&self, to_patch: bool) -> Vec<(u64, Change)> {
         let due = self.by_addr.iter().filter_map(|(addr, site)| {
             let hooked = site.hooked.as_ref().ok()?;
-            let is_due = self.wants(site.nr) == to_patch && hooked.is_patched != to_patch;
+            let wants = site.is_memory || self.wants(site.nr);
+            let is_due = wants == to_patch && hooked.is_patched != to_patch;
             let change = match to_patch {
                 true => hooked.head,
                 false => hooked.head.reversed(),
@@ -258,7 +273,8 @@ impl Sites {
 
     /// The sites that the probes want.
     pub(crate) fn list(&self) -> Vec<SyscallSite> {
-        let wanted = self.by_addr.iter().filter(|(_, site)| self.wants(site.nr));
+        let is_wanted = |site: &Site| self.wants(site.nr);
+        let wanted = self.by_addr.iter().filter(|(_, site)| is_wanted(site));
         wanted
             .map(|(addr, site)| SyscallSite {
                 addr: *addr as usize,

@@ -36,6 +36,19 @@ pub(crate) struct Found {
     is_certain: bool,
 }
 
+/// Whether bytes that no file tells of hold a `syscall` instruction that
+/// [`find`] would take for one; quick, and wrong only towards "yes".
+pub(crate) fn may_hold(code: &[u8]) -> bool {
+    positions(code).any(|at| {
+        let before = code.get(..at).unwrap_or_default();
+        let moves = before
+            .len()
+            .checked_sub(5)
+            .and_then(|from| before.get(from));
+        moves == Some(&0xb8) || before.ends_with(SIGNAL_RETURN)
+    })
+}
+
 /// All `syscall` instructions of a module, by address.
 pub(crate) fn find(module: &Module) -> Vec<Found> {
     let mut found = Vec::new();
