@@ -134,21 +134,19 @@ impl Image {
         starts
     }
 
-    /// The instructions of all functions as the file has them, without padding.
-    pub fn code(&self) -> Vec<(usize, &[u8])> {
+    /// The instructions of a function as the file has them, without padding.
+    pub fn code(&self, function: &Range<usize>) -> Vec<(usize, &[u8])> {
+        let start = function.start as u64;
+        let bytes = self.module.original(start, function.len());
+        let bytes = bytes.unwrap_or_default();
+        let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
         let mut code = Vec::new();
-        for function in &self.functions {
-            let start = function.start as u64;
-            let bytes = self.module.original(start, function.len());
-            let bytes = bytes.unwrap_or_default();
-            let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
-            while decoder.can_decode() {
-                let from = decoder.position();
-                let instruction = decoder.decode();
-                if instruction.mnemonic() != Mnemonic::Nop {
-                    let bytes = &bytes[from..decoder.position()];
-                    code.push((instruction.ip() as usize, bytes));
-                }
+        while decoder.can_decode() {
+            let from = decoder.position();
+            let instruction = decoder.decode();
+            if instruction.mnemonic() != Mnemonic::Nop {
+                let bytes = &bytes[from..decoder.position()];
+                code.push((instruction.ip() as usize, bytes));
             }
         }
         code

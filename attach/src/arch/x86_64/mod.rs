@@ -7,6 +7,7 @@ pub(crate) mod emit;
 pub(crate) mod entry;
 pub(crate) mod flow;
 mod lean;
+mod memory;
 pub(crate) mod plan;
 #[cfg(feature = "frida")]
 pub(crate) mod prologue;
