@@ -13,6 +13,7 @@ use crate::joined::Joined;
 use crate::log::debug;
 use crate::maps::Mapping;
 use crate::modules::{Image, Modules};
+use crate::semaphores::{self, Semaphores};
 
 /// A link that this process is to follow.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ struct Spot {
 struct Hooked {
     ids: Vec<HookId>,
     hits: Vec<&'static Hit>,
+    /// Addresses of those whose counters were raised.
+    counted: Vec<usize>,
     /// Places that were refused, by reason. They are not tried again.
     refused: BTreeMap<String, u32>,
     /// The link has a pid filter.
@@ -64,6 +67,7 @@ pub struct Hooks {
     at: BTreeMap<Spot, Hooked>,
     /// Hooks that belong to no link.
     own: Vec<HookId>,
+    semaphores: Semaphores,
     /// Some link's file is not mapped here, or may go and come again.
     pub awaits_files: bool,
     /// What was followed last; until it changes there is nothing to do.
@@ -77,6 +81,7 @@ impl Hooks {
             modules: Modules::default(),
             at: BTreeMap::new(),
             own: Vec::new(),
+            semaphores: Semaphores::default(),
             awaits_files: false,
             followed: None,
         }
@@ -156,6 +161,7 @@ impl Hooks {
         self.unhook(|spot| !wanted.contains(spot));
         spots.retain(|(spot, ..)| !self.at.contains_key(spot));
         self.hook(&spots, &image, sessions);
+        self.semaphores.find_counters();
         self.followed = Some((keys, image));
     }
 
@@ -192,6 +198,7 @@ impl Hooks {
 
     fn forget_range(&mut self, range: &Range<usize>) {
         self.engine.forget_range(range.clone());
+        self.semaphores.forget_range(range);
         self.at.retain(|spot, hooked| {
             let stays = !range.contains(&spot.start);
             if !stays {
@@ -220,6 +227,9 @@ impl Hooks {
         if !ids.is_empty() {
             self.engine.detach(&ids);
         }
+        for address in gone.iter().flat_map(|hooked| &hooked.counted) {
+            self.semaphores.lower(*address);
+        }
         gone.iter().for_each(Hooked::settle);
     }
 
@@ -230,7 +240,7 @@ impl Hooks {
         sessions: &mut BTreeMap<u64, &mut Joined>,
     ) {
         let mut batch: Vec<(Point, Probe)> = Vec::new();
-        let mut asked: Vec<(Spot, &'static Hit, &Mapping)> = Vec::new();
+        let mut asked: Vec<(Spot, &'static Hit, semaphores::Place, &Mapping)> = Vec::new();
         for (spot, wanted, mapping) in spots {
             let mut hooked = Hooked {
                 filtered: wanted.spec.pid != -1,
@@ -239,9 +249,14 @@ impl Hooks {
             let session = sessions.get_mut(&spot.link.0);
             match prepare(wanted, mapping, session, &mut self.modules, image) {
                 Ok(prepared) => {
-                    for (point, hit) in prepared {
+                    for (point, hit, ref_ctr_offset) in prepared {
+                        let place = semaphores::Place {
+                            address: point.addr,
+                            file: (mapping.dev, mapping.ino),
+                            ref_ctr_offset,
+                        };
                         batch.push((point, hit.probe()));
-                        asked.push((*spot, hit, mapping));
+                        asked.push((*spot, hit, place, mapping));
                     }
                 }
                 Err(reason) => {
@@ -259,7 +274,8 @@ impl Hooks {
             return;
         }
         let results = self.engine.attach(&batch);
-        for ((spot, hit, mapping), result) in asked.into_iter().zip(results) {
+        let mut counted = Vec::new();
+        for ((spot, hit, place, mapping), result) in asked.into_iter().zip(results) {
             let Some(hooked) = self.at.get_mut(&spot) else {
                 continue;
             };
@@ -267,6 +283,10 @@ impl Hooks {
                 Ok(id) => {
                     hooked.ids.push(id);
                     hooked.hits.push(hit);
+                    if place.ref_ctr_offset != 0 {
+                        hooked.counted.push(place.address);
+                        counted.push(place);
+                    }
                 }
                 Err(error) => {
                     debug!("{spot:x?}: {error}");
@@ -275,17 +295,19 @@ impl Hooks {
                 }
             }
         }
+        self.semaphores.raise(&counted);
     }
 }
 
-/// The points of a link in one mapping, and what each runs.
+/// The points of a link in one mapping, what each runs, and where its
+/// counter lies.
 fn prepare(
     wanted: &Wanted,
     mapping: &Mapping,
     session: Option<&mut &mut Joined>,
     modules: &mut Modules,
     image: &Image,
-) -> Result<Vec<(Point, &'static Hit)>, String> {
+) -> Result<Vec<(Point, &'static Hit, u64)>, String> {
     let joined = session.ok_or("the session has ended")?;
     let spec = &wanted.spec;
     let program = joined.program(spec.prog)?;
@@ -308,7 +330,7 @@ fn prepare(
         };
         let at_entry = kind != Kind::Return && begins_frame(&point);
         let hit = Hit::new(&program, &joined.env, &counters, place.cookie, at_entry);
-        Some((point, hit))
+        Some((point, hit, place.ref_ctr_offset))
     });
     Ok(points.collect())
 }

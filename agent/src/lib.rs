@@ -25,6 +25,7 @@ mod log;
 mod maps;
 mod modules;
 mod room;
+mod semaphores;
 mod signals;
 mod state;
 mod syscalls;

@@ -52,12 +52,30 @@ pub fn executable() -> Result<Vec<Mapping>, Errno> {
     if let Some(low) = text.split(|&b| b == b'\n').find_map(first_stack) {
         own_stack::note_first_thread(low);
     }
-    let found = joined(text.split(|&b| b == b'\n').filter_map(parse));
+    let found = joined(
+        text.split(|&b| b == b'\n')
+            .filter_map(|line| parse(line, is_text)),
+    );
     if found.is_empty() {
         Err(Errno::ENOENT)
     } else {
         Ok(found)
     }
+}
+
+/// All private writable file mappings, by address.
+pub fn private_data() -> Result<Vec<Mapping>, Errno> {
+    let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;
+    let lines = text.split(|&b| b == b'\n');
+    Ok(lines.filter_map(|line| parse(line, is_data)).collect())
+}
+
+fn is_text(perms: &[u8]) -> bool {
+    perms.get(2) == Some(&b'x')
+}
+
+fn is_data(perms: &[u8]) -> bool {
+    perms.get(1) == Some(&b'w') && perms.get(3) == Some(&b'p')
 }
 
 /// Neighbours that map neighbouring parts of one file, as one: changing text
@@ -81,7 +99,7 @@ fn first_stack(line: &[u8]) -> Option<u64> {
 }
 
 /// `START-END PERMS OFFSET MAJOR:MINOR INODE   PATH`, proc_pid_maps(5).
-fn parse(line: &[u8]) -> Option<Mapping> {
+fn parse(line: &[u8], wanted: fn(&[u8]) -> bool) -> Option<Mapping> {
     let mut fields = line.splitn(6, |&b| b == b' ');
     let mut field = || std::str::from_utf8(fields.next()?).ok();
     let (start, end) = field()?.split_once('-')?;
@@ -89,7 +107,7 @@ fn parse(line: &[u8]) -> Option<Mapping> {
     let offset = field()?;
     let (major, minor) = field()?.split_once(':')?;
     let ino = field()?.parse().ok()?;
-    if perms.as_bytes().get(2) != Some(&b'x') || ino == 0 {
+    if !wanted(perms.as_bytes()) || ino == 0 {
         return None;
     }
     let path = fields.next()?.trim_ascii_start();
@@ -143,7 +161,11 @@ mod tests {
             "5000-6000 r-xp 0000a000 fd:01 8 /a",
             "7000-8000 r-xp 0000b000 fd:01 8 /a",
         ];
-        let found = joined(lines.iter().filter_map(|line| parse(line.as_bytes())));
+        let found = joined(
+            lines
+                .iter()
+                .filter_map(|line| parse(line.as_bytes(), is_text)),
+        );
         let ranges: Vec<_> = found.into_iter().map(|mapping| mapping.range).collect();
         assert_eq!(
             ranges,
@@ -159,7 +181,7 @@ mod tests {
     #[test]
     fn executable_files_only() {
         let line = b"7f0000001000-7f0000003000 r-xp 00028000 fd:01 1234    /usr/lib/a b\\012c.so";
-        let mapping = parse(line).unwrap();
+        let mapping = parse(line, is_text).unwrap();
         assert_eq!(mapping.range, 0x7f00_0000_1000..0x7f00_0000_3000);
         assert_eq!(mapping.dev, libc::makedev(0xfd, 1));
         assert_eq!(mapping.path, Path::new("/usr/lib/a b\nc.so"));
@@ -172,7 +194,7 @@ mod tests {
             b"7f00-7f10 r-xp",
             b"",
         ] {
-            assert_eq!(parse(line), None);
+            assert_eq!(parse(line, is_text), None);
         }
     }
 

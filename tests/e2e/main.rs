@@ -14,4 +14,5 @@ mod order;
 mod points;
 mod syscalls;
 mod unwind;
+mod usdt;
 mod views;
