@@ -88,14 +88,18 @@ impl World {
     }
 
     fn victim(&self) -> Victim {
-        self.victim_hooked_by("")
+        self.start_victim(self.command(&built().victim))
     }
 
     /// A victim with that `BPFTIME_HOOK`.
     fn victim_hooked_by(&self, backend: &str) -> Victim {
-        let mut child = self
-            .command(&built().victim)
-            .env("BPFTIME_HOOK", backend)
+        let mut command = self.command(&built().victim);
+        command.env("BPFTIME_HOOK", backend);
+        self.start_victim(command)
+    }
+
+    fn start_victim(&self, mut command: Command) -> Victim {
+        let mut child = command
             .arg(&built().plugin)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
