@@ -1,6 +1,8 @@
 //! `bpftime attach`: lets tools trace running processes.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -41,13 +43,13 @@ pub fn run(args: Args) -> Result<(), Problem> {
     let roster = Roster::open(&dirs)?;
     each(args.pids, |pid| {
         inject::inject(Pid::from_raw(pid), &library, &dirs.sessions)?;
-        joined(&roster, pid)
+        joined(&roster, pid, &library)
     })
 }
 
 /// Waits until the agent has had its first look at everything: what comes
 /// next, `status` or a tool, shall find it.
-fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
+fn joined(roster: &Roster, pid: i32, library: &Path) -> Result<(), Problem> {
     let deadline = Instant::now() + JOIN;
     let generation = roster.generation();
     loop {
@@ -57,8 +59,16 @@ fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
         }) {
             return Ok(());
         }
-        if has_ended(pid) {
-            return Err(Problem::new(pid, "ended meanwhile", "start it again"));
+        match loaded(pid, library) {
+            None => return Err(Problem::new(pid, "ended meanwhile", "start it again")),
+            Some(false) => {
+                return Err(Problem::new(
+                    pid,
+                    "became another program meanwhile (exec)",
+                    "try again",
+                ));
+            }
+            Some(true) => {}
         }
         if Instant::now() >= deadline {
             return Err(Problem::new(
@@ -71,10 +81,13 @@ fn joined(roster: &Roster, pid: i32) -> Result<(), Problem> {
     }
 }
 
-/// Whether nothing runs in the process any more.
-fn has_ended(pid: i32) -> bool {
-    // Empty also for one that nobody has waited for yet.
-    fs::read(format!("/proc/{pid}/maps")).map_or(true, |maps| maps.is_empty())
+/// Whether the library is mapped in the process, `None` if nothing is any more.
+fn loaded(pid: i32, library: &Path) -> Option<bool> {
+    // Empty also for a process that nobody has waited for yet.
+    let maps = fs::read(format!("/proc/{pid}/maps")).ok()?;
+    let name = library.as_os_str().as_bytes();
+    let mut lines = maps.split(|byte| *byte == b'\n');
+    (!maps.is_empty()).then(|| lines.any(|line| line.ends_with(name)))
 }
 
 /// Does `work` for every process, and tells of all that fail.

@@ -72,6 +72,12 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
     loop {
         let target = Target::inspect(pid, library, sessions)?;
         let borrowed = safe_point::reach(&target, deadline)?;
+        if !target.is_the_same() {
+            if Instant::now() >= deadline {
+                return Err(explain(pid, Lost::Replaced));
+            }
+            continue;
+        }
         let tid = borrowed.0.tid();
         let Some(slot) = slot::for_thread(&target.slots, tid) else {
             return Err(Problem::new(

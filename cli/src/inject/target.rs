@@ -41,6 +41,8 @@ pub struct Target {
     pub errno_location: u64,
     /// Where an errand's code may lie.
     pub slots: Vec<Slot>,
+    /// The mappings that all this rests on.
+    text: Vec<Mapping>,
     /// Code that must not be interrupted: C library, loader, allocators.
     careful: Vec<Range<u64>>,
     loader: Vec<Range<u64>>,
@@ -118,12 +120,19 @@ impl Target {
             let ranges = ranges.filter(|mapping| mapping.path.as_deref().is_some_and(wanted));
             ranges.map(|mapping| mapping.range.clone()).collect()
         };
+        let slots = slot::all(pid, &mappings, |path| in_its_root(pid, path));
+        let needed = |mapping: &&Mapping| {
+            let mut points = slots.iter().map(Slot::start).chain([dlopen.address]);
+            points.any(|point| mapping.range.contains(&point))
+        };
+        let text = mappings.iter().filter(needed).cloned().collect();
         Ok(Self {
             pid,
             dlopen,
             dlerror: address("dlerror"),
             errno_location: address("__errno_location").ok_or_else(unknown)?,
-            slots: slot::all(pid, &mappings, |path| in_its_root(pid, path)),
+            slots,
+            text,
             careful: code(&|path| path == libc.path || is_loader(path) || is_allocator(path)),
             loader: code(&is_loader),
             own_allocator: OnceCell::new(),
@@ -134,6 +143,12 @@ impl Target {
     pub fn is_careful(&self, address: u64) -> bool {
         self.careful.iter().any(|range| range.contains(&address))
             || self.slots.iter().any(|slot| slot.contains(address))
+    }
+
+    /// Whether everything is still where it was: the process may have become
+    /// another program since. It cannot while a thread of it is held.
+    pub fn is_the_same(&self) -> bool {
+        maps::read(self.pid).is_ok_and(|now| self.text.iter().all(|then| now.contains(then)))
     }
 
     /// Whether the thread `tid` is on an errand that nobody watches.

@@ -2,7 +2,7 @@
 //! status and every value it checks by itself stay as they were.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,17 @@ impl Running {
 
     pub fn pid(&self) -> String {
         self.child.id().to_string()
+    }
+
+    pub fn tell(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        stdin.write_all(text.as_bytes()).expect("it reads");
+    }
+
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output");
+        line.trim_end().to_owned()
     }
 
     /// Ends the program; everything it said after `ready`, and its status.

@@ -5,6 +5,7 @@ mod alone;
 mod attach;
 mod common;
 mod errors;
+mod habits;
 mod killed;
 mod launch;
 mod places;
