@@ -8,7 +8,10 @@ use std::sync::Arc;
 use runtime::program::LoadedProgram;
 use runtime::run::ProcessEnv;
 use runtime::session::SessionView;
+use uapi::helper::{BPF_FUNC_GET_STACK, BPF_FUNC_GET_STACKID};
+use uapi::insn::{BPF_CALL, BPF_JMP};
 use uapi::map::BPF_MAP_TYPE_PROG_ARRAY;
+use vm::ProgramSpec;
 
 use crate::hooks::Wanted;
 
@@ -23,6 +26,8 @@ pub struct Joined {
     /// Loaded once each; one that did not load is not tried again.
     programs: HashMap<u32, Result<Arc<LoadedProgram>, String>>,
     rings: HashSet<u32>,
+    /// Some program asks for stacks.
+    pub walks_stacks: bool,
     /// Links, read once each: they never change.
     links: HashMap<u32, Option<Wanted>>,
     /// What `view.changes` was at the last look at the objects.
@@ -45,6 +50,7 @@ impl Joined {
             env: Box::new(env),
             programs: HashMap::new(),
             rings: HashSet::new(),
+            walks_stacks: false,
             links: HashMap::new(),
             seen: None,
         })
@@ -96,6 +102,13 @@ impl Joined {
             return;
         }
         self.seen = Some(changes);
+        let programs = self.view.programs();
+        let walks = |(id, _): &(u32, _)| {
+            self.view
+                .program(*id)
+                .is_some_and(|spec| walks_stacks(&spec))
+        };
+        self.walks_stacks = self.walks_stacks || programs.iter().any(walks);
         for id in self.view.perf_rings() {
             if !self.rings.contains(&id)
                 && let Some(ring) = self.view.perf_ring(id)
@@ -108,7 +121,7 @@ impl Joined {
             |(_, spec): &(u32, runtime::maps::MapSpec)| spec.map_type == BPF_MAP_TYPE_PROG_ARRAY;
         if self.view.maps().iter().any(tail_calls) {
             // Any program may be put into the array later, without a word to us.
-            for (id, _) in self.view.programs() {
+            for (id, _) in programs {
                 if let Ok(program) = self.program(id) {
                     self.env.add_program(id, program.tail_target());
                 }
@@ -143,4 +156,14 @@ impl Joined {
         view.forget_removed();
         gone
     }
+}
+
+/// Does a program call a helper that walks the stack?
+fn walks_stacks(spec: &ProgramSpec) -> bool {
+    const CALL: u8 = BPF_JMP | BPF_CALL;
+    spec.insns.iter().any(|insn| {
+        let helper = insn.imm as u32;
+        let walks = [BPF_FUNC_GET_STACKID, BPF_FUNC_GET_STACK].contains(&helper);
+        insn.code == CALL && insn.src() == 0 && walks
+    })
 }

@@ -7,8 +7,8 @@
 //! ends as a probe that is not there, with its reason in the roster.
 //!
 //! Reading order: this file (how it gets in), [`agent`] (its thread),
-//! [`state`] (what a round does), [`hooks`] (what is hooked), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`] and
-//! [`maps`] (where things are), [`fork`], [`exit`], [`alone`] and [`loader`]
+//! [`state`] (what a round does), [`hooks`] (what is hooked), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`],
+//! [`maps`] and [`stacks`] (where things are), [`fork`], [`exit`], [`alone`] and [`loader`]
 //! (what the process does meanwhile).
 
 mod agent;
@@ -27,6 +27,7 @@ mod modules;
 mod room;
 mod semaphores;
 mod signals;
+mod stacks;
 mod state;
 mod syscalls;
 

@@ -100,7 +100,7 @@ impl Image {
 }
 
 /// What has to be added to the file's addresses to get this process's.
-fn bias_of(mapping: &Mapping, elf: &ElfFile<'_>) -> Option<u64> {
+pub fn bias_of(mapping: &Mapping, elf: &ElfFile<'_>) -> Option<u64> {
     // The mapping begins on a page, the segment perhaps later in that page.
     let (start, end) = (mapping.offset, mapping.offset + mapping.range.len() as u64);
     elf.segments()
@@ -159,7 +159,7 @@ fn make(mapping: &Mapping, image: &Image) -> Result<Arc<Module>, String> {
 
 /// The bytes of the very file that is mapped: by its path when that still
 /// names it, else through /proc, which finds a deleted executable.
-fn open_mapped(mapping: &Mapping) -> Option<Vec<u8>> {
+pub fn open_mapped(mapping: &Mapping) -> Option<Vec<u8>> {
     let link = format!(
         "/proc/self/map_files/{:x}-{:x}",
         mapping.range.start, mapping.range.end

@@ -14,6 +14,7 @@ use crate::joined::Joined;
 use crate::log::debug;
 use crate::maps;
 use crate::modules::Image;
+use crate::stacks::Stacks;
 use crate::syscalls::Syscalls;
 use crate::{alone, exit, loader};
 
@@ -43,6 +44,7 @@ pub struct State {
     root: Option<(u64, u64)>,
     hooks: Hooks,
     syscalls: Syscalls,
+    stacks: Stacks,
     roster: Option<Roster>,
     slot: Option<AgentSlot>,
     joined: BTreeMap<PathBuf, Joined>,
@@ -65,6 +67,7 @@ impl State {
             root: root(),
             hooks: Hooks::new(engine),
             syscalls: Syscalls::default(),
+            stacks: Stacks::default(),
             roster: None,
             slot: None,
             joined: BTreeMap::new(),
@@ -167,7 +170,8 @@ impl State {
         self.follow_calls();
         self.follow_sessions();
         let mut round = self.follow_links();
-        if self.hooks.awaits_files && self.follow_loader() {
+        let awaits_files = self.hooks.awaits_files || self.stacks.in_use();
+        if awaits_files && self.follow_loader() {
             // What was opened before the loader was hooked is found now, what
             // is opened later waits for a round of its own.
             round = self.follow_links();
@@ -257,9 +261,13 @@ impl State {
         let calls: Vec<Wanted> = links.extract_if(.., of_syscalls).collect();
         let is_idle = self.hooks.is_empty() && self.syscalls.is_empty();
         if !links.is_empty() || !calls.is_empty() || !is_idle {
+            let image = Image::read();
+            if let Ok(image) = &image {
+                self.follow_modules(image, &links, &calls);
+            }
             let sessions = self.joined.values_mut();
             let mut sessions = sessions.map(|joined| (joined.number, joined)).collect();
-            match Image::read() {
+            match image {
                 Ok(image) => {
                     self.hooks.forget_unmapped(&image);
                     let modules = &mut self.hooks.modules;
@@ -288,6 +296,21 @@ impl State {
             },
             sessions: !self.joined.is_empty(),
             resting: !self.resting.is_empty(),
+        }
+    }
+
+    /// Reads the unwind tables of what is mapped, when hooks may ask for stacks.
+    fn follow_modules(&mut self, image: &Image, links: &[Wanted], calls: &[Wanted]) {
+        let is_here = |wanted: &Wanted| {
+            let file = (wanted.spec.dev, wanted.spec.ino);
+            image.mappings_of(file).next().is_some()
+        };
+        let asked = self.joined.values().any(|joined| joined.walks_stacks);
+        if asked
+            && (!calls.is_empty() || links.iter().any(is_here))
+            && let Some(old) = self.stacks.follow(image)
+        {
+            self.put_to_rest(old);
         }
     }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use goblin::elf::dynamic::DF_1_PIE;
 use goblin::elf::header::{EM_386, EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64};
 use goblin::elf::header::{ET_CORE, ET_DYN, ET_EXEC, ET_REL};
+use goblin::elf::note::NT_GNU_BUILD_ID;
 use goblin::elf::program_header::{PF_W, PF_X, PT_LOAD};
 use goblin::elf::section_header::{SHF_EXECINSTR, SHN_UNDEF, SHT_NOBITS};
 use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC, STT_OBJECT};
@@ -278,6 +279,17 @@ impl<'a> ElfFile<'a> {
         self.symbols()
             .find(|s| s.name == name && is_function(s))
             .map(|s| s.address)
+    }
+
+    /// The build id that the linker noted.
+    pub fn build_id(&self) -> Option<&'a [u8]> {
+        let (_, note) = self.section(".note.gnu.build-id")?;
+        // {name's size, size, type}, name, id.
+        let (header, rest) = note.split_at_checked(12)?;
+        let word = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
+        let (name, id) = rest.split_at_checked(4)?;
+        let is_id = word(0)? == 4 && word(8)? == NT_GNU_BUILD_ID && name == b"GNU\0";
+        id.get(..word(4)? as usize).filter(|_| is_id)
     }
 
     /// Function starts and bounds.

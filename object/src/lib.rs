@@ -2,13 +2,15 @@
 //! file offset to address; and BTF, the types of BPF programs. Bytes in,
 //! facts out; it knows no IO and no process.
 //!
-//! Reading order: [`elf`], [`functions`], [`frames`]; [`btf`].
+//! Reading order: [`elf`], [`functions`], [`frames`],
+//! [`unwind`]; [`btf`].
 
 pub mod btf;
 pub mod elf;
 mod error;
 mod frames;
 pub mod functions;
+pub mod unwind;
 
 pub use elf::{Class, ElfFile, FileKind, Machine, Segment, Symbol, SymbolKind};
 pub use error::ObjectError;

@@ -18,4 +18,5 @@ pub mod run;
 pub mod session;
 pub mod thread;
 pub mod types;
+pub mod unwind;
 pub mod vcpu;

@@ -241,8 +241,9 @@ fn stacks_are_walked_over_frame_pointers() {
     );
     let (ret, to) = stack(&bench, 24, BPF_F_USER_STACK | 3);
     assert_eq!((ret, &to[..4]), (8, &[0x4444, 0, 0, u64::MAX][..]));
+    assert_eq!(stack(&bench, 24, BPF_F_USER_STACK | 4).0, 0);
     assert_eq!(
-        stack(&bench, 24, BPF_F_USER_STACK | 4).0,
+        stack(&bench, 24, BPF_F_USER_STACK | 5).0,
         Errno::EFAULT.ret()
     );
     assert_eq!(
@@ -253,6 +254,14 @@ fn stacks_are_walked_over_frame_pointers() {
     assert_eq!(stack(&bench, 20, BPF_F_USER_STACK).0, Errno::EINVAL.ret());
     let build_id = BPF_F_USER_STACK | BPF_F_USER_BUILD_ID;
     assert_eq!(stack(&bench, 24, build_id).0, Errno::EINVAL.ret());
+    // Nobody knows these addresses: {status, no build id, address}.
+    let (ret, to) = stack(&bench, 32, build_id);
+    assert_eq!((ret, &to[..4]), (32, &[2, 0, 0, 0x1111][..]));
+    assert_eq!(
+        stack(&bench, 32, BPF_F_USER_BUILD_ID).0,
+        Errno::EINVAL.ret(),
+        "of a kernel stack"
+    );
 }
 
 #[test]

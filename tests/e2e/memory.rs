@@ -59,7 +59,7 @@ fn reads_at_borders_of_mappings() {
 
 #[test]
 fn reads_of_the_own_stack() {
-    same("stack", 16 * 10 + 10 + 9);
+    same("stack", 16 * 10 + 2 * 10);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod time;
 
 pub use kfunc::function as kfunc_function;
 pub use map::tail_call_target;
+pub(crate) use read::read;
 pub use row::Helper;
 
 /// The rows there are.

@@ -1,21 +1,17 @@
-//! User stacks, walked over frame pointers as the kernel walks them
-//! (arch/x86/events/core.c, `perf_callchain_user`, Linux 6.18).
+//! User stacks: what walks them is [`crate::unwind`].
 
 use core::mem::MaybeUninit;
 
 use uapi::Errno;
 use uapi::map::{BPF_F_SKIP_FIELD_MASK, BPF_F_USER_BUILD_ID, BPF_F_USER_STACK};
 
-use super::read::read;
 use super::row::{Any, Ctx, LenOrZero, Room, helper};
 use crate::maps::{Map, bytes};
 use crate::run::RunState;
+use crate::unwind::{self, BUILD_ID};
 
 /// Frames at most (`sysctl kernel.perf_event_max_stack`, its default).
 const MAX_FRAMES: usize = 127;
-
-/// Where user addresses end (`TASK_SIZE_MAX`).
-const USER_END: u64 = (1 << 47) - 4096;
 
 /// Collects up to `frames.len()` instruction pointers, the probe's first.
 fn walk(run: &RunState, frames: &mut [MaybeUninit<u64>]) -> usize {
@@ -23,9 +19,8 @@ fn walk(run: &RunState, frames: &mut [MaybeUninit<u64>]) -> usize {
     let Some(regs) = (unsafe { run.regs.as_ref() }) else {
         return 0;
     };
-    let returns_to = run.env().return_address;
     let mut count = 0;
-    let mut put = |ip: u64| match frames.get_mut(count) {
+    let put = |ip: u64| match frames.get_mut(count) {
         Some(slot) => {
             slot.write(ip);
             count += 1;
@@ -33,35 +28,8 @@ fn walk(run: &RunState, frames: &mut [MaybeUninit<u64>]) -> usize {
         }
         None => false,
     };
-    if !put(regs.ip) {
-        return count;
-    }
-    if run.at_entry && regs.sp.is_multiple_of(8) {
-        let mut caller = 0u64;
-        if word(regs.sp, &mut caller).is_ok() && !put(returns_to(regs.sp, caller)) {
-            return count;
-        }
-    }
-    let mut frame = regs.bp;
-    for _ in 0..MAX_FRAMES {
-        // A frame is {caller's frame pointer, return address}.
-        let (mut next, mut ip) = (0u64, 0u64);
-        if !frame.is_multiple_of(8)
-            || frame >= USER_END
-            || word(frame, &mut next).is_err()
-            || word(frame.wrapping_add(8), &mut ip).is_err()
-            || !put(returns_to(frame.wrapping_add(8), ip))
-        {
-            break;
-        }
-        frame = next;
-    }
+    unwind::walk(regs, run.at_entry, run.env().return_address, put);
     count
-}
-
-fn word(address: u64, to: &mut u64) -> Result<(), Errno> {
-    // SAFETY: `to` has 8 bytes.
-    unsafe { read(core::ptr::from_mut(to).cast(), address, 8) }
 }
 
 fn initialised(frames: &[MaybeUninit<u64>], count: usize) -> &[u64] {
@@ -87,36 +55,88 @@ helper! {
     }
 }
 
-helper! {
-    /// bpf_get_stack: the user stack as u64 addresses; returns bytes written.
-    /// Errors: EINVAL flags or a size that is no multiple of 8, EFAULT kernel
-    /// stack or none; the buffer is zeroed then.
-    gpl fn get_stack(run, _ctx: Ctx, to: Room, len: LenOrZero, flags: Any) -> i64 = BPF_FUNC_GET_STACK {
-        let known = BPF_F_SKIP_FIELD_MASK | BPF_F_USER_STACK | BPF_F_USER_BUILD_ID;
-        let skip = (flags.0 & BPF_F_SKIP_FIELD_MASK) as usize;
-        let failure = if flags.0 & !known != 0 || flags.0 & BPF_F_USER_BUILD_ID != 0 || !len.0.is_multiple_of(8) {
-            Some(Errno::EINVAL)
-        } else if flags.0 & BPF_F_USER_STACK == 0 {
-            Some(Errno::EFAULT)
-        } else {
-            None
-        };
-        if let Some(errno) = failure {
-            // SAFETY: the verifier proved that `to` has `len` bytes.
-            unsafe { bytes::zero(to.0, len.0) };
-            return errno.ret();
+/// `struct bpf_stack_build_id`: a frame as a place in a file.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct StackBuildId {
+    status: i32,
+    build_id: [u8; BUILD_ID],
+    /// In the file; the address without a build id.
+    offset: u64,
+}
+
+impl StackBuildId {
+    fn of(ip: u64) -> StackBuildId {
+        /// `BPF_STACK_BUILD_ID_VALID` and `BPF_STACK_BUILD_ID_IP`.
+        const VALID: i32 = 1;
+        const IP: i32 = 2;
+        match unwind::place_in_file(ip) {
+            Some((build_id, offset)) => StackBuildId {
+                status: VALID,
+                build_id,
+                offset,
+            },
+            None => StackBuildId {
+                status: IP,
+                build_id: [0; BUILD_ID],
+                offset: ip,
+            },
         }
-        let mut frames = [MaybeUninit::uninit(); MAX_FRAMES];
-        let room = (len.0 / 8).saturating_add(skip).min(MAX_FRAMES);
-        let count = walk(run, frames.get_mut(..room).unwrap_or_default());
-        let frames = initialised(&frames, count);
-        let frames = frames.get(skip..).unwrap_or(&[]);
-        let copied = size_of_val(frames);
+    }
+}
+
+/// `__bpf_get_stack`: bytes stored.
+fn get_user_stack(run: &RunState, to: Room, len: usize, flags: u64) -> Result<usize, Errno> {
+    let known = BPF_F_SKIP_FIELD_MASK | BPF_F_USER_STACK | BPF_F_USER_BUILD_ID;
+    let (user, build_id) = (
+        flags & BPF_F_USER_STACK != 0,
+        flags & BPF_F_USER_BUILD_ID != 0,
+    );
+    let element = if build_id {
+        size_of::<StackBuildId>()
+    } else {
+        size_of::<u64>()
+    };
+    if flags & !known != 0 || (build_id && !user) || !len.is_multiple_of(element) {
+        return Err(Errno::EINVAL);
+    }
+    if !user {
+        return Err(Errno::EFAULT);
+    }
+    let skip = (flags & BPF_F_SKIP_FIELD_MASK) as usize;
+    let mut frames = [MaybeUninit::uninit(); MAX_FRAMES];
+    let room = (len / element).saturating_add(skip).min(MAX_FRAMES);
+    let count = walk(run, frames.get_mut(..room).unwrap_or_default());
+    let frames = initialised(&frames, count);
+    let frames = frames.get(skip..).ok_or(Errno::EFAULT)?;
+    let copied = frames.len() * element;
+    for (index, &ip) in frames.iter().enumerate() {
+        let at = to.0.wrapping_add(index * element);
         // SAFETY: `copied` is at most `len`, which the verifier proved.
-        unsafe {
-            bytes::copy(to.0, frames.as_ptr().cast(), copied);
-            bytes::zero(to.0.wrapping_add(copied), len.0 - copied);
+        let store = |from: *const u8| unsafe { bytes::copy(at, from, element) };
+        match build_id {
+            true => store(core::ptr::from_ref(&StackBuildId::of(ip)).cast()),
+            false => store(core::ptr::from_ref(&ip).cast()),
         }
-        if copied == 0 { Errno::EFAULT.ret() } else { copied as i64 }
+    }
+    // SAFETY: as above.
+    unsafe { bytes::zero(to.0.wrapping_add(copied), len - copied) };
+    Ok(copied)
+}
+
+helper! {
+    /// bpf_get_stack: the user stack as u64 addresses, or as places in files;
+    /// returns bytes written. Errors: EINVAL flags or a size that is no multiple
+    /// of an element's, EFAULT kernel stack or fewer frames than are skipped; the
+    /// buffer is zeroed then.
+    gpl fn get_stack(run, _ctx: Ctx, to: Room, len: LenOrZero, flags: Any) -> i64 = BPF_FUNC_GET_STACK {
+        match get_user_stack(run, to, len.0, flags.0) {
+            Ok(copied) => copied as i64,
+            Err(errno) => {
+                // SAFETY: the verifier proved that `to` has `len` bytes.
+                unsafe { bytes::zero(to.0, len.0) };
+                errno.ret()
+            }
+        }
     }
 }

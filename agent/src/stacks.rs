@@ -1,0 +1,96 @@
+//! What stack walks need to know of the process: the unwind tables of the
+//! files that are mapped executable, read while a program asks for stacks. It
+//! knows no program and no stack.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use object::ElfFile;
+use object::unwind::{self, Row};
+use runtime::unwind::{BUILD_ID, Module, Tables};
+
+use crate::maps::Mapping;
+use crate::modules::{Image, bias_of, open_mapped};
+
+/// The tables that were read.
+#[derive(Default)]
+pub struct Stacks {
+    made: Vec<(Mapping, Option<Module>)>,
+    in_use: bool,
+}
+
+type Rows = HashMap<(u64, u64), Arc<[Row]>>;
+
+impl Stacks {
+    /// Whether walks use the tables of this process.
+    pub fn in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// Publishes the tables of what is mapped now, if that has changed. Returns
+    /// those before: a walk may still be using them.
+    pub fn follow(&mut self, image: &Image) -> Option<Box<Tables>> {
+        let known = self.made.iter().map(|(mapping, _)| mapping);
+        if self.in_use && known.eq(image.texts()) {
+            return None;
+        }
+        self.in_use = true;
+        let mut before = std::mem::take(&mut self.made);
+        let mut rows: Rows = HashMap::new();
+        for mapping in image.texts() {
+            let known = before.iter().position(|(made, _)| made == mapping);
+            let module = match known {
+                Some(index) => before.swap_remove(index).1,
+                None => make(mapping, &mut rows),
+            };
+            self.made.push((mapping.clone(), module));
+        }
+        let modules = self.made.iter().filter_map(|(_, module)| module.clone());
+        Tables::new(modules.collect()).publish()
+    }
+}
+
+/// What there is to know of a mapping; `None` for a file that was replaced.
+fn make(mapping: &Mapping, known: &mut Rows) -> Option<Module> {
+    let bytes = open_mapped(mapping)?;
+    let elf = ElfFile::parse(&bytes).ok()?;
+    let rows = known
+        .entry((mapping.dev, mapping.ino))
+        .or_insert_with(|| unwind::rows(&elf).into());
+    let build_id = elf.build_id().and_then(|id| {
+        let mut padded = [0; BUILD_ID];
+        padded.get_mut(..id.len())?.copy_from_slice(id);
+        Some(padded)
+    });
+    Some(Module {
+        text: mapping.range.start as u64..mapping.range.end as u64,
+        offset: mapping.offset,
+        bias: bias_of(mapping, &elf)?,
+        rows: Arc::clone(rows),
+        build_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mapping_has_its_tables() {
+        let image = Image::read().unwrap();
+        let mut stacks = Stacks::default();
+        assert!(stacks.follow(&image).is_none() && stacks.in_use());
+        for (mapping, module) in &stacks.made {
+            let module = module.as_ref().unwrap_or_else(|| panic!("{mapping:?}"));
+            assert!(!module.rows.is_empty(), "{mapping:?}");
+            let first = module.bias + u64::from(module.rows[0].start);
+            assert!(first < module.text.end, "{mapping:?}");
+        }
+        let libc = libc::malloc as *const () as u64;
+        let offset = libc - image.holding(libc as usize).unwrap().range.start as u64;
+        let (_, place) = runtime::unwind::place_in_file(libc).unwrap();
+        assert_eq!(place, image.holding(libc as usize).unwrap().offset + offset);
+        assert!(stacks.follow(&image).is_none(), "nothing has changed");
+        assert!(stacks.follow(&Image::default()).is_some());
+    }
+}

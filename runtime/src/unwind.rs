@@ -1,0 +1,291 @@
+//! Stacks of the calling thread: frame by frame through the unwind tables of
+//! the modules it runs in, over frame pointers where there are none. It knows
+//! no helper. [`walk`] is callable from trampolines: no allocation, no lock,
+//! no libc call, no panic, and every read is one that cannot fault.
+//!
+//! Tables are plain rows that somebody else made and published; they are
+//! copies, so a module that goes away takes nothing from under a walk.
+
+use core::ops::Range;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Arc;
+
+use object::unwind::{Cfa, Row, Saved, register};
+use uapi::PtRegs;
+
+use crate::helpers::read;
+use crate::own_stack;
+use crate::run::ReturnAddress;
+
+/// Bytes of a build id.
+pub const BUILD_ID: usize = 20;
+
+/// One executable mapping of a file.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Addresses.
+    pub text: Range<u64>,
+    /// File offset of the first byte.
+    pub offset: u64,
+    /// What has to be added to the file's addresses.
+    pub bias: u64,
+    /// The file's unwind table.
+    pub rows: Arc<[Row]>,
+    /// The file's build id.
+    pub build_id: Option<[u8; BUILD_ID]>,
+}
+
+/// The modules of this process at one time.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// By address.
+    modules: Box<[Module]>,
+}
+
+static TABLES: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
+
+impl Tables {
+    /// The tables of these modules.
+    pub fn new(mut modules: Vec<Module>) -> Tables {
+        modules.sort_by_key(|module| module.text.start);
+        Tables {
+            modules: modules.into(),
+        }
+    }
+
+    /// From now on walks use these. Returns those before, which walks under
+    /// way may still be using.
+    pub fn publish(self) -> Option<Box<Tables>> {
+        let new = Box::into_raw(Box::new(self));
+        let old = TABLES.swap(new, Ordering::AcqRel);
+        // SAFETY: came from `Box::into_raw` here and is published no more.
+        (!old.is_null()).then(|| unsafe { Box::from_raw(old) })
+    }
+
+    /// The published ones.
+    fn get<'a>() -> Option<&'a Tables> {
+        // SAFETY: whoever published others keeps the old ones as long as a
+        // walk may take.
+        unsafe { TABLES.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn module(&self, address: u64) -> Option<&Module> {
+        let after = self
+            .modules
+            .partition_point(|module| module.text.start <= address);
+        let module = self.modules.get(after.checked_sub(1)?)?;
+        module.text.contains(&address).then_some(module)
+    }
+
+    fn row(&self, address: u64) -> Option<Row> {
+        let module = self.module(address)?;
+        let address = u32::try_from(address.wrapping_sub(module.bias)).ok()?;
+        let after = module.rows.partition_point(|row| row.start <= address);
+        module.rows.get(after.checked_sub(1)?).copied()
+    }
+}
+
+/// The build id of the file that an address is mapped from, and the offset in
+/// that file.
+pub fn place_in_file(address: u64) -> Option<([u8; BUILD_ID], u64)> {
+    let module = Tables::get()?.module(address)?;
+    Some((
+        module.build_id?,
+        module.offset + (address - module.text.start),
+    ))
+}
+
+/// Where user addresses end (`TASK_SIZE_MAX`).
+const USER_END: u64 = (1 << 47) - 4096;
+/// Words read at a time where loads might fault.
+const WINDOW: usize = 32;
+/// Offsets in the `struct ucontext` that the kernel leaves on the stack for a
+/// signal (arch/x86/include/uapi/asm/sigcontext.h).
+mod saved {
+    pub const BP: u64 = 120;
+    pub const SP: u64 = 160;
+    pub const IP: u64 = 168;
+}
+
+/// Stack words, some of them read ahead.
+struct Words {
+    start: u64,
+    words: [u64; WINDOW],
+}
+
+impl Words {
+    fn read(&mut self, address: u64) -> Option<u64> {
+        if !address.is_multiple_of(8) || address >= USER_END {
+            return None;
+        }
+        if own_stack::holds(address, 8) {
+            let mut word = 0u64;
+            // SAFETY: `word` has 8 bytes.
+            unsafe { read(ptr::from_mut(&mut word).cast(), address, 8) }.ok()?;
+            return Some(word);
+        }
+        let index = |start: u64| address.wrapping_sub(start) as usize / 8;
+        if index(self.start) >= WINDOW {
+            self.fill(address)?;
+        }
+        self.words.get(index(self.start)).copied()
+    }
+
+    /// Reads the words from `address` on, within its page.
+    #[cold]
+    fn fill(&mut self, address: u64) -> Option<()> {
+        let bytes = size_of_val(&self.words) as u64;
+        let page = address & !(shm::PAGE - 1);
+        // Not beyond the page: the next one may not be there.
+        let start = address.min(page + shm::PAGE - bytes);
+        // What the words are until all are read.
+        self.start = u64::MAX;
+        let to: *mut u8 = self.words.as_mut_ptr().cast();
+        // SAFETY: `words` has that many bytes.
+        unsafe { read(to, start, bytes as usize) }.ok()?;
+        self.start = start;
+        Some(())
+    }
+}
+
+/// Registers of one frame.
+struct Frame<'r> {
+    ip: u64,
+    sp: u64,
+    bp: u64,
+    /// `ip` is an instruction that was interrupted, not one after a call.
+    exact: bool,
+    /// All registers, in the innermost frame.
+    all: Option<&'r PtRegs>,
+    /// The caller is where `sp` points, as far as anyone knows.
+    at_entry: bool,
+}
+
+impl Frame<'_> {
+    fn register(&self, number: u8) -> Option<u64> {
+        match number {
+            register::FRAME_POINTER => Some(self.bp),
+            register::STACK_POINTER => Some(self.sp),
+            number => {
+                let all = self.all?;
+                // DWARF's order: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8…
+                let registers = [
+                    all.ax, all.dx, all.cx, all.bx, all.si, all.di, all.bp, all.sp, all.r8, all.r9,
+                    all.r10, all.r11, all.r12, all.r13, all.r14, all.r15,
+                ];
+                registers.get(usize::from(number)).copied()
+            }
+        }
+    }
+
+    /// The frame that called this one; `None` at the end, or when the way is
+    /// lost.
+    fn caller(
+        &self,
+        tables: Option<&Tables>,
+        words: &mut Words,
+        returns_to: ReturnAddress,
+    ) -> Option<Frame<'static>> {
+        // After a call, the instruction that called is the one before.
+        let address = self.ip.wrapping_sub(u64::from(!self.exact));
+        let row = tables.and_then(|tables| tables.row(address));
+        let (cfa, saved) = match row.map_or((Cfa::Unknown, Saved::Same), |row| (row.cfa, row.bp)) {
+            (Cfa::Outermost, _) => return None,
+            (Cfa::Signal, _) => return self.interrupted(words),
+            (Cfa::Unknown, _) => self.by_frame_pointer()?,
+            (cfa, saved) => (self.frame_address(cfa, words)?, saved),
+        };
+        let slot = cfa.wrapping_sub(8);
+        // Stacks grow downwards.
+        if slot < self.sp {
+            return None;
+        }
+        let bp = match saved {
+            Saved::Same => self.bp,
+            Saved::AtCfa(offset) => words.read(cfa.wrapping_add_signed(offset.into()))?,
+            Saved::AtFrame(offset) => words.read(self.bp.wrapping_add_signed(offset.into()))?,
+        };
+        Some(Frame {
+            ip: returns_to(slot, words.read(slot)?),
+            sp: cfa,
+            bp,
+            exact: false,
+            all: None,
+            at_entry: false,
+        })
+    }
+
+    fn frame_address(&self, cfa: Cfa, words: &mut Words) -> Option<u64> {
+        let at = |number, offset: i32| {
+            let value: u64 = self.register(number)?;
+            Some(value.wrapping_add_signed(offset.into()))
+        };
+        match cfa {
+            Cfa::Register(number, offset) => at(number, offset),
+            Cfa::Deref(number, offset) => words.read(at(number, offset)?),
+            Cfa::Plt(pushed) => {
+                let has_pushed = self.ip & 15 >= pushed.into();
+                Some(self.sp.wrapping_add(if has_pushed { 16 } else { 8 }))
+            }
+            Cfa::Unknown | Cfa::Outermost | Cfa::Signal => None,
+        }
+    }
+
+    /// Code without a description, as the kernel sees all code
+    /// (arch/x86/events/core.c, `perf_callchain_user`, Linux 6.18).
+    fn by_frame_pointer(&self) -> Option<(u64, Saved)> {
+        if self.at_entry {
+            return Some((self.sp.wrapping_add(8), Saved::Same));
+        }
+        // The register may be anything here.
+        if own_stack::end().is_some_and(|end| self.sp < end && self.bp >= end) {
+            return None;
+        }
+        Some((self.bp.wrapping_add(16), Saved::AtCfa(-16)))
+    }
+
+    /// What a signal interrupted, possibly on another stack.
+    fn interrupted(&self, words: &mut Words) -> Option<Frame<'static>> {
+        let mut saved = |offset| words.read(self.sp.wrapping_add(offset));
+        Some(Frame {
+            ip: saved(saved::IP)?,
+            sp: saved(saved::SP)?,
+            bp: saved(saved::BP)?,
+            exact: true,
+            all: None,
+            at_entry: false,
+        })
+    }
+}
+
+/// Walks from `regs`: calls `put` with each instruction pointer, the innermost
+/// first, until it returns `false`. `at_entry` says that the first instruction
+/// begins a function's frame.
+pub fn walk(
+    regs: &PtRegs,
+    at_entry: bool,
+    returns_to: ReturnAddress,
+    mut put: impl FnMut(u64) -> bool,
+) {
+    let tables = Tables::get();
+    let mut words = Words {
+        start: u64::MAX,
+        words: [0; WINDOW],
+    };
+    let mut frame = Frame {
+        ip: regs.ip,
+        sp: regs.sp,
+        bp: regs.bp,
+        exact: true,
+        all: Some(regs),
+        at_entry,
+    };
+    // Ends: a stack is finite, and `put` has room for so many.
+    while put(frame.ip) {
+        match frame.caller(tables, &mut words, returns_to) {
+            Some(caller) if caller.ip != 0 && caller.ip < USER_END => frame = caller,
+            _ => return,
+        }
+    }
+}
