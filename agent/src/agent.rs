@@ -280,6 +280,16 @@ impl Agent {
         }
     }
 
+    /// Right before the process ends without exit handlers: tells the sessions
+    /// of its hits, if nothing is in the way.
+    pub fn process_ends_at_once(&self) {
+        if self.is_running() && self.lock.try_lock() {
+            // SAFETY: the lock is held.
+            unsafe { self.state_under_lock() }.settle();
+            self.lock.unlock();
+        }
+    }
+
     /// The state, for whoever has taken the lock by [`Agent::lock`].
     ///
     /// # Safety

@@ -1,8 +1,11 @@
 //! The end of the first thread by pthread_exit(3): libc ends the process with
 //! its last thread, and must not count ours. Preloaded, this library stands
 //! before libc's function and notices; injected, a hook does ([`probe`]).
+//!
+//! The end of the process by _exit(2), which runs no handlers: the hits since
+//! the last round would be forgotten.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use attach::{Hit, Kind, Point, Probe};
@@ -68,4 +71,26 @@ pub unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
     }
     // SAFETY: libc's pthread_exit has this type; the caller's contract is its.
     unsafe { std::mem::transmute::<*mut c_void, PthreadExit>(function)(value) }
+}
+
+/// _exit(2), for a program that has the agent preloaded.
+///
+/// # Safety
+/// As _exit(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    if let Some(agent) = agent::get() {
+        agent.process_ends_at_once();
+    }
+    shm::sys::exit_group(status)
+}
+
+/// C's name of [`_exit`].
+///
+/// # Safety
+/// As _exit(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    // SAFETY: the caller's contract.
+    unsafe { _exit(status) }
 }

@@ -34,7 +34,9 @@ extern "C" fn child() {
     let Some(agent) = agent::get() else { return };
     preserved(|| {
         // SAFETY: `prepare` took the lock, and the child has one thread.
-        let filtered = unsafe { agent.state_under_lock() }.has_filtered_hooks();
+        let state = unsafe { agent.state_under_lock() };
+        state.forget_hits();
+        let filtered = state.has_filtered_hooks();
         agent.lock().unlock();
         if agent.is_wanted_in_child() && agent.start() && filtered {
             // Until then a probe with a pid filter would run in the child.

@@ -1,143 +1,247 @@
-//! What a hook calls: runs one link's program and counts. Runs inside the
-//! target's functions: no allocation, no lock, no libc call, no panic. It
-//! knows neither how the point was hooked nor who asked for it.
+//! What a hook calls: runs one link's program. Runs inside the target's
+//! functions: no allocation, no lock, no libc call, no panic. It knows neither
+//! how the point was hooked nor who asked for it.
 
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use attach::Probe;
+use attach::{Callback, Counter, Hits, Needs, Probe};
 use runtime::program::LoadedProgram;
 use runtime::run::{ProcessEnv, RunState};
-use runtime::session::{COUNTER_LINES, CounterLine, LinkCounters};
+use runtime::session::LinkCounters;
 use runtime::thread;
 use uapi::PtRegs;
 use vm::link::Entry;
 
-/// One hooked address of one link. Never freed: a thread may look at it at
-/// any time after the hook went. What it points to outlives the last run by
-/// far; `entry` says whether it may still be used.
+/// The words of `PtRegs` that cost nothing: [`Needs::LITTLE`].
+const CHEAP_WORDS: u64 = 0b1001_0111_1111_1100_0000;
+
+/// One place of one link. Dropped when no thread can be in it any more; until
+/// then the program, the session's [`ProcessEnv`] and its counters are there.
 pub struct Hit {
     /// The program's [`Entry`]; null when the hook is gone.
     entry: AtomicPtr<()>,
     env: *const ProcessEnv,
-    lines: *const [CounterLine; COUNTER_LINES],
     cookie: u64,
+    /// The hooked address.
+    func_ip: u64,
     /// The probed instruction begins a function's frame.
     at_entry: bool,
     needs_vcpu: bool,
-    /// Hits that the engine skipped, since the last [`Hit::settle`]. Not in
-    /// the session's data: a function entered before the hook went may return
-    /// when that is long unmapped.
-    missed: AtomicU64,
+    /// The program calls nothing and looks at no run.
+    is_alone: bool,
+    needs: Needs,
+    /// What came of this link's hits.
+    tally: Arc<Tally>,
 }
 
-// SAFETY: immutable but for `entry`; what it points to is made for many threads.
+// SAFETY: what is changed is atomic; `env` is made for many threads.
 unsafe impl Sync for Hit {}
+// SAFETY: as above.
+unsafe impl Send for Hit {}
+
+/// Hits of one link in this process.
+pub struct Tally {
+    /// `None` where there are too many: nobody knows how many hits it has.
+    counter: Option<Counter>,
+    /// Runs that `counter` does not count, less those that it does though
+    /// there was no vCPU for them.
+    others: AtomicU64,
+    /// Hits that the engine skipped, and those that found no vCPU.
+    missed: AtomicU64,
+    /// Where the session counts.
+    session: LinkCounters,
+}
+
+impl Tally {
+    /// Nothing counted yet.
+    pub fn new(session: LinkCounters) -> Tally {
+        Tally {
+            counter: Counter::new(),
+            others: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+            session,
+        }
+    }
+
+    /// Adds what was counted since the last time to the session's counters.
+    pub fn settle(&self) {
+        let (hits, missed) = self.take();
+        self.session.add(hits, missed);
+    }
+
+    /// Right after fork(2): what was counted before is the parent's.
+    pub fn forget(&self) {
+        self.take();
+    }
+
+    fn take(&self) -> (u64, u64) {
+        let counted = self.counter.as_ref().map_or(0, Counter::take);
+        let others = self.others.swap(0, Ordering::Relaxed);
+        // A hit without a run may be taken back before it was seen.
+        let hits = counted.wrapping_add(others);
+        (hits, self.missed.swap(0, Ordering::Relaxed))
+    }
+}
 
 impl Hit {
-    /// The data of a new hook. The caller keeps `program`, `env` and the
-    /// session of `counters` until some time after [`Hit::retire`].
+    /// The data of a new hook at `address`, if it is at one.
     pub fn new(
         program: &LoadedProgram,
         env: &ProcessEnv,
-        counters: &LinkCounters,
+        tally: &Arc<Tally>,
         cookie: u64,
+        address: usize,
         at_entry: bool,
-    ) -> &'static Hit {
-        Box::leak(Box::new(Hit {
+    ) -> Hit {
+        let is_alone = !program.calls() && !program.needs_vcpu();
+        let words = match program.registers_read() & !CHEAP_WORDS {
+            0 => Needs::LITTLE,
+            _ => Needs::ALL_REGISTERS,
+        };
+        Hit {
             entry: AtomicPtr::new(program.entry() as *mut ()),
             env,
-            lines: counters.lines(),
             cookie,
+            func_ip: address as u64,
             at_entry,
             needs_vcpu: program.needs_vcpu(),
-            missed: AtomicU64::new(0),
-        }))
+            is_alone,
+            needs: match is_alone {
+                true => words,
+                false => words.and(Needs::VECTORS),
+            },
+            tally: Arc::clone(tally),
+        }
     }
 
-    /// From now on hits do nothing; those under way finish.
+    /// From now on hits do nothing, if they ask at all; those under way finish.
     pub fn retire(&self) {
         self.entry.store(ptr::null_mut(), Ordering::Release);
     }
 
-    /// What the engine calls at each hit. The newest goes first, as in the
-    /// kernel (kernel/events/uprobes.c, `consumer_add`): bpftrace counts on it.
-    pub fn probe(&'static self) -> Probe {
-        Probe::new(on_hit, ptr::from_ref(self).cast())
-            .counting_misses(&raw const self.missed)
+    /// What the engine calls at each hit, as long as this lives. The newest
+    /// goes first, as in the kernel (kernel/events/uprobes.c, `consumer_add`):
+    /// bpftrace counts on it.
+    pub fn probe(&self) -> Probe {
+        let counter = self.tally.counter.as_ref();
+        let probe = self.uncounted_probe();
+        probe.counting_hits(counter.map_or(Hits::UNCOUNTED, Counter::hits))
+    }
+
+    fn uncounted_probe(&self) -> Probe {
+        let callback = match self.is_alone {
+            // SAFETY: both take pointers in the same registers and give a
+            // word; a third argument is in a register that any may change.
+            // The program looks at its ctx only.
+            true => unsafe { std::mem::transmute::<*mut (), Callback>(self.entry()) },
+            false => on_hit as Callback,
+        };
+        Probe::new(callback, ptr::from_ref(self).cast())
+            .needing(self.needs)
+            .counting_misses(&raw const self.tally.missed)
             .before_others()
+    }
+
+    /// The same for a session, whose program asks which hit it is.
+    pub fn session_probe(&self) -> Probe {
+        Probe {
+            callback: on_session_hit,
+            needs: Needs::EVERYTHING,
+            ..self.probe()
+        }
     }
 
     /// Counts hits that were skipped.
     pub fn missed(&self) -> *const AtomicU64 {
-        &raw const self.missed
+        &raw const self.tally.missed
     }
 
-    /// Adds what the engine has skipped to the link's counters. Only while
-    /// the session is mapped.
+    /// See [`Tally::settle`].
     pub fn settle(&self) {
-        let missed = self.missed.swap(0, Ordering::Relaxed);
-        if missed != 0 {
-            // SAFETY: the caller holds the session, so the counters are mapped.
-            let lines = unsafe { &*self.lines };
-            lines[0].missed.fetch_add(missed, Ordering::Relaxed);
-        }
+        self.tally.settle();
     }
-}
 
-/// The engine's callback.
-unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), hit: *mut attach::Hit) -> u64 {
-    // SAFETY: valid during the call.
-    let at = unsafe { *hit };
-    // SAFETY: `data` is what `probe` gave: a `Hit` that is never freed.
-    let hit = unsafe { &*data.cast::<Hit>() };
-    // SAFETY: the registers are the context that the program was verified for.
-    unsafe { hit.run(regs.cast(), regs, &at) }
-}
+    /// See [`Tally::forget`].
+    pub fn forget(&self) {
+        self.tally.forget();
+    }
 
-impl Hit {
-    /// Runs the program and counts.
+    fn entry(&self) -> *mut () {
+        self.entry.load(Ordering::Acquire)
+    }
+
+    /// Runs the program and counts, for who is not counted by the engine.
     ///
     /// # Safety
     /// `ctx` is the context that the program was verified for; `regs` are the
     /// calling thread's, as the point has them.
     #[inline]
     pub unsafe fn run(&self, ctx: *mut (), regs: *const PtRegs, at: &attach::Hit) -> u64 {
-        let entry = self.entry.load(Ordering::Acquire);
-        if entry.is_null() {
-            return 0;
-        }
-        // SAFETY: stored from an `Entry` by `new`.
-        let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
+        self.tally.others.fetch_add(1, Ordering::Relaxed);
         let mut run = RunState::new(self.env, regs, self.cookie, at.func_ip);
         run.at_return = at.at_return == 1;
         run.at_entry = self.at_entry && !run.at_return;
         run.session_cookie = at.session_cookie;
-        // Threads that run at once mostly use different lines.
-        // SAFETY: mapped while the hook is in place and for a while after.
-        let lines = unsafe { &*self.lines };
-        let line = &lines[thread::spread() % COUNTER_LINES];
-        if !self.needs_vcpu {
-            // SAFETY: the caller's contract; `env` and the code live as `lines`
-            // do.
-            let result = unsafe { entry(ctx.cast(), run.as_run()) };
-            line.hits.fetch_add(1, Ordering::Relaxed);
-            return result;
-        }
-        let vcpus = &run.env().vcpus;
-        match vcpus.claim(thread::ids()) {
-            Some(vcpu) => {
-                run.vcpu = vcpu;
-                // SAFETY: as above.
-                let result = unsafe { entry(ctx.cast(), run.as_run()) };
-                run.env().vcpus.release(vcpu);
-                line.hits.fetch_add(1, Ordering::Relaxed);
-                result
-            }
-            None => {
-                line.missed.fetch_add(1, Ordering::Relaxed);
-                0
-            }
-        }
+        // SAFETY: the caller's contract.
+        unsafe { self.run_in(ctx, &mut run) }
     }
+
+    /// Runs the program, which was counted, with a vCPU if it needs one.
+    ///
+    /// # Safety
+    /// As for [`Hit::run`].
+    #[inline]
+    unsafe fn run_in(&self, ctx: *mut (), run: &mut RunState) -> u64 {
+        let entry = self.entry();
+        if entry.is_null() {
+            self.tally.others.fetch_sub(1, Ordering::Relaxed);
+            return 0;
+        }
+        // SAFETY: stored from an `Entry` by `new`.
+        let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
+        if !self.needs_vcpu {
+            // SAFETY: the caller's contract; `env` and the code live as `self`.
+            return unsafe { entry(ctx.cast(), run.as_run()) };
+        }
+        // SAFETY: lives as `self` does.
+        let vcpus = &unsafe { &*self.env }.vcpus;
+        let Some(vcpu) = vcpus.claim(thread::ids()) else {
+            self.tally.others.fetch_sub(1, Ordering::Relaxed);
+            self.tally.missed.fetch_add(1, Ordering::Relaxed);
+            return 0;
+        };
+        run.vcpu = vcpu;
+        // SAFETY: as above.
+        let result = unsafe { entry(ctx.cast(), run.as_run()) };
+        vcpus.release(vcpu);
+        result
+    }
+}
+
+/// The engine's callback, where every hit is the same.
+unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), _: *mut attach::Hit) -> u64 {
+    // SAFETY: `data` is what `probe` gave, and lives during the call.
+    let hit = unsafe { &*data.cast::<Hit>() };
+    let mut run = RunState::new(hit.env, regs, hit.cookie, hit.func_ip);
+    run.at_entry = hit.at_entry;
+    // SAFETY: the registers are the context that the program was verified for.
+    unsafe { hit.run_in(regs.cast(), &mut run) }
+}
+
+/// The engine's callback for a session.
+unsafe extern "C" fn on_session_hit(
+    regs: *mut PtRegs,
+    data: *const (),
+    at: *mut attach::Hit,
+) -> u64 {
+    // SAFETY: as in `on_hit`; `at` is valid during the call.
+    let (hit, at) = unsafe { (&*data.cast::<Hit>(), &*at) };
+    let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
+    run.at_return = at.at_return == 1;
+    run.at_entry = hit.at_entry && !run.at_return;
+    run.session_cookie = at.session_cookie;
+    // SAFETY: as in `on_hit`.
+    unsafe { hit.run_in(regs.cast(), &mut run) }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use attach::{Backend, HookId, Kind, Point, Probe};
 use runtime::session::{LinkKind, LinkSpec};
 
-use crate::hit::Hit;
+use crate::hit::{Hit, Tally};
 use crate::joined::Joined;
 use crate::log::debug;
 use crate::maps::Mapping;
@@ -38,7 +38,9 @@ struct Spot {
 #[derive(Default)]
 struct Hooked {
     ids: Vec<HookId>,
-    hits: Vec<&'static Hit>,
+    #[expect(clippy::vec_box, reason = "the engine knows them by address")]
+    hits: Vec<Box<Hit>>,
+    tally: Option<Arc<Tally>>,
     /// Addresses of those whose counters were raised.
     counted: Vec<usize>,
     /// Places that were refused, by reason. They are not tried again.
@@ -54,8 +56,8 @@ impl Hooked {
 
     /// Tells the session what the engine skipped.
     fn settle(&self) {
-        for hit in &self.hits {
-            hit.settle();
+        if let Some(tally) = &self.tally {
+            tally.settle();
         }
     }
 }
@@ -72,6 +74,8 @@ pub struct Hooks {
     pub awaits_files: bool,
     /// What was followed last; until it changes there is nothing to do.
     followed: Option<(Vec<(u64, u32)>, Image)>,
+    /// What threads may be in the midst of still.
+    gone: Vec<Hooked>,
 }
 
 impl Hooks {
@@ -84,6 +88,7 @@ impl Hooks {
             semaphores: Semaphores::default(),
             awaits_files: false,
             followed: None,
+            gone: Vec::new(),
         }
     }
 
@@ -113,9 +118,27 @@ impl Hooks {
         counts
     }
 
-    /// Tells the sessions what the engine skipped. They are joined or rest.
+    /// Tells the sessions of this process's hits. They are joined or rest.
     pub fn settle(&self) {
         self.at.values().for_each(Hooked::settle);
+        self.gone.iter().for_each(Hooked::settle);
+    }
+
+    /// Right after fork(2), in the child.
+    pub fn forget_hits(&self) {
+        let hooked = self.at.values().chain(&self.gone);
+        let tallies = hooked.filter_map(|hooked| hooked.tally.as_ref());
+        tallies.for_each(|tally| tally.forget());
+    }
+
+    /// Whether no thread can be in the midst of a hit of a hook that went. What
+    /// such hits use may then be dropped, and what they need is dropped here.
+    pub fn let_go(&mut self) -> bool {
+        let is_settled = self.engine.is_settled();
+        if is_settled {
+            self.gone.clear();
+        }
+        is_settled
     }
 
     /// Attaches probes that belong to no link; gives why some were refused.
@@ -199,14 +222,12 @@ impl Hooks {
     fn forget_range(&mut self, range: &Range<usize>) {
         self.engine.forget_range(range.clone());
         self.semaphores.forget_range(range);
-        self.at.retain(|spot, hooked| {
-            let stays = !range.contains(&spot.start);
-            if !stays {
-                hooked.hits.iter().for_each(|hit| hit.retire());
-                hooked.settle();
-            }
-            stays
-        });
+        let gone = self
+            .at
+            .extract_if(.., |spot, _| range.contains(&spot.start));
+        let gone: Vec<Hooked> = gone.map(|(_, hooked)| hooked).collect();
+        gone.iter().for_each(Hooked::settle);
+        self.gone.extend(gone);
     }
 
     fn unhook(&mut self, mut goes: impl FnMut(&Spot) -> bool) {
@@ -215,10 +236,6 @@ impl Hooks {
             .extract_if(.., |spot, _| goes(spot))
             .map(|(_, hooked)| hooked)
             .collect();
-        // First no new run, then no new hit.
-        for hit in gone.iter().flat_map(|hooked| &hooked.hits) {
-            hit.retire();
-        }
         let ids: Vec<HookId> = gone
             .iter()
             .flat_map(|hooked| &hooked.ids)
@@ -231,6 +248,7 @@ impl Hooks {
             self.semaphores.lower(*address);
         }
         gone.iter().for_each(Hooked::settle);
+        self.gone.extend(gone);
     }
 
     fn hook(
@@ -240,7 +258,7 @@ impl Hooks {
         sessions: &mut BTreeMap<u64, &mut Joined>,
     ) {
         let mut batch: Vec<(Point, Probe)> = Vec::new();
-        let mut asked: Vec<(Spot, &'static Hit, semaphores::Place, &Mapping)> = Vec::new();
+        let mut asked: Vec<(Spot, Box<Hit>, semaphores::Place, &Mapping)> = Vec::new();
         for (spot, wanted, mapping) in spots {
             let mut hooked = Hooked {
                 filtered: wanted.spec.pid != -1,
@@ -248,14 +266,19 @@ impl Hooks {
             };
             let session = sessions.get_mut(&spot.link.0);
             match prepare(wanted, mapping, session, &mut self.modules, image) {
-                Ok(prepared) => {
+                Ok((tally, prepared)) => {
+                    hooked.tally = Some(tally);
                     for (point, hit, ref_ctr_offset) in prepared {
                         let place = semaphores::Place {
                             address: point.addr,
                             file: (mapping.dev, mapping.ino),
                             ref_ctr_offset,
                         };
-                        batch.push((point, hit.probe()));
+                        let probe = match point.kind {
+                            Kind::Session => hit.session_probe(),
+                            _ => hit.probe(),
+                        };
+                        batch.push((point, probe));
                         asked.push((*spot, hit, place, mapping));
                     }
                 }
@@ -290,7 +313,6 @@ impl Hooks {
                 }
                 Err(error) => {
                     debug!("{spot:x?}: {error}");
-                    hit.retire();
                     hooked.refuse(format!("{}: {error}", mapping.path.display()), 1);
                 }
             }
@@ -299,15 +321,17 @@ impl Hooks {
     }
 }
 
-/// The points of a link in one mapping, what each runs, and where its
-/// counter lies.
+/// Where something is to be hooked, what for, and where its counter lies.
+type Prepared = (Point, Box<Hit>, u64);
+
+/// The points of a link in one mapping.
 fn prepare(
     wanted: &Wanted,
     mapping: &Mapping,
     session: Option<&mut &mut Joined>,
     modules: &mut Modules,
     image: &Image,
-) -> Result<Vec<(Point, &'static Hit, u64)>, String> {
+) -> Result<(Arc<Tally>, Vec<Prepared>), String> {
     let joined = session.ok_or("the session has ended")?;
     let spec = &wanted.spec;
     let program = joined.program(spec.prog)?;
@@ -322,17 +346,29 @@ fn prepare(
         LinkKind::Session => Kind::Session,
         _ => return Err("not a place in a file".to_owned()),
     };
-    let points = spec.places.iter().filter_map(|place| {
-        let point = Point {
-            addr: mapping.address_of(place.offset)?,
-            kind,
-            module: Arc::clone(&module),
-        };
-        let at_entry = kind != Kind::Return && begins_frame(&point);
-        let hit = Hit::new(&program, &joined.env, &counters, place.cookie, at_entry);
-        Some((point, hit, place.ref_ctr_offset))
-    });
-    Ok(points.collect())
+    let tally = Arc::new(Tally::new(counters));
+    let points: Vec<Prepared> = spec
+        .places
+        .iter()
+        .filter_map(|place| {
+            let point = Point {
+                addr: mapping.address_of(place.offset)?,
+                kind,
+                module: Arc::clone(&module),
+            };
+            let at_entry = kind != Kind::Return && begins_frame(&point);
+            let hit = Hit::new(
+                &program,
+                &joined.env,
+                &tally,
+                place.cookie,
+                point.addr,
+                at_entry,
+            );
+            Some((point, Box::new(hit), place.ref_ctr_offset))
+        })
+        .collect();
+    Ok((tally, points))
 }
 
 /// Whether the caller's address is still where sp points and no frame pointer

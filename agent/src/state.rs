@@ -126,6 +126,18 @@ impl State {
         Some(std::ptr::from_ref(slot.wake_word()).cast_mut())
     }
 
+    /// Right after fork(2), in the child: hits of before are the parent's.
+    pub fn forget_hits(&self) {
+        self.hooks.forget_hits();
+        self.syscalls.forget_hits();
+    }
+
+    /// Tells the sessions of this process's hits.
+    pub fn settle(&self) {
+        self.hooks.settle();
+        self.syscalls.settle();
+    }
+
     /// Whether a hook is in place that a pid filter keeps from other processes.
     pub fn has_filtered_hooks(&self) -> bool {
         self.hooks.any_filtered()
@@ -190,9 +202,11 @@ impl State {
     /// a stopped process makes none.
     fn let_go(&mut self) {
         for (rounds, _) in &mut self.resting {
-            *rounds -= 1;
+            *rounds = rounds.saturating_sub(1);
         }
-        self.resting.retain(|(rounds, _)| *rounds > 0);
+        if self.hooks.let_go() {
+            self.resting.retain(|(rounds, _)| *rounds > 0);
+        }
     }
 
     fn joined_where(&self, wanted: impl FnMut(&(&PathBuf, &Joined)) -> bool) -> Vec<PathBuf> {

@@ -17,7 +17,7 @@ use runtime::thread;
 
 use crate::agent;
 use crate::errno::preserved;
-use crate::hit::Hit;
+use crate::hit::{Hit, Tally};
 use crate::hooks::Wanted;
 use crate::joined::Joined;
 use crate::log::debug;
@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One link's program at system calls. Never freed, as what it points to.
 struct Traced {
-    hit: &'static Hit,
+    hit: Hit,
     kind: LinkKind,
     /// Arguments that the record holds.
     args: usize,
@@ -77,6 +77,11 @@ impl Syscalls {
     /// Tells the sessions what the engine skipped. They are joined or rest.
     pub fn settle(&self) {
         self.at.values().for_each(|traced| traced.hit.settle());
+    }
+
+    /// Right after fork(2), in the child.
+    pub fn forget_hits(&self) {
+        self.at.values().for_each(|traced| traced.hit.forget());
     }
 
     /// Brings what is traced into line with the links, in all text of `image`.
@@ -187,7 +192,8 @@ fn prepare(
         .counters(wanted.link.1)
         .ok_or("the session's data is too short")?;
     let place = wanted.spec.places.first().copied().unwrap_or_default();
-    let hit = Hit::new(&program, &joined.env, &counters, place.cookie, false);
+    let tally = Arc::new(Tally::new(counters));
+    let hit = Hit::new(&program, &joined.env, &tally, place.cookie, 0, false);
     Ok(Box::leak(Box::new(Traced {
         hit,
         kind: wanted.spec.kind,

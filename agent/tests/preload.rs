@@ -195,6 +195,7 @@ impl Tool {
     }
 
     fn counts(&self, link: u32) -> Counts {
+        self.session.publish();
         self.session.counters(link).unwrap().totals()
     }
 
@@ -582,6 +583,8 @@ fn killed_targets_leave_nothing_and_stop_nobody() {
         victim.tell("wwwwwwww");
         if round % 2 == 0 {
             assert_eq!(victim.answer(), "worked");
+            // What it counts after that it takes with it.
+            tool.session.publish();
         }
         victim.child.kill().unwrap();
         victim.child.wait().unwrap();

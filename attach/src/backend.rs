@@ -42,6 +42,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// A module was unmapped: forget its sites, write nothing.
     fn forget_range(&self, range: Range<usize>);
 
+    /// Whether no thread can be in a callback of a probe that was detached
+    /// before: what such callbacks use may go.
+    fn is_settled(&self) -> bool;
+
     /// All sites that have probes.
     fn sites(&self) -> Vec<SiteInfo>;
 }
@@ -79,6 +83,10 @@ impl Backend for Refusing {
     fn detach(&self, _ids: &[HookId]) {}
 
     fn forget_range(&self, _range: Range<usize>) {}
+
+    fn is_settled(&self) -> bool {
+        true
+    }
 
     fn sites(&self) -> Vec<SiteInfo> {
         Vec::new()

@@ -24,7 +24,7 @@ static USED: [AtomicU64; MOST / 64] = {
 pub struct Counter {
     hits: Hits,
     /// What the words held in all threads when they were looked at last.
-    before: u64,
+    before: AtomicU64,
 }
 
 /// Where a probe's hits are counted.
@@ -50,7 +50,7 @@ impl Counter {
             Some(index * 64 + old.ok()?.trailing_ones() as usize)
         })?;
         let hits = Hits(u16::try_from(word).ok()?);
-        let before = shadow::total(hits.offset());
+        let before = AtomicU64::new(shadow::total(hits.offset()));
         Some(Counter { hits, before })
     }
 
@@ -60,11 +60,9 @@ impl Counter {
     }
 
     /// Hits since this was asked last.
-    pub fn take(&mut self) -> u64 {
+    pub fn take(&self) -> u64 {
         let now = shadow::total(self.hits.offset());
-        let hits = now.wrapping_sub(self.before);
-        self.before = now;
-        hits
+        now.wrapping_sub(self.before.swap(now, Ordering::Relaxed))
     }
 }
 

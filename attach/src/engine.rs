@@ -121,6 +121,10 @@ struct State {
     /// Lists that are in no place any more, but that a thread may be reading.
     #[expect(clippy::vec_box, reason = "threads know them by address")]
     replaced: Vec<Box<ProbeList>>,
+    /// Older ones, and the threads that may be reading those.
+    #[expect(clippy::vec_box, reason = "threads know them by address")]
+    awaiting: Vec<Box<ProbeList>>,
+    inside: Vec<shadow::Inside>,
 }
 
 // SAFETY: the raw pointers in probes are passed through, not followed; that
@@ -136,6 +140,8 @@ static STATE: Lock<State> = Lock::new(State {
     syscalls: Sites::new(),
     next_id: 1,
     replaced: Vec::new(),
+    awaiting: Vec::new(),
+    inside: Vec::new(),
 });
 
 /// The hook engine. Engines of one process share their sites.
@@ -270,6 +276,11 @@ impl Backend for Engine {
         state.hooks.retain(|_, (addr, _)| !range.contains(addr));
         state.owned.remove_starting_in(&range);
         state.syscalls.forget_range(&range);
+    }
+
+    fn is_settled(&self) -> bool {
+        let mut state = STATE.lock();
+        state.free_replaced(self.can_step)
     }
 
     fn sites(&self) -> Vec<SiteInfo> {
@@ -423,16 +434,25 @@ impl State {
         }
     }
 
-    /// Frees lists that no thread can be reading any more.
-    fn free_replaced(&mut self, can_step: bool) {
-        // Without a barrier nobody knows what the guards of others are.
-        if !can_step || self.replaced.is_empty() {
-            return;
-        }
-        // From here on a thread that enters a hit sees the new lists, and one
-        // that has entered before is seen by its guard.
-        if sys::sync_cores().is_ok() && shadow::have_left() {
-            self.replaced.clear();
+    /// Frees lists that no thread can be reading any more. Whether all are.
+    fn free_replaced(&mut self, can_step: bool) -> bool {
+        loop {
+            self.inside.retain(|inside| !inside.has_left());
+            if !self.inside.is_empty() {
+                return false;
+            }
+            self.awaiting.clear();
+            if self.replaced.is_empty() {
+                return true;
+            }
+            // From here on a thread that enters a hit sees the new lists, and
+            // one that has entered before is seen by its guard. Without a
+            // barrier nobody knows what the guards of others are.
+            if !can_step || sys::sync_cores().is_err() {
+                return false;
+            }
+            core::mem::swap(&mut self.awaiting, &mut self.replaced);
+            self.inside = shadow::inside();
         }
     }
 }

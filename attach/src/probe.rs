@@ -82,8 +82,9 @@ impl Needs {
     }
 }
 
-/// A callback with what it is given. All that it points to stays valid for
-/// ever: threads may still be in it after a detach.
+/// A callback with what it is given. All that it points to stays valid until
+/// it is detached and [`crate::Backend::is_settled`]: a thread may still be
+/// in it.
 #[derive(Clone, Copy)]
 pub struct Probe {
     /// Called at each hit.

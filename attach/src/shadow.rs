@@ -184,22 +184,35 @@ pub(crate) fn total(offset: usize) -> u64 {
     })
 }
 
-/// Waits a moment until every thread that is in a hit now has left it. False
-/// if one has not: it may be elsewhere, and its guard left behind.
-pub(crate) fn have_left() -> bool {
-    const PATIENCE: u32 = 256;
+/// A thread that was in a hit.
+pub(crate) struct Inside {
+    shadow: &'static Shadow,
+    guard: u64,
+}
+
+/// The threads that are in a hit now.
+pub(crate) fn inside() -> Vec<Inside> {
     let pid = sys::getpid();
-    all().all(|shadow| {
-        let guard = shadow.guard.load(Ordering::Acquire);
-        // A forked child has the blocks of threads that it does not have.
-        let is_elsewhere = (shadow.owner.load(Ordering::Relaxed) >> 32) as u32 != pid;
-        guard == 0
-            || is_elsewhere
-            || (0..PATIENCE).any(|_| {
-                sys::sched_yield();
-                shadow.guard.load(Ordering::Acquire) != guard
-            })
-    })
+    // A forked child has the blocks of threads that it does not have.
+    let is_here = |shadow: &&Shadow| (shadow.owner.load(Ordering::Relaxed) >> 32) as u32 == pid;
+    let inside = all().filter(is_here).map(|shadow| Inside {
+        shadow,
+        guard: shadow.guard.load(Ordering::Acquire),
+    });
+    inside.filter(|inside| inside.guard != 0).collect()
+}
+
+impl Inside {
+    /// Whether the thread has left that hit for sure. One that is always in
+    /// some hit at the same depth looks as if it had not, so it is looked at
+    /// for a moment.
+    pub(crate) fn has_left(&self) -> bool {
+        const LOOKS: u32 = 64;
+        (0..LOOKS).any(|_| {
+            core::hint::spin_loop();
+            self.shadow.guard.load(Ordering::Acquire) != self.guard
+        })
+    }
 }
 
 /// All blocks of the process.

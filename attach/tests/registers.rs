@@ -342,7 +342,7 @@ fn check(victim: unsafe extern "C" fn(), flags: u64, needs: [Needs; 2]) {
 
     let seen: [&'static Seen; 2] =
         [0, 1].map(|_| &*Box::leak(Box::new(Seen(UnsafeCell::default()))));
-    let mut counters = [0, 1].map(|_| Counter::new().expect("a counter"));
+    let counters = [0, 1].map(|_| Counter::new().expect("a counter"));
     let hits = [0, 1].map(|i: usize| counters[i].hits());
     let probe = |i: usize| Probe {
         data: (&raw const *seen[i]).cast(),
@@ -369,7 +369,7 @@ fn check(victim: unsafe extern "C" fn(), flags: u64, needs: [Needs; 2]) {
     expect(1, regs(1).ip);
     engine.detach(&[exit]);
     same(run(&state, victim));
-    assert_eq!(counters.each_mut().map(Counter::take), [3, 2]);
+    assert_eq!(counters.each_ref().map(Counter::take), [3, 2]);
 }
 
 /// The tests share victims: a return probe of one would be in the way of the other.

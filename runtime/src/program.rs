@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use uapi::Errno;
-use uapi::helper::{BPF_FUNC_PERF_EVENT_OUTPUT, BPF_FUNC_TAIL_CALL};
+use uapi::helper::*;
+use uapi::insn::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
 use uapi::map as types;
 use vm::helper::{self, Proto};
 use vm::jit::CompiledProgram;
@@ -193,6 +194,7 @@ impl Linker for Names<'_> {
 /// A program that runs in this process.
 pub struct LoadedProgram {
     compiled: CompiledProgram,
+    calls_kfuncs: bool,
     facts: Facts,
     needs_vcpu: bool,
     /// Their addresses are in the code.
@@ -226,8 +228,12 @@ impl LoadedProgram {
             .filter_map(|&id| objects.map(id))
             .collect();
         let compiled = CompiledProgram::compile(verified, &Names { objects })?;
+        let is_kfunc_call = |insn: &uapi::Insn| {
+            insn.code == BPF_JMP | BPF_CALL && insn.src() == BPF_PSEUDO_KFUNC_CALL
+        };
         Ok(LoadedProgram {
             compiled,
+            calls_kfuncs: verified.insns().iter().any(is_kfunc_call),
             needs_vcpu: needs_vcpu(&facts, &maps),
             facts,
             _maps: maps,
@@ -261,6 +267,19 @@ impl LoadedProgram {
         self.needs_vcpu
     }
 
+    /// Whether the program's code calls helpers or other programs
+    /// ([`CompiledProgram::calls`]).
+    pub fn calls(&self) -> bool {
+        self.compiled.calls()
+    }
+
+    /// The words of `pt_regs` that a run may read, by their bits: the
+    /// program itself, or what it calls.
+    pub fn registers_read(&self) -> u64 {
+        let blind = !self.calls_kfuncs && self.facts.helpers.iter().all(|id| BLIND.contains(id));
+        if blind { self.facts.ctx_words_read } else { !0 }
+    }
+
     /// Runs the program once; returns r0.
     ///
     /// # Safety
@@ -272,6 +291,31 @@ impl LoadedProgram {
         unsafe { self.entry()(ctx, run.as_run()) }
     }
 }
+
+/// Helpers that never look at the target's registers: neither by themselves
+/// nor through a pointer into the ctx.
+const BLIND: [u32; 20] = [
+    BPF_FUNC_MAP_LOOKUP_ELEM,
+    BPF_FUNC_MAP_UPDATE_ELEM,
+    BPF_FUNC_MAP_DELETE_ELEM,
+    BPF_FUNC_MAP_LOOKUP_PERCPU_ELEM,
+    BPF_FUNC_RINGBUF_OUTPUT,
+    BPF_FUNC_RINGBUF_RESERVE,
+    BPF_FUNC_RINGBUF_SUBMIT,
+    BPF_FUNC_RINGBUF_DISCARD,
+    BPF_FUNC_RINGBUF_QUERY,
+    BPF_FUNC_KTIME_GET_NS,
+    BPF_FUNC_KTIME_GET_BOOT_NS,
+    BPF_FUNC_KTIME_GET_COARSE_NS,
+    BPF_FUNC_KTIME_GET_TAI_NS,
+    BPF_FUNC_GET_CURRENT_PID_TGID,
+    BPF_FUNC_GET_CURRENT_UID_GID,
+    BPF_FUNC_GET_CURRENT_COMM,
+    BPF_FUNC_GET_SMP_PROCESSOR_ID,
+    BPF_FUNC_GET_PRANDOM_U32,
+    BPF_FUNC_GET_FUNC_IP,
+    BPF_FUNC_GET_ATTACH_COOKIE,
+];
 
 fn needs_vcpu(facts: &Facts, maps: &[Arc<Map>]) -> bool {
     let per_cpu = [

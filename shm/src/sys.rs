@@ -33,6 +33,13 @@ pub fn getpid() -> i32 {
     simple(libc::SYS_getpid, 0, 0, 0) as i32
 }
 
+/// Ends the process.
+pub fn exit_group(status: i32) -> ! {
+    loop {
+        simple(libc::SYS_exit_group, status as usize, 0, 0);
+    }
+}
+
 /// The thread id in its own pid namespace.
 #[inline]
 pub fn gettid() -> i32 {

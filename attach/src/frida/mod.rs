@@ -150,6 +150,11 @@ impl Backend for Frida {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        // Nobody knows who is in its trampolines.
+        false
+    }
+
     fn sites(&self) -> Vec<SiteInfo> {
         let state = STATE.lock();
         let sites = state

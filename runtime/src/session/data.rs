@@ -69,6 +69,21 @@ impl LinkCounters {
         self.region.as_ptr().cast_const().cast()
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn add(&self, hits: u64, missed: u64) {
+        let fields = [
+            (std::mem::offset_of!(CounterLine, hits), hits),
+            (std::mem::offset_of!(CounterLine, missed), missed),
+        ];
+        for (field, count) in fields {
+            if count != 0
+                && let Some(word) = self.region.u64_at(field as u64)
+            {
+                word.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The sums over all lines.
     pub fn totals(&self) -> Counts {
         let sum = |field: u64| {

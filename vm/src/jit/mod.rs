@@ -18,7 +18,7 @@ mod optimisations;
 use std::fmt;
 
 use crate::VerifiedProgram;
-use crate::link::{Code, Entry, LinkError, Linker, Run};
+use crate::link::{Code, Entry, LinkError, Linker, Run, Step};
 use arch::ExecutableMemory;
 pub use optimisations::Optimisations;
 
@@ -27,6 +27,7 @@ pub struct CompiledProgram {
     memory: ExecutableMemory,
     entry: usize,
     tail_target: usize,
+    calls: bool,
 }
 
 /// What a compiler hands over: code that works anywhere once its calls of
@@ -103,7 +104,11 @@ impl CompiledProgram {
         let MachineCode {
             entry, tail_target, ..
         } = machine_code;
+        let tail_calls = |step: &Step| matches!(step, Step::TailCall(_));
         Ok(CompiledProgram {
+            calls: !machine_code.calls.is_empty()
+                || !optimisations.near_calls
+                || code.steps.iter().any(tail_calls),
             memory: ExecutableMemory::new(machine_code)?,
             entry,
             tail_target,
@@ -132,6 +137,14 @@ impl CompiledProgram {
     pub unsafe fn run(&self, ctx: *mut u8, run: *mut Run) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { self.entry()(ctx, run) }
+    }
+
+    /// Whether the code calls helpers or other programs, which may change what
+    /// C functions may change. Code that does not changes general registers
+    /// of these only, and status flags: no vector or x87 register, nor DF,
+    /// which may be set when it is called; nor wants it the stack aligned.
+    pub fn calls(&self) -> bool {
+        self.calls
     }
 
     /// The machine code.

@@ -101,12 +101,6 @@ pub(crate) unsafe fn unmap(start: *mut u8, len: usize) {
     let _unmapped = unsafe { syscall(libc::SYS_munmap, [start as u64, len as u64, 0, 0, 0, 0]) };
 }
 
-/// Lets another thread run.
-pub(crate) fn sched_yield() {
-    // SAFETY: touches no memory.
-    let _always = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
-}
-
 /// Readable and executable zero pages exactly at `addr`, if nothing is there.
 pub(crate) fn map_text_at(addr: u64, len: u64) -> Result<(), Errno> {
     let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;

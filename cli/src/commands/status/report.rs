@@ -2,13 +2,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use object::ElfFile;
-use runtime::session::{Dirs, LinkKind, LinkSpec, ProcessId, Role, Roster, SessionView, list};
+use runtime::session::{
+    Dirs, Laggards, LinkKind, LinkSpec, ProcessId, Role, Roster, SessionView, list,
+};
 use serde::Serialize;
 
 use super::names;
 use crate::problem::Problem;
+
+/// How long targets have to say how many hits they have had.
+const ANSWER: Duration = Duration::from_millis(300);
 
 /// Everything that runs for one user.
 #[derive(Debug, Default, Serialize)]
@@ -96,13 +102,16 @@ pub struct Target {
 impl Report {
     /// Looks at all sessions and the roster of a user.
     pub fn collect(dirs: &Dirs) -> Result<Self, Problem> {
+        let roster = Roster::open(dirs)?;
+        // Targets count in their own memory, and tell when they look around.
+        roster.publish(ANSWER, &mut Laggards::default());
         // A session that ends while we look is one that is not there.
         let views = list(dirs)
             .into_iter()
             .filter_map(|path| SessionView::open(&path).ok());
         let mut sessions: Vec<Session> = views.map(|view| session(&view)).collect();
         sessions.sort_by_key(|session| session.pid);
-        let members = Roster::open(dirs)?.members();
+        let members = roster.members();
         let mut targets: Vec<Target> = members
             .into_iter()
             .filter(|member| member.role == Role::Agent)
