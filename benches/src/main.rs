@@ -2,12 +2,13 @@
 //! same machine code in one run. It goes the way that users go (`bpftime
 //! load`, `bpftime start`) and knows none of bpftime's crates.
 //!
-//! Reading order: [`probes`] (nanoseconds a call), [`startup`] (the agent in
+//! Reading order: [`probes`] and [`syscalls`] (nanoseconds a call), [`startup`] (the agent in
 //! `/bin/true`), [`report`] (table and JSON).
 
 mod probes;
 mod report;
 mod startup;
+mod syscalls;
 
 use std::io::Write;
 use std::path::Path;
@@ -20,6 +21,7 @@ fn main() -> Result<()> {
     let kernel = World::kernel();
     let report = report::Report {
         probes: probes::measure(&ours, kernel.as_ref())?,
+        syscalls: syscalls::measure(&ours, kernel.as_ref())?,
         startup: startup::measure(&ours)?,
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -37,6 +37,8 @@ pub struct Startup {
 pub struct Report {
     /// One row for each probe and function.
     pub probes: Vec<ProbeCost>,
+    /// One row for each way to trace and to call.
+    pub syscalls: Vec<ProbeCost>,
     /// The agent in `/bin/true`.
     pub startup: Startup,
 }
@@ -46,13 +48,13 @@ impl fmt::Display for Report {
         writeln!(f, "nanoseconds above the unprobed call (medians)\n")?;
         writeln!(
             f,
-            "{:<30}{:<14}{:>10}{:>10}{:>10}",
+            "{:<30}{:<16}{:>10}{:>10}{:>10}",
             "probe", "function", "bpftime", "kernel", "ratio"
         )?;
-        for cost in &self.probes {
+        for cost in self.probes.iter().chain(&self.syscalls) {
             write!(
                 f,
-                "{:<30}{:<14}{:>10.1}",
+                "{:<30}{:<16}{:>10.1}",
                 cost.probe, cost.first_instruction, cost.bpftime_ns
             )?;
             match cost.kernel_ns {

@@ -68,7 +68,8 @@ impl Bpf {
     ) -> Result<Batch, Errno> {
         check(map, elem_flags)?;
         let mut keys = match cursor {
-            None => self.all_keys(map)?,
+            // To the kernel 0 is the first bucket: some tools begin with that.
+            None | Some([0, 0, 0, 0]) => self.all_keys(map)?,
             Some(cursor) => take_cursor(map, u32::from_le_bytes(cursor))?,
         };
         let mut batch = Batch {
@@ -191,7 +192,7 @@ fn take_cursor(map: &MapObject, token: u32) -> Result<VecDeque<Vec<u8>>, Errno> 
 
 fn keep_cursor(map: &MapObject, keys: VecDeque<Vec<u8>>) -> u32 {
     let mut cursors = locked(&map.cursors);
-    cursors.last = cursors.last.wrapping_add(1);
+    cursors.last = cursors.last.wrapping_add(1).max(1);
     let token = cursors.last;
     if !keys.is_empty() {
         if cursors.open.len() == MAX_CURSORS {
