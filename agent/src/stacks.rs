@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use object::ElfFile;
 use object::unwind::{self, Row};
-use runtime::unwind::{BUILD_ID, Module, Tables};
+use runtime::unwind::{BUILD_ID, Module, Tables, nobody_walks};
 
 use crate::maps::Mapping;
 use crate::modules::{Image, bias_of, open_mapped};
@@ -16,6 +16,9 @@ use crate::modules::{Image, bias_of, open_mapped};
 #[derive(Default)]
 pub struct Stacks {
     made: Vec<(Mapping, Option<Module>)>,
+    /// Replaced; a walk may still be using them.
+    #[expect(clippy::vec_box, reason = "walks have their addresses")]
+    replaced: Vec<Box<Tables>>,
     in_use: bool,
 }
 
@@ -27,12 +30,12 @@ impl Stacks {
         self.in_use
     }
 
-    /// Publishes the tables of what is mapped now, if that has changed. Returns
-    /// those before: a walk may still be using them.
-    pub fn follow(&mut self, image: &Image) -> Option<Box<Tables>> {
+    /// Publishes the tables of what is mapped now, if that has changed.
+    pub fn follow(&mut self, image: &Image) {
+        self.let_go();
         let known = self.made.iter().map(|(mapping, _)| mapping);
         if self.in_use && known.eq(image.texts()) {
-            return None;
+            return;
         }
         self.in_use = true;
         let mut before = std::mem::take(&mut self.made);
@@ -46,7 +49,23 @@ impl Stacks {
             self.made.push((mapping.clone(), module));
         }
         let modules = self.made.iter().filter_map(|(_, module)| module.clone());
-        Tables::new(modules.collect()).publish()
+        let tables = Tables::new(modules.collect());
+        self.replaced.extend(tables.publish());
+    }
+    /// No program asks for stacks any more.
+    pub fn forget(&mut self) {
+        if self.in_use {
+            self.in_use = false;
+            self.made.clear();
+            self.replaced.extend(Tables::default().publish());
+        }
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        if !self.replaced.is_empty() && nobody_walks() {
+            self.replaced.clear();
+        }
     }
 }
 
@@ -79,7 +98,8 @@ mod tests {
     fn every_mapping_has_its_tables() {
         let image = Image::read().unwrap();
         let mut stacks = Stacks::default();
-        assert!(stacks.follow(&image).is_none() && stacks.in_use());
+        stacks.follow(&image);
+        assert!(stacks.replaced.is_empty() && stacks.in_use());
         for (mapping, module) in &stacks.made {
             let module = module.as_ref().unwrap_or_else(|| panic!("{mapping:?}"));
             assert!(!module.rows.is_empty(), "{mapping:?}");
@@ -90,7 +110,12 @@ mod tests {
         let offset = libc - image.holding(libc as usize).unwrap().range.start as u64;
         let (_, place) = runtime::unwind::place_in_file(libc).unwrap();
         assert_eq!(place, image.holding(libc as usize).unwrap().offset + offset);
-        assert!(stacks.follow(&image).is_none(), "nothing has changed");
-        assert!(stacks.follow(&Image::default()).is_some());
+        stacks.follow(&image);
+        assert!(stacks.replaced.is_empty(), "nothing has changed");
+        stacks.follow(&Image::default());
+        assert_eq!((stacks.replaced.len(), nobody_walks()), (1, true));
+        stacks.forget();
+        assert!(stacks.replaced.is_empty() && !stacks.in_use());
+        assert!(runtime::unwind::place_in_file(libc).is_none());
     }
 }

@@ -151,6 +151,7 @@ impl State {
     /// Unhooks everything and leaves the roster.
     pub fn leave(&mut self) {
         self.hooks.clear();
+        self.stacks.forget();
         self.syscalls.clear();
         self.loader_followed = false;
         self.calls_followed = false;
@@ -291,6 +292,9 @@ impl State {
                 Err(_) => blind = self.hooks.follow_blindly(&links),
             }
         }
+        if !self.walks_stacks() {
+            self.stacks.forget();
+        }
         let mut parted = Vec::new();
         for joined in self.joined.values_mut() {
             parted.extend(joined.part_from_objects());
@@ -313,18 +317,18 @@ impl State {
         }
     }
 
+    fn walks_stacks(&self) -> bool {
+        self.joined.values().any(|joined| joined.walks_stacks)
+    }
+
     /// Reads the unwind tables of what is mapped, when hooks may ask for stacks.
     fn follow_modules(&mut self, image: &Image, links: &[Wanted], calls: &[Wanted]) {
         let is_here = |wanted: &Wanted| {
             let file = (wanted.spec.dev, wanted.spec.ino);
             image.mappings_of(file).next().is_some()
         };
-        let asked = self.joined.values().any(|joined| joined.walks_stacks);
-        if asked
-            && (!calls.is_empty() || links.iter().any(is_here))
-            && let Some(old) = self.stacks.follow(image)
-        {
-            self.put_to_rest(old);
+        if self.walks_stacks() && (!calls.is_empty() || links.iter().any(is_here)) {
+            self.stacks.follow(image);
         }
     }
 

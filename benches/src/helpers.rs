@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use runtime::clock;
 use runtime::maps::{Map, MapSpec};
 use runtime::own_stack;
 use runtime::program::{LoadedProgram, Objects};
@@ -187,6 +188,7 @@ fn time(env: &ProcessEnv, row: &Row, from: &[u8; 256]) -> f64 {
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     thread::init();
+    clock::init();
     let world = World::new(&wanted)?;
     let env = ProcessEnv::new(segment(u64::from(CPUS) * CLAIM_BYTES)?, segment(PAGE)?);
     let env = env.context("an environment")?;

@@ -8,15 +8,16 @@
 
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::Ordering::{Release, SeqCst};
+use core::sync::atomic::{AtomicPtr, AtomicUsize};
 use std::sync::Arc;
 
 use object::unwind::{Cfa, Row, Saved, register};
 use uapi::PtRegs;
 
 use crate::helpers::read;
-use crate::own_stack;
 use crate::run::ReturnAddress;
+use crate::{own_stack, thread};
 
 /// Bytes of a build id.
 pub const BUILD_ID: usize = 20;
@@ -45,6 +46,45 @@ pub struct Tables {
 
 static TABLES: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
 
+/// Walks under way, by thread.
+static WALKS: [Walks; 16] = [const { Walks(AtomicUsize::new(0)) }; 16];
+
+/// On a line of its own.
+#[repr(align(64))]
+struct Walks(AtomicUsize);
+
+/// Whether no walk is under way that began before the last tables were
+/// published. A walk that a signal's longjmp(3) left is under way for ever.
+pub fn nobody_walks() -> bool {
+    WALKS.iter().all(|walks| walks.0.load(SeqCst) == 0)
+}
+
+/// A look at the published tables, which stay as long as this.
+struct Look {
+    tables: Option<&'static Tables>,
+    walks: &'static AtomicUsize,
+}
+
+impl Look {
+    fn new() -> Look {
+        let walks = &WALKS[thread::spread() % WALKS.len()].0;
+        // Before the load, as `publish` comes before `nobody_walks`, all in
+        // one order: either we see the new tables, or are seen.
+        walks.fetch_add(1, SeqCst);
+        Look {
+            // SAFETY: those that are replaced are kept while we are seen.
+            tables: unsafe { TABLES.load(SeqCst).as_ref() },
+            walks,
+        }
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.walks.fetch_sub(1, Release);
+    }
+}
+
 impl Tables {
     /// The tables of these modules.
     pub fn new(mut modules: Vec<Module>) -> Tables {
@@ -54,20 +94,13 @@ impl Tables {
         }
     }
 
-    /// From now on walks use these. Returns those before, which walks under
-    /// way may still be using.
+    /// From now on walks use these. Returns those before: they are to be kept
+    /// until [`nobody_walks`].
     pub fn publish(self) -> Option<Box<Tables>> {
         let new = Box::into_raw(Box::new(self));
-        let old = TABLES.swap(new, Ordering::AcqRel);
+        let old = TABLES.swap(new, SeqCst);
         // SAFETY: came from `Box::into_raw` here and is published no more.
         (!old.is_null()).then(|| unsafe { Box::from_raw(old) })
-    }
-
-    /// The published ones.
-    fn get<'a>() -> Option<&'a Tables> {
-        // SAFETY: whoever published others keeps the old ones as long as a
-        // walk may take.
-        unsafe { TABLES.load(Ordering::Acquire).as_ref() }
     }
 
     fn module(&self, address: u64) -> Option<&Module> {
@@ -89,7 +122,8 @@ impl Tables {
 /// The build id of the file that an address is mapped from, and the offset in
 /// that file.
 pub fn place_in_file(address: u64) -> Option<([u8; BUILD_ID], u64)> {
-    let module = Tables::get()?.module(address)?;
+    let look = Look::new();
+    let module = look.tables?.module(address)?;
     Some((
         module.build_id?,
         module.offset + (address - module.text.start),
@@ -268,7 +302,7 @@ pub fn walk(
     returns_to: ReturnAddress,
     mut put: impl FnMut(u64) -> bool,
 ) {
-    let tables = Tables::get();
+    let look = Look::new();
     let mut words = Words {
         start: u64::MAX,
         words: [0; WINDOW],
@@ -283,7 +317,7 @@ pub fn walk(
     };
     // Ends: a stack is finite, and `put` has room for so many.
     while put(frame.ip) {
-        match frame.caller(tables, &mut words, returns_to) {
+        match frame.caller(look.tables, &mut words, returns_to) {
             Some(caller) if caller.ip != 0 && caller.ip < USER_END => frame = caller,
             _ => return,
         }
