@@ -313,6 +313,9 @@ impl State {
         {
             return Err(refusal);
         }
+        if module.is_refused_by_kernel(addr) {
+            return Err(Refusal::NotSupported);
+        }
         let mut batch = Batch {
             module,
             can_step,

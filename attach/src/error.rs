@@ -43,6 +43,9 @@ pub enum Refusal {
     /// The bytes are no instruction that we know.
     #[error("its first bytes do not decode")]
     Undecodable,
+    /// The kernel refuses it, too.
+    #[error("the kernel probes no such instruction, nor do we (ENOTSUPP)")]
+    NotSupported,
     /// Inside an instruction.
     #[error("no instruction of its function starts there")]
     NotInstruction,

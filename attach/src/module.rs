@@ -240,12 +240,6 @@ impl Module {
         (first.next() == addr && first.falls_through()).then_some(before)
     }
 
-    /// The instruction that runs after the one at `addr`.
-    pub(crate) fn behind(&self, addr: u64) -> Option<u64> {
-        let first = self.instruction(addr)?;
-        first.falls_through().then(|| first.next())
-    }
-
     fn instruction(&self, addr: u64) -> Option<First> {
         let bytes = self.original(addr, LONGEST_INSTRUCTION as usize)?;
         First::decode(bytes, addr).ok()
@@ -273,6 +267,12 @@ impl Module {
         // The displaced instruction would run outside of the sequence.
         let restartable = self.restartable.iter().any(|range| range.contains(&inside));
         restartable.then_some(Refusal::Rseq)
+    }
+
+    /// Whether the kernel would put no uprobe at `addr`.
+    pub(crate) fn is_refused_by_kernel(&self, addr: u64) -> bool {
+        let bytes = self.original(addr, LONGEST_INSTRUCTION as usize);
+        bytes.is_some_and(crate::arch::decode::is_refused_by_kernel)
     }
 
     /// What stands against a return probe at `addr`.

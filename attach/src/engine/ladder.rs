@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Record, State, denied, refused};
 use crate::arch::emit;
-use crate::arch::plan::{Body, Need, Plan, Planner};
+use crate::arch::plan::{Body, Need, Plan, Planner, Spot};
 use crate::error::{AttachError, Refusal};
 use crate::mappings;
 use crate::module::Module;
@@ -124,7 +124,19 @@ impl State {
 
     /// A site whose jump leans on the jump of the instruction behind it.
     fn lean(&mut self, addr: u64, batch: &mut Batch<'_>) -> Result<(), Refusal> {
-        let behind = batch.module.behind(addr).ok_or(Refusal::NoRoom)?;
+        let spots = self.planner(batch).leaning_spots(batch.module, addr)?;
+        let mut refusal = Refusal::NoRoom;
+        for spot in spots {
+            match self.lean_at(addr, &spot, batch) {
+                Ok(()) => return Ok(()),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    fn lean_at(&mut self, addr: u64, spot: &Spot, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+        let behind = spot.behind().ok_or(Refusal::NoRoom)?;
         if self.sites.contains_key(&behind) {
             return Err(Refusal::Overlap);
         }
@@ -133,9 +145,8 @@ impl State {
             let site = Box::new(Site::new(addr));
             let code =
                 |at, displaced: &[_]| emit::trampoline(at, &raw const *site as u64, displaced);
-            let body = body(&code);
             let (plan, held) =
-                planner.plan_leaning(module, (addr, &body), (behind, behind_body))?;
+                planner.plan_leaning(module, (addr, spot, &body(&code)), behind_body)?;
             second = Some((site, plan));
             Ok(held)
         })?;
@@ -143,6 +154,14 @@ impl State {
             self.record(addr, site, plan, batch);
         }
         Ok(())
+    }
+
+    fn planner(&mut self, batch: &Batch<'_>) -> Planner<'_> {
+        Planner {
+            arena: self.arena.get_or_insert_default(),
+            owned: &self.owned,
+            can_step: batch.can_step,
+        }
     }
 
     /// Makes a site with the plan that `plan` finds for its trampoline.
@@ -155,12 +174,7 @@ impl State {
         let site = Box::new(Site::new(addr));
         let named = &raw const *site as u64;
         let code = |at, displaced: &[_]| emit::trampoline(at, named, displaced);
-        let mut planner = Planner {
-            arena: self.arena.get_or_insert_default(),
-            owned: &self.owned,
-            can_step: batch.can_step,
-        };
-        let plan = plan(&mut planner, batch.module, &body(&code))?;
+        let plan = plan(&mut self.planner(batch), batch.module, &body(&code))?;
         self.record(addr, site, plan, batch);
         Ok(())
     }

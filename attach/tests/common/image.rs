@@ -9,6 +9,7 @@
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bpftime_attach::Module;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
@@ -33,7 +34,12 @@ pub struct Image {
     pub functions: Vec<Range<usize>>,
 }
 
-/// Maps the executable segments of a file where the kernel finds room.
+/// How far below what else is mapped: other threads' heaps and the like take
+/// room where jumps might land, now here, now there.
+const AWAY: usize = 16 << 30;
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Maps the executable segments of a file where there is room around.
 pub fn map(path: &str) -> Image {
     let bytes = std::fs::read(path).expect("the file");
     let file = std::fs::File::open(path).expect("the file");
@@ -47,11 +53,15 @@ pub fn map(path: &str) -> Image {
         mapped
     };
     let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let anywhere = std::ptr::null_mut();
+    let found = place(anywhere, span, libc::PROT_NONE, anonymous, -1, 0);
+    // SAFETY: nobody knows these pages.
+    unsafe { libc::munmap(found, span) };
     let base = place(
-        std::ptr::null_mut(),
+        found.wrapping_byte_sub(AWAY * (1 + MAPPED.fetch_add(1, Ordering::Relaxed))),
         span,
         libc::PROT_NONE,
-        anonymous,
+        anonymous | libc::MAP_FIXED_NOREPLACE,
         -1,
         0,
     );

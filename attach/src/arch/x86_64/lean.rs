@@ -3,6 +3,7 @@
 
 use super::emit::{self, JUMP_LEN};
 use super::plan::{Body, Need, Plan, Planner, Spot};
+use super::pun::Form;
 use crate::error::Refusal;
 use crate::module::Module;
 use crate::probe::Tactic;
@@ -42,19 +43,26 @@ impl Planner<'_> {
         Ok(plan.with_code(at, code, &displaced))
     }
 
-    /// Hooks at `addr` and at the instruction behind it, such that the jump of
-    /// the first ends in the bytes of the second.
+    /// Instructions for [`Planner::plan_leaning`], best first.
+    pub(crate) fn leaning_spots(&self, module: &Module, addr: u64) -> Result<Vec<Spot>, Refusal> {
+        let mut spots = vec![self.first_spot(module, addr)?];
+        spots.extend(self.later_spots(module, addr));
+        spots.retain(|spot| spot.len() < JUMP_LEN);
+        Ok(spots)
+    }
+
+    /// Hooks at `addr`, by a jump at `spot`, and at the instruction behind that,
+    /// such that the jump of the first ends in the bytes of the second.
     pub(crate) fn plan_leaning(
         &mut self,
         module: &Module,
-        (addr, body): (u64, &Body<'_>),
-        (behind, behind_body): (u64, &Body<'_>),
+        (addr, spot, body): (u64, &Spot, &Body<'_>),
+        behind_body: &Body<'_>,
     ) -> Result<(Plan, Plan), Refusal> {
-        let spot = self.first_spot(module, addr)?;
+        let behind = spot.behind().ok_or(Refusal::NoRoom)?;
         let at = self.arena.near(addr, body.room).ok_or(Refusal::NoMemory)?;
         let code = (body.code)(at, &spot.displaced).inspect_err(|_| self.forget(at))?;
-        let Ok((plan, held)) = self.lean(module, &spot, at + body.entry, behind, behind_body)
-        else {
+        let Ok((plan, held)) = self.lean(module, spot, at + body.entry, behind, behind_body) else {
             self.forget(at);
             return Err(Refusal::NoMemory);
         };
@@ -63,6 +71,7 @@ impl Planner<'_> {
                 addr: behind,
                 is_first: true,
             }),
+            owned: addr..plan.owned.end,
             ..plan
         };
         Ok((plan.with_code(at, code, &spot.displaced), held))
@@ -77,76 +86,123 @@ impl Planner<'_> {
         body: &Body<'_>,
     ) -> Result<(Plan, Plan), Refusal> {
         // As it comes.
-        let held = self.plan(module, behind, body)?;
-        if let Ok(plan) = self.pun_before(module, spot, entry, &held.head) {
-            return Ok((plan, held));
-        }
-        for (at, _) in &held.writes {
-            self.forget(*at);
+        if let Ok(held) = self.plan(module, behind, body) {
+            if held.head.addr == behind
+                && let Ok(plan) = self.pun_before(module, spot, entry, &held.head)
+            {
+                return Ok((plan, held));
+            }
+            for (at, _) in &held.writes {
+                self.forget(*at);
+            }
         }
         let support = self.first_spot(module, behind)?;
-        // Bytes of the jump behind that are the end of this one's.
-        let shared = JUMP_LEN.saturating_sub(spot.len());
-        if support.len() < JUMP_LEN || shared < 2 {
-            return Err(Refusal::NoMemory);
-        }
         let at = self
             .arena
             .near(behind, body.room)
             .ok_or(Refusal::NoMemory)?;
         let code = (body.code)(at, &support.displaced).inspect_err(|_| self.forget(at))?;
-        let highest = (0..TRIED_DISTANCES).flat_map(|n| [n + 1, u8::MAX - n]);
-        for highest in highest {
-            let Some((landing, jump)) = self.jump_with(&support, shared - 2, highest, at) else {
-                continue;
-            };
-            let head = Change::new(behind, &support.original, &jump);
-            if !self.is_possible(&head) {
-                self.forget(landing);
-                break;
-            }
-            let Ok(plan) = self.pun_before(module, spot, entry, &head) else {
-                self.forget(landing);
-                continue;
-            };
-            let owned = behind..behind + JUMP_LEN as u64;
-            let held = Plan {
-                writes: vec![(landing, emit::any_jump(landing, at + body.entry))],
-                ..Plan::new(Tactic::Jump, head, owned)
-            };
-            return Ok((plan, held.with_code(at, code, &support.displaced)));
-        }
-        self.forget(at);
-        Err(Refusal::NoMemory)
+        let found = self.lean_on(module, spot, entry, &support, at + body.entry);
+        let (plan, held) = found
+            .ok_or(Refusal::NoMemory)
+            .inspect_err(|_| self.forget(at))?;
+        Ok((plan, held.with_code(at, code, &support.displaced)))
     }
 
-    /// A jump over `support` whose distance has `value` in its byte `index`, and
-    /// where it lands, near `near` if it can.
-    fn jump_with(
+    /// Jumps at `spot` and at `support` behind it, to these entries: where the
+    /// second lands is chosen such that the first can land, too.
+    fn lean_on(
+        &mut self,
+        module: &Module,
+        spot: &Spot,
+        entry: u64,
+        support: &Spot,
+        support_entry: u64,
+    ) -> Option<(Plan, Plan)> {
+        let forms = 0..support.len().min(emit::MOST_PREFIXES + 1);
+        let forms: Vec<Form> = forms.filter_map(|n| self.form(support, n)).collect();
+        let mut forms = forms.into_iter();
+        forms.find_map(|form| self.lean_on_form(module, spot, entry, support, &form, support_entry))
+    }
+
+    fn lean_on_form(
+        &mut self,
+        module: &Module,
+        spot: &Spot,
+        entry: u64,
+        support: &Spot,
+        form: &Form,
+        support_entry: u64,
+    ) -> Option<(Plan, Plan)> {
+        let all = support.addr..support.addr + form.len() as u64;
+        if !module.is_original(&all) || self.owned.overlaps(&all) {
+            return None;
+        }
+        // The byte of the second jump that is the first one's highest: one of
+        // its distance that may be chosen, or what is before that.
+        let highest_at = JUMP_LEN.checked_sub(spot.len() + 1)?;
+        let index = highest_at.checked_sub(form.prefixes + 1);
+        if highest_at >= form.changed {
+            return None;
+        }
+        let tried = if index.is_some() { TRIED_DISTANCES } else { 1 };
+        let tried = (0..tried).flat_map(|n| [n + 1, u8::MAX - n]);
+        for highest in tried {
+            let Some(landing) = self.land_with(support, form, index, highest, support_entry) else {
+                continue;
+            };
+            let (addr, original) = (support.addr, &support.original);
+            let jump = emit::prefixed_jump(original, form.prefixes, addr, landing)?;
+            let head = Change::new(addr, original, &jump);
+            let plan = self.is_possible(&head).then(|| {
+                let plan = self.pun_before(module, spot, entry, &head);
+                plan.ok()
+            });
+            let Some(Some(plan)) = plan else {
+                self.forget(landing);
+                continue;
+            };
+            let held = Plan {
+                writes: vec![(landing, emit::any_jump(landing, support_entry))],
+                ..Plan::new(Tactic::Pun, head, all)
+            };
+            return Some((plan, held));
+        }
+        None
+    }
+
+    /// Where a jump at `support` may land such that its distance has `value` in
+    /// its byte `index`, if one is named; near `near` if it can.
+    fn land_with(
         &mut self,
         support: &Spot,
-        index: usize,
+        form: &Form,
+        index: Option<usize>,
         value: u8,
         near: u64,
-    ) -> Option<(u64, [u8; JUMP_LEN])> {
+    ) -> Option<u64> {
+        let window = &form.window;
+        let behind = support.addr + form.len() as u64;
+        let Some(index) = index else {
+            let near = near.clamp(window.start, window.end)..window.end;
+            return self.arena.within(near, emit::LANDING_BYTES);
+        };
         let size = 1_i64 << (8 * index);
         let period = size << 8;
-        let behind = support.addr + JUMP_LEN as u64;
+        let near = near.clamp(window.start, window.end);
         let distance = near.wrapping_sub(behind) as i64;
         let base = distance.div_euclid(period) * period + i64::from(value) * size;
         // Room comes after what was given away last.
         let places = (0..TRIED_PLACES).flat_map(|n| [n, -n - 1]);
-        for place in places {
+        places.into_iter().find_map(|place| {
             let start = behind.wrapping_add_signed(base + place * period);
-            let window = start..start.saturating_add(size as u64);
-            let Some(landing) = self.arena.within(window, emit::LANDING_BYTES) else {
-                continue;
-            };
-            match emit::near_jump(support.addr, landing) {
-                Some(jump) => return Some((landing, jump)),
-                None => self.forget(landing),
+            let part = start.max(window.start)..start.saturating_add(size as u64).min(window.end);
+            let landing = self.arena.within(part, emit::LANDING_BYTES)?;
+            let reaches = emit::near_jump(behind - JUMP_LEN as u64, landing).is_some();
+            if !reaches {
+                self.forget(landing);
             }
-        }
-        None
+            reaches.then_some(landing)
+        })
     }
 }

@@ -106,7 +106,7 @@ pub(crate) struct Planner<'a> {
 
 /// A place where the jump may go: an instruction of the function, behind others
 /// that can be undone.
-pub(super) struct Spot {
+pub(crate) struct Spot {
     /// The instruction that becomes a jump.
     pub(super) addr: u64,
     /// It, and before it those that have run when the jump is reached.
@@ -119,6 +119,12 @@ impl Spot {
     /// Bytes of the instruction that becomes a jump.
     pub(super) fn len(&self) -> usize {
         self.displaced.last().map_or(0, First::len)
+    }
+
+    /// The instruction that runs after it.
+    pub(crate) fn behind(&self) -> Option<u64> {
+        let last = self.displaced.last()?;
+        last.falls_through().then(|| last.next())
     }
 
     /// What is displaced if the trampoline is called in place of what it calls.
@@ -277,7 +283,7 @@ impl Planner<'_> {
 
     /// Instructions behind those that lower the stack, where nothing jumps to:
     /// a thread that reaches them has run the others just before.
-    fn later_spots(&self, module: &Module, addr: u64) -> Vec<Spot> {
+    pub(super) fn later_spots(&self, module: &Module, addr: u64) -> Vec<Spot> {
         let mut spots = Vec::new();
         let Some(function) = module.function_bytes(addr) else {
             return spots;
@@ -344,7 +350,7 @@ impl Planner<'_> {
     /// `jmp rel32` over a short instruction and dead bytes behind it.
     fn over_gap(&self, module: &Module, spot: &Spot, entry: u64, gap: &Range<u64>) -> Option<Plan> {
         let end = spot.addr + JUMP_LEN as u64;
-        if gap.end < end || !self.is_free(module, &(gap.start..end)) {
+        if end <= gap.start || gap.end < end || !self.is_free(module, &(gap.start..end)) {
             return None;
         }
         let head = Change::new(

@@ -10,18 +10,21 @@ use crate::module::Module;
 use crate::probe::Tactic;
 use crate::text::Change;
 
+/// How far a jump of four bytes' distance leads.
+const FARTHEST: u64 = (1 << 31) - 1;
+
 /// A form that a punned jump may take.
-struct Form {
-    prefixes: usize,
+pub(super) struct Form {
+    pub(super) prefixes: usize,
     /// Bytes that change, from the first prefix on.
-    changed: usize,
+    pub(super) changed: usize,
     /// Where it may land.
-    window: Range<u64>,
+    pub(super) window: Range<u64>,
 }
 
 impl Form {
     /// Bytes of the whole jump.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.prefixes + JUMP_LEN
     }
 }
@@ -107,12 +110,12 @@ impl Planner<'_> {
     }
 
     /// The form with so many prefixes that leaves the most choice of landings.
-    fn form(&self, spot: &Spot, prefixes: usize) -> Option<Form> {
+    pub(super) fn form(&self, spot: &Spot, prefixes: usize) -> Option<Form> {
         let (addr, original) = (spot.addr, &spot.original);
         let len = prefixes + JUMP_LEN;
         let tail = original.get(..len)?;
         // Changing one byte is always possible, but leaves one landing only.
-        let most = spot.len().min(len - 1);
+        let most = spot.len().min(len);
         // Where it lands is not known yet: any byte of the distance may change.
         let mut other = emit::prefixed_jump(original, prefixes, addr, addr)?;
         for (byte, original) in other.iter_mut().zip(tail).skip(prefixes + 1) {
@@ -124,12 +127,18 @@ impl Planner<'_> {
         let chosen = changed - prefixes - 1;
         let mut low = [0_u8; 4];
         low[chosen..].copy_from_slice(&tail[changed..]);
-        let distance = i64::from(i32::from_le_bytes(low));
-        let start = (addr + len as u64).wrapping_add_signed(distance);
+        let behind = addr + len as u64;
+        let window = if chosen == low.len() {
+            behind.saturating_sub(FARTHEST)..behind.saturating_add(FARTHEST)
+        } else {
+            let distance = i64::from(i32::from_le_bytes(low));
+            let start = behind.wrapping_add_signed(distance);
+            start..start.saturating_add(1 << (8 * chosen))
+        };
         Some(Form {
             prefixes,
             changed,
-            window: start..start.saturating_add(1 << (8 * chosen)),
+            window,
         })
     }
 }
