@@ -15,6 +15,8 @@
 mod claims;
 mod header;
 mod reap;
+#[cfg(test)]
+mod tests;
 
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
