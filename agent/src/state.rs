@@ -37,6 +37,9 @@ pub struct Round {
 /// have been inside one when its hook went.
 const REST_ROUNDS: u32 = 16;
 
+/// Looks, at the end, whether all threads have left what rests.
+const LOOKS: u32 = 64;
+
 /// Everything the agent knows.
 pub struct State {
     dirs: Dirs,
@@ -150,6 +153,8 @@ impl State {
 
     /// Unhooks everything and leaves the roster.
     pub fn leave(&mut self) {
+        // The engine tells of functions only whether threads have left them.
+        let calls_traced = !self.syscalls.is_empty();
         self.hooks.clear();
         self.stacks.forget();
         self.syscalls.clear();
@@ -157,6 +162,14 @@ impl State {
         self.calls_followed = false;
         for (_, joined) in std::mem::take(&mut self.joined) {
             self.put_to_rest(joined);
+        }
+        // No later round lets go of them.
+        let mut settled = || {
+            shm::sys::sched_yield();
+            self.hooks.let_go()
+        };
+        if (0..LOOKS).any(|_| settled()) && !calls_traced {
+            self.resting.clear();
         }
         self.leave_roster();
     }

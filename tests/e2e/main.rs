@@ -12,6 +12,7 @@ mod memory;
 mod oracle;
 mod order;
 mod points;
+mod running;
 mod stacks;
 mod syscalls;
 mod unwind;

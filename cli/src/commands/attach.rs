@@ -13,7 +13,7 @@ use crate::libraries::{self, Library};
 use crate::problem::Problem;
 
 /// How long the agent may take to appear in the roster, and how often to look.
-const JOIN: Duration = Duration::from_secs(2);
+const JOIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Let tools trace running processes

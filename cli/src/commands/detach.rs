@@ -9,7 +9,7 @@ use super::attach::each;
 use crate::problem::Problem;
 
 /// How long an agent may take to unhook and leave.
-const LEAVE: Duration = Duration::from_secs(2);
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Take the agent out of running processes
 ///
