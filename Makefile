@@ -1,6 +1,7 @@
 # demo     install what is missing, build, trace bash as an ordinary user
 # test     install what is missing, build, check style, run every test
 # bench    measure beside the kernel (as root) and write target/bench.json
+# bench-probes  what every kind of probe costs, beside the kernel; write target/bench-probes.json
 # bench-vm time the JIT beside native code and other engines; write target/bench-vm.json
 # install  put the one binary under PREFIX (/usr/local)
 # check    style and types only
@@ -46,6 +47,10 @@ test: check fixtures build
 bench: fixtures build
 	cargo run --release -p bpftime-benches --bin bench
 
+bench-probes: fixtures build
+	cargo build --release -p bpftime-attach --example library
+	cargo run --release -p bpftime-benches --bin bench-probes
+
 bench-vm:
 	@bash xtask/deps.sh build bench-vm
 	cargo run --release -p bpftime-benches --bin bench-vm
@@ -57,4 +62,4 @@ install: build
 clean:
 	cargo clean
 
-.PHONY: build deps demo fixtures check test bench bench-vm install clean
+.PHONY: build deps demo fixtures check test bench bench-probes bench-vm install clean

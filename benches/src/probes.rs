@@ -6,8 +6,8 @@
 use anyhow::{Context, Result, ensure};
 use tests::{Program, World};
 
-use crate::median;
-use crate::report::ProbeCost;
+use crate::report::{ProbeCost, Threads};
+use crate::{best, median};
 
 /// Functions of the victim, and what their first instruction is.
 const FUNCTIONS: [(&str, &str); 4] = [
@@ -29,6 +29,11 @@ const PROBES: [(&str, &str, &str); 7] = [
 ];
 
 const ROUNDS: usize = 9;
+
+/// Threads of a measurement with many, see `fixtures/targets/victim.c`.
+const THREADS: u64 = 8;
+/// Threads run longer, so that those of a second core are met.
+const THREAD_CALLS: u64 = 400_000;
 
 /// Calls in one measurement; a kernel probe costs up to 10,000 ns.
 const OUR_CALLS: u64 = 200_000;
@@ -62,6 +67,13 @@ impl Pair {
     fn time(&mut self, function: &str, calls: u64) -> Result<f64> {
         let total: f64 = self.victim.ask(&format!("{function} {calls}")).parse()?;
         Ok(total / calls as f64)
+    }
+
+    /// Nanoseconds of processor time a call of `function`, on many threads.
+    fn time_of_threads(&mut self, function: &str) -> Result<f64> {
+        let command = format!("{THREADS}:{function} {THREAD_CALLS}");
+        let total: f64 = self.victim.ask(&command).parse()?;
+        Ok(total / (THREADS * THREAD_CALLS) as f64)
     }
 
     /// The same with a probe, which must have run at every call.
@@ -108,15 +120,40 @@ pub fn measure(ours: &World, kernel: Option<&World>) -> Result<Vec<ProbeCost>> {
                     there.push(kernel.time_probed(function, program, kind)?);
                 }
             }
+            let best_cost = best(&here) - best(&plain);
             let plain = median(plain);
             costs.push(ProbeCost {
                 probe: name,
                 first_instruction: first,
                 unprobed_ns: plain,
                 bpftime_ns: median(here) - plain,
+                bpftime_best_ns: best_cost,
                 kernel_ns: kernel.is_some().then(|| median(there) - plain),
             });
         }
     }
     Ok(costs)
+}
+
+/// What a hit costs on one thread and on many at once, in processor time
+/// above the unprobed call.
+pub fn measure_threads(world: &World) -> Result<Threads> {
+    let mut pair = Pair::start(world, OUR_CALLS);
+    let (function, _) = FUNCTIONS[0];
+    let mut times = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        times[0].push(pair.time(function, PLAIN_CALLS)?);
+        times[1].push(pair.time_of_threads(function)?);
+        ensure!(pair.tool.ask(&format!("attach empty {function} entry")) == "attached");
+        pair.time(function, OUR_CALLS / 10)?;
+        times[2].push(pair.time(function, OUR_CALLS)?);
+        times[3].push(pair.time_of_threads(function)?);
+        ensure!(pair.tool.ask("detach").starts_with("counted "));
+    }
+    let [plain, plain_threads, probed, probed_threads] = times.each_ref().map(|times| best(times));
+    Ok(Threads {
+        threads: THREADS,
+        one_ns: probed - plain,
+        many_ns: probed_threads - plain_threads,
+    })
 }

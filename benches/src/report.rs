@@ -15,8 +15,21 @@ pub struct ProbeCost {
     pub unprobed_ns: f64,
     /// Nanoseconds above that under bpftime.
     pub bpftime_ns: f64,
+    /// The same between the best rounds.
+    pub bpftime_best_ns: f64,
     /// Nanoseconds above that under the kernel, if it could be asked.
     pub kernel_ns: Option<f64>,
+}
+
+/// One probe hit by one thread, and by many at once.
+#[derive(Serialize)]
+pub struct Threads {
+    /// How many.
+    pub threads: u64,
+    /// Nanoseconds above the unprobed call on one.
+    pub one_ns: f64,
+    /// Nanoseconds of processor time above the unprobed call on each of many.
+    pub many_ns: f64,
 }
 
 /// Cost of the agent when a process starts.
