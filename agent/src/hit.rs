@@ -15,7 +15,7 @@ use uapi::PtRegs;
 use vm::link::Entry;
 
 /// The words of `PtRegs` that cost nothing: [`Needs::LITTLE`].
-const CHEAP_WORDS: u64 = 0b1001_0111_1111_1100_0000;
+const CHEAP_WORDS: u64 = 0b0111_1111_1100_0000;
 
 /// One place of one link. Dropped when no thread can be in it any more; until
 /// then the program, the session's [`ProcessEnv`] and its counters are there.

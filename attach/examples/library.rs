@@ -48,7 +48,9 @@ impl Python {
         unsafe { std::mem::transmute::<*mut libc::c_void, extern "C" fn()>(start)() };
         Python {
             // SAFETY: Python's API: takes a string, gives a number.
-            run: unsafe { std::mem::transmute::<*mut libc::c_void, _>(run) },
+            run: unsafe {
+                std::mem::transmute::<*mut libc::c_void, extern "C" fn(*const c_char) -> c_int>(run)
+            },
             address: run as usize,
         }
     }

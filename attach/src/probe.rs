@@ -50,8 +50,8 @@ pub enum Kind {
 }
 
 /// What a callback needs beyond what is cheap: the argument words of `regs`
-/// (`di si dx cx ax r8` to `r11`, `ip` and `sp`), and the general registers
-/// that C functions may change. The less it needs, the less a hit costs.
+/// (`di si dx cx ax` and `r8` to `r11`), and the general registers that C
+/// functions may change. The less it needs, the less a hit costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Needs(pub(crate) u8);
 
@@ -68,6 +68,8 @@ impl Needs {
     pub const HIT: Needs = Needs(4);
     /// Whatever a callback may need.
     pub const EVERYTHING: Needs = Needs(7);
+    /// There is more than one callback.
+    pub(crate) const SEVERAL: Needs = Needs(0x40);
     /// There is no callback.
     pub(crate) const NOTHING_TO_RUN: Needs = Needs(0x80);
 

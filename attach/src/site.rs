@@ -103,6 +103,9 @@ impl ProbeList {
             needs |= attached.probe.needs.0;
             newest = newest.max(attached.id);
         }
+        if probes.len() > 1 {
+            needs |= Needs::SEVERAL.0;
+        }
         if probes.is_empty() {
             needs = Needs::NOTHING_TO_RUN.0;
         }

@@ -5,7 +5,9 @@
 //! Reading order: [`probes`] and [`syscalls`] (nanoseconds a call), [`startup`] (the agent in
 //! `/bin/true`), [`report`] (table and JSON).
 
+#[allow(dead_code, reason = "`make bench-probes` uses the rest")]
 mod probes;
+#[allow(dead_code, reason = "`make bench-probes` uses the rest")]
 mod report;
 mod startup;
 mod syscalls;

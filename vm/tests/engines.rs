@@ -20,6 +20,8 @@ mod lookup;
 mod patterns;
 #[path = "engines/random.rs"]
 mod random;
+#[path = "engines/registers.rs"]
+mod registers;
 #[path = "engines/text.rs"]
 mod text;
 #[path = "engines/tracked.rs"]

@@ -19,6 +19,23 @@ pub struct Case {
     error: Option<String>,
 }
 
+impl Case {
+    /// Whether the case is about a program that runs.
+    pub fn is_run(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// What r1 points to.
+    pub fn memory(&self) -> &[u8] {
+        &self.memory
+    }
+
+    /// What r0 holds in the end.
+    pub fn result(&self) -> u64 {
+        self.r0.expect("a case has a result")
+    }
+}
+
 fn hex(text: &str) -> Vec<u8> {
     let digits: String = text.split_whitespace().collect();
     (0..digits.len())

@@ -27,7 +27,9 @@ pub(crate) fn thunk(entry: &ProbeList, exit: &ProbeList, flags_dead: bool) -> u6
     let thunk = match (entry.is_empty(), exit.is_empty()) {
         _ if slow(entry) => return entry::address(),
         (true, true) => return entry::address(),
-        (false, true) if flags_dead => bpftime_attach_direct as *const (),
+        (false, true) if flags_dead && !entry.needs().any_of(Needs::ALL_REGISTERS) => {
+            bpftime_attach_direct as *const ()
+        }
         (false, true) => bpftime_attach_direct_flags as *const (),
         (_, false) => bpftime_attach_direct_return as *const (),
     };
@@ -35,7 +37,7 @@ pub(crate) fn thunk(entry: &ProbeList, exit: &ProbeList, flags_dead: bool) -> u6
 }
 
 /// What these thunks leave to the other.
-pub(super) const SLOW: Needs = Needs::ALL_REGISTERS.and(Needs::HIT);
+pub(super) const SLOW: Needs = Needs::HIT;
 
 // With S the stack pointer at the probe, on entry rsp = S - 144 and [rsp] is
 // the return address in the trampoline, as in `entry`. The frame is 208 bytes:
@@ -83,10 +85,6 @@ global_asm!(
     lea rdx, [rdx + {restore_after_return}]
     mov rcx, [rsi + {entry}]
     mov [rsp + 216], rdx
-    mov rdx, [rsi + {addr}]
-    lea rdi, [rsp + 352]
-    mov [rsp + 168], rdx
-    mov [rsp + 192], rdi
     .if \returns
     mov rdx, [rsi + {exit}]
     mov [rsp + 32], rdx
@@ -101,16 +99,17 @@ global_asm!(
 1:
     test byte ptr [rcx], {slow_or_nothing}
     jnz 4f
-    .else
+    .elseif \flags
     test byte ptr [rcx], {slow_or_nothing}
     jnz 5f
+    .else
+    test byte ptr [rcx], {slow_or_nothing_or_all}
+    jnz 5f
     .endif
-    test byte ptr [rcx], {vectors}
-    mov rcx, [rcx + {first}]
+    test byte ptr [rcx], {more_than_one}
     jnz 3f
-    bpftime_attach_run rsp
+    bpftime_attach_run_one
 2:
-    mov rax, [rsp + 8]
     .if \returns
     mov rdx, [rsp + 32]
     test byte ptr [rdx], {nothing}
@@ -149,7 +148,24 @@ global_asm!(
     ret
     .cfi_adjust_cfa_offset 208
 3:
+    .if \flags
+    test byte ptr [rcx], {all_registers}
+    jz 3f
+    mov rdx, [rsi + {addr}]
+    lea rdi, [rsp + 352]
+    mov [rsp + 168], rdx
+    mov [rsp + 192], rdi
+    bpftime_attach_fill
+3:
+    .endif
+    test byte ptr [rcx], {vectors}
+    jnz 3f
+    bpftime_attach_run_all rsp
+    mov rax, [rsp + 8]
+    jmp 2b
+3:
     bpftime_attach_run_vectors 360
+    mov rax, [rsp + 8]
     jmp 2b
     .if \returns
 4:
@@ -182,7 +198,9 @@ global_asm!(
     .purgem bpftime_attach_thunk
     .purgem bpftime_attach_save_rest
     .purgem bpftime_attach_restore_rest
-    .purgem bpftime_attach_run
+    .purgem bpftime_attach_run_one
+    .purgem bpftime_attach_run_all
+    .purgem bpftime_attach_fill
     .purgem bpftime_attach_run_vectors
 "#,
     hits = const offsets::HITS,
@@ -208,5 +226,8 @@ global_asm!(
     frame_newest = const block::NEWEST,
     nothing = const Needs::NOTHING_TO_RUN.0,
     vectors = const Needs::VECTORS.0,
+    all_registers = const Needs::ALL_REGISTERS.0,
+    more_than_one = const Needs::VECTORS.and(Needs::ALL_REGISTERS).and(Needs::SEVERAL).0,
     slow_or_nothing = const SLOW.and(Needs::NOTHING_TO_RUN).0,
+    slow_or_nothing_or_all = const SLOW.and(Needs::NOTHING_TO_RUN).and(Needs::ALL_REGISTERS).0,
 );

@@ -141,7 +141,6 @@ bpftime_attach_return_label:
     mov [rax + {guard}], rsp
     mov [rsp + 8], rax
     mov [rsp + 32], rcx
-    mov [rsp + 192], rdx
     mov [rsp + 168], rsi
     mov rdx, [rcx - {entry_bytes} + {frame_site}]
     mov rsi, [rcx - {entry_bytes} + {frame_newest}]
@@ -150,12 +149,10 @@ bpftime_attach_return_label:
     ja 4f
     test byte ptr [rcx], {slow}
     jnz 4f
-    test byte ptr [rcx], {vectors_or_nothing}
+    test byte ptr [rcx], {more_than_one}
     jnz 3f
-    mov rcx, [rcx + {first}]
-    bpftime_attach_run rsp
+    bpftime_attach_run_one
 2:
-    mov rax, [rsp + 8]
     mov rcx, [rsp + 32]
     cmp [rax + {top}], rcx
     jne 9f
@@ -176,10 +173,22 @@ bpftime_attach_return_label:
     ret
     .cfi_adjust_cfa_offset 208
 3:
+    test byte ptr [rcx], {nothing}
+    jnz 2b
+    test byte ptr [rcx], {all_registers}
+    jz 3f
+    lea rdx, [rsp + 216]
+    mov [rsp + 192], rdx
+    bpftime_attach_fill
+3:
     test byte ptr [rcx], {vectors}
-    jz 2b
-    mov rcx, [rcx + {first}]
+    jnz 3f
+    bpftime_attach_run_all rsp
+    mov rax, [rsp + 8]
+    jmp 2b
+3:
     bpftime_attach_run_vectors 216
+    mov rax, [rsp + 8]
     jmp 2b
 9:
     mov qword ptr [rcx - {entry_bytes} + {frame_newest}], 0
@@ -338,7 +347,9 @@ bpftime_attach_return_label:
     .popsection
     .purgem bpftime_attach_save_rest
     .purgem bpftime_attach_restore_rest
-    .purgem bpftime_attach_run
+    .purgem bpftime_attach_run_one
+    .purgem bpftime_attach_run_all
+    .purgem bpftime_attach_fill
     .purgem bpftime_attach_run_vectors
 "#,
     hits = const offsets::HITS,
@@ -360,5 +371,11 @@ bpftime_attach_return_label:
     frame_newest = const block::NEWEST,
     slow = const SLOW.0,
     vectors = const Needs::VECTORS.0,
-    vectors_or_nothing = const Needs::VECTORS.and(Needs::NOTHING_TO_RUN).0,
+    all_registers = const Needs::ALL_REGISTERS.0,
+    nothing = const Needs::NOTHING_TO_RUN.0,
+    more_than_one = const Needs::VECTORS
+        .and(Needs::ALL_REGISTERS)
+        .and(Needs::SEVERAL)
+        .and(Needs::NOTHING_TO_RUN)
+        .0,
 );
