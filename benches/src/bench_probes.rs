@@ -3,12 +3,13 @@
 //! Python's library. It goes the way that users go, but for the last, which
 //! `attach/examples/library.rs` measures in a process of its own.
 //!
-//! Reading order: [`probes`] (nanoseconds a call), [`report`] (its rows).
+//! Reading order: [`probes`] and [`syscalls`] (nanoseconds a call), [`report`] (its rows).
 
 #[allow(dead_code, reason = "`make bench` uses the rest")]
 mod probes;
 #[allow(dead_code, reason = "`make bench` uses the rest")]
 mod report;
+mod syscalls;
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
@@ -25,21 +26,25 @@ use report::{ProbeCost, Threads};
 /// What others need, in nanoseconds above the unprobed call: quoted, not
 /// measured here (two cores of AMD Zen 5 under KVM, Linux 6.18). C++ bpftime
 /// with its LLVM back end, and frida-gum 17.9 with a native callback.
-const QUOTED: [(&str, Option<u32>, Option<u32>); 5] = [
+const QUOTED: [(&str, Option<u32>, Option<u32>); 7] = [
     ("empty uprobe", Some(230), Some(206)),
     ("empty uretprobe", Some(228), Some(209)),
     ("uprobe + hash ++", Some(245), None),
     ("uprobe + per-CPU array ++", Some(239), None),
     ("uprobe + 16-byte ring record", Some(263), None),
+    ("traced system call, enter", Some(123), None),
+    ("other system call", Some(115), None),
 ];
 
 /// What we want to reach.
-const GOALS: [(&str, f64); 5] = [
+const GOALS: [(&str, f64); 7] = [
     ("empty uprobe", 4.0),
     ("empty uretprobe", 8.0),
     ("uprobe + hash ++", 18.0),
     ("uprobe + per-CPU array ++", 8.0),
     ("uprobe + 16-byte ring record", 25.0),
+    ("traced system call, enter", 8.0),
+    ("other system call", 3.0),
 ];
 
 const LIBRARIES: [&str; 3] = [
@@ -52,6 +57,7 @@ const LIBRARIES: [&str; 3] = [
 #[derive(Serialize)]
 struct Report {
     probes: Vec<ProbeCost>,
+    syscalls: Vec<ProbeCost>,
     threads: Threads,
     /// What the example printed; null without Python's library.
     library: Value,
@@ -62,6 +68,7 @@ fn main() -> Result<()> {
     let kernel = World::kernel();
     let report = Report {
         probes: probes::measure(&ours, kernel.as_ref())?,
+        syscalls: syscalls::measure(&ours, kernel.as_ref())?,
         threads: probes::measure_threads(&ours)?,
         library: library()?,
     };
@@ -107,16 +114,16 @@ impl fmt::Display for Report {
         writeln!(f, "nanoseconds above the unprobed call\n")?;
         writeln!(
             f,
-            "{:<31}{:<12}{:>8}{:>8}{:>8}{:>8}{:>16}{:>11}",
+            "{:<31}{:<16}{:>8}{:>8}{:>8}{:>8}{:>16}{:>11}",
             "probe", "function", "median", "best", "reach", "kernel", "C++ (quoted)", "frida (q.)"
         )?;
-        for cost in &self.probes {
+        for cost in self.probes.iter().chain(&self.syscalls) {
             let goal = GOALS.iter().find(|(probe, _)| *probe == cost.probe);
             let quoted = QUOTED.iter().find(|(probe, ..)| *probe == cost.probe);
             let (cpp, frida) = quoted.map_or((None, None), |(_, cpp, frida)| (*cpp, *frida));
             writeln!(
                 f,
-                "{:<31}{:<12}{:>8.1}{:>8.1}{:>8}{:>8}{:>16}{:>11}",
+                "{:<31}{:<16}{:>8.1}{:>8.1}{:>8}{:>8}{:>16}{:>11}",
                 cost.probe,
                 cost.first_instruction,
                 cost.bpftime_ns,

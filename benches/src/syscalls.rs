@@ -5,8 +5,8 @@
 use anyhow::{Result, ensure};
 use tests::{Program, World};
 
-use crate::median;
 use crate::report::ProbeCost;
+use crate::{best, median};
 
 /// What is attached, which call is timed, and its name.
 const ROWS: [(&str, &str, &str); 8] = [
@@ -74,6 +74,7 @@ pub fn measure(ours: &World, kernel: Option<&World>) -> Result<Vec<ProbeCost>> {
             probe: name,
             first_instruction: form,
             unprobed_ns: median(plain),
+            bpftime_best_ns: best(&here),
             bpftime_ns: median(here),
             kernel_ns: kernel.is_some().then(|| median(there)),
         });
