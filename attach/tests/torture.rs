@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bpftime_attach::{Backend, Engine, HookId, Kind, Point, Probe};
+use bpftime_attach::{Backend, Engine, HookId, Kind, Needs, Point, Probe};
 use common::{Recorder, module_of};
 
 const VICTIMS: &[&str] = &[
@@ -121,10 +121,21 @@ fn check(scenario: &str) {
     let recorder = Recorder::leaked();
     library.run(scenario);
 
-    let ids = attach_all(engine, library, recorder.probe());
-    library.run(scenario);
-    assert_ne!(recorder.hits(), 0, "{scenario} hits its victims");
-    engine.detach(&ids);
+    // Each shape has code of its own on the way in and out.
+    let probes = || {
+        [
+            recorder.probe(),
+            recorder.light_probe(Needs::LITTLE),
+            recorder.light_probe(Needs::VECTORS),
+        ]
+    };
+    for probe in probes() {
+        let before = recorder.hits();
+        let ids = attach_all(engine, library, probe);
+        library.run(scenario);
+        assert_ne!(recorder.hits(), before, "{scenario} hits its victims");
+        engine.detach(&ids);
+    }
     let hits = recorder.hits();
     library.run(scenario);
     assert_eq!(
@@ -137,8 +148,11 @@ fn check(scenario: &str) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             Engine::exempt_thread();
-            while !done.load(Ordering::Relaxed) {
-                let ids = attach_all(engine, library, recorder.probe());
+            for probe in probes().iter().cycle() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                let ids = attach_all(engine, library, *probe);
                 engine.detach(&ids);
             }
         });
