@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::process::Command;
 use std::sync::Arc;
 
-use bpftime_attach::{AttachError, Backend, Kind, Module, Point, Probe, Refusal};
+use bpftime_attach::{AttachError, Backend, Kind, Module, Needs, Point, Probe, Refusal};
 use common::{Recorder, attach, module_of, text, try_attach};
 
 #[inline(never)]
@@ -16,6 +16,40 @@ extern "C" fn deep(n: u64) -> u64 {
     } else {
         std::hint::black_box(deep(n - 1)) + 1
     }
+}
+
+/// Sites and trampolines are used again, and lists that were replaced are freed.
+#[test]
+fn attaching_again_and_again_takes_no_memory() {
+    let engine = common::engine();
+    let addr = attached_often as *const () as usize;
+    let recorder = Recorder::leaked();
+    let rounds = |count: usize| {
+        for i in 0..count {
+            let needs = [Needs::LITTLE, Needs::VECTORS, Needs::EVERYTHING][i % 3];
+            let kind = [Kind::Entry, Kind::Return][i % 2];
+            let id = attach(engine, addr, kind, recorder.light_probe(needs));
+            assert_eq!(attached_often(4), 9);
+            engine.detach(&[id]);
+        }
+    };
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("own statm");
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+        pages.unwrap_or(0_usize)
+    };
+    rounds(200);
+    let before = resident();
+    rounds(1500);
+    assert_eq!(recorder.hits(), 1700);
+    let grown = resident().saturating_sub(before);
+    // A list alone would take 1500 times 300 bytes.
+    assert!(grown < 60, "{grown} pages more");
+}
+
+#[inline(never)]
+extern "C" fn attached_often(n: u64) -> u64 {
+    std::hint::black_box(n) + 5
 }
 
 #[test]
