@@ -153,6 +153,23 @@ impl Hit {
         }
     }
 
+    /// The same for a program that may override the function.
+    pub fn override_probe(&self) -> Probe {
+        Probe {
+            callback: on_override_hit,
+            needs: Needs::EVERYTHING,
+            ..self.probe()
+        }
+    }
+
+    /// The same for a program that replaces the function.
+    pub fn replace_probe(&self) -> Probe {
+        Probe {
+            callback: on_replace_hit,
+            ..self.override_probe()
+        }
+    }
+
     /// Counts hits that were skipped.
     pub fn missed(&self) -> *const AtomicU64 {
         &raw const self.tally.missed
@@ -194,29 +211,39 @@ impl Hit {
     /// As for [`Hit::run`].
     #[inline]
     unsafe fn run_in(&self, ctx: *mut (), run: &mut RunState) -> u64 {
+        // SAFETY: the caller's contract.
+        unsafe { self.try_run_in(ctx, run) }.unwrap_or(0)
+    }
+
+    /// The same; `None` if it did not run.
+    ///
+    /// # Safety
+    /// As for [`Hit::run`].
+    #[inline]
+    unsafe fn try_run_in(&self, ctx: *mut (), run: &mut RunState) -> Option<u64> {
         let entry = self.entry();
         if entry.is_null() {
             self.tally.others.fetch_sub(1, Ordering::Relaxed);
-            return 0;
+            return None;
         }
         // SAFETY: stored from an `Entry` by `new`.
         let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
         if !self.needs_vcpu {
             // SAFETY: the caller's contract; `env` and the code live as `self`.
-            return unsafe { entry(ctx.cast(), run.as_run()) };
+            return Some(unsafe { entry(ctx.cast(), run.as_run()) });
         }
         // SAFETY: lives as `self` does.
         let vcpus = &unsafe { &*self.env }.vcpus;
         let Some(vcpu) = vcpus.claim(thread::ids()) else {
             self.tally.others.fetch_sub(1, Ordering::Relaxed);
             self.tally.missed.fetch_add(1, Ordering::Relaxed);
-            return 0;
+            return None;
         };
         run.vcpu = vcpu;
         // SAFETY: as above.
         let result = unsafe { entry(ctx.cast(), run.as_run()) };
         vcpus.release(vcpu);
-        result
+        Some(result)
     }
 }
 
@@ -244,4 +271,43 @@ unsafe extern "C" fn on_session_hit(
     run.session_cookie = at.session_cookie;
     // SAFETY: as in `on_hit`.
     unsafe { hit.run_in(regs.cast(), &mut run) }
+}
+
+/// The engine's callback for a program that may override the function.
+unsafe extern "C" fn on_override_hit(
+    regs: *mut PtRegs,
+    data: *const (),
+    at: *mut attach::Hit,
+) -> u64 {
+    // SAFETY: as in `on_session_hit`.
+    let (hit, at) = unsafe { (&*data.cast::<Hit>(), &mut *at) };
+    let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
+    run.at_entry = hit.at_entry;
+    run.may_override = true;
+    // SAFETY: as in `on_hit`.
+    let result = unsafe { hit.run_in(regs.cast(), &mut run) };
+    if let Some(value) = run.overridden.get() {
+        at.overrides = 1;
+        at.value = value;
+    }
+    result
+}
+
+/// The engine's callback for a program that replaces the function.
+unsafe extern "C" fn on_replace_hit(
+    regs: *mut PtRegs,
+    data: *const (),
+    at: *mut attach::Hit,
+) -> u64 {
+    // SAFETY: as in `on_session_hit`.
+    let (hit, at) = unsafe { (&*data.cast::<Hit>(), &mut *at) };
+    let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
+    run.at_entry = hit.at_entry;
+    // SAFETY: as in `on_hit`.
+    let result = unsafe { hit.try_run_in(regs.cast(), &mut run) };
+    if let Some(value) = result {
+        at.overrides = 1;
+        at.value = value;
+    }
+    0
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use attach::{Backend, HookId, Kind, Point, Probe};
 use runtime::session::{LinkKind, LinkSpec};
+use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 
 use crate::hit::{Hit, Tally};
 use crate::joined::Joined;
@@ -274,8 +275,10 @@ impl Hooks {
                             file: (mapping.dev, mapping.ino),
                             ref_ctr_offset,
                         };
-                        let probe = match point.kind {
-                            Kind::Session => hit.session_probe(),
+                        let probe = match (point.kind, wanted.spec.kind) {
+                            (Kind::Session, _) => hit.session_probe(),
+                            (Kind::Override, LinkKind::Replace) => hit.replace_probe(),
+                            (Kind::Override, _) => hit.override_probe(),
                             _ => hit.probe(),
                         };
                         batch.push((point, probe));
@@ -340,7 +343,13 @@ fn prepare(
         .view
         .counters(wanted.link.1)
         .ok_or("the session's data is too short")?;
+    let overrides = program.facts().helpers.contains(&BPF_FUNC_OVERRIDE_RETURN);
     let kind = match spec.kind {
+        LinkKind::Replace => Kind::Override,
+        LinkKind::Uprobe if overrides => Kind::Override,
+        _ if overrides => {
+            return Err("bpf_override_return works at a function's entry (uprobe) only".to_owned());
+        }
         LinkKind::Uprobe => Kind::Entry,
         LinkKind::Uretprobe => Kind::Return,
         LinkKind::Session => Kind::Session,

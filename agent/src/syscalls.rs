@@ -254,14 +254,10 @@ unsafe extern "C" fn on_syscall(event: *mut SyscallEvent, data: *const ()) {
         LinkKind::AnySyscallExit => record[..3].copy_from_slice(&[address, number, regs.ax]),
         LinkKind::RawSyscallEnter => record[..2].copy_from_slice(&[address, number]),
         LinkKind::RawSyscallExit => record[..2].copy_from_slice(&[address, regs.ax]),
-        LinkKind::Uprobe | LinkKind::Uretprobe | LinkKind::Session => return,
+        LinkKind::Uprobe | LinkKind::Uretprobe | LinkKind::Session | LinkKind::Replace => return,
     }
     // No function is probed.
-    let at = attach::Hit {
-        func_ip: 0,
-        session_cookie: std::ptr::null_mut(),
-        at_return: 0,
-    };
+    let at = attach::Hit::new(0, std::ptr::null_mut(), 0);
     // SAFETY: the record is what the program was verified for; the registers
     // are the calling thread's.
     unsafe { traced.hit.run(record.as_mut_ptr().cast(), regs, &at) };

@@ -79,7 +79,7 @@ impl Record {
 
     /// The lists that probes of a kind are in.
     fn lists(&mut self, kind: Kind) -> impl Iterator<Item = &mut Vec<Attached>> {
-        let at_entry = matches!(kind, Kind::Entry | Kind::Session);
+        let at_entry = kind != Kind::Return;
         let at_exit = matches!(kind, Kind::Return | Kind::Session);
         let entry = at_entry.then_some(&mut self.entry);
         entry.into_iter().chain(at_exit.then_some(&mut self.exit))
@@ -365,7 +365,7 @@ impl State {
         let id = self.next_id;
         self.next_id += 1;
         if let Some(record) = self.sites.get_mut(&addr) {
-            let attached = Attached::new(id, probe, kind == Kind::Session);
+            let attached = Attached::new(id, probe, kind);
             for list in record.lists(kind) {
                 let at = if probe.is_first { 0 } else { list.len() };
                 list.insert(at, attached);

@@ -68,8 +68,11 @@ pub enum Refusal {
     #[error("another hook relies on its bytes")]
     Overlap,
     /// Not a function symbol: a return address cannot be expected there.
-    #[error("not the start of a function symbol, so its return cannot be probed")]
+    #[error("not the start of a function symbol, so its return cannot be probed or overridden")]
     NotFunction,
+    /// The back end cannot do it.
+    #[error("this hook back end cannot keep a function from running")]
+    Override,
     /// Returns twice, on another stack or not at all.
     #[error("does not return as functions do (setjmp, vfork, clone, context switch, loader)")]
     OddReturn,

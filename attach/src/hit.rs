@@ -20,8 +20,13 @@ use crate::session::{Cookie, Kept};
 use crate::shadow::{Frame, Shadow};
 use crate::site::{Attached, ProbeList, Site};
 
-/// A hit at a function's entry. Gives 1 if the function is to be entered
-/// through the return stub, else 0.
+/// What [`on_entry`] gives: the function is entered through the return stub.
+pub(crate) const THROUGH_STUB: u64 = 1;
+/// What [`on_entry`] gives: the function is not run; `ax` is its value.
+pub(crate) const OVERRIDDEN: u64 = 2;
+
+/// A hit at a function's entry. Gives how to go on: [`THROUGH_STUB`],
+/// [`OVERRIDDEN`], both or neither.
 ///
 /// # Safety
 /// Called by the entry thunk only: `regs` describes the calling thread,
@@ -38,19 +43,34 @@ pub(crate) unsafe extern "C" fn on_entry(regs: &mut PtRegs, site: &Site) -> u64 
         Admission::Exempt => return 0,
     };
     let entry = site.entry_probes();
+    let mut value = None;
     let through_stub = if entry.has_sessions {
         // SAFETY: as here.
-        unsafe { enter_sessions(shadow, regs, site) }
+        unsafe { enter_sessions(shadow, regs, site, &mut value) }
     } else {
         for attached in entry.iter() {
-            call(shadow, attached, regs, site, core::ptr::null_mut(), 0);
+            let hit = call(shadow, attached, regs, site, core::ptr::null_mut(), 0).1;
+            value = overriding(attached, &hit).or(value);
         }
         let exit = site.exit_probes();
         // SAFETY: as here.
         !exit.is_empty() && unsafe { hijack(shadow, regs, site, exit, &[]) }
     };
     guard::leave(shadow, &mut mark);
-    u64::from(through_stub)
+    let how = if through_stub { THROUGH_STUB } else { 0 };
+    match value {
+        Some(value) => {
+            regs.ax = value;
+            how | OVERRIDDEN
+        }
+        None => how,
+    }
+}
+
+/// What the function is to return instead of being run, if a callback said so.
+#[inline]
+fn overriding(attached: &Attached, hit: &Hit) -> Option<u64> {
+    (attached.may_override && hit.overrides == 1).then_some(hit.value)
 }
 
 /// Runs entry probes of which some are sessions, and sees to the return where
@@ -59,7 +79,12 @@ pub(crate) unsafe extern "C" fn on_entry(regs: &mut PtRegs, site: &Site) -> u64 
 /// # Safety
 /// As for [`on_entry`].
 #[cold]
-unsafe fn enter_sessions(shadow: &Shadow, regs: &mut PtRegs, site: &Site) -> bool {
+unsafe fn enter_sessions(
+    shadow: &Shadow,
+    regs: &mut PtRegs,
+    site: &Site,
+    value: &mut Option<u64>,
+) -> bool {
     let exit = site.exit_probes();
     let mut kept = Kept::new();
     for attached in site.entry_probes().iter() {
@@ -68,8 +93,9 @@ unsafe fn enter_sessions(shadow: &Shadow, regs: &mut PtRegs, site: &Site) -> boo
             true => &raw mut cookie,
             false => core::ptr::null_mut(),
         };
-        let goes_on = call(shadow, attached, regs, site, place, 0) == 0;
-        if attached.is_session && goes_on && !kept.keep(attached.id, cookie) {
+        let (result, hit) = call(shadow, attached, regs, site, place, 0);
+        *value = overriding(attached, &hit).or(*value);
+        if attached.is_session && result == 0 && !kept.keep(attached.id, cookie) {
             missed(site, exit, |other| other.id == attached.id);
         }
     }
@@ -188,7 +214,7 @@ fn finish(thread: &Thread, admission: &Admission, frame: &Frame, regs: &mut PtRe
     }
 }
 
-/// Runs one probe and counts it.
+/// Runs one probe and counts it. Gives what its callback gave and left.
 #[inline]
 fn call(
     shadow: &Shadow,
@@ -197,16 +223,13 @@ fn call(
     site: &Site,
     session_cookie: *mut u64,
     at_return: u32,
-) -> u64 {
-    let mut hit = Hit {
-        func_ip: site.addr,
-        session_cookie,
-        at_return,
-    };
+) -> (u64, Hit) {
+    let mut hit = Hit::new(site.addr, session_cookie, at_return);
     shadow.count(attached.hits());
     let probe = attached.probe;
     // SAFETY: whoever attached the probe vouches for callback and data.
-    unsafe { (probe.callback)(&raw mut *regs, probe.data, &raw mut hit) }
+    let result = unsafe { (probe.callback)(&raw mut *regs, probe.data, &raw mut hit) };
+    (result, hit)
 }
 
 #[cold]

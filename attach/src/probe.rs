@@ -35,6 +35,24 @@ pub struct Hit {
     pub session_cookie: *mut u64,
     /// 1 at a return, else 0.
     pub at_return: u32,
+    /// Set to 1 by the callback of a [`Kind::Override`]: the function shall
+    /// not run, `value` is what it returns.
+    pub overrides: u32,
+    /// See `overrides`.
+    pub value: u64,
+}
+
+impl Hit {
+    /// A hit of a point, before its callback.
+    pub const fn new(func_ip: u64, session_cookie: *mut u64, at_return: u32) -> Hit {
+        Hit {
+            func_ip,
+            session_cookie,
+            at_return,
+            overrides: 0,
+            value: 0,
+        }
+    }
 }
 
 /// Where in a function's life a probe runs.
@@ -47,6 +65,10 @@ pub enum Kind {
     /// uprobe session: before the first instruction and, if the callback gave
     /// 0 there, again after the function returned to its caller.
     Session,
+    /// As `Entry`, and its callback may have the function not run at all. The
+    /// caller gets the value in `ax` and, as bits, in `xmm0`; of several such
+    /// probes the one that runs last decides. Return probes see the value.
+    Override,
 }
 
 /// What a callback needs beyond what is cheap: the argument words of `regs`

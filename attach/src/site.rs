@@ -9,10 +9,10 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::probe::{Callback, Needs, Probe};
+use crate::probe::{Callback, Kind, Needs, Probe};
 
 /// A probe with the name by which a live frame recognises it after changes.
-/// Trampolines read all but the last three.
+/// Trampolines read all but the last four.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Attached {
@@ -26,6 +26,8 @@ pub(crate) struct Attached {
     pub(crate) probe: Probe,
     /// It is in both lists of its site, and its return depends on its entry.
     pub(crate) is_session: bool,
+    /// It may have the function not run.
+    pub(crate) may_override: bool,
 }
 
 /// What instructions know of [`Attached`], [`ProbeList`] and [`Site`].
@@ -47,8 +49,8 @@ pub(crate) mod offsets {
 }
 
 impl Attached {
-    pub(crate) fn new(id: u64, mut probe: Probe, is_session: bool) -> Attached {
-        if is_session {
+    pub(crate) fn new(id: u64, mut probe: Probe, kind: Kind) -> Attached {
+        if matches!(kind, Kind::Session | Kind::Override) {
             // Whatever the callback reads, what it gives is looked at.
             probe.needs = Needs::EVERYTHING;
         }
@@ -59,7 +61,8 @@ impl Attached {
             more: 0,
             id,
             probe,
-            is_session,
+            is_session: kind == Kind::Session,
+            may_override: kind == Kind::Override,
         }
     }
 

@@ -37,6 +37,10 @@ pub struct RunState {
     pub at_entry: bool,
     /// The probed function has returned.
     pub at_return: bool,
+    /// The probed function can be kept from running.
+    pub may_override: bool,
+    /// What it is to return then.
+    pub overridden: Cell<Option<u64>>,
     /// What a session keeps between entry and return; null outside of one.
     pub session_cookie: *mut u64,
     /// Stands for it then: an event takes a session's program too.
@@ -60,6 +64,8 @@ impl RunState {
             vcpu: NO_VCPU,
             at_entry: false,
             at_return: false,
+            may_override: false,
+            overridden: Cell::new(None),
             session_cookie: ptr::null_mut(),
             no_cookie: Cell::new(0),
             rings: [const { Cell::new(ptr::null()) }; RINGS],

@@ -11,6 +11,7 @@ mod libraries;
 mod memory;
 mod oracle;
 mod order;
+mod overrides;
 mod points;
 mod running;
 mod stacks;

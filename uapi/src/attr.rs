@@ -145,6 +145,12 @@ attrs! {
         cnt: u32 = 48, flags: u32 = 52, pid: i32 = 56,
     }
 
+    /// `BPF_PROG_ATTACH`.
+    ProgAttach {
+        target_fd: i32 = 0, attach_bpf_fd: i32 = 4, attach_type: u32 = 8, attach_flags: u32 = 12,
+        replace_bpf_fd: i32 = 16, relative_fd: i32 = 20, expected_revision: u64 = 24,
+    }
+
     /// `BPF_LINK_UPDATE`.
     LinkUpdate { link_fd: i32 = 0, new_prog_fd: i32 = 4, flags: u32 = 8, old_prog_fd: i32 = 12, }
 

@@ -17,6 +17,7 @@ mod numbers {
     pub const BPF_PROG_TYPE_SYSCALL: u32 = 31;
     pub const BPF_TRACE_FENTRY: u32 = 24;
     pub const BPF_TRACE_FEXIT: u32 = 25;
+    pub const BPF_MODIFY_RETURN: u32 = 26;
     pub const BPF_PERF_EVENT: u32 = 41;
     pub const BPF_TRACE_KPROBE_MULTI: u32 = 42;
     pub const BPF_TRACE_UPROBE_MULTI: u32 = 48;

@@ -155,11 +155,7 @@ fn run(
     session_cookie: *mut u64,
     at_return: u32,
 ) -> u64 {
-    let mut hit = Hit {
-        func_ip: site.addr,
-        session_cookie,
-        at_return,
-    };
+    let mut hit = Hit::new(site.addr, session_cookie, at_return);
     let probe = attached.probe;
     shadow.count(probe.hits.offset());
     // SAFETY: whoever attached the probe vouches for callback and data.

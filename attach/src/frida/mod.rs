@@ -187,6 +187,9 @@ impl State {
         probe: Probe,
     ) -> Result<HookId, Refusal> {
         let (addr, kind) = (point.addr as u64, point.kind);
+        if kind == Kind::Override {
+            return Err(Refusal::Override);
+        }
         let needs_return = kind != Kind::Entry;
         if needs_return && let Some(refusal) = point.module.return_refusal(addr) {
             return Err(refusal);

@@ -67,6 +67,7 @@ static ROWS: &[&Helper] = &[
     &task::get_prandom_u32::ROW,
     &task::get_func_ip::ROW,
     &task::get_attach_cookie::ROW,
+    &task::override_return::ROW,
     &text::strncmp::ROW,
     &time::ktime_get_ns::ROW,
     &time::ktime_get_boot_ns::ROW,

@@ -148,3 +148,16 @@ helper! {
         run.cookie
     }
 }
+
+helper! {
+    /// bpf_override_return: the probed function does not run, its caller gets
+    /// `rc`; the last call counts. EINVAL where that cannot be: such a program
+    /// was reached by a tail call from one that was not attached for it.
+    gpl fn override_return(run, _ctx: Ctx, rc: Any) -> u64 = BPF_FUNC_OVERRIDE_RETURN {
+        if !run.may_override {
+            return Errno::EINVAL.ret() as u64;
+        }
+        run.overridden.set(Some(rc.0));
+        0
+    }
+}

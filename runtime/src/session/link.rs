@@ -13,6 +13,9 @@ pub enum LinkKind {
     Uretprobe = 1,
     /// At both: the return only if the program gave 0 at the entry.
     Session = 2,
+    /// Instead of the function at the offset: what the program gives is what
+    /// the function returns.
+    Replace = 3,
     /// At a system call, with the record of `syscalls:sys_enter_NAME`: the
     /// place's offset holds its number, and how many arguments it has from
     /// bit 32 on.
@@ -150,6 +153,7 @@ impl LinkBody {
                 0 => LinkKind::Uprobe,
                 1 => LinkKind::Uretprobe,
                 2 => LinkKind::Session,
+                3 => LinkKind::Replace,
                 32 => LinkKind::SyscallEnter,
                 33 => LinkKind::SyscallExit,
                 34 => LinkKind::AnySyscallEnter,

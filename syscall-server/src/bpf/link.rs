@@ -6,7 +6,9 @@ use runtime::session::{LinkKind, LinkSpec, Place};
 use uapi::Errno;
 use uapi::attr;
 use uapi::cmd::{BPF_F_REPLACE, BPF_F_UPROBE_MULTI_RETURN};
-use uapi::prog::{BPF_PERF_EVENT, BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION};
+use uapi::prog::{
+    BPF_MODIFY_RETURN, BPF_PERF_EVENT, BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION,
+};
 
 use super::call::{self, Call};
 use crate::perf::place;
@@ -128,6 +130,20 @@ pub fn detach(call: &Call) -> Result<i64, Errno> {
     let link = call::link(attr.link_fd)?;
     call.server.bpf.link_detach(&link)?;
     Ok(0)
+}
+
+/// `BPF_PROG_ATTACH`: no program of ours has a target of that kind, but tools
+/// of C++ bpftime put programs that override on their events so.
+pub fn prog_attach(call: &Call) -> Result<i64, Errno> {
+    let attr = attr::ProgAttach::decode(&call.bytes);
+    if attr.attach_type != BPF_MODIFY_RETURN || attr.attach_flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let prog = call::prog(attr.attach_bpf_fd)?;
+    match call::object(attr.target_fd)? {
+        Object::Event(event) => event.attach(&prog, 0).map(|()| 0),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// Bytes of a tracepoint's name, with its terminating zero

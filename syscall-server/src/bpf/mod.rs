@@ -68,6 +68,11 @@ const COMMANDS: &[(u32, usize, Answer)] = &[
         attr::ProgBindMap::END,
         prog::bind_map,
     ),
+    (
+        cmd::BPF_PROG_ATTACH,
+        attr::ProgAttach::END,
+        link::prog_attach,
+    ),
     (cmd::BPF_BTF_LOAD, attr::BtfLoad::END, btf::load),
     (cmd::BPF_LINK_CREATE, attr::LinkCreate::END, link::create),
     (cmd::BPF_LINK_UPDATE, attr::LinkUpdate::END, link::update),

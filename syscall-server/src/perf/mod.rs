@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::command::Object;
-use runtime::command::perf::EventKind;
+use runtime::command::perf::{EventKind, Probe};
 use runtime::command::tracepoint::Tracepoint;
 use runtime::session::LinkKind;
 use uapi::Errno;
@@ -29,6 +29,11 @@ use crate::fds::{self, FDS, File};
 use crate::server::{self, Server};
 use crate::{files, log, own_process, raw, tracefs, user};
 
+/// Types of events that C++ bpftime has made up: an uprobe whose program may
+/// call `bpf_override_return` (any uprobe's may here), and one whose program
+/// gives what the function returns.
+const PERF_TYPE_UPROBE_OVERRIDE: u32 = 1008;
+const PERF_TYPE_UPROBE_REPLACE: u32 = 1009;
 /// Bit of `config` that asks for a return probe (format/retprobe).
 const RETPROBE: u64 = 1;
 /// Where `config` has the offset of the reference count
@@ -76,6 +81,8 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
             };
             Kind::Tracepoint(tracepoint)
         }
+        PERF_TYPE_UPROBE_OVERRIDE => Kind::Probe,
+        PERF_TYPE_UPROBE_REPLACE => Kind::Replace,
         other if other == files::uprobe_pmu_type() => Kind::Probe,
         _ => return Ok(None),
     };
@@ -92,6 +99,13 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         Kind::Clock => clock(&attr, request.cpu)?,
         Kind::Dummy => EventKind::Dummy,
         Kind::Probe => probe(&attr, request.pid)?,
+        Kind::Replace => match probe(&attr, request.pid)? {
+            EventKind::Probe(probe) => EventKind::Probe(Probe {
+                kind: LinkKind::Replace,
+                ..probe
+            }),
+            other => other,
+        },
         Kind::Tracepoint(tracepoint) => EventKind::Tracepoint(tracepoint),
     };
     let server = server::server()?;
@@ -106,6 +120,7 @@ enum Kind {
     Clock,
     Dummy,
     Probe,
+    Replace,
     Tracepoint(Tracepoint),
 }
 

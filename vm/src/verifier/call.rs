@@ -222,8 +222,12 @@ impl<'a> Walk<'a> {
     fn helper(&self, id: u32) -> Result<&'a Proto, Fail> {
         let prog_type = self.spec.prog_type;
         let known = kernel::find(id, prog_type);
+        // Kernels have it for kernel functions, where they were built so; user
+        // space, which offers it, has it for the functions that it probes.
+        let overrides = id == BPF_FUNC_OVERRIDE_RETURN && prog_type == prog::BPF_PROG_TYPE_KPROBE;
+        let has = |row: &kernel::KernelHelper| row.types.contains(prog_type) || overrides;
         match self.env.helper(id) {
-            Some(proto) if known.is_none_or(|row| row.types.contains(prog_type)) => Ok(proto),
+            Some(proto) if known.is_none_or(has) => Ok(proto),
             _ => Err(compat::unknown_helper(id, known)),
         }
     }

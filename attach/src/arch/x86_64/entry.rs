@@ -3,7 +3,7 @@
 
 use core::arch::global_asm;
 
-use crate::hit::on_entry;
+use crate::hit::{OVERRIDDEN, THROUGH_STUB, on_entry};
 
 /// Bytes that a trampoline moves the stack pointer down before it calls
 /// [`bpftime_attach_entry`]: the red zone and the word it then jumps through.
@@ -33,7 +33,8 @@ pub(crate) fn address() -> u64 {
 //
 // [rbp + 176] is the word at S - 136 through which the trampoline goes on:
 // r + 3 (restore rsp, displaced code) or the return stub, which finds the
-// displaced code's address at S - 8, dead at the start of a function.
+// displaced code's address at S - 8, dead at the start of a function. Where
+// the function is not to run, a plain return stands for either.
 //
 // popfq costs twenty cycles: status flags come back by add and sahf instead,
 // and DF, the only other flag that code in between needs, by std.
@@ -128,6 +129,17 @@ bpftime_attach_entry:
     test eax, eax
     jz 3f
     lea rcx, [rbx + {displaced_after_return}]
+    test al, {overridden}
+    jz 2f
+    mov rcx, [rbp + 80]
+    mov [rsp], rcx
+    mov qword ptr [rsp + 8], 0
+    lea rcx, [rip + bpftime_attach_overridden]
+    mov [rbp + 176], rcx
+    lea rcx, [rip + bpftime_attach_overridden_return]
+    test al, {through_stub}
+    jz 3f
+2:
     mov [rbp + 304], rcx
     lea rcx, [rip + bpftime_attach_return_call]
     mov [rbp + 176], rcx
@@ -198,10 +210,24 @@ bpftime_attach_entry:
     ret
     .cfi_endproc
     .size bpftime_attach_entry, . - bpftime_attach_entry
+
+    .type bpftime_attach_overridden,@function
+    .p2align 4
+bpftime_attach_overridden:
+    .cfi_startproc
+    .cfi_def_cfa rsp, 144
+    lea rsp, [rsp + 136]
+    .cfi_def_cfa rsp, 8
+bpftime_attach_overridden_return:
+    ret
+    .cfi_endproc
+    .size bpftime_attach_overridden, . - bpftime_attach_overridden
     .popsection
 "#,
     site_before_return = const SITE_BEFORE_RETURN,
     restore_after_return = const RESTORE_AFTER_RETURN,
     displaced_after_return = const DISPLACED_AFTER_RETURN,
     on_entry = sym on_entry,
+    through_stub = const THROUGH_STUB,
+    overridden = const OVERRIDDEN,
 );

@@ -174,6 +174,7 @@ fn link(view: &SessionView, id: u32, spec: LinkSpec) -> Link {
             LinkKind::Uprobe => "uprobe",
             LinkKind::Uretprobe => "uretprobe",
             LinkKind::Session => "session",
+            LinkKind::Replace => "replace",
             LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit => "raw tracepoint",
             kind if kind.is_of_syscalls() => "tracepoint",
             _ => "other",
