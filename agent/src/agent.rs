@@ -210,6 +210,11 @@ impl Agent {
         let _ = handle.join();
         self.running.store(0, Ordering::Release);
         // Joined is a little earlier than gone.
+        self.await_end();
+    }
+
+    /// Waits for the kernel to forget the thread, which has said its last word.
+    fn await_end(&self) {
         let tid = self.tid.load(Ordering::Acquire);
         let deadline = Instant::now() + Duration::from_secs(1);
         while process::has_thread(tid) && Instant::now() < deadline {
@@ -259,7 +264,11 @@ impl Agent {
     pub fn stop(&self, timeout: Duration) -> bool {
         self.stop.store(true, Ordering::Release);
         self.follow_now(timeout);
-        !self.is_running()
+        let has_ended = !self.is_running();
+        if has_ended {
+            self.await_end();
+        }
+        has_ended
     }
 
     /// The first thread leaves by pthread_exit(3): from now on the process

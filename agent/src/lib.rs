@@ -25,6 +25,7 @@ mod log;
 mod maps;
 mod modules;
 mod room;
+mod sandbox;
 mod semaphores;
 mod signals;
 mod stacks;
@@ -128,6 +129,7 @@ fn start(dirs: Dirs) -> bool {
     };
     if INJECTED.load(Ordering::Acquire) {
         alone::find();
+        sandbox::find();
         agent.set_injected();
     }
     // First take a place in the roster: a tool that comes from now on waits for

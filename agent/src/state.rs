@@ -16,7 +16,7 @@ use crate::maps;
 use crate::modules::Image;
 use crate::stacks::Stacks;
 use crate::syscalls::Syscalls;
-use crate::{alone, exit, loader};
+use crate::{alone, exit, loader, sandbox};
 
 /// What came of one round.
 #[derive(Default)]
@@ -373,6 +373,7 @@ impl State {
         let modules = &mut self.hooks.modules;
         let probes = alone::probes(&image, modules).and_then(|mut probes| {
             probes.push(exit::probe(&image, modules)?);
+            probes.extend(sandbox::probes(&image, modules)?);
             Ok(probes)
         });
         match probes {

@@ -97,9 +97,7 @@ pub fn check(pid: Pid) -> Result<(), Problem> {
         ));
     }
     check_room(pid, &status)?;
-    if seccomp_filters(&status)
-        > fs::read_to_string("/proc/self/status").map_or(0, |own| seccomp_filters(&own))
-    {
+    if is_sandboxed(&status) {
         return Err(Problem::new(
             pid,
             "runs under a seccomp filter of its own, which might kill it for what the agent does",
@@ -153,6 +151,13 @@ fn check_room(pid: Pid, status: &str) -> Result<(), Problem> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Whether a thread with this /proc/PID/task/TID/status runs under a filter that
+/// we do not run under.
+pub fn is_sandboxed(status: &str) -> bool {
+    let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    seccomp_filters(status) > seccomp_filters(&own)
 }
 
 /// Number of seccomp filters; strict mode counts as one.

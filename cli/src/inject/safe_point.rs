@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::arch::{self, Interruptible, Registers};
-use super::permission::no_access;
+use super::permission::{self, no_access};
 use super::slot::Slot;
 use super::target::Target;
 use super::thread::{self, Lost, Stop, Thread};
@@ -154,7 +154,7 @@ fn threads(pid: Pid, first: &[i32]) -> Vec<Pid> {
     };
     let mut threads: Vec<(u8, Pid)> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|tid| !is_agents(pid, *tid))
+        .filter(|tid| !is_agents(pid, *tid) && !is_restricted(pid, *tid))
         .map(|tid| {
             let rank = if first.contains(&tid) {
                 0
@@ -172,6 +172,12 @@ fn threads(pid: Pid, first: &[i32]) -> Vec<Pid> {
 fn is_agents(pid: Pid, tid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"))
         .is_ok_and(|name| name == AGENT_THREAD)
+}
+
+/// A thread under a filter of its own: the agent's would be, too.
+fn is_restricted(pid: Pid, tid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))
+        .is_ok_and(|status| permission::is_sandboxed(&status))
 }
 
 /// 1 for a thread in a lasting wait, 2 for a running one, 3 for the rest.

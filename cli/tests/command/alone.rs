@@ -115,3 +115,52 @@ fn after_detach_and_attach() {
         );
     }
 }
+
+/// What it forbids itself ends it: nobody may do that in it then.
+#[test]
+fn a_sandbox_of_its_own() {
+    const FILTER: &str = r#"
+#include <stddef.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+static void forbid(int by_prctl) {
+  static const int numbers[] = {SYS_openat, SYS_mprotect, SYS_membarrier, SYS_process_vm_readv, SYS_getdents64, SYS_mmap, SYS_madvise, SYS_clone3, SYS_futex};
+  struct sock_filter code[24]; int n = 0; code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+  for (unsigned i = 0; i < sizeof numbers / sizeof *numbers; i++) { code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, numbers[i], 0, 1); code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS); }
+  code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  struct sock_fprog program = {n, code}; if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) fail("no_new_privs");
+  if (by_prctl ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) : syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program)) fail("seccomp"); }
+"#;
+    let place = Place::new();
+    for by_prctl in [0, 1] {
+        let source = format!(
+            "{FILTER}int main(void) {{ char c; ready(); while (read(0, &c, 1) > 0) if (c == '\\n') {{ forbid({by_prctl}); puts(\"went on\"); fflush(stdout); }} puts(\"as it should be\"); fflush(stdout); _exit(0); }}"
+        );
+        let mut running = program(&place, "forbids", &source);
+        let pid = running.pid();
+        check(&mut place.bpftime(["attach", &pid]), 0, "", "");
+        running.tell("go on\n");
+        assert_eq!(running.line(), "went on");
+        check(
+            &mut place.bpftime(["detach", &pid]),
+            1,
+            "",
+            &format!(
+                "bpftime: {pid}: has no agent: nothing to detach; bpftime status lists those that have one\n"
+            ),
+        );
+        check(
+            &mut place.bpftime(["attach", &pid]),
+            1,
+            "",
+            &format!(
+                "bpftime: {pid}: runs under a seccomp filter of its own, which might kill it for what the agent does: start it without its sandbox\n"
+            ),
+        );
+        assert_eq!(
+            running.end(),
+            ("as it should be\n".to_owned(), String::new(), Some(0))
+        );
+    }
+}
