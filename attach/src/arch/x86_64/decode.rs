@@ -253,3 +253,148 @@ pub(crate) fn is_padding(bytes: &[u8]) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: [&str; 4] = [
+        "/usr/lib/x86_64-linux-gnu/libc.so.6",
+        "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+        "/usr/lib/x86_64-linux-gnu/libcrypto.so.3",
+        "/bin/bash",
+    ];
+    /// Where a file's text would be, and how far away its trampolines.
+    const BIAS: u64 = 0x7f12_3400_0000;
+    const FAR: [u64; 2] = [BIAS - 0x6000_0000, BIAS + 0x6000_0000];
+
+    fn decoded(code: &[u8], at: u64) -> Vec<Instruction> {
+        let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
+        let mut all = Vec::new();
+        while decoder.can_decode() {
+            all.push(decoder.decode());
+        }
+        all
+    }
+
+    /// Where relocated code leads if its first instruction branches, or if not.
+    fn ways(code: &[Instruction], behind: u64) -> (u64, u64) {
+        let at = |ip: u64| {
+            let next = code.iter().find(|instruction| instruction.ip() == ip);
+            match next {
+                Some(jump) => {
+                    assert!(
+                        jump.is_jmp_short_or_near() || jump.is_jmp_near_indirect(),
+                        "{jump:?}"
+                    );
+                    jump.near_branch_target()
+                }
+                None => ip,
+            }
+        };
+        let end = code.last().map_or(0, Instruction::next_ip);
+        let way = |ip: u64| if at(ip) == end { behind } else { at(ip) };
+        (way(code[0].near_branch_target()), way(code[0].next_ip()))
+    }
+
+    fn check(original: &Instruction, code: &[Instruction]) {
+        let shown = || format!("{:x} {original:?} became {code:?}", original.ip());
+        match original.flow_control() {
+            FlowControl::Call if original.code() != Code::Syscall => {
+                let [push, store, jump] = code else {
+                    panic!("{}", shown())
+                };
+                check_pushed(original, push, store);
+                assert_eq!(jump.near_branch_target(), original.near_branch_target());
+            }
+            FlowControl::IndirectCall => {
+                let [push, store, jump] = code else {
+                    panic!("{}", shown())
+                };
+                check_pushed(original, push, store);
+                assert_eq!(jump.code(), Code::Jmp_rm64, "{}", shown());
+                assert_eq!(jump.op0_kind(), original.op0_kind(), "{}", shown());
+                let pushed = if original.memory_base() == Register::RSP {
+                    8
+                } else {
+                    0
+                };
+                let displacement = original.memory_displacement64().wrapping_add(pushed);
+                assert_eq!(jump.memory_displacement64(), displacement, "{}", shown());
+                let registers = |i: &Instruction| {
+                    (
+                        i.op0_register(),
+                        i.memory_base(),
+                        i.memory_index(),
+                        i.memory_index_scale(),
+                    )
+                };
+                assert_eq!(registers(jump), registers(original), "{}", shown());
+            }
+            FlowControl::ConditionalBranch => {
+                let same = code[0].mnemonic() == original.mnemonic();
+                assert!(same, "{}", shown());
+                let expected = (original.near_branch_target(), original.next_ip());
+                assert_eq!(ways(code, original.next_ip()), expected, "{}", shown());
+            }
+            FlowControl::UnconditionalBranch => {
+                let target = original.near_branch_target();
+                assert_eq!(code[0].near_branch_target(), target, "{}", shown());
+                assert!(code.len() == 1 && code[0].is_jmp_short_or_near());
+            }
+            // What iced holds equal has the same operands, addresses resolved.
+            _ => assert!(code.len() == 1 && code[0] == *original, "{}", shown()),
+        }
+    }
+
+    /// `push` and `store` put the original's return address on the stack.
+    fn check_pushed(original: &Instruction, push: &Instruction, store: &Instruction) {
+        assert_eq!(push.code(), Code::Pushq_imm32);
+        assert_eq!(store.code(), Code::Mov_rm32_imm32);
+        let address = (store.memory_base(), store.memory_displacement64());
+        assert_eq!(address, (Register::RSP, 4));
+        let pushed = push.immediate(0) & 0xffff_ffff | store.immediate(1) << 32;
+        assert_eq!(pushed, original.next_ip());
+    }
+
+    #[test]
+    fn relocated_instructions_do_what_the_original_does() {
+        let mut checked = 0;
+        let mut immovable = 0;
+        for file in FILES {
+            let bytes = std::fs::read(file).expect("the file");
+            let elf = object::ElfFile::parse(&bytes).expect("an ELF file");
+            for segment in elf.segments().filter(|segment| segment.executable) {
+                let text = elf.file_bytes(segment.file);
+                for function in elf.functions().iter() {
+                    let start = function.range.start;
+                    let from = start.wrapping_sub(segment.vaddr) as usize;
+                    let len = (function.range.end - start).min(4096) as usize;
+                    let Some(code) = text.get(from..(from + len).min(text.len())) else {
+                        continue;
+                    };
+                    // The entry, and some of the rest.
+                    let instructions = decoded(code, BIAS + start).into_iter();
+                    for (n, original) in instructions.enumerate() {
+                        if n != 0 && !(n as u64 + start / 16).is_multiple_of(64) {
+                            continue;
+                        }
+                        let at = (original.ip() - BIAS - start) as usize;
+                        let Ok(first) = First::decode(&code[at..], original.ip()) else {
+                            continue;
+                        };
+                        for far in FAR {
+                            match first.relocate(far + start) {
+                                Ok(moved) => check(&original, &decoded(&moved, far + start)),
+                                Err(_) => immovable += 1,
+                            }
+                            checked += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(checked > 50_000, "{checked}");
+        assert!(immovable * 10_000 < checked, "{immovable} of {checked}");
+    }
+}
