@@ -218,21 +218,32 @@ impl Backend for Engine {
     fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
         let mut state = STATE.lock();
         let mut plans = Vec::new();
-        let mut results = Vec::with_capacity(batch.len());
+        let mut results: Vec<_> = batch.iter().map(|_| Err(Refusal::NoRoom)).collect();
         let mut touched = BTreeSet::new();
-        for (point, probe) in batch {
+        let order = ladder::Order::of(batch);
+        for index in order.indices {
+            let (Some((point, probe)), Some(result)) = (batch.get(index), results.get_mut(index))
+            else {
+                continue;
+            };
             let addr = point.addr as u64;
-            let added = state
-                .site_for(addr, point.kind, &point.module, self.can_step, &mut plans)
+            let mut planned = Batch {
+                module: &point.module,
+                can_step: self.can_step,
+                wanted: &order.wanted,
+                plans: &mut plans,
+            };
+            *result = state
+                .site_for(addr, point.kind, &mut planned)
                 .map(|()| state.add(addr, point.kind, *probe));
-            if added.is_ok() {
+            if result.is_ok() {
                 touched.insert(addr);
             }
-            results.push(added.map_err(|reason| AttachError::Refused {
-                addr: point.addr,
-                reason,
-            }));
         }
+        let with_addr = |(result, (point, _)): (Result<HookId, Refusal>, &(Point, Probe))| {
+            result.map_err(|reason| refused(point.addr as u64, reason))
+        };
+        let mut results: Vec<_> = results.into_iter().zip(batch).map(with_addr).collect();
         state.publish(&touched);
         let mut failed = write_plans(&state.with_thunks(plans));
         state.choose_thunks(&touched, self.can_step);
@@ -300,14 +311,8 @@ impl Backend for Engine {
 
 impl State {
     /// Sees to it that there is a site at `addr`, planned if it is new.
-    fn site_for(
-        &mut self,
-        addr: u64,
-        kind: Kind,
-        module: &Module,
-        can_step: bool,
-        plans: &mut Vec<(u64, Plan)>,
-    ) -> Result<(), Refusal> {
+    fn site_for(&mut self, addr: u64, kind: Kind, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+        let module = batch.module;
         if kind != Kind::Entry
             && let Some(refusal) = module.return_refusal(addr)
         {
@@ -316,12 +321,7 @@ impl State {
         if module.is_refused_by_kernel(addr) {
             return Err(Refusal::NotSupported);
         }
-        let mut batch = Batch {
-            module,
-            can_step,
-            plans,
-        };
-        self.site_at(addr, &mut batch)
+        self.site_at(addr, batch)
     }
 
     /// Brings the text in line with the probes at system calls.

@@ -14,6 +14,7 @@ use crate::arch::plan::{Body, Need, Plan, Planner, Spot};
 use crate::error::{AttachError, Refusal};
 use crate::mappings;
 use crate::module::Module;
+use crate::probe::{Point, Probe};
 use crate::site::Site;
 use crate::text::{self, Change, Outcome};
 
@@ -26,7 +27,32 @@ const LONGEST_LEAD: u64 = 64;
 pub(super) struct Batch<'a> {
     pub(super) module: &'a Module,
     pub(super) can_step: bool,
+    /// Addresses that are asked for.
+    pub(super) wanted: &'a BTreeSet<u64>,
     pub(super) plans: &'a mut Vec<(u64, Plan)>,
+}
+
+/// In which order points are planned.
+pub(super) struct Order {
+    pub(super) indices: Vec<usize>,
+    pub(super) wanted: BTreeSet<u64>,
+}
+
+impl Order {
+    /// What is jumped to first: the rest may go on from the trampolines of what
+    /// is before it.
+    pub(super) fn of(batch: &[(Point, Probe)]) -> Order {
+        let follows = |(point, _): &(Point, Probe)| {
+            let addr = point.addr as u64;
+            point.module.is_inside_function(addr) && point.module.reached_from(addr).is_some()
+        };
+        let (behind, first): (Vec<usize>, Vec<usize>) =
+            (0..batch.len()).partition(|index| batch.get(*index).is_some_and(follows));
+        Order {
+            indices: [first, behind].concat(),
+            wanted: batch.iter().map(|(point, _)| point.addr as u64).collect(),
+        }
+    }
 }
 
 impl State {
@@ -137,8 +163,11 @@ impl State {
 
     fn lean_at(&mut self, addr: u64, spot: &Spot, batch: &mut Batch<'_>) -> Result<(), Refusal> {
         let behind = spot.behind().ok_or(Refusal::NoRoom)?;
-        if self.sites.contains_key(&behind) {
-            return Err(Refusal::Overlap);
+        if let Some(record) = self.sites.get(&behind) {
+            let head = record.head;
+            return self.plan_one(addr, batch, |planner, module, body| {
+                planner.plan_leaning_on(module, (addr, spot, body), behind, &head)
+            });
         }
         let mut second = None;
         self.plan_one(behind, batch, |planner, module, behind_body| {
@@ -156,11 +185,12 @@ impl State {
         Ok(())
     }
 
-    fn planner(&mut self, batch: &Batch<'_>) -> Planner<'_> {
+    fn planner<'a>(&'a mut self, batch: &Batch<'a>) -> Planner<'a> {
         Planner {
             arena: self.arena.get_or_insert_default(),
             owned: &self.owned,
             can_step: batch.can_step,
+            wanted: Some(batch.wanted),
         }
     }
 

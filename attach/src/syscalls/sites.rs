@@ -210,6 +210,7 @@ impl Sites {
                     arena: &mut *arena,
                     owned,
                     can_step,
+                    wanted: None,
                 };
                 match planner.plan(module, start, &body) {
                     Ok(plan) if plan.tactic != Tactic::Pun || is_last_resort => {

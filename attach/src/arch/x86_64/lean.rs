@@ -77,6 +77,33 @@ impl Planner<'_> {
         Ok((plan.with_code(at, code, &spot.displaced), held))
     }
 
+    /// The same, where the second is a site already, with a jump at `head`.
+    pub(crate) fn plan_leaning_on(
+        &mut self,
+        module: &Module,
+        (addr, spot, body): (u64, &Spot, &Body<'_>),
+        behind: u64,
+        head: &Change,
+    ) -> Result<Plan, Refusal> {
+        // Its jump may be elsewhere.
+        if head.addr != behind {
+            return Err(Refusal::Overlap);
+        }
+        let at = self.arena.near(addr, body.room).ok_or(Refusal::NoMemory)?;
+        let code = (body.code)(at, &spot.displaced).inspect_err(|_| self.forget(at))?;
+        let plan = self.pun_before(module, spot, at + body.entry, head);
+        let plan = plan.inspect_err(|_| self.forget(at))?;
+        let plan = Plan {
+            needs: Some(Need {
+                addr: behind,
+                is_first: true,
+            }),
+            owned: addr..plan.owned.end,
+            ..plan
+        };
+        Ok(plan.with_code(at, code, &spot.displaced))
+    }
+
     fn lean(
         &mut self,
         module: &Module,

@@ -8,6 +8,7 @@
 //! with them, and they are too short for a jump.
 //! What needs more is refused.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::decode::{First, may_jump_into};
@@ -102,6 +103,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) owned: &'a Intervals,
     /// Whether text can be changed in steps.
     pub(crate) can_step: bool,
+    /// Addresses that are asked for, which no other site shall displace.
+    pub(crate) wanted: Option<&'a BTreeSet<u64>>,
 }
 
 /// A place where the jump may go: an instruction of the function, behind others
@@ -301,6 +304,9 @@ impl Planner<'_> {
             displaced.push(first);
             let range = addr..at + first.len() as u64;
             if !module.is_original(&range) || self.owned.overlaps(&range) {
+                break;
+            }
+            if at != addr && self.wanted.is_some_and(|wanted| wanted.contains(&at)) {
                 break;
             }
             if at != addr {
