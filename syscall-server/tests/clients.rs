@@ -120,6 +120,16 @@ fn answers_as_the_kernel_does() {
 }
 
 #[test]
+fn multi_links_are_judged_as_the_kernel_does() {
+    let stage = Stage::new("multi", &["-pthread"]);
+    if kernel_is_the_oracle() {
+        let theirs = stage.on_the_kernel();
+        check_lines(&stage.under_us(), &theirs, "we differ from the kernel");
+        assert!(theirs.matches("errno 0").count() > 100);
+    }
+}
+
+#[test]
 fn a_libbpf_tool_runs() {
     let stage = Stage::new("tool", &["-lbpf"]);
     let expected = "\

@@ -150,19 +150,36 @@ fn link_arrays(info: &mut Info<'_>, link: &LinkObject) -> Result<(), Errno> {
         }
         Target::Places { spec, .. } => {
             let count = info.asked_u32(at::LINK_MULTI_COUNT) as usize;
+            let room = info.asked_u32(at::LINK_MULTI_PATH_SIZE) as usize;
+            let arrays = [
+                at::LINK_MULTI_OFFSETS,
+                at::LINK_MULTI_REF_CTRS,
+                at::LINK_MULTI_COOKIES,
+            ];
+            let has_arrays = arrays.iter().any(|&array| info.asked_u64(array) != 0);
+            let has_path = info.asked_u64(at::LINK_MULTI_PATH) != 0;
+            if has_path != (room != 0) || has_arrays && count == 0 {
+                return Err(Errno::EINVAL);
+            }
             let words = |word: fn(&Place) -> u64| -> Vec<u8> {
                 let words = spec.places.iter().map(word);
                 words.flat_map(u64::to_le_bytes).collect()
             };
-            let room = info.asked_u32(at::LINK_MULTI_PATH_SIZE) as usize;
             let path = [spec.path.as_bytes(), &[0]].concat();
+            if has_path && room < path.len() {
+                return Err(Errno::ENAMETOOLONG);
+            }
             info.fill(at::LINK_MULTI_PATH, room, &path)?;
             let offsets = words(|place| place.offset);
             info.fill(at::LINK_MULTI_OFFSETS, count * 8, &offsets)?;
             let ref_ctrs = words(|place| place.ref_ctr_offset);
             info.fill(at::LINK_MULTI_REF_CTRS, count * 8, &ref_ctrs)?;
             let cookies = words(|place| place.cookie);
-            info.fill(at::LINK_MULTI_COOKIES, count * 8, &cookies)
+            info.fill(at::LINK_MULTI_COOKIES, count * 8, &cookies)?;
+            match has_arrays && count < spec.places.len() {
+                true => Err(Errno::ENOSPC),
+                false => Ok(()),
+            }
         }
     }
 }

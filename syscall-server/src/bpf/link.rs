@@ -1,5 +1,7 @@
 //! `BPF_LINK_CREATE`, `_UPDATE`, `_DETACH` and `BPF_RAW_TRACEPOINT_OPEN`.
 
+use std::collections::HashMap;
+
 use runtime::command::link::{MAX_UPROBE_MULTI_CNT, check_attach_type, is_uprobe_multi};
 use runtime::command::{Object, ProgObject};
 use runtime::session::{LinkKind, LinkSpec, Place};
@@ -34,7 +36,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             call.new_fd(Object::Link(link))
         }
         BPF_TRACE_UPROBE_MULTI | BPF_TRACE_UPROBE_SESSION => {
-            if !is_uprobe_multi(&prog) {
+            if attr.flags != 0 || !is_uprobe_multi(&prog) {
                 return Err(Errno::EINVAL);
             }
             let spec = uprobe_multi(call, &prog)?;
@@ -66,20 +68,19 @@ fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
         return Err(Errno::E2BIG);
     }
     let path = user::read_string(attr.path, user::PATH_MAX)?;
-    let file = place::file(&path)?;
+    // For `kern_path` the empty path is the working directory.
+    let file = place::file(if path.is_empty() { b"." } else { &path })?;
     if !file.is_regular {
         return Err(Errno::EBADF);
     }
     let pid = match attr.pid {
         0 => -1,
-        pid => place::tgid(pid)?,
+        // A thread that leads no process is none.
+        pid if place::tgid(pid)? != pid => return Err(Errno::ESRCH),
+        pid => pid,
     };
-    let count = attr.cnt as usize;
-    let words = |address: u64| match address {
-        0 => Ok(vec![0; count]),
-        address => user::read_u64s(address, count),
-    };
-    let (cookies, ref_ctrs) = (words(attr.cookies)?, words(attr.ref_ctr_offsets)?);
+    let places = places(&attr)?;
+    check_places(&places, file.size)?;
     let kind = if attr.flags & BPF_F_UPROBE_MULTI_RETURN != 0 {
         LinkKind::Uretprobe
     } else if prog.spec().is_session() {
@@ -87,21 +88,6 @@ fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
     } else {
         LinkKind::Uprobe
     };
-    let mut places = Vec::with_capacity(count);
-    for ((offset, cookie), ref_ctr_offset) in user::read_u64s(attr.offsets, count)?
-        .into_iter()
-        .zip(cookies)
-        .zip(ref_ctrs)
-    {
-        if (offset as i64) < 0 || (ref_ctr_offset as i64) < 0 || offset > file.size {
-            return Err(Errno::EINVAL);
-        }
-        places.push(Place {
-            offset,
-            cookie,
-            ref_ctr_offset,
-        });
-    }
     Ok(LinkSpec {
         kind,
         prog: prog.id(),
@@ -112,6 +98,48 @@ fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
         enabled: true,
         places,
     })
+}
+
+/// The tool's three arrays.
+fn places(attr: &attr::LinkCreateUprobeMulti) -> Result<Vec<Place>, Errno> {
+    let count = attr.cnt as usize;
+    let words = |address: u64| match address {
+        0 => Ok(vec![0; count]),
+        address => user::read_u64s(address, count),
+    };
+    let (offsets, ref_ctrs, cookies) = (
+        user::read_u64s(attr.offsets, count)?,
+        words(attr.ref_ctr_offsets),
+        words(attr.cookies),
+    );
+    // What is wrong with the first place is said first.
+    if offsets.first().is_some_and(|&offset| (offset as i64) < 0) {
+        return Err(Errno::EINVAL);
+    }
+    let (ref_ctrs, cookies) = (ref_ctrs?, cookies?);
+    let others = ref_ctrs.into_iter().zip(cookies);
+    let places = offsets.into_iter().zip(others);
+    Ok(places
+        .map(|(offset, (ref_ctr_offset, cookie))| Place {
+            offset,
+            cookie,
+            ref_ctr_offset,
+        })
+        .collect())
+}
+
+/// The checks of `uprobe_register`: places lie in the file, a counter does not
+/// cross a page, and a place has one counter.
+fn check_places(places: &[Place], file_size: u64) -> Result<(), Errno> {
+    let mut counters: HashMap<u64, u64> = HashMap::with_capacity(places.len());
+    let sane = |place: &Place| {
+        let counter = counters.entry(place.offset).or_insert(place.ref_ctr_offset);
+        (place.offset as i64) >= 0
+            && place.offset <= file_size
+            && place.ref_ctr_offset.is_multiple_of(2)
+            && *counter == place.ref_ctr_offset
+    };
+    places.iter().all(sane).then_some(()).ok_or(Errno::EINVAL)
 }
 
 pub fn update(call: &Call) -> Result<i64, Errno> {

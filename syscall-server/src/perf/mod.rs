@@ -187,6 +187,9 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     // bcc passes whatever is on its stack here (always 6): whether it is a
     // count at all shows where the file is mapped, in the target.
     let ref_ctr_offset = attr.config >> REF_CTR_SHIFT;
+    if ref_ctr_offset % 2 != 0 {
+        return Err(Errno::EINVAL);
+    }
     let probe = file.probe(kind, attr.config2, pid, ref_ctr_offset);
     Ok(EventKind::Probe(probe))
 }
