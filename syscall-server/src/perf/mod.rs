@@ -187,7 +187,7 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     // bcc passes whatever is on its stack here (always 6): whether it is a
     // count at all shows where the file is mapped, in the target.
     let ref_ctr_offset = attr.config >> REF_CTR_SHIFT;
-    if ref_ctr_offset % 2 != 0 {
+    if !ref_ctr_offset.is_multiple_of(2) {
         return Err(Errno::EINVAL);
     }
     let probe = file.probe(kind, attr.config2, pid, ref_ctr_offset);
