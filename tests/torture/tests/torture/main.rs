@@ -3,4 +3,5 @@
 //! `TORTURE_LONG=1` runs everything longer and adds what is too slow for CI.
 
 mod programs;
+mod returns;
 mod trial;

@@ -62,6 +62,7 @@ impl Trial {
     /// Loads the library of this name from the start, if it is installed.
     pub fn with_library(mut self, name: &str) -> Trial {
         let found = [
+            "/",
             "/lib/x86_64-linux-gnu",
             "/usr/lib/x86_64-linux-gnu",
             "/usr/lib64",
