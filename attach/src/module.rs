@@ -345,7 +345,14 @@ fn odd_return(name: &str) -> Option<Refusal> {
         || bare.starts_with("clone_internal")
         || matches!(
             bare,
-            "getcontext" | "setcontext" | "swapcontext" | "makecontext" | "start_context"
+            "getcontext"
+                | "setcontext"
+                | "swapcontext"
+                | "makecontext"
+                | "start_context"
+                | "jump_fcontext"
+                | "ontop_fcontext"
+                | "make_fcontext"
         )
         || bare.starts_with("dl_runtime_")
         || matches!(

@@ -16,7 +16,7 @@
 )]
 
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use crate::arch::thread::Thread;
 use crate::arch::{stub, sys};
@@ -91,7 +91,9 @@ impl Newest {
         } else {
             self.entry.key.store(0, Ordering::Relaxed);
             self.shadow
-                .close_gap(entry, self.shadow.top.load(Ordering::Relaxed));
+                .close_gap(entry, self.shadow.top.load(Ordering::Relaxed), |key| {
+                    key != 0
+                });
         }
     }
 }
@@ -131,19 +133,27 @@ impl Entry {
     }
 }
 
-/// The head of one thread's block. Unwind information reads the first three.
+/// The head of one thread's block. Unwind information reads `next`, `top`,
+/// `base` and `sorted`.
 #[repr(C)]
 pub(crate) struct Shadow {
     next: AtomicPtr<Shadow>,
     top: AtomicPtr<Entry>,
     base: *mut Entry,
-    end: *mut Entry,
+    /// Up to here frames may be taken by the short way (`arch::direct`): all of
+    /// the entries, or none once frames have changed threads.
+    limit: AtomicPtr<Entry>,
     /// Process and thread id of the owner; a dead owner's stack is reused.
     owner: AtomicU64,
     /// Frames for which there was no room since it helped to look for dead ones.
     refused: AtomicU64,
     /// 0, or the guard of the running hit (`crate::guard`).
     pub(crate) guard: AtomicU64,
+    /// From this entry on keys fall towards the top. Below it may be entries of
+    /// coroutines, and of frames that left by jumps and exceptions and whose
+    /// slots have not been used since: among those only the newest of a key is
+    /// known to be right. May be above `top`.
+    sorted: AtomicPtr<Entry>,
 }
 
 /// What instructions know of [`Shadow`] and [`Entry`].
@@ -152,7 +162,7 @@ pub(crate) mod offsets {
     use core::mem::offset_of;
 
     pub(crate) const TOP: usize = offset_of!(Shadow, top);
-    pub(crate) const END: usize = offset_of!(Shadow, end);
+    pub(crate) const END: usize = offset_of!(Shadow, limit);
     pub(crate) const GUARD: usize = offset_of!(Shadow, guard);
     pub(crate) const RETURN_ADDRESS: usize = offset_of!(Entry, return_address);
     pub(crate) const SITE: usize = offset_of!(Entry, site);
@@ -165,6 +175,7 @@ pub(crate) mod offsets {
 const _: () = assert!(size_of::<Entry>() == 32 && offset_of!(Entry, return_address) == 8);
 const _: () = assert!(offset_of!(Shadow, next) == 0);
 const _: () = assert!(offset_of!(Shadow, top) == 8 && offset_of!(Shadow, base) == 16);
+const _: () = assert!(offset_of!(Shadow, sorted) == 0x38);
 const _: () = assert!(size_of::<Shadow>() <= COUNTERS);
 const _: () = assert!(COUNTERS + COUNTER_BYTES + size_of::<Entry>() <= HEADER);
 
@@ -172,6 +183,45 @@ const _: () = assert!(COUNTERS + COUNTER_BYTES + size_of::<Entry>() <= HEADER);
 fn head() -> &'static AtomicPtr<Shadow> {
     // SAFETY: a pointer-sized aligned word that only this module uses.
     unsafe { AtomicPtr::from_ptr(stub::shadows().cast()) }
+}
+
+/// Whether a frame has returned on another thread than it was entered on.
+static FRAMES_MOVE: AtomicBool = AtomicBool::new(false);
+
+/// From now on a slot may have entries of several threads, of which only the
+/// newest is right: whoever takes a slot drops the others, and nobody takes
+/// the short way any more, which does not.
+#[cold]
+fn frames_move() {
+    if !FRAMES_MOVE.swap(true, Ordering::SeqCst) {
+        for shadow in all() {
+            shadow.limit.store(shadow.base, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Drops what dead threads left on the stack that the calling thread got: its
+/// thread-local words lie at the top of it, `here` is in its first frames.
+#[cold]
+fn forget_on_stack(thread: &Thread, here: u64) {
+    const FIRST_FRAMES: u64 = 64 * 1024;
+    /// As much stack as any thread has.
+    const LEAST_STACK: u64 = 8 * 1024;
+    let top = core::ptr::from_ref(thread) as u64;
+    if here >= top || top - here > FIRST_FRAMES {
+        return;
+    }
+    let own = top - (top - here).max(LEAST_STACK)..top;
+    for entry in all().flat_map(Shadow::entries) {
+        let key = entry.key.load(Ordering::Relaxed);
+        if own.contains(&key) {
+            // Its owner, if it lives, may move it just now.
+            let relaxed = Ordering::Relaxed;
+            let _ = entry
+                .key
+                .compare_exchange(key, 0, Ordering::SeqCst, relaxed);
+        }
+    }
 }
 
 /// How many there are.
@@ -239,6 +289,7 @@ impl Shadow {
     fn first_of(thread: &Thread) -> Option<&'static Shadow> {
         thread.is_exempt.set(true);
         let mask = sys::block_signals();
+        forget_on_stack(thread, core::ptr::from_ref(&mask) as u64);
         let new = acquire();
         if let Some(new) = new {
             thread.shadow.set(core::ptr::from_ref(new).cast_mut());
@@ -282,15 +333,21 @@ impl Shadow {
         // SAFETY: a sentinel with the highest key lies below `base`.
         if unsafe { &*top.sub(1) }.key.load(Ordering::Relaxed) <= key {
             top = shadow.reap(key, return_address);
+            // SAFETY: as above.
+            if unsafe { &*top.sub(1) }.key.load(Ordering::Relaxed) < key {
+                shadow.sorted.store(top, Ordering::Relaxed);
+            }
         }
         let needed = 1 + kept.len();
-        // SAFETY: both in the mapping, `top <= end`.
-        if unsafe { shadow.end.offset_from_unsigned(top) } < needed {
+        if shadow.room(top) < needed {
             top = shadow.make_room();
-            // SAFETY: as above.
-            if unsafe { shadow.end.offset_from_unsigned(top) } < needed {
+            if shadow.room(top) < needed {
                 return false;
             }
+        }
+        // A tail call leaves the true address to where it is.
+        if FRAMES_MOVE.load(Ordering::Relaxed) && return_address != stub::label() {
+            shadow.forget_elsewhere(key);
         }
         let site = core::ptr::from_ref(site).cast_mut();
         // SAFETY: `base <= top < end`, in the mapping.
@@ -309,6 +366,24 @@ impl Shadow {
         true
     }
 
+    /// Entries that are left above `top`.
+    fn room(&self, top: *mut Entry) -> usize {
+        // SAFETY: both in the mapping, `top` not above the end of the entries.
+        unsafe { self.base.add(DEPTH).offset_from_unsigned(top) }
+    }
+
+    /// Drops what other threads have for the slot of `key`, which is used anew:
+    /// a frame there left by a jump, or ended with its coroutine.
+    #[cold]
+    fn forget_elsewhere(&self, key: u64) {
+        let others = all().filter(|other| !core::ptr::eq(*other, self));
+        for entry in others.flat_map(Shadow::entries) {
+            if entry.key.load(Ordering::Relaxed) == key {
+                entry.key.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The thread's newest frame, if it is the one with `key` and no tail call's.
     #[inline]
     pub(crate) fn newest(thread: &Thread, key: u64) -> Option<Newest> {
@@ -323,19 +398,31 @@ impl Shadow {
 
     /// The true return address of the frame with `key`, behind tail calls.
     pub(crate) fn return_address(thread: &Thread, key: u64) -> u64 {
-        match find(thread, key, true) {
-            Some((entry, _)) => entry.return_address.load(Ordering::Relaxed),
+        loop {
             // The stack was copied or switched under us; nobody knows where to
             // go. The kernel does the same (uprobe_handle_trampoline, 6.18).
-            None => stub::lost(),
+            let Some((entry, _)) = find(thread, key, true) else {
+                stub::lost()
+            };
+            let return_address = entry.return_address.load(Ordering::Acquire);
+            // Another thread's entries move.
+            if entry.key.load(Ordering::Acquire) == key {
+                return return_address;
+            }
         }
     }
 
     /// The newest frame with `key`.
     pub(crate) fn last(thread: &Thread, key: u64) -> Frame {
-        match find(thread, key, false) {
-            Some((entry, _)) => entry.frame(),
-            None => stub::lost(),
+        loop {
+            let Some((entry, _)) = find(thread, key, false) else {
+                stub::lost()
+            };
+            let frame = entry.frame();
+            // As in `return_address`.
+            if entry.key.load(Ordering::Acquire) == key {
+                return frame;
+            }
         }
     }
 
@@ -367,8 +454,23 @@ impl Shadow {
 
     /// Removes the newest frame with `key` and its cookies.
     pub(crate) fn pop(thread: &Thread, key: u64) {
-        let Some((entry, shadow)) = find(thread, key, false) else {
-            return;
+        let own = thread.shadow.get().cast_const();
+        let (entry, shadow) = loop {
+            let Some((entry, shadow)) = find(thread, key, false) else {
+                return;
+            };
+            if core::ptr::eq(shadow, own) {
+                break (entry, shadow);
+            }
+            frames_move();
+            // Its owner may move it just now. The owner drops its cookies.
+            let relaxed = Ordering::Relaxed;
+            let popped = entry
+                .key
+                .compare_exchange(key, 0, Ordering::SeqCst, relaxed);
+            if popped.is_ok() {
+                return;
+            }
         };
         let group = 1 + shadow.cookies_of(entry).count();
         let bottom = core::ptr::from_ref(entry).cast_mut();
@@ -376,17 +478,13 @@ impl Shadow {
             // SAFETY: the group's entries lie one after the other.
             unsafe { &*bottom.add(at) }.key.store(0, Ordering::Relaxed);
         }
-        let is_own = core::ptr::eq(shadow, thread.shadow.get());
-        if !is_own {
-            return;
-        }
         compiler_fence(Ordering::SeqCst);
         let top = shadow.top.load(Ordering::Relaxed);
         // SAFETY: at most `top`.
         if unsafe { bottom.add(group) } == top {
             shadow.top.store(bottom, Ordering::Release);
         } else {
-            shadow.close_gap(bottom, top);
+            shadow.close_gap(bottom, top, |key| key != 0);
         }
     }
 
@@ -427,7 +525,7 @@ impl Shadow {
             return top;
         }
         self.forget_reused_slots();
-        self.close_gap(self.base, top);
+        self.close_gap(self.base, top, |key| key != 0 && is_alive(key));
         let left = self.top.load(Ordering::Relaxed);
         // SAFETY: both in the mapping, `base <= left`.
         if unsafe { left.offset_from_unsigned(self.base) } < DEPTH / 2 {
@@ -475,16 +573,18 @@ impl Shadow {
         unsafe { sys::unmap(table, bytes) };
     }
 
-    /// Moves the live entries above `hole` down and drops the dead ones.
+    /// Moves the entries above `hole` down and drops those whose keys do not
+    /// stay. A frame's slot is looked at by a system call: not at each return
+    /// below frames of suspended coroutines.
     #[cold]
-    fn close_gap(&self, hole: *mut Entry, top: *mut Entry) {
+    fn close_gap(&self, hole: *mut Entry, top: *mut Entry, stays: impl Fn(u64) -> bool) {
         let mut to = hole;
         let mut from = hole;
         while from < top {
             // SAFETY: between `base` and `top`.
             let (source, target) = unsafe { (&*from, &*to) };
             let key = source.key.load(Ordering::Relaxed);
-            if key != 0 && is_alive(key) {
+            if stays(key) {
                 if to != from {
                     let relaxed = Ordering::Relaxed;
                     target
@@ -492,14 +592,28 @@ impl Shadow {
                         .store(source.return_address.load(relaxed), relaxed);
                     target.site.store(source.site.load(relaxed), relaxed);
                     target.newest.store(source.newest.load(relaxed), relaxed);
-                    target.key.store(key, Ordering::Release);
-                    source.key.store(0, Ordering::Relaxed);
+                    target.key.store(key, Ordering::SeqCst);
+                    // Another thread, on which the frame has returned just
+                    // now, may have found it in the old place.
+                    let moved = source
+                        .key
+                        .compare_exchange(key, 0, Ordering::SeqCst, relaxed);
+                    if moved.is_err() {
+                        target.key.store(0, relaxed);
+                        // SAFETY: at most `top`.
+                        from = unsafe { from.add(1) };
+                        continue;
+                    }
                 }
                 // SAFETY: at most `top`.
                 to = unsafe { to.add(1) };
             }
             // SAFETY: at most `top`.
             from = unsafe { from.add(1) };
+        }
+        // What was unsorted has moved to where nobody knows.
+        if self.sorted.load(Ordering::Relaxed) > hole {
+            self.sorted.store(to, Ordering::Relaxed);
         }
         self.top.store(to, Ordering::Release);
     }
@@ -527,12 +641,10 @@ impl Shadow {
     }
 }
 
-/// Whether the frame's slot still holds our label.
+/// Whether the frame's slot still holds our label. Stacks of coroutines come
+/// and go on other threads.
 fn is_alive(key: u64) -> bool {
-    let slot = key.wrapping_sub(8);
-    // SAFETY: readable just now. A stack that is unmapped in between by another
-    // thread is one that no frame lives on any more.
-    sys::is_readable(slot) && unsafe { (slot as *const u64).read_volatile() } == stub::label()
+    sys::read_word(key.wrapping_sub(8)) == Some(stub::label())
 }
 
 /// The newest frame with `key`, of this thread or, for a coroutine that has
@@ -573,6 +685,7 @@ fn acquire() -> Option<&'static Shadow> {
         if claim.is_ok() {
             if shadow.is_unused() {
                 shadow.top.store(shadow.base, Ordering::Release);
+                shadow.sorted.store(shadow.base, Ordering::Relaxed);
                 shadow.guard.store(0, Ordering::Relaxed);
                 return Some(shadow);
             }
@@ -596,10 +709,11 @@ fn acquire() -> Option<&'static Shadow> {
             next: AtomicPtr::new(first),
             top: AtomicPtr::new(base),
             base,
-            end: base.add(DEPTH),
+            limit: AtomicPtr::new(base.add(DEPTH)),
             owner: AtomicU64::new(me),
             refused: AtomicU64::new(0),
             guard: AtomicU64::new(0),
+            sorted: AtomicPtr::new(base),
         });
     }
     // SAFETY: written just above, never unmapped.
@@ -610,6 +724,9 @@ fn acquire() -> Option<&'static Shadow> {
         let linked = core::ptr::from_ref(shadow).cast_mut();
         match head().compare_exchange(expected, linked, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => {
+                if FRAMES_MOVE.load(Ordering::SeqCst) {
+                    shadow.limit.store(base, Ordering::Relaxed);
+                }
                 BLOCKS.fetch_add(1, Ordering::Relaxed);
                 return Some(shadow);
             }

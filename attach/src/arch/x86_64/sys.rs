@@ -62,6 +62,23 @@ pub(crate) fn is_readable(addr: u64) -> bool {
     asked == Err(Errno::EINVAL)
 }
 
+/// The aligned word at `addr`, which another thread may unmap at any time.
+/// Where `process_vm_readv(2)` is denied, the look and the read are two steps.
+pub(crate) fn read_word(addr: u64) -> Option<u64> {
+    let mut word = 0_u64;
+    let vector = |base: u64| [base, size_of::<u64>() as u64];
+    let (local, remote) = (vector(&raw mut word as u64), vector(addr));
+    let vectors = (&raw const local as u64, &raw const remote as u64);
+    let arguments = [u64::from(getpid()), vectors.0, 1, vectors.1, 1, 0];
+    // SAFETY: the kernel writes to `word` only, and checks what it reads.
+    match unsafe { syscall(libc::SYS_process_vm_readv, arguments) } {
+        Ok(_) => Some(word),
+        Err(Errno::EFAULT) => None,
+        // SAFETY: readable just now.
+        Err(_) => is_readable(addr).then(|| unsafe { (addr as *const u64).read_volatile() }),
+    }
+}
+
 /// Whether the calling thread runs on its alternate signal stack.
 pub(crate) fn on_alternate_stack() -> bool {
     let mut stack = libc::stack_t {

@@ -29,12 +29,12 @@ static std::mutex mutex;
 static std::deque<ctx::fiber> ready;
 static long total;
 
-static ctx::fiber make(int n) {
-  return ctx::fiber([n](ctx::fiber &&back) {
+static ctx::fiber make(int n, bool throwing) {
+  return ctx::fiber([n, throwing](ctx::fiber &&back) {
     long sum = 0;
     for (int i = 0; i < 20; i++) {
       sum += works(back, (n + i) % 30);
-      try { throws(back, i % 10); } catch (std::runtime_error &e) { sum += (long)std::string(e.what()).size(); }
+      if (throwing) try { throws(back, i % 10); } catch (std::runtime_error &e) { sum += (long)std::string(e.what()).size(); }
     }
     std::lock_guard<std::mutex> lock(mutex);
     total += sum;
@@ -44,9 +44,11 @@ static ctx::fiber make(int n) {
 
 int main(int argc, char **argv) {
   int fibers = argc > 1 ? atoi(argv[1]) : 100;
-  for (int n = 0; n < fibers; n++) ready.push_back(make(n));
+  // On one thread fibers throw as well.
+  int most = argc > 2 ? atoi(argv[2]) : 4;
+  for (int n = 0; n < fibers; n++) ready.push_back(make(n, most == 1));
   std::vector<std::thread> threads;
-  for (int t = 0; t < 4; t++)
+  for (int t = 0; t < most; t++)
     threads.emplace_back([] {
       for (;;) {
         ctx::fiber next;

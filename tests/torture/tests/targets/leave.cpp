@@ -60,10 +60,10 @@ APART int frames() {
   void *found[32];
   int n = backtrace(found, 32);
   char **names = backtrace_symbols(found, n);
-  int good = 0;
-  for (int i = 0; i < n; i++) good += strstr(names[i], "torture") == nullptr;
+  int own = 0;  // The others are libc's, and one for the return of each probed frame.
+  for (int i = 0; i < n; i++) own += strstr(names[i], "/target(") != nullptr;
   free(names);
-  return good == n ? n : -1;
+  return own;
 }
 static int seen;
 static int framing(const void *a, const void *b) { seen = frames(); return *(const int *)a - *(const int *)b; }
@@ -85,7 +85,7 @@ static int dies(void (*how)()) {
 }
 APART static void forbids() noexcept { passes(3); }
 static void unknown() { passes(3); }
-static void asserts() { std::set_terminate([] { _exit(frames() > 0 ? 42 : 43); }); forbids(); }
+static void asserts() { std::set_terminate([] { _exit(frames()); }); forbids(); }
 
 int main(int argc, char **argv) {
   int rounds = argc > 1 ? atoi(argv[1]) : 100;

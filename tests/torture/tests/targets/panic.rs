@@ -30,14 +30,14 @@ fn main() {
     for n in 0..rounds {
         let caught = catch_unwind(std::panic::AssertUnwindSafe(|| fails(n % 40, &count)));
         assert!(caught.is_err());
-        let again = catch_unwind(|| resume_unwind(caught.unwrap_err()));
+        let again = catch_unwind(std::panic::AssertUnwindSafe(|| resume_unwind(caught.unwrap_err())));
         assert_eq!(again.unwrap_err().downcast_ref::<&str>(), Some(&"as asked"));
         let ended = std::thread::spawn(move || fails(n % 5, &std::cell::Cell::new(0))).join();
         assert!(ended.is_err());
     }
     println!("{}", count.get());
+    // One frame of the stub's is behind each probed one.
     let trace = told(5).to_string();
-    for line in trace.lines().filter(|line| !line.trim_start().starts_with("at ")) {
-        println!("{line}");
-    }
+    let own = trace.lines().filter(|line| line.contains("panic::told") || line.contains("panic::main"));
+    println!("{} frames", own.count());
 }

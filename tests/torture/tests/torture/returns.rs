@@ -53,6 +53,7 @@ fn fibers_that_change_threads() {
     let words = ["g++", "-O2", "-g", "-pthread", "-lboost_context"];
     let target = compiled(&trial, &words, "fibers.cpp");
     trial.same(&MODES, &[&target, &rounds(100)]);
+    trial.same(&MODES, &[&target, &rounds(100), "1"]);
 }
 
 #[test]
