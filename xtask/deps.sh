@@ -47,6 +47,8 @@ for set in "$@"; do
 		need setcap libcap2-bin
 		need sqlite3 sqlite3
 		need openssl openssl
+		need '/usr/lib/llvm-*/lib/libunwind.so.1' libunwind-19 libunwind-14
+		need /usr/include/boost/context/fiber.hpp libboost-context-dev
 		need redis-server redis-server
 		need redis-benchmark redis-tools
 		python3 -c 'import test.test_re' 2>/dev/null || missing+=(libpython3-testsuite)

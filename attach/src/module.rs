@@ -350,6 +350,9 @@ fn odd_return(name: &str) -> Option<Refusal> {
                 | "swapcontext"
                 | "makecontext"
                 | "start_context"
+                | "unw_getcontext"
+                | "Ux86_64_getcontext"
+                | "ULx86_64_getcontext"
                 | "jump_fcontext"
                 | "ontop_fcontext"
                 | "make_fcontext"
@@ -365,7 +368,7 @@ fn odd_return(name: &str) -> Option<Refusal> {
     // These find out who called them by their return address.
     let looks_back = matches!(
         bare,
-        "dlopen" | "dlmopen" | "dlsym" | "dlvsym" | "mcount" | "fentry"
+        "dlopen" | "dlmopen" | "dlsym" | "dlvsym" | "mcount" | "fentry" | "uw_init_context_1"
     );
     looks_back.then_some(Refusal::LooksBack)
 }
