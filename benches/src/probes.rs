@@ -37,7 +37,7 @@ const THREAD_CALLS: u64 = 400_000;
 
 /// Calls in one measurement; a kernel probe costs up to 10,000 ns.
 const OUR_CALLS: u64 = 200_000;
-const KERNEL_CALLS: u64 = 20_000;
+const KERNEL_CALLS: u64 = 4_000;
 const PLAIN_CALLS: u64 = 1_000_000;
 
 /// A victim and a tool of one world.
