@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use object::{
     Class, ElfFile, FileKind, Function, Functions, Machine, ObjectError, Origin, SymbolKind,
@@ -48,6 +48,9 @@ pub struct Module {
     bias: u64,
     text: Vec<Text>,
     functions: Functions,
+    /// The dead padding behind functions that were looked at, by link-time
+    /// start: a probe asks for that of all functions near by.
+    padding: Mutex<HashMap<u64, Option<Range<u64>>>>,
     /// Functions by link-time address that cannot be return-probed, by name.
     odd: HashMap<u64, Refusal>,
     /// Restartable sequences, link-time addresses.
@@ -101,6 +104,7 @@ impl Module {
             text,
             is_memory: false,
             is_own: is_here && elf.kind() == FileKind::SharedLibrary,
+            padding: Mutex::default(),
             odd: odd.collect(),
             restartable: restartable_sequences(&elf),
             is_go: elf.is_go(),
@@ -306,6 +310,15 @@ impl Module {
 
     /// The dead padding behind a function, at its address in this process.
     fn padding_after(&self, function: &Function) -> Option<Range<u64>> {
+        // Nobody panics with the lock held.
+        let mut known = self.padding.lock().ok()?;
+        let known = known.entry(function.range.start);
+        known
+            .or_insert_with(|| self.find_padding_after(function))
+            .clone()
+    }
+
+    fn find_padding_after(&self, function: &Function) -> Option<Range<u64>> {
         let end = function.range.end;
         let next = self
             .functions
