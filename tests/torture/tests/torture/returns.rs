@@ -1,7 +1,7 @@
 //! Functions that are left by other doors than return, and storms of signals,
 //! processes and threads, with everything around them probed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::trial::{Mode, Trial, finish, is_long};
 
@@ -37,6 +37,22 @@ fn exceptions_jumps_and_ends_of_threads() {
     let trial = small();
     let target = compiled(&trial, &["g++", "-O2", "-g", "-pthread"], "leave.cpp");
     trial.same(&MODES, &[&target, &rounds(60)]);
+}
+
+#[test]
+fn llvm_unwinder() {
+    let versions =
+        ["19", "14"].map(|version| format!("/usr/lib/llvm-{version}/lib/libunwind.so.1"));
+    let Some(unwinder) = versions.iter().find(|path| Path::new(path).exists()) else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "LLVM's libunwind is not installed; in CI nothing is left out"
+        );
+        return;
+    };
+    let trial = small().with_library(unwinder);
+    let target = compiled(&trial, &["g++", "-O2", "-g", "-pthread"], "leave.cpp");
+    trial.same(&MODES, &[&target, &rounds(60), "without ends of threads"]);
 }
 
 #[test]
