@@ -125,9 +125,7 @@ impl Hit {
     /// goes first, as in the kernel (kernel/events/uprobes.c, `consumer_add`):
     /// bpftrace counts on it.
     pub fn probe(&self) -> Probe {
-        let counter = self.tally.counter.as_ref();
-        let probe = self.uncounted_probe();
-        probe.counting_hits(counter.map_or(Hits::UNCOUNTED, Counter::hits))
+        self.uncounted_probe().counting_hits(self.hits())
     }
 
     fn uncounted_probe(&self) -> Probe {
@@ -189,18 +187,31 @@ impl Hit {
         self.entry.load(Ordering::Acquire)
     }
 
-    /// Runs the program and counts, for who is not counted by the engine.
+    /// Where the engine is to count.
+    pub fn hits(&self) -> Hits {
+        let counter = self.tally.counter.as_ref();
+        counter.map_or(Hits::UNCOUNTED, Counter::hits)
+    }
+
+    /// Runs the program at a point that is in no function, for who has counted.
     ///
     /// # Safety
     /// `ctx` is the context that the program was verified for; `regs` are the
     /// calling thread's, as the point has them.
     #[inline]
-    pub unsafe fn run(&self, ctx: *mut (), regs: *const PtRegs, at: &attach::Hit) -> u64 {
-        self.tally.others.fetch_add(1, Ordering::Relaxed);
-        let mut run = RunState::new(self.env, regs, self.cookie, at.func_ip);
-        run.at_return = at.at_return == 1;
-        run.at_entry = self.at_entry && !run.at_return;
-        run.session_cookie = at.session_cookie;
+    pub unsafe fn run(&self, ctx: *mut (), regs: *const PtRegs) -> u64 {
+        if self.is_alone {
+            let entry = self.entry();
+            if entry.is_null() {
+                self.tally.others.fetch_sub(1, Ordering::Relaxed);
+                return 0;
+            }
+            // SAFETY: stored from an `Entry` by `new`.
+            let entry = unsafe { std::mem::transmute::<*mut (), Entry>(entry) };
+            // SAFETY: the caller's contract; it looks at no run.
+            return unsafe { entry(ctx.cast(), ptr::null_mut()) };
+        }
+        let mut run = RunState::new(self.env, regs, self.cookie, self.func_ip);
         // SAFETY: the caller's contract.
         unsafe { self.run_in(ctx, &mut run) }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
+use attach::{Engine, Hits, Module, SyscallEvent, SyscallProbe, When};
 use runtime::session::LinkKind;
 use runtime::thread;
 
@@ -30,8 +30,6 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 struct Traced {
     hit: Hit,
     kind: LinkKind,
-    /// Arguments that the record holds.
-    args: usize,
 }
 
 /// What is traced in this process.
@@ -197,7 +195,6 @@ fn prepare(
     Ok(Box::leak(Box::new(Traced {
         hit,
         kind: wanted.spec.kind,
-        args: ((place.offset >> 32) as usize).min(ARGS),
     })))
 }
 
@@ -216,51 +213,34 @@ impl Traced {
             nr,
             callback: on_syscall,
             data: std::ptr::from_ref(self).cast(),
+            hits: self.hit.hits(),
             missed: self.hit.missed(),
         }
     }
 }
 
-/// Arguments of a system call.
-const ARGS: usize = 6;
-/// Words of the longest record: header, number, arguments.
-const WORDS: usize = 2 + ARGS;
-
-/// Runs a link's program with the record that its tracepoint has
-/// (kernel/trace/trace_syscalls.c and include/trace/events/syscalls.h, 6.18).
+/// Runs a link's program with the record that its tracepoint has: a header,
+/// the number, arguments or result (kernel/trace/trace_syscalls.c and
+/// include/trace/events/syscalls.h, 6.18). Programs read no further than that.
 unsafe extern "C" fn on_syscall(event: *mut SyscallEvent, data: *const ()) {
     // SAFETY: `data` is what `probe` gave: never freed.
     let traced = unsafe { &*data.cast::<Traced>() };
     // SAFETY: the engine's event and registers, valid during the call.
     let (nr, regs) = unsafe { ((*event).nr, &*(*event).regs) };
-    let mut record = [0_u64; WORDS];
-    // The kernel too has the registers' address where the header was.
-    let (address, number) = (std::ptr::from_ref(regs) as u64, nr as u64);
-    let args = [regs.di, regs.si, regs.dx, regs.r10, regs.r8, regs.r9];
+    let [mut second, mut third] = [nr as u64, regs.di];
     match traced.kind {
-        LinkKind::SyscallEnter => {
-            record[..2].copy_from_slice(&[address, u64::from(nr as u32)]);
-            for (to, from) in record.iter_mut().skip(2).zip(args).take(traced.args) {
-                *to = from;
-            }
-        }
-        LinkKind::AnySyscallEnter => {
-            record[..2].copy_from_slice(&[address, number]);
-            record[2..].copy_from_slice(&args);
-        }
-        LinkKind::SyscallExit => {
-            record[..3].copy_from_slice(&[address, u64::from(nr as u32), regs.ax]);
-        }
-        LinkKind::AnySyscallExit => record[..3].copy_from_slice(&[address, number, regs.ax]),
-        LinkKind::RawSyscallEnter => record[..2].copy_from_slice(&[address, number]),
-        LinkKind::RawSyscallExit => record[..2].copy_from_slice(&[address, regs.ax]),
-        LinkKind::Uprobe | LinkKind::Uretprobe | LinkKind::Session | LinkKind::Replace => return,
+        LinkKind::SyscallExit | LinkKind::AnySyscallExit => third = regs.ax,
+        LinkKind::RawSyscallExit => second = regs.ax,
+        _ => {}
     }
-    // No function is probed.
-    let at = attach::Hit::new(0, std::ptr::null_mut(), 0);
+    // The kernel too has the registers' address where the header was.
+    let header = std::ptr::from_ref(regs) as u64;
+    let mut record = [
+        header, second, third, regs.si, regs.dx, regs.r10, regs.r8, regs.r9,
+    ];
     // SAFETY: the record is what the program was verified for; the registers
     // are the calling thread's.
-    unsafe { traced.hit.run(record.as_mut_ptr().cast(), regs, &at) };
+    unsafe { traced.hit.run(record.as_mut_ptr().cast(), regs) };
 }
 
 /// What the agent itself has to know, before any program runs.
@@ -272,6 +252,7 @@ fn own_probes() -> impl Iterator<Item = SyscallProbe> {
         nr: Some(nr as u32),
         callback,
         data: std::ptr::null(),
+        hits: Hits::UNCOUNTED,
         missed: std::ptr::null(),
     };
     let children = children.map(|nr| probe(nr, on_child as attach::SyscallCallback));

@@ -8,7 +8,7 @@ use std::arch::global_asm;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bpftime_attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
+use bpftime_attach::{Engine, Hits, Module, SyscallEvent, SyscallProbe, When};
 
 /// Calls seen, by number, enter and exit; the last number's slot is for all
 /// that are not there.
@@ -50,6 +50,7 @@ fn probe(when: When, nr: Option<i64>) -> SyscallProbe {
             When::Exit => on_exit,
         },
         data: std::ptr::null(),
+        hits: Hits::UNCOUNTED,
         missed: &raw const MISSED,
     }
 }

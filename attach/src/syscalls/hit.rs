@@ -262,14 +262,14 @@ const CLONE_ARGS_WITH_STACK: u64 = 56;
 /// Runs a list's probes in order; gives the answer of one that answers.
 #[inline]
 fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64> {
-    match admission {
-        Admission::Run(_) => {}
+    let block = match admission {
+        Admission::Run(block) => block,
         Admission::Nested => {
             missed(list);
             return None;
         }
         Admission::Exempt => return None,
-    }
+    };
     let mut event = SyscallEvent {
         regs,
         nr,
@@ -277,6 +277,7 @@ fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64
         answer: 0,
     };
     for probe in &list.0 {
+        block.count(probe.hits.offset());
         // SAFETY: whoever attached the probe vouches for callback and data.
         unsafe { (probe.callback)(&raw mut event, probe.data) };
     }

@@ -19,6 +19,8 @@ use core::sync::atomic::AtomicU64;
 
 use uapi::PtRegs;
 
+use crate::counter::Hits;
+
 /// Whether bytes that are about to be text may hold a `syscall` instruction
 /// that can be hooked there: see [`crate::Module::of_memory`].
 pub fn may_hold(code: &[u8]) -> bool {
@@ -65,6 +67,8 @@ pub struct SyscallProbe {
     pub callback: SyscallCallback,
     /// Passed to `callback` as it is.
     pub data: *const (),
+    /// Counts the calls of `callback`.
+    pub hits: Hits,
     /// Counts hits that were skipped inside another probe of the same thread.
     /// May be null.
     pub missed: *const AtomicU64,

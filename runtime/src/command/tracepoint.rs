@@ -223,10 +223,7 @@ impl Tracepoint {
     /// The session's link for a program there.
     pub fn link(self, prog: u32, cookie: u64) -> LinkSpec {
         let (kind, offset) = match self {
-            Tracepoint::Enter(syscall) => (
-                LinkKind::SyscallEnter,
-                u64::from(syscall.nr) | (syscall.args.len() as u64) << 32,
-            ),
+            Tracepoint::Enter(syscall) => (LinkKind::SyscallEnter, u64::from(syscall.nr)),
             Tracepoint::Exit(syscall) => (LinkKind::SyscallExit, u64::from(syscall.nr)),
             Tracepoint::RawEnter => (LinkKind::AnySyscallEnter, 0),
             Tracepoint::RawExit => (LinkKind::AnySyscallExit, 0),

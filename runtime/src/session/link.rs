@@ -16,9 +16,8 @@ pub enum LinkKind {
     /// Instead of the function at the offset: what the program gives is what
     /// the function returns.
     Replace = 3,
-    /// At a system call, with the record of `syscalls:sys_enter_NAME`: the
-    /// place's offset holds its number, and how many arguments it has from
-    /// bit 32 on.
+    /// At a system call, with the record of `syscalls:sys_enter_NAME`; the
+    /// place's offset is its number.
     SyscallEnter = 32,
     /// As `SyscallEnter`, when it has returned.
     SyscallExit = 33,

@@ -12,10 +12,12 @@
 //! ```
 
 use super::super::decode::First;
-use super::super::emit::Emitter;
+use super::super::emit::{Emitter, any_jump};
 use super::thunk;
 use crate::error::Refusal;
 
+/// Bytes of `mov r11, entry`.
+const MOVE: u64 = 10;
 /// Room for one trampoline.
 pub(crate) const ROOM: u64 = 128;
 
@@ -44,12 +46,13 @@ pub(crate) fn code(at: u64, chain: &[First], names: Names) -> Result<Vec<u8>, Re
         code.bytes(&[0x49, 0xbb]);
         code.bytes(&watched.to_le_bytes());
         code.bytes(&[0x41, 0x0f, 0xb6, 0x0c, 0x0b]);
-        // Over `mov r11` and a far jump.
-        code.bytes(&[0xe3, 10 + 14]);
+        // Over `mov r11` and the jump.
+        let traced = any_jump(code.here() + 2 + MOVE, thunk::enter_address());
+        code.bytes(&[0xe3, MOVE as u8 + traced.len() as u8]);
     }
     code.bytes(&[0x49, 0xbb]);
     code.bytes(&names.entry.to_le_bytes());
-    code.far_jump(thunk::enter_address());
+    code.jump(thunk::enter_address());
     if names.watched.is_some() {
         code.jump(names.unwatched);
     }
