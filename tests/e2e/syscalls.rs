@@ -103,3 +103,125 @@ fn eight_threads() {
 fn text_that_comes_later() {
     same("late", |_| false);
 }
+
+/// Runs a tool beside `calls` of an own name, until it shows `wanted` or at
+/// the interrupt; gives what it printed.
+fn tool_beside(world: &World, tool: &[&str], name: &str, wanted: &str) -> String {
+    let calls = world.home().join(name);
+    fs::copy(world.fixture("calls"), &calls).expect("a copy of its own");
+    let mut tool = world.load(tool);
+    tool.wait_idle();
+    let library = world.fixture("libplug.so").into_os_string();
+    let exit = world
+        .start(&[calls.into_os_string(), "plain".into(), library])
+        .finish();
+    assert_eq!(exit.code, 0);
+    if !wanted.is_empty() {
+        tool.lines_until(|line| line.contains(wanted));
+    }
+    tool.interrupt().stdout
+}
+
+/// The same in both worlds; `rows` picks and cleans what is compared.
+fn both(
+    tool: &[&str],
+    name: &str,
+    wanted: &str,
+    rows: impl Fn(&str) -> Vec<String>,
+) -> Vec<String> {
+    let sorted = |world: &World| {
+        let mut rows = rows(&tool_beside(world, tool, name, wanted));
+        rows.sort();
+        rows
+    };
+    let ours = sorted(&World::new());
+    if let Some(kernel) = World::kernel() {
+        assert_eq!(ours, sorted(&kernel), "left: bpftime, right: kernel");
+    }
+    ours
+}
+
+#[test]
+fn opensnoop_shows_what_is_opened() {
+    let rows = both(
+        &["opensnoop", "-n", "calls-open"],
+        "calls-open",
+        "",
+        |text| {
+            let of_program =
+                |line: &&str| line.contains("hostname") || line.contains("nonexistent");
+            let without_pid = |line: &str| {
+                let words = line.split_whitespace().skip(1);
+                words.collect::<Vec<_>>().join(" ")
+            };
+            text.lines().filter(of_program).map(without_pid).collect()
+        },
+    );
+    assert_eq!(rows.len(), 20);
+    assert_eq!(rows[0], "calls-open -1 2 /nonexistent/file");
+    assert_eq!(rows[19], "calls-open 3 0 /etc/hostname");
+}
+
+#[test]
+fn bpftrace_counts_paths_and_numbers() {
+    let script = r#"
+        tracepoint:syscalls:sys_enter_openat /comm == "calls-trace"/ {
+            @paths[str(args->filename)] = count();
+        }
+        tracepoint:raw_syscalls:sys_enter /comm == "calls-trace"/ { @numbers[args->id] = count(); }
+        tracepoint:syscalls:sys_exit_read /comm == "calls-trace" && args->ret == 1/ {
+            @ones = count();
+        }"#;
+    let rows = both(&["bpftrace", "-e", script], "calls-trace", "", |text| {
+        let of_program = |line: &&str| {
+            [
+                "[/etc/hostname]",
+                "[/nonexistent",
+                "[140]",
+                "[110]",
+                "[-1]",
+                "[5000]",
+                "@ones",
+            ]
+            .iter()
+            .any(|part| line.contains(part))
+        };
+        text.lines().filter(of_program).map(str::to_owned).collect()
+    });
+    assert_eq!(
+        rows,
+        [
+            "@numbers[-1]: 20",
+            "@numbers[110]: 20",
+            "@numbers[140]: 60",
+            "@numbers[5000]: 20",
+            "@ones: 10",
+            "@paths[/etc/hostname]: 10",
+            "@paths[/nonexistent/file]: 10",
+        ]
+    );
+}
+
+#[test]
+fn execsnoop_sees_children_become_programs() {
+    for world in std::iter::once(World::new()).chain(World::kernel()) {
+        let mut tool = world.load(&["execsnoop", "-n", "true"]);
+        tool.wait_idle();
+        let script = "for i in 1 2 3; do /bin/true marked-$i; done";
+        let exit = world.start(&["sh", "-c", script]).finish();
+        assert_eq!(exit.code, 0);
+        tool.lines_until(|line| line.contains("marked-3"));
+        let text = tool.interrupt().stdout;
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.contains("marked-"))
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        // Name, pid, parent, result, arguments.
+        assert_eq!(rows.len(), 3, "{text}");
+        for (row, i) in rows.iter().zip(1..) {
+            let argument = format!("marked-{i}");
+            assert_eq!((row[0], row[3], row[5]), ("true", "0", argument.as_str()));
+        }
+    }
+}

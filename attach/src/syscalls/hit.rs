@@ -77,6 +77,11 @@ impl Lists {
         self.0.get(index)
     }
 
+    /// The probes of a number.
+    pub(crate) fn probes(&self, nr: i64) -> &[SyscallProbe] {
+        self.get(nr).map_or(&[], |list| &list.0)
+    }
+
     #[inline]
     fn get(&self, nr: i64) -> Option<&List> {
         // SAFETY: null or a leaked list, never freed.

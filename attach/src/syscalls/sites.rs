@@ -79,10 +79,10 @@ impl Sites {
         for when in [When::Enter, When::Exit] {
             publish_lists(when, probes);
         }
+        let all = probes.iter().any(|probe| probe.nr.is_none());
         for (low, watched) in WATCHED.iter().enumerate() {
-            let is_watched = self.wants(Some(low as u32));
-            let others = low >= NUMBERS && probes.iter().any(|probe| probe.nr.is_none());
-            watched.store(u8::from(is_watched || others), Ordering::Release);
+            let is_watched = all || low < NUMBERS && self.wants(Some(low as u32));
+            watched.store(u8::from(is_watched), Ordering::Release);
         }
         for exit in &self.exits {
             aim(exit);
@@ -288,34 +288,33 @@ impl Sites {
 }
 
 /// Lets threads see the lists of one side; numbers without a probe of their
-/// own share one.
+/// own share one, and a list that says the same stays.
 fn publish_lists(when: When, probes: &[SyscallProbe]) {
-    let of = |wanted: &dyn Fn(Option<u32>) -> bool| -> Vec<SyscallProbe> {
-        let mine = probes.iter().filter(|p| p.when == when && wanted(p.nr));
-        mine.copied().collect()
+    let mine = probes.iter().filter(|probe| probe.when == when);
+    let of = |number: Option<u32>| -> Vec<SyscallProbe> {
+        let concerns = |probe: &&SyscallProbe| probe.nr.is_none() || probe.nr == number;
+        mine.clone().filter(concerns).copied().collect()
     };
-    let leak = |list: Vec<SyscallProbe>| -> *mut List {
-        if list.is_empty() {
-            return core::ptr::null_mut();
-        }
-        Box::into_raw(Box::new(List(list.into())))
+    let own: BTreeSet<u32> = mine.clone().filter_map(|probe| probe.nr).collect();
+    let shared = of(None);
+    let mut shared_list = None;
+    let leak = |list: &[SyscallProbe]| match list {
+        [] => core::ptr::null_mut(),
+        list => Box::into_raw(Box::new(List(list.into()))),
     };
-    let own: BTreeSet<u32> = probes
-        .iter()
-        .filter(|p| p.when == when)
-        .filter_map(|p| p.nr)
-        .collect();
-    let shared = leak(of(&|nr| nr.is_none()));
     let lists = Lists::of(when);
     for nr in 0..=NUMBERS as i64 {
-        let Some(place) = lists.place(nr) else {
+        let number = nr as u32;
+        let wanted = match own.contains(&number) {
+            true => &of(Some(number)),
+            false => &shared,
+        };
+        let Some(place) = lists.place(nr).filter(|_| lists.probes(nr) != wanted) else {
             continue;
         };
-        let number = nr as u32;
-        let list = if own.contains(&number) {
-            leak(of(&|nr| nr.is_none_or(|nr| nr == number)))
-        } else {
-            shared
+        let list = match own.contains(&number) {
+            true => leak(wanted),
+            false => *shared_list.get_or_insert_with(|| leak(wanted)),
         };
         place.store(list, Ordering::Release);
     }
