@@ -79,6 +79,8 @@ pub unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
 /// As _exit(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    // Our call is not seen; the target's is.
+    attach::Engine::syscall_made(libc::SYS_exit_group, status as u64);
     if let Some(agent) = agent::get() {
         agent.process_ends_at_once();
     }

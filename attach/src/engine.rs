@@ -207,6 +207,12 @@ impl Engine {
         result
     }
 
+    /// Runs the enter probes of a system call that the caller is about to make
+    /// in the program's place.
+    pub fn syscall_made(nr: i64, argument: u64) {
+        hit::made(nr, argument);
+    }
+
     /// Runs the exit probes of a system call that was not made here, but that
     /// the calling thread has returned from: execve(2) in a new program.
     pub fn syscall_returned(nr: i64, result: i64) {

@@ -159,7 +159,7 @@ fn opensnoop_shows_what_is_opened() {
     );
     assert_eq!(rows.len(), 20);
     assert_eq!(rows[0], "calls-open -1 2 /nonexistent/file");
-    assert_eq!(rows[19], "calls-open 3 0 /etc/hostname");
+    assert!(rows[19].ends_with(" 0 /etc/hostname"), "{}", rows[19]);
 }
 
 #[test]

@@ -205,13 +205,27 @@ fn admit(thread: &Thread, mark: &mut Mark, sp: u64) -> Admission {
 
 /// The exit probes of a call that this thread has returned from elsewhere.
 pub(crate) fn returned(nr: i64, result: i64) {
-    let mut regs = PtRegs {
-        orig_ax: nr as u64,
+    let regs = PtRegs {
         ax: result as u64,
         ..PtRegs::default()
     };
+    elsewhere(&EXIT, regs, nr);
+}
+
+/// The enter probes of a call that is made elsewhere.
+pub(crate) fn made(nr: i64, argument: u64) {
+    let regs = PtRegs {
+        di: argument,
+        ax: -i64::from(libc::ENOSYS) as u64,
+        ..PtRegs::default()
+    };
+    elsewhere(&ENTER, regs, nr);
+}
+
+fn elsewhere(lists: &Lists, mut regs: PtRegs, nr: i64) {
+    regs.orig_ax = nr as u64;
     regs.sp = &raw const regs as u64;
-    let Some(list) = EXIT.get(nr) else {
+    let Some(list) = lists.get(nr) else {
         return;
     };
     let thread = thread::current();
