@@ -135,12 +135,20 @@ fn toggling_under_running_threads() {
             let attached = engine.attach(&batch(&addrs, sets[round % 3], probe));
             let ids: Vec<HookId> = attached.into_iter().filter_map(Result::ok).collect();
             hooked = ids.len();
+            // The others may get no time in between.
+            for addr in &addrs {
+                assert_eq!(call(*addr, 1, 7), 9, "{addr:#x}");
+            }
             engine.detach(&ids);
             round += 1;
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!(hooked > 0 && calls.load(Ordering::Relaxed) > 0 && recorder.hits() > 0);
+    assert!(
+        hooked > 0 && calls.load(Ordering::Relaxed) > 0 && recorder.hits() > 0,
+        "{hooked} hooked, {calls:?} calls, {} hits",
+        recorder.hits()
+    );
     let after: Vec<_> = addrs.iter().map(|addr| text(*addr, 16)).collect();
     assert_eq!(before, after);
 }
