@@ -180,7 +180,10 @@ impl Engine {
     /// [`Engine::syscall_sites`] tells which could not be hooked.
     pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
         let mut state = STATE.lock();
-        state.syscalls.publish(probes);
+        if state.syscalls.publish(probes) {
+            // What the old lists lead to may go when the engine is settled.
+            state.replaced.push(ProbeList::placeholder());
+        }
         state.hook_syscalls(modules, self.can_step);
     }
 

@@ -95,6 +95,12 @@ unsafe impl Sync for ProbeList {}
 static NONE: std::sync::LazyLock<ProbeList> = std::sync::LazyLock::new(|| ProbeList::new(&[]));
 
 impl ProbeList {
+    /// Stands among lists that were replaced for something else that threads may
+    /// still look at.
+    pub(crate) fn placeholder() -> Box<ProbeList> {
+        Box::new(ProbeList::new(&[]))
+    }
+
     fn new(probes: &[Attached]) -> ProbeList {
         let mut probes: Box<[Attached]> = probes.into();
         let mut needs = 0;

@@ -138,13 +138,13 @@ pub(crate) unsafe extern "C" fn on_enter(regs: &mut PtRegs, entry: &Entry) {
 /// Called by the exit thunks only: `regs` describes the calling thread.
 pub(crate) unsafe extern "C" fn on_exit(regs: &mut PtRegs, _exit: &Exit) {
     let nr = i64::from(regs.orig_ax as i32);
-    let Some(list) = EXIT.get(nr) else {
-        return;
-    };
     let thread = thread::current();
     let mut mark = Mark::new();
+    // Before the look at the list: what it leads to stays while a guard is set.
     let admission = admit(thread, &mut mark, regs.sp);
-    run(list, &admission, regs, nr);
+    if let Some(list) = EXIT.get(nr) {
+        run(list, &admission, regs, nr);
+    }
     if let Admission::Run(block) = admission {
         guard::leave(block, &mut mark);
     }

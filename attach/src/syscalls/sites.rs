@@ -70,10 +70,11 @@ impl Sites {
         }
     }
 
-    /// From now on these probes run, wherever a site is hooked.
-    pub(crate) fn publish(&mut self, probes: &[SyscallProbe]) {
+    /// From now on these probes run, wherever a site is hooked. False if they
+    /// did before.
+    pub(crate) fn publish(&mut self, probes: &[SyscallProbe]) -> bool {
         if self.probes == probes {
-            return;
+            return false;
         }
         self.probes = probes.to_vec();
         for when in [When::Enter, When::Exit] {
@@ -87,6 +88,7 @@ impl Sites {
         for exit in &self.exits {
             aim(exit);
         }
+        true
     }
 
     /// Whether a site with this number is to be hooked.
