@@ -2,6 +2,8 @@
 //! functions: no allocation, no lock, no libc call, no panic. It knows neither
 //! how the point was hooked nor who asked for it.
 
+mod on_vcpu;
+
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -13,6 +15,8 @@ use runtime::session::LinkCounters;
 use runtime::thread;
 use uapi::PtRegs;
 use vm::link::Entry;
+
+use self::on_vcpu::{Claims, bpftime_agent_on_vcpu};
 
 /// The words of `PtRegs` that cost nothing: [`Needs::LITTLE`].
 const CHEAP_WORDS: u64 = 0b0111_1111_1100_0000;
@@ -31,6 +35,9 @@ pub struct Hit {
     needs_vcpu: bool,
     /// The program calls nothing and looks at no run.
     is_alone: bool,
+    /// It calls nothing either, but needs a vCPU; else there are none.
+    claims: Claims,
+    callback: Callback,
     needs: Needs,
     /// What came of this link's hits.
     tally: Arc<Tally>,
@@ -96,9 +103,24 @@ impl Hit {
         at_entry: bool,
     ) -> Hit {
         let is_alone = !program.calls() && !program.needs_vcpu();
+        let claims = match program.calls() || is_alone {
+            true => None,
+            false => Claims::of(env),
+        };
         let words = match program.registers_read() & !CHEAP_WORDS {
             0 => Needs::LITTLE,
             _ => Needs::ALL_REGISTERS,
+        };
+        let (callback, needs) = match is_alone {
+            // SAFETY: both take pointers in the same registers and give a
+            // word; a third argument is in a register that any may change.
+            // The program looks at its ctx only.
+            true => unsafe {
+                let callback = std::mem::transmute::<Entry, Callback>(program.entry());
+                (callback, words)
+            },
+            false if claims.is_some() => (bpftime_agent_on_vcpu as Callback, words),
+            false => (on_hit as Callback, words.and(Needs::VECTORS)),
         };
         Hit {
             entry: AtomicPtr::new(program.entry() as *mut ()),
@@ -108,10 +130,9 @@ impl Hit {
             at_entry,
             needs_vcpu: program.needs_vcpu(),
             is_alone,
-            needs: match is_alone {
-                true => words,
-                false => words.and(Needs::VECTORS),
-            },
+            claims: claims.unwrap_or(Claims::NONE),
+            callback,
+            needs,
             tally: Arc::clone(tally),
         }
     }
@@ -129,14 +150,7 @@ impl Hit {
     }
 
     fn uncounted_probe(&self) -> Probe {
-        let callback = match self.is_alone {
-            // SAFETY: both take pointers in the same registers and give a
-            // word; a third argument is in a register that any may change.
-            // The program looks at its ctx only.
-            true => unsafe { std::mem::transmute::<*mut (), Callback>(self.entry()) },
-            false => on_hit as Callback,
-        };
-        Probe::new(callback, ptr::from_ref(self).cast())
+        Probe::new(self.callback, ptr::from_ref(self).cast())
             .needing(self.needs)
             .counting_misses(&raw const self.tally.missed)
             .before_others()
@@ -322,3 +336,6 @@ unsafe extern "C" fn on_replace_hit(
     }
     0
 }
+
+#[cfg(test)]
+mod tests;

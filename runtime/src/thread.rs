@@ -1,6 +1,7 @@
 //! Who the calling thread is, without a system call on most hits. It knows no
 //! session. Callable from trampolines: no allocation, no lock, no libc, no panic.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
@@ -116,6 +117,37 @@ pub fn forget() {
     // SAFETY: the words live as long as the thread.
     let words = unsafe { &*arch::thread_words() };
     words[1].store(0, Ordering::Relaxed);
+}
+
+/// Where a thread finds what it remembers of itself, for who looks by itself as
+/// [`ids`] does: [`ThreadIds::pid_tgid`] is at `fs:words` if the word at
+/// `fs:words + 8` is that at `epoch`, and this is not 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Remembered {
+    words: usize,
+    epoch: *const AtomicU64,
+}
+
+impl Remembered {
+    /// Offset of the distance of a thread's words from its thread pointer.
+    pub const WORDS: usize = offset_of!(Remembered, words);
+    /// Offset of the epoch's address.
+    pub const EPOCH: usize = offset_of!(Remembered, epoch);
+    /// For no thread.
+    pub const NOTHING: Remembered = Remembered {
+        words: 0,
+        epoch: core::ptr::null(),
+    };
+
+    /// For every thread of this process, for good; `None` if none remembers.
+    pub fn new() -> Option<Remembered> {
+        init();
+        let epoch = EPOCH.get()?.0;
+        // The words are in the static TLS block: as far away in each thread.
+        let words = (arch::thread_words() as usize).wrapping_sub(arch::thread_pointer());
+        (!epoch.is_null()).then_some(Remembered { words, epoch })
+    }
 }
 
 #[cold]

@@ -45,6 +45,13 @@ impl Vcpus {
         self.count
     }
 
+    /// Where the first claim lies, for who claims by itself the slot of the CPU
+    /// that `rdpid` names as [`Vcpus::claim`] does; `None` if it may not be used.
+    pub fn first_for_rdpid(&self) -> Option<*const AtomicU64> {
+        arch::has_rdpid().then_some(())?;
+        self.owner(0).map(core::ptr::from_ref)
+    }
+
     #[inline]
     fn owner(&self, slot: u32) -> Option<&AtomicU64> {
         self.region.u64_at(u64::from(slot) * CLAIM_BYTES)

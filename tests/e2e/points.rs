@@ -192,3 +192,24 @@ fn links_tell_what_they_are() {
         infos.join("\n")
     });
 }
+
+#[test]
+fn eight_threads_count_in_per_cpu_values_exactly() {
+    const CALLS: u64 = 100_000;
+    let world = World::new();
+    let path = world.fixture("victim");
+    let mut tool = Program::on_pipes(world.tool(&[world.fixture("cost"), path.clone()]));
+    assert_eq!(tool.line(), "ready");
+    let mut victim = world.start(&[path]);
+    assert_eq!(victim.line(), format!("pid {}", victim.pid()));
+    let mut calls = 0;
+    for kind in ["entry", "return", "entry"] {
+        let attach = format!("attach percpu v_push {kind}");
+        assert_eq!(tool.ask(&attach), "attached");
+        victim.ask(&format!("8:v_push {CALLS}"));
+        calls += 8 * CALLS;
+        assert_eq!(tool.ask("detach"), format!("counted {calls}"), "{kind}");
+    }
+    assert_eq!(victim.finish().code, 0);
+    assert_eq!(tool.finish().code, 0);
+}

@@ -51,6 +51,12 @@ pub(crate) fn init() {
     HAS_RDPID.store(has, Ordering::Relaxed);
 }
 
+/// Whether `rdpid` may be used, once [`init`] was called.
+#[inline(always)]
+pub(crate) fn has_rdpid() -> bool {
+    HAS_RDPID.load(Ordering::Relaxed)
+}
+
 /// The CPU this thread runs on at the moment, from where Linux keeps it for
 /// its own vdso (arch/x86/include/asm/segment.h, `vdso_read_cpunode`); no
 /// system call.
@@ -58,7 +64,7 @@ pub(crate) fn init() {
 pub(crate) fn cpu() -> u32 {
     const CPUNODE_SEG: u32 = 15 * 8 + 3;
     const CPU_MASK: u32 = 0xfff;
-    if HAS_RDPID.load(Ordering::Relaxed) {
+    if has_rdpid() {
         let node_and_cpu: u64;
         // SAFETY: reads the TSC_AUX register; `init` saw that it may.
         unsafe {
