@@ -17,6 +17,7 @@ use crate::arch::{decode, direct, entry, sys, thread};
 use crate::arena::{Arena, Intervals};
 use crate::backend::{Backend, HookId, SiteInfo};
 use crate::error::{AttachError, Refusal};
+use crate::libraries;
 use crate::lock::Lock;
 use crate::mappings;
 use crate::module::Module;
@@ -179,12 +180,14 @@ impl Engine {
     /// instruction of these modules or of others that were given before.
     /// [`Engine::syscall_sites`] tells which could not be hooked.
     pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
-        let mut state = STATE.lock();
-        if state.syscalls.publish(probes) {
-            // What the old lists lead to may go when the engine is settled.
-            state.replaced.push(ProbeList::placeholder());
-        }
-        state.hook_syscalls(modules, self.can_step);
+        libraries::held(|| {
+            let mut state = STATE.lock();
+            if state.syscalls.publish(probes) {
+                // What the old lists lead to may go when the engine is settled.
+                state.replaced.push(ProbeList::placeholder());
+            }
+            state.hook_syscalls(modules, self.can_step);
+        });
     }
 
     /// The `syscall` instructions that take part in what is traced.
@@ -223,8 +226,15 @@ impl Engine {
     }
 }
 
-impl Backend for Engine {
-    fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
+impl Engine {
+    /// [`Backend::attach`], while no library can be closed.
+    fn attach_now(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
+        // One may have been closed before.
+        let mapped = mappings::own();
+        let is_mapped = |addr| {
+            let mapped = mapped.as_deref();
+            mapped.is_none_or(|mapped| mappings::holding(mapped, addr).is_some())
+        };
         let mut state = STATE.lock();
         let mut plans = Vec::new();
         let mut results: Vec<_> = batch.iter().map(|_| Err(Refusal::NoRoom)).collect();
@@ -236,6 +246,10 @@ impl Backend for Engine {
                 continue;
             };
             let addr = point.addr as u64;
+            if !is_mapped(addr) {
+                *result = Err(Refusal::OutsideText);
+                continue;
+            }
             let mut planned = Batch {
                 module: &point.module,
                 can_step: self.can_step,
@@ -272,14 +286,22 @@ impl Backend for Engine {
         state.free_replaced(self.can_step);
         results
     }
+}
+
+impl Backend for Engine {
+    fn attach(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
+        libraries::held(|| self.attach_now(batch))
+    }
 
     fn detach(&self, ids: &[HookId]) {
-        let mut state = STATE.lock();
-        let touched: BTreeSet<u64> = ids.iter().filter_map(|id| state.remove(*id)).collect();
-        state.publish(&touched);
-        state.choose_thunks(&touched, self.can_step);
-        state.unpatch(&touched, self.can_step);
-        state.free_replaced(self.can_step);
+        libraries::held(|| {
+            let mut state = STATE.lock();
+            let touched: BTreeSet<u64> = ids.iter().filter_map(|id| state.remove(*id)).collect();
+            state.publish(&touched);
+            state.choose_thunks(&touched, self.can_step);
+            state.unpatch(&touched, self.can_step);
+            state.free_replaced(self.can_step);
+        });
     }
 
     fn forget_range(&self, range: Range<usize>) {
@@ -335,12 +357,14 @@ impl State {
 
     /// Brings the text in line with the probes at system calls.
     fn hook_syscalls(&mut self, modules: &[Arc<Module>], can_step: bool) {
-        let new = self.syscalls.work(modules);
+        let mut new = self.syscalls.work(modules);
         let arena = self.arena.get_or_insert_default();
         if !new.is_empty()
             && let Some(mappings) = mappings::own()
         {
             arena.survey(&mappings);
+            // A library may have been closed before this call.
+            new.retain(|(_, found)| mappings::holding(&mappings, found.addr).is_some());
         }
         let mut plans = Vec::new();
         for (module, found) in new {

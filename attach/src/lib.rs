@@ -21,6 +21,7 @@ mod error;
 mod frida;
 mod guard;
 mod hit;
+mod libraries;
 mod lock;
 mod mappings;
 pub mod module;

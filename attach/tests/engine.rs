@@ -5,8 +5,9 @@ mod common;
 use std::ffi::{CStr, CString};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bpftime_attach::{AttachError, Backend, Kind, Module, Needs, Point, Probe, Refusal};
+use bpftime_attach::{AttachError, Backend, HookId, Kind, Module, Needs, Point, Probe, Refusal};
 use common::{Recorder, attach, module_of, text, try_attach};
 
 #[inline(never)]
@@ -155,8 +156,11 @@ struct Library {
     handle: *mut libc::c_void,
     module: Arc<Module>,
     addr: usize,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
+
+// SAFETY: a dlopen(3) handle may be used from any thread.
+unsafe impl Sync for Library {}
 
 impl Library {
     fn build(source: &str, name: &CStr) -> Library {
@@ -179,7 +183,7 @@ impl Library {
             handle,
             module: module_of(addr),
             addr,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -218,6 +222,49 @@ fn an_unmapped_module_is_forgotten() {
         assert!(engine.sites().iter().all(|site| site.addr != library.addr));
         common::forget_modules();
     }
+}
+
+#[test]
+fn a_library_may_be_closed_in_the_middle_of_a_change() {
+    let engine = common::engine();
+    let library = Library::build("long f(long n) { return n * 3; }", c"f");
+    let path = library.directory.path().join("a.so");
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+    let (addr, module) = (library.addr, library.module.clone());
+    let page = addr & !0xfff..(addr & !0xfff) + 4096;
+    let done = AtomicBool::new(false);
+    let mut attached = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let library = &library;
+            // The thread has its stack: nothing takes the library's place.
+            // SAFETY: nothing of the library is used any more.
+            assert_eq!(unsafe { libc::dlclose(library.handle) }, 0);
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: the library has no constructors, and nobody calls it.
+                let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+                assert!(!handle.is_null());
+                // SAFETY: just opened.
+                assert_eq!(unsafe { libc::dlclose(handle) }, 0);
+            }
+        });
+        for _ in 0..3000 {
+            let point = Point {
+                addr,
+                kind: Kind::Entry,
+                module: module.clone(),
+            };
+            engine.forget_range(page.clone());
+            let probe = Recorder::leaked().probe();
+            let ids = engine.attach(&[(point, probe)]);
+            let ids: Vec<HookId> = ids.into_iter().filter_map(Result::ok).collect();
+            attached += ids.len();
+            engine.detach(&ids);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(attached > 0, "never found the library open");
+    common::forget_modules();
 }
 
 #[test]
