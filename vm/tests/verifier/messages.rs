@@ -46,10 +46,10 @@ fn refusals_use_the_kernels_words() {
         "invalid func unknown#9999",
     );
     refused(
-        &[call(58), EXIT],
+        &[call(49), EXIT],
         0,
         Errno::EINVAL,
-        "program of this type cannot use helper bpf_override_return#58",
+        "program of this type cannot use helper bpf_setsockopt#49",
     );
     refused(
         &[ZERO, EXIT, ZERO, EXIT],
