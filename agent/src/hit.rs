@@ -230,6 +230,19 @@ impl Hit {
         unsafe { self.run_in(ctx, &mut run) }
     }
 
+    /// The same for a program that may say what the caller gets in place of
+    /// the result; gives what it said.
+    ///
+    /// # Safety
+    /// As for [`Hit::run`].
+    pub unsafe fn run_override(&self, ctx: *mut (), regs: *const PtRegs) -> Option<u64> {
+        let mut run = RunState::new(self.env, regs, self.cookie, self.func_ip);
+        run.may_override = true;
+        // SAFETY: the caller's contract.
+        unsafe { self.run_in(ctx, &mut run) };
+        run.overridden.get()
+    }
+
     /// Runs the program, which was counted, with a vCPU if it needs one.
     ///
     /// # Safety

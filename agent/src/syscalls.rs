@@ -14,6 +14,7 @@ use std::time::Duration;
 use attach::{Engine, Hits, Module, SyscallEvent, SyscallProbe, When};
 use runtime::session::LinkKind;
 use runtime::thread;
+use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 
 use crate::agent;
 use crate::errno::preserved;
@@ -30,6 +31,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 struct Traced {
     hit: Hit,
     kind: LinkKind,
+    /// It may answer calls in the kernel's place.
+    overrides: bool,
 }
 
 /// What is traced in this process.
@@ -185,6 +188,16 @@ fn prepare(
         .get_mut(&wanted.link.0)
         .ok_or("the session has ended")?;
     let program = joined.program(wanted.spec.prog)?;
+    let overrides = program.facts().helpers.contains(&BPF_FUNC_OVERRIDE_RETURN);
+    let is_exit = matches!(
+        wanted.spec.kind,
+        LinkKind::SyscallExit | LinkKind::AnySyscallExit | LinkKind::RawSyscallExit
+    );
+    if overrides && is_exit {
+        return Err(
+            "bpf_override_return works when a system call begins (sys_enter) only".to_owned(),
+        );
+    }
     let counters = joined
         .view
         .counters(wanted.link.1)
@@ -195,6 +208,7 @@ fn prepare(
     Ok(Box::leak(Box::new(Traced {
         hit,
         kind: wanted.spec.kind,
+        overrides,
     })))
 }
 
@@ -238,9 +252,20 @@ unsafe extern "C" fn on_syscall(event: *mut SyscallEvent, data: *const ()) {
     let mut record = [
         header, second, third, regs.si, regs.dx, regs.r10, regs.r8, regs.r9,
     ];
-    // SAFETY: the record is what the program was verified for; the registers
-    // are the calling thread's.
-    unsafe { traced.hit.run(record.as_mut_ptr().cast(), regs) };
+    let record = record.as_mut_ptr().cast();
+    if !traced.overrides {
+        // SAFETY: the record is what the program was verified for; the
+        // registers are the calling thread's.
+        unsafe { traced.hit.run(record, regs) };
+        return;
+    }
+    // SAFETY: as above.
+    if let Some(answer) = unsafe { traced.hit.run_override(record, regs) } {
+        // SAFETY: the engine's event, ours during the call.
+        let event = unsafe { &mut *event };
+        event.is_answered = true;
+        event.answer = answer as i64;
+    }
 }
 
 /// What the agent itself has to know, before any program runs.

@@ -230,3 +230,32 @@ fn execsnoop_sees_children_become_programs() {
         }
     }
 }
+
+/// The kernel has no such thing for tracepoints.
+#[test]
+fn a_filter_answers_calls_in_the_kernels_place() {
+    let world = World::new();
+    let mut tool = world.load(&[world.fixture("denies")]);
+    assert_eq!(tool.line(), "ready");
+    let files = ["keep_one", "loses", "keep_two"].map(|name| world.home().join(name));
+    for file in &files {
+        fs::write(file, "").expect("a file in a directory of the user's");
+    }
+    let directory = world.home().to_path_buf();
+    let remove = |words: &[&str]| {
+        let script = format!("cd {} && rm {}", directory.display(), words.join(" "));
+        world.start(&["/bin/sh", "-c", &script]).finish()
+    };
+    let exit = remove(&["keep_one", "loses", "keep_two"]);
+    assert_eq!(exit.code, 1);
+    let reason = "Operation not permitted";
+    for name in ["keep_one", "keep_two"] {
+        let line = format!("rm: cannot remove '{name}': {reason}");
+        assert!(exit.stderr.lines().any(|l| l == line), "{}", exit.stderr);
+    }
+    assert_eq!(files.map(|file| file.exists()), [true, false, true]);
+    tool.hang_up();
+    assert_eq!(tool.line(), "denied 2 result -1");
+    assert_eq!(tool.finish().code, 0);
+    assert_eq!(remove(&["keep_one", "keep_two"]).code, 0);
+}

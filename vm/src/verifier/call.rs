@@ -223,8 +223,14 @@ impl<'a> Walk<'a> {
         let prog_type = self.spec.prog_type;
         let known = kernel::find(id, prog_type);
         // Kernels have it for kernel functions, where they were built so; user
-        // space, which offers it, has it for the functions that it probes.
-        let overrides = id == BPF_FUNC_OVERRIDE_RETURN && prog_type == prog::BPF_PROG_TYPE_KPROBE;
+        // space, which offers it, for functions that it probes and system calls.
+        let overrides = id == BPF_FUNC_OVERRIDE_RETURN
+            && [
+                prog::BPF_PROG_TYPE_KPROBE,
+                prog::BPF_PROG_TYPE_TRACEPOINT,
+                prog::BPF_PROG_TYPE_RAW_TRACEPOINT,
+            ]
+            .contains(&prog_type);
         let has = |row: &kernel::KernelHelper| row.types.contains(prog_type) || overrides;
         match self.env.helper(id) {
             Some(proto) if known.is_none_or(has) => Ok(proto),
