@@ -247,7 +247,7 @@ impl Hit {
     ///
     /// # Safety
     /// As for [`Hit::run`].
-    #[inline]
+    #[inline(always)]
     unsafe fn run_in(&self, ctx: *mut (), run: &mut RunState) -> u64 {
         // SAFETY: the caller's contract.
         unsafe { self.try_run_in(ctx, run) }.unwrap_or(0)
@@ -257,7 +257,7 @@ impl Hit {
     ///
     /// # Safety
     /// As for [`Hit::run`].
-    #[inline]
+    #[inline(always)]
     unsafe fn try_run_in(&self, ctx: *mut (), run: &mut RunState) -> Option<u64> {
         let entry = self.entry();
         if entry.is_null() {
@@ -270,6 +270,17 @@ impl Hit {
             // SAFETY: the caller's contract; `env` and the code live as `self`.
             return Some(unsafe { entry(ctx.cast(), run.as_run()) });
         }
+        // SAFETY: as above.
+        unsafe { self.run_on_vcpu(entry, ctx, run) }
+    }
+
+    /// The same for a program that needs a vCPU. On its own: the others save
+    /// fewer registers.
+    ///
+    /// # Safety
+    /// As for [`Hit::run`]; `entry` is the program's.
+    #[inline(never)]
+    unsafe fn run_on_vcpu(&self, entry: Entry, ctx: *mut (), run: &mut RunState) -> Option<u64> {
         // SAFETY: lives as `self` does.
         let vcpus = &unsafe { &*self.env }.vcpus;
         let Some(vcpu) = vcpus.claim(thread::ids()) else {
@@ -278,7 +289,7 @@ impl Hit {
             return None;
         };
         run.vcpu = vcpu;
-        // SAFETY: as above.
+        // SAFETY: the caller's contract; `env` and the code live as `self`.
         let result = unsafe { entry(ctx.cast(), run.as_run()) };
         vcpus.release(vcpu);
         Some(result)
