@@ -18,10 +18,11 @@ use crate::state::{Round, State};
 use crate::{fork, signals};
 
 /// While sessions exist: how soon a killed tool is noticed although its
-/// sweeper was killed too, and the end of all other threads.
+/// sweeper was killed too.
 const WITH_SESSIONS: Duration = Duration::from_millis(500);
-/// Without sessions nothing is urgent; the roster wakes us.
-const WITHOUT_SESSIONS: Duration = Duration::from_secs(10);
+/// Without sessions nothing but the end of all other threads is to be noticed;
+/// the roster wakes us.
+const WITHOUT_SESSIONS: Duration = Duration::from_secs(1);
 /// After the first thread has ended and before the last one has.
 const LAST_THREADS: Duration = Duration::from_millis(50);
 /// The thread verifies and compiles; pages cost when touched.
@@ -170,6 +171,10 @@ impl Agent {
         self.stop.store(false, Ordering::Release);
         // A forked child finds the handle of a thread that it does not have.
         self.thread.store(std::ptr::null_mut(), Ordering::Release);
+        // How it went we did not see: most do by pthread_exit(3).
+        if process::is_first_thread_gone() {
+            self.first_thread_left.store(true, Ordering::Release);
+        }
         // Ours must never run the target's handlers.
         let spawned = signals::with_all_blocked(|| {
             std::thread::Builder::new()
@@ -346,10 +351,13 @@ impl Agent {
             futex::wake(&self.answered, u32::MAX >> 1);
             let Ok(Some(round)) = round else { return };
             let first_thread_left = self.first_thread_left.load(Ordering::Acquire);
-            if (first_thread_left || round.sessions) && process::is_last_thread() {
-                // As glibc does when the last thread of a program ends.
-                // SAFETY: runs the program's exit handlers, which is wanted.
-                unsafe { libc::exit(0) }
+            if let Some(status) = process::is_last_thread() {
+                if first_thread_left {
+                    // As glibc does when the last thread of a program ends.
+                    // SAFETY: runs the program's exit handlers, which is wanted.
+                    unsafe { libc::exit(0) }
+                }
+                self.end_unnoticed(status);
             }
             let timeout = if first_thread_left {
                 LAST_THREADS
@@ -359,6 +367,17 @@ impl Agent {
                 WITHOUT_SESSIONS
             };
             futex::wait(sleep.0, sleep.1, Some(timeout));
+        }
+    }
+
+    /// The program's last thread ended by exit(2), without libc, so no handlers
+    /// run. The process's status is that of the last thread to end, this one.
+    fn end_unnoticed(&self, status: i32) -> ! {
+        self.process_ends();
+        loop {
+            let status = status as usize;
+            // SAFETY: ends this thread, on whose stack nothing is waited for.
+            unsafe { shm::sys::syscall6(libc::SYS_exit as usize, status, 0, 0, 0, 0, 0) };
         }
     }
 

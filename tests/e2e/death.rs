@@ -12,6 +12,16 @@ fn moment(round: u64) -> Duration {
 }
 
 #[test]
+fn a_target_that_ends_by_the_bare_system_call_ends() {
+    let world = World::new();
+    let bare = format!("syscall({}, 4)", libc::SYS_exit);
+    let ends = || world.start(&["/usr/bin/perl", "-e", &bare]).finish().code;
+    assert_eq!(ends(), 4);
+    let _tool = world.fixture_tool("counter", &["-m", "0"], &world.fixture("hot"), "hot_call");
+    assert_eq!(ends(), 4);
+}
+
+#[test]
 fn a_target_killed_under_load_leaves_exact_counts() {
     let world = World::new();
     let mut counter =

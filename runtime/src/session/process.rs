@@ -82,6 +82,8 @@ struct Stat {
     threads: u32,
     /// Field 22.
     start: u64,
+    /// Field 52, of the first thread, as wait(2) has it; 0 where it is hidden.
+    status: i32,
 }
 
 impl Stat {
@@ -95,17 +97,29 @@ impl Stat {
             first_thread_ended: matches!(fields.next()?, "Z" | "X" | "x"),
             threads: fields.nth(20 - 4)?.parse().ok()?,
             start: fields.nth(22 - 21)?.parse().ok()?,
+            status: fields
+                .nth(52 - 23)
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(0),
         })
     }
 }
 
-/// Whether the calling process consists of the calling thread and a first
-/// thread that has ended by pthread_exit(3).
-pub fn is_last_thread() -> bool {
-    file::read_small(c"/proc/self/stat", 4096)
-        .ok()
-        .and_then(|line| Stat::parse(&line))
-        .is_some_and(|stat| stat.first_thread_ended && stat.threads <= 2)
+/// If the calling process consists of the calling thread and a first thread
+/// that has ended: the number that the first thread gave to exit(2).
+pub fn is_last_thread() -> Option<i32> {
+    let stat = own_stat()?;
+    (stat.first_thread_ended && stat.threads <= 2).then_some(stat.status >> 8 & 0xff)
+}
+
+/// Whether the first thread of the calling process has ended.
+pub fn is_first_thread_gone() -> bool {
+    own_stat().is_some_and(|stat| stat.first_thread_ended)
+}
+
+fn own_stat() -> Option<Stat> {
+    let line = file::read_small(c"/proc/self/stat", 4096).ok()?;
+    Stat::parse(&line)
 }
 
 /// Whether the calling process has a thread with this id.
@@ -177,6 +191,7 @@ mod tests {
             first_thread_ended: false,
             threads: 1,
             start: 77,
+            status: 0,
         };
         assert_eq!(Stat::parse(line), Some(stat));
         assert_eq!(Stat::parse(b"12 (a"), None);
