@@ -115,6 +115,10 @@ pub(crate) fn any_jump(at: u64, target: u64) -> Vec<u8> {
 
 /// Where a trampoline is entered: behind two addresses.
 pub(crate) const TRAMPOLINE_ENTRY: u64 = 16;
+/// Where the displaced instructions are in it: behind an `lea`, the call and
+/// what it returns to.
+#[cfg(test)]
+pub(crate) const DISPLACED_AT: u64 = TRAMPOLINE_ENTRY + 14 + entry::DISPLACED_AFTER_RETURN as u64;
 
 /// A trampoline at `at`: thunk and site addresses, then
 ///

@@ -5,6 +5,8 @@ pub(crate) mod decode;
 pub(crate) mod direct;
 pub(crate) mod emit;
 pub(crate) mod entry;
+#[cfg(test)]
+mod executed;
 pub(crate) mod flow;
 mod lean;
 mod memory;
