@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use uapi::Errno;
-use uapi::map::{BPF_ANY, BPF_F_LOCK};
+use uapi::map::{BPF_ANY, BPF_F_LOCK, BPF_F_RDONLY, BPF_F_WRONLY};
 
 use super::map::{Elements, Slot};
 use super::object::locked;
@@ -18,6 +18,8 @@ pub enum NewValue<'a> {
     Prog(Arc<ProgObject>),
     /// A perf event for a perf event array.
     Event(Arc<PerfEvent>),
+    /// An fd that names nothing of the map's kind; the errno that says so.
+    Unknown(Errno),
 }
 
 impl Bpf {
@@ -36,6 +38,8 @@ impl Bpf {
         if flags & !BPF_F_LOCK != 0 {
             return Err(Errno::EINVAL);
         }
+        may_read(map)?;
+        may_lock(flags)?;
         match map.elements() {
             Elements::Bytes => map.map().lookup(key, value, flags),
             // The kernel answers with the program's id.
@@ -57,7 +61,8 @@ impl Bpf {
     ///
     /// # Errors
     /// The kernel's: E2BIG full or index too large, EEXIST and ENOENT by
-    /// flags, EINVAL for unknown flags, EPERM frozen.
+    /// flags, EINVAL for unknown flags, EPERM frozen, and last the errno of an
+    /// fd that names nothing.
     pub fn map_update(
         &self,
         map: &MapObject,
@@ -65,9 +70,8 @@ impl Bpf {
         value: NewValue<'_>,
         flags: u64,
     ) -> Result<(), Errno> {
-        if map.map().frozen() {
-            return Err(Errno::EPERM);
-        }
+        may_write(map)?;
+        may_lock(flags)?;
         match (map.elements(), value) {
             (Elements::Bytes, NewValue::Bytes(value)) => map.map().update(key, value, flags),
             (Elements::Progs, NewValue::Prog(prog)) => {
@@ -90,6 +94,10 @@ impl Bpf {
                 }
                 Ok(())
             }
+            (Elements::Progs | Elements::Events | Elements::Cgroups, NewValue::Unknown(errno)) => {
+                slot_index(map, key, flags)?;
+                Err(errno)
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -99,9 +107,7 @@ impl Bpf {
     /// # Errors
     /// The kernel's: ENOENT without such a key, EINVAL for arrays, EPERM frozen.
     pub fn map_delete(&self, map: &MapObject, key: &[u8]) -> Result<(), Errno> {
-        if map.map().frozen() {
-            return Err(Errno::EPERM);
-        }
+        may_write(map)?;
         if map.elements() == Elements::Bytes {
             return map.map().delete(key);
         }
@@ -130,12 +136,12 @@ impl Bpf {
         value: &mut [u8],
         flags: u64,
     ) -> Result<(), Errno> {
-        if map.map().frozen() {
-            return Err(Errno::EPERM);
-        }
         if flags & !BPF_F_LOCK != 0 {
             return Err(Errno::EINVAL);
         }
+        may_read(map)?;
+        may_write(map)?;
+        may_lock(flags)?;
         if map.elements() != Elements::Bytes {
             return Err(Errno::ENOTSUPP);
         }
@@ -152,7 +158,32 @@ impl Bpf {
         key: Option<&[u8]>,
         next: &mut [u8],
     ) -> Result<(), Errno> {
+        may_read(map)?;
         map.map().next_key(key, next)
+    }
+}
+
+/// May bpf(2) read the map (`map_get_sys_perms`)?
+pub(super) fn may_read(map: &MapObject) -> Result<(), Errno> {
+    match map.map().spec().has(BPF_F_WRONLY) {
+        true => Err(Errno::EPERM),
+        false => Ok(()),
+    }
+}
+
+/// May bpf(2) change the map?
+pub(super) fn may_write(map: &MapObject) -> Result<(), Errno> {
+    match map.map().frozen() || map.map().spec().has(BPF_F_RDONLY) {
+        true => Err(Errno::EPERM),
+        false => Ok(()),
+    }
+}
+
+/// `EINVAL` for `BPF_F_LOCK`: no value has a spin lock.
+fn may_lock(flags: u64) -> Result<(), Errno> {
+    match flags & BPF_F_LOCK {
+        0 => Ok(()),
+        _ => Err(Errno::EINVAL),
     }
 }
 

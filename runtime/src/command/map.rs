@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use uapi::Errno;
 use uapi::map::{
-    BPF_F_MMAPABLE, BPF_MAP_TYPE_ARENA, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY,
-    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_WRONLY, BPF_MAP_TYPE_ARENA, BPF_MAP_TYPE_ARRAY,
+    BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+    BPF_MAP_TYPE_PROG_ARRAY,
 };
 
 use super::batch::Cursors;
+use super::elem::may_write;
 use super::object::{Home, check_name};
 use super::{Bpf, BtfObject, PerfEvent, ProgObject};
 use crate::maps::{Map, MapSpec};
@@ -121,6 +123,13 @@ impl Bpf {
         btf: Option<Arc<BtfObject>>,
         inner: Option<Arc<MapObject>>,
     ) -> Result<Arc<MapObject>, Errno> {
+        let takes_extra = [BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_ARENA];
+        if spec.map_extra != 0 && !takes_extra.contains(&spec.map_type) {
+            return Err(Errno::EINVAL);
+        }
+        if spec.has(BPF_F_RDONLY) && spec.has(BPF_F_WRONLY) {
+            return Err(Errno::EINVAL);
+        }
         check_name(&spec.name)?;
         spec.inner_map = inner.as_ref().map_or(0, |inner| inner.id());
         if let Some(btf) = &btf {
@@ -154,11 +163,9 @@ impl Bpf {
     /// `BPF_MAP_FREEZE`: no more changes by bpf(2).
     ///
     /// # Errors
-    /// EPERM when it is frozen: freezing needs the right to write.
+    /// EPERM when it is frozen or may only be read: freezing needs the right to write.
     pub fn map_freeze(&self, map: &MapObject) -> Result<(), Errno> {
-        if map.map.frozen() {
-            return Err(Errno::EPERM);
-        }
+        may_write(map)?;
         match self.home.session() {
             Ok(session) => session.freeze_map(map.id()),
             Err(_) => map.map.freeze(),

@@ -1,7 +1,9 @@
 //! `BPF_MAP_{LOOKUP,LOOKUP_AND_DELETE,UPDATE,DELETE}_BATCH`.
 
-use runtime::command::batch::{CURSOR_BYTES, Stopped};
-use runtime::command::elem::value_size;
+use std::sync::Arc;
+
+use runtime::command::MapObject;
+use runtime::command::batch::{BatchKind, Stopped, cursor_size};
 use uapi::Errno;
 use uapi::attr::{MapBatch, out};
 
@@ -9,36 +11,41 @@ use super::call::{self, Call};
 use crate::user;
 
 pub fn lookup(call: &Call) -> Result<i64, Errno> {
-    walk(call, false)
+    walk(call, BatchKind::Lookup)
 }
 
 pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
-    walk(call, true)
+    walk(call, BatchKind::LookupAndDelete)
 }
 
-fn walk(call: &Call, delete: bool) -> Result<i64, Errno> {
-    let attr = MapBatch::decode(&call.bytes);
+/// The map, after the checks; `None` when there is nothing to do. Once they
+/// are through the kernel writes 0, so that a failure reports no elements.
+fn begin(call: &Call, attr: &MapBatch, kind: BatchKind) -> Result<Option<Arc<MapObject>>, Errno> {
     let map = call::map(attr.map_fd)?;
-    if attr.flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    // The kernel writes 0 first, so that a failure reports no elements.
-    call.put_u32(out::BATCH_COUNT, 0)?;
+    call.server
+        .bpf
+        .map_batch_check(&map, kind, attr.elem_flags, attr.flags)?;
     if attr.count == 0 {
-        return Ok(0);
+        return Ok(None);
     }
+    call.put_u32(out::BATCH_COUNT, 0)?;
+    Ok(Some(map))
+}
+
+fn walk(call: &Call, kind: BatchKind) -> Result<i64, Errno> {
+    let attr = MapBatch::decode(&call.bytes);
+    let Some(map) = begin(call, &attr, kind)? else {
+        return Ok(0);
+    };
     let cursor = match attr.in_batch {
         0 => None,
-        address => {
-            let mut cursor = [0; CURSOR_BYTES];
-            user::read(address, &mut cursor)?;
-            Some(cursor)
-        }
+        address => Some(user::read_vec(address, cursor_size(&map))?),
     };
-    let batch =
-        call.server
-            .bpf
-            .map_lookup_batch(&map, cursor, attr.count, attr.elem_flags, delete)?;
+    let delete = kind == BatchKind::LookupAndDelete;
+    let batch = call
+        .server
+        .bpf
+        .map_lookup_batch(&map, cursor.as_deref(), attr.count, delete)?;
     user::write(attr.keys, &batch.keys)?;
     user::write(attr.values, &batch.values)?;
     user::write(attr.out_batch, &batch.cursor)?;
@@ -51,40 +58,37 @@ fn walk(call: &Call, delete: bool) -> Result<i64, Errno> {
 
 pub fn update(call: &Call) -> Result<i64, Errno> {
     let attr = MapBatch::decode(&call.bytes);
-    let map = call::map(attr.map_fd)?;
-    if attr.flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let keys = array(attr.keys, attr.count, map.map().spec().key_size as usize)?;
-    let values = array(attr.values, attr.count, value_size(&map))?;
+    let Some(map) = begin(call, &attr, BatchKind::Update)? else {
+        return Ok(0);
+    };
     let done = call
         .server
         .bpf
-        .map_update_batch(&map, &keys, &values, attr.elem_flags);
+        .map_update_batch(&map, attr.count, |index, key, value| {
+            read_nth(attr.keys, index, key)?;
+            read_nth(attr.values, index, value)
+        });
     report(call, done)
 }
 
 pub fn delete(call: &Call) -> Result<i64, Errno> {
     let attr = MapBatch::decode(&call.bytes);
-    let map = call::map(attr.map_fd)?;
-    if attr.flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let keys = array(attr.keys, attr.count, map.map().spec().key_size as usize)?;
+    let Some(map) = begin(call, &attr, BatchKind::Delete)? else {
+        return Ok(0);
+    };
     let done = call
         .server
         .bpf
-        .map_delete_batch(&map, &keys, attr.elem_flags);
+        .map_delete_batch(&map, attr.count, |index, key| {
+            read_nth(attr.keys, index, key)
+        });
     report(call, done)
 }
 
-fn array(address: u64, count: u32, size: usize) -> Result<Vec<u8>, Errno> {
-    // Before so much is allocated, see whether its end is there at all.
-    let bytes = size.checked_mul(count as usize).ok_or(Errno::EINVAL)?;
-    if let Some(last) = bytes.checked_sub(1) {
-        user::read(address.wrapping_add(last as u64), &mut [0])?;
-    }
-    user::read_vec(address, bytes)
+/// Copies element `index` of a row of them.
+fn read_nth(row: u64, index: u32, element: &mut [u8]) -> Result<(), Errno> {
+    let offset = u64::from(index).wrapping_mul(element.len() as u64);
+    user::read(row.wrapping_add(offset), element)
 }
 
 fn report(call: &Call, done: Result<u32, Stopped>) -> Result<i64, Errno> {

@@ -54,22 +54,27 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
     let (map, key) = map_and_key(&attr)?;
     let bytes = user::read_vec(attr.value, value_size(&map))?;
-    let fd = || -> Result<i32, Errno> {
-        let word = bytes.first_chunk().ok_or(Errno::EINVAL)?;
-        Ok(i32::from_le_bytes(*word))
-    };
     let value = match map.elements() {
         Elements::Bytes => NewValue::Bytes(&bytes),
-        Elements::Progs => NewValue::Prog(call::prog(fd()?)?),
-        Elements::Events => match call::object(fd()?)? {
-            Object::Event(event) => NewValue::Event(event),
-            _ => return Err(Errno::EINVAL),
-        },
-        // Only control groups could be put there, and those are the kernel's.
-        Elements::Cgroups => return Err(Errno::EBADF),
+        // The kernel looks at the fd after all else.
+        elements => object(elements, &bytes).unwrap_or_else(NewValue::Unknown),
     };
     call.server.bpf.map_update(&map, &key, value, attr.flags)?;
     Ok(0)
+}
+
+/// What the fd in `bytes` stands for.
+fn object(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> {
+    let fd = i32::from_le_bytes(*bytes.first_chunk().ok_or(Errno::EINVAL)?);
+    match elements {
+        Elements::Progs => Ok(NewValue::Prog(call::prog(fd)?)),
+        Elements::Events => match call::object(fd)? {
+            Object::Event(event) => Ok(NewValue::Event(event)),
+            _ => Err(Errno::EINVAL),
+        },
+        // Only control groups could be put there, and those are the kernel's.
+        Elements::Bytes | Elements::Cgroups => Err(Errno::EBADF),
+    }
 }
 
 pub fn delete(call: &Call) -> Result<i64, Errno> {

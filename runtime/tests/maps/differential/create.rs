@@ -1,0 +1,135 @@
+//! What `BPF_MAP_CREATE` takes and refuses, of all types that we have.
+
+use bpftime_runtime::maps::MapSpec;
+use uapi::Errno;
+use uapi::map::*;
+
+use super::side::Commands;
+use crate::kernel::KernelMap;
+use crate::process::Random;
+use crate::segment;
+
+/// Types with the sizes of a key and a value that they take.
+const TYPES: &[(u32, u32, u32)] = &[
+    (BPF_MAP_TYPE_HASH, 4, 8),
+    (BPF_MAP_TYPE_ARRAY, 4, 8),
+    (BPF_MAP_TYPE_PROG_ARRAY, 4, 4),
+    (BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4),
+    (BPF_MAP_TYPE_PERCPU_HASH, 4, 8),
+    (BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8),
+    (BPF_MAP_TYPE_STACK_TRACE, 4, 128),
+    (BPF_MAP_TYPE_CGROUP_ARRAY, 4, 4),
+    (BPF_MAP_TYPE_RINGBUF, 0, 0),
+];
+
+const KEY_SIZES: [u32; 16] = [
+    0,
+    1,
+    3,
+    4,
+    5,
+    8,
+    9,
+    64,
+    260,
+    261,
+    264,
+    265,
+    512,
+    513,
+    1 << 20,
+    5 << 20,
+];
+const VALUE_SIZES: [u32; 11] = [
+    0,
+    1,
+    4,
+    7,
+    8,
+    127 * 8,
+    128 * 8,
+    1 << 15,
+    (1 << 15) + 1,
+    5 << 20,
+    1 << 31,
+];
+
+fn same(commands: &Commands, spec: MapSpec) {
+    // Build ids in place of addresses are not offered.
+    if spec.map_type == BPF_MAP_TYPE_STACK_TRACE && spec.has(BPF_F_STACK_BUILD_ID) {
+        return;
+    }
+    let theirs = KernelMap::create(&spec).map(drop);
+    // The kernel's allocator may refuse what we keep sparse.
+    if theirs == Err(Errno::ENOMEM) {
+        return;
+    }
+    let ours = commands.create(spec).map(drop);
+    // A session has less room than the kernel.
+    if ours == Err(Errno::ENOMEM) && theirs.is_ok() {
+        let bytes = u64::from(spec.value_size) * u64::from(spec.max_entries);
+        assert!(bytes >= 1 << 20, "{spec:?}: no room");
+        return;
+    }
+    assert_eq!(ours, theirs, "{spec:?}");
+}
+
+#[test]
+fn creation_takes_and_refuses_the_same() {
+    if !super::oracle() {
+        return;
+    }
+    let commands = Commands::new();
+    for &(map_type, key, value) in TYPES {
+        let entries = if map_type == BPF_MAP_TYPE_RINGBUF {
+            4096
+        } else {
+            3
+        };
+        let usual = segment::spec(map_type, key, value, entries, 0);
+        same(&commands, usual);
+        for key_size in KEY_SIZES {
+            for value_size in VALUE_SIZES {
+                let spec = MapSpec {
+                    key_size,
+                    value_size,
+                    ..usual
+                };
+                same(&commands, spec);
+                same(
+                    &commands,
+                    MapSpec {
+                        max_entries: 0,
+                        ..spec
+                    },
+                );
+            }
+        }
+        for max_entries in [0, 1, 2, 5, 100, 4095, 4096, 4097, 8192, 12288] {
+            same(
+                &commands,
+                MapSpec {
+                    max_entries,
+                    ..usual
+                },
+            );
+        }
+        for flag in 0..32 {
+            same(
+                &commands,
+                MapSpec {
+                    map_flags: 1 << flag,
+                    ..usual
+                },
+            );
+        }
+        let mut random = Random(u64::from(map_type));
+        for _ in 0..60 {
+            let map_flags = (random.next() & random.next() & 0x1fff) as u32;
+            same(&commands, MapSpec { map_flags, ..usual });
+        }
+        for map_extra in [1, 2, 15, 16, 1 << 32] {
+            same(&commands, MapSpec { map_extra, ..usual });
+        }
+    }
+}
