@@ -63,6 +63,36 @@ pub fn executable() -> Result<Vec<Mapping>, Errno> {
     }
 }
 
+/// Text that no file vouches for.
+pub struct OddText {
+    /// Addresses.
+    pub range: Range<usize>,
+    /// Its bytes may change without a call: it is writable, or shared.
+    pub changes: bool,
+}
+
+/// Text without a file, or writable, or shared with others; not the kernel's.
+pub fn odd_text() -> Result<Vec<OddText>, Errno> {
+    let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;
+    Ok(text.split(|&b| b == b'\n').filter_map(odd).collect())
+}
+
+fn odd(line: &[u8]) -> Option<OddText> {
+    let line = std::str::from_utf8(line).ok()?;
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let perms = fields.next()?.as_bytes();
+    let ino = fields.nth(2)?;
+    let of_kernel = matches!(fields.next(), Some("[vdso]" | "[vsyscall]"));
+    let changes = perms.get(1) == Some(&b'w') || perms.get(3) != Some(&b'p');
+    if !is_text(perms) || of_kernel || !changes && ino != "0" {
+        return None;
+    }
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let range = address(start)?..address(end)?;
+    Some(OddText { range, changes })
+}
+
 /// All private writable file mappings, by address.
 pub fn private_data() -> Result<Vec<Mapping>, Errno> {
     let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;

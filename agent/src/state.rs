@@ -15,7 +15,7 @@ use crate::log::debug;
 use crate::maps;
 use crate::modules::Image;
 use crate::stacks::Stacks;
-use crate::syscalls::Syscalls;
+use crate::syscalls::{self, Syscalls};
 use crate::{alone, exit, loader, sandbox};
 
 /// What came of one round.
@@ -133,6 +133,7 @@ impl State {
     pub fn forget_hits(&self) {
         self.hooks.forget_hits();
         self.syscalls.forget_hits();
+        syscalls::forget_calls();
     }
 
     /// Tells the sessions of this process's hits.
@@ -289,6 +290,7 @@ impl State {
         let calls: Vec<Wanted> = links.extract_if(.., of_syscalls).collect();
         let is_idle = self.hooks.is_empty() && self.syscalls.is_empty();
         if !links.is_empty() || !calls.is_empty() || !is_idle {
+            self.syscalls.round_begins();
             let image = Image::read();
             if let Ok(image) = &image {
                 self.follow_modules(image, &links, &calls);

@@ -114,6 +114,11 @@ impl Arena {
         }
     }
 
+    /// The pages that are ours.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.mapped.by_start.iter().map(|(start, end)| *start..*end)
+    }
+
     /// Room for a trampoline in reach of all of `near`.
     pub(crate) fn near(&mut self, near: u64, len: u64) -> Option<u64> {
         if let Some(at) = self.take_from_chunk(near, len) {

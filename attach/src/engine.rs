@@ -178,16 +178,33 @@ impl Engine {
 
     /// From now on exactly these probes run at system calls, made by whatever
     /// instruction of these modules or of others that were given before.
-    /// [`Engine::syscall_sites`] tells which could not be hooked.
-    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) {
+    /// [`Engine::syscall_sites`] tells which could not be hooked. Gives whether
+    /// an instruction is hooked that was not before: a thread may be right
+    /// before it, behind the hook.
+    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) -> bool {
         libraries::held(|| {
             let mut state = STATE.lock();
             if state.syscalls.publish(probes) {
                 // What the old lists lead to may go when the engine is settled.
                 state.replaced.push(ProbeList::placeholder());
             }
-            state.hook_syscalls(modules, self.can_step);
-        });
+            state.hook_syscalls(modules, self.can_step)
+        })
+    }
+
+    /// How many places of the modules' text may be system call instructions
+    /// that are not hooked, for all that can be told.
+    pub fn syscall_doubts(&self) -> usize {
+        STATE.lock().syscalls.doubts()
+    }
+
+    /// The memory that holds trampolines.
+    pub fn own_text(&self) -> Vec<Range<usize>> {
+        let state = STATE.lock();
+        let mapped = state.arena.iter().flat_map(Arena::mapped);
+        mapped
+            .map(|range| range.start as usize..range.end as usize)
+            .collect()
     }
 
     /// The `syscall` instructions that take part in what is traced.
@@ -356,7 +373,8 @@ impl State {
     }
 
     /// Brings the text in line with the probes at system calls.
-    fn hook_syscalls(&mut self, modules: &[Arc<Module>], can_step: bool) {
+    fn hook_syscalls(&mut self, modules: &[Arc<Module>], can_step: bool) -> bool {
+        let mut has_hooked = false;
         let mut new = self.syscalls.work(modules);
         let arena = self.arena.get_or_insert_default();
         if !new.is_empty()
@@ -384,7 +402,10 @@ impl State {
             let outcomes = unsafe { text::change(&changes, can_step) };
             for ((addr, _), outcome) in due.iter().zip(outcomes) {
                 match outcome {
-                    Outcome::Done => self.syscalls.changed(*addr, is_patched),
+                    Outcome::Done => {
+                        has_hooked |= is_patched;
+                        self.syscalls.changed(*addr, is_patched);
+                    }
                     _ if is_patched => self.syscalls.failed(*addr, Refusal::Patched),
                     // What someone else has changed stays, and so does our
                     // trampoline.
@@ -392,6 +413,7 @@ impl State {
                 }
             }
         }
+        has_hooked
     }
 
     fn add(&mut self, addr: u64, kind: Kind, probe: Probe) -> HookId {

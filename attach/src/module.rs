@@ -171,6 +171,12 @@ impl Module {
         text.bytes.get(from..text.bytes.len().min(from + len))
     }
 
+    /// Where its text is.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let ranges = self.text.iter().map(|text| &text.range);
+        ranges.map(|range| range.start as usize..range.end as usize)
+    }
+
     /// The pieces of text: where each lies, and its original bytes.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let pieces = self.text.iter();

@@ -52,6 +52,7 @@ fn probe(when: When, nr: Option<i64>) -> SyscallProbe {
         data: std::ptr::null(),
         hits: Hits::UNCOUNTED,
         missed: &raw const MISSED,
+        observes: false,
     }
 }
 

@@ -194,13 +194,19 @@ unsafe fn on_sigreturn(regs: &PtRegs, admission: &Admission) {
 /// Whether a hit on this thread may run probes.
 #[inline]
 fn admit(thread: &Thread, mark: &mut Mark, sp: u64) -> Admission {
+    match is_own_stack(sp) {
+        true => Admission::Exempt,
+        false => guard::enter(thread, mark),
+    }
+}
+
+/// Whether it is the stack of the agent's thread, before that says so itself.
+#[inline]
+fn is_own_stack(sp: u64) -> bool {
     let [start, bytes] = &OWN_STACK;
     // It starts with nothing on its stack.
     let above = sp.wrapping_sub(start.load(Ordering::Relaxed).wrapping_add(1));
-    if above < bytes.load(Ordering::Relaxed) {
-        return Admission::Exempt;
-    }
-    guard::enter(thread, mark)
+    above < bytes.load(Ordering::Relaxed)
 }
 
 /// The exit probes of a call that this thread has returned from elsewhere.
@@ -281,20 +287,11 @@ const CLONE_ARGS_WITH_STACK: u64 = 56;
 /// Runs a list's probes in order; gives the answer of one that answers.
 #[inline]
 fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64> {
-    let block = match admission {
-        Admission::Run(block) => block,
-        Admission::Nested => {
-            missed(list);
-            return None;
-        }
-        Admission::Exempt => return None,
+    let Admission::Run(block) = admission else {
+        run_observers(list, admission, regs, nr);
+        return None;
     };
-    let mut event = SyscallEvent {
-        regs,
-        nr,
-        is_answered: false,
-        answer: 0,
-    };
+    let mut event = SyscallEvent::new(regs, nr);
     for probe in &list.0 {
         block.count(probe.hits.offset());
         // SAFETY: whoever attached the probe vouches for callback and data.
@@ -303,12 +300,23 @@ fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64
     event.is_answered.then_some(event.answer)
 }
 
+/// What runs where others are skipped; counts those as missed that count.
 #[cold]
-fn missed(list: &List) {
+fn run_observers(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) {
+    let is_exempt = matches!(admission, Admission::Exempt);
+    // The other reason is that there is no memory for the thread's block.
+    let is_own = is_exempt && (thread::current().is_exempt.get() || is_own_stack(regs.sp));
     for probe in &list.0 {
-        // SAFETY: null or valid for ever (`SyscallProbe::missed`).
-        if let Some(missed) = unsafe { probe.missed.as_ref() } {
-            missed.fetch_add(1, Ordering::Relaxed);
+        if probe.observes {
+            let mut event = SyscallEvent::new(regs, nr);
+            event.is_own = is_own;
+            // SAFETY: as in `run`. Lists and observers are never freed.
+            unsafe { (probe.callback)(&raw mut event, probe.data) };
+        } else if !is_exempt {
+            // SAFETY: null or valid for ever (`SyscallProbe::missed`).
+            if let Some(missed) = unsafe { probe.missed.as_ref() } {
+                missed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -27,6 +27,12 @@ pub fn may_hold(code: &[u8]) -> bool {
     crate::arch::syscalls::find::may_hold(code)
 }
 
+/// Whether bytes hold any that might be a system call instruction, also where
+/// it would not be hooked.
+pub fn may_hold_any(code: &[u8]) -> bool {
+    crate::arch::syscalls::find::may_hold_any(code)
+}
+
 /// On which side of a system call a probe runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum When {
@@ -49,6 +55,20 @@ pub struct SyscallEvent {
     pub is_answered: bool,
     /// ... and what it then returns.
     pub answer: i64,
+    /// The thread is the agent's own, or works for it: only observers see that.
+    pub is_own: bool,
+}
+
+impl SyscallEvent {
+    pub(crate) fn new(regs: &PtRegs, nr: i64) -> SyscallEvent {
+        SyscallEvent {
+            regs,
+            nr,
+            is_answered: false,
+            answer: 0,
+            is_own: false,
+        }
+    }
 }
 
 /// What a hook calls, on the thread that makes the system call. The conditions
@@ -72,6 +92,10 @@ pub struct SyscallProbe {
     /// Counts hits that were skipped inside another probe of the same thread.
     /// May be null.
     pub missed: *const AtomicU64,
+    /// It sees every call, also those that a probe's own thread makes inside
+    /// another probe, and those of the agent's thread. It answers none, and may
+    /// be interrupted by a signal whose handler brings it in again.
+    pub observes: bool,
 }
 
 // SAFETY: that its pointers may be used on any thread is the contract.
@@ -81,7 +105,8 @@ unsafe impl Sync for SyscallProbe {}
 
 impl PartialEq for SyscallProbe {
     fn eq(&self, other: &SyscallProbe) -> bool {
-        (self.when, self.nr, self.data) == (other.when, other.nr, other.data)
+        (self.when, self.nr, self.data, self.observes)
+            == (other.when, other.nr, other.data, other.observes)
             && core::ptr::fn_addr_eq(self.callback, other.callback)
     }
 }

@@ -1,6 +1,7 @@
 //! Which `syscall` instructions there are and which of them are hooked. It
 //! knows no probe's meaning and runs under the engine's lock.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -50,10 +51,18 @@ struct Hooked {
     is_patched: bool,
 }
 
+/// What was found in a module.
+struct Known {
+    module: Arc<Module>,
+    found: Vec<Found>,
+    /// See [`find::doubts`].
+    doubts: OnceCell<usize>,
+}
+
 /// All that is known of system calls in this process.
 pub(crate) struct Sites {
     /// What was found in the modules seen so far.
-    known: Vec<(Arc<Module>, Vec<Found>)>,
+    known: Vec<Known>,
     by_addr: BTreeMap<u64, Site>,
     /// Stubs whose exit may have probes, by number.
     exits: Vec<&'static Exit>,
@@ -118,15 +127,19 @@ impl Sites {
             let is_known = self
                 .known
                 .iter()
-                .any(|(known, _)| Arc::ptr_eq(known, module));
+                .any(|known| Arc::ptr_eq(&known.module, module));
             if !is_known && !module.is_own() {
-                self.known.push((module.clone(), find::find(module)));
+                self.known.push(Known {
+                    module: module.clone(),
+                    found: find::find(module),
+                    doubts: OnceCell::new(),
+                });
             }
         }
         if self.probes.is_empty() {
             return Vec::new();
         }
-        for (module, found) in &self.known {
+        for Known { module, found, .. } in &self.known {
             for found in found {
                 if self.wants(found.nr) && !self.by_addr.contains_key(&found.addr) {
                     new.push((module.clone(), found.clone()));
@@ -270,8 +283,21 @@ impl Sites {
     /// The text in `range` is gone.
     pub(crate) fn forget_range(&mut self, range: &Range<u64>) {
         self.by_addr.retain(|addr, _| !range.contains(addr));
-        self.known
-            .retain(|(module, _)| !module.pieces().any(|(start, _)| range.contains(&start)));
+        self.known.retain(|known| {
+            !known
+                .module
+                .pieces()
+                .any(|(start, _)| range.contains(&start))
+        });
+    }
+
+    /// Places in known modules that may be instructions that are not hooked.
+    pub(crate) fn doubts(&self) -> usize {
+        let doubts = |known: &Known| {
+            let count = || find::doubts(&known.module, &known.found);
+            *known.doubts.get_or_init(count)
+        };
+        self.known.iter().map(doubts).sum()
     }
 
     /// The sites that the probes want.

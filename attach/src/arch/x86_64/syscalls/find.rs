@@ -9,7 +9,8 @@
 use std::collections::BTreeSet;
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+    Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
+    Register,
 };
 
 use crate::module::Module;
@@ -47,6 +48,59 @@ pub(crate) fn may_hold(code: &[u8]) -> bool {
             .and_then(|from| before.get(from));
         moves == Some(&0xb8) || before.ends_with(SIGNAL_RETURN)
     })
+}
+
+/// Whether bytes hold any system call instruction, wherever it begins.
+pub(crate) fn may_hold_any(code: &[u8]) -> bool {
+    code.windows(2).any(is_call)
+}
+
+/// `syscall`, `sysenter` and `int 0x80`.
+fn is_call(two: &[u8]) -> bool {
+    matches!(two, [0x0f, 0x05 | 0x34] | [0xcd, 0x80])
+}
+
+/// How many places of a module may be system call instructions and are not
+/// among those of [`find`]: outside of functions, in functions that do not
+/// decode, or of the kinds that are not hooked.
+pub(crate) fn doubts(module: &Module, found: &[Found]) -> usize {
+    let known: BTreeSet<u64> = found.iter().map(|found| found.addr).collect();
+    let places = module.pieces().flat_map(|(start, bytes)| {
+        let calls = bytes.windows(2).enumerate().filter(|(_, two)| is_call(two));
+        calls.map(move |(at, _)| start + at as u64)
+    });
+    places
+        .filter(|addr| !known.contains(addr) && !super::pool::holds(*addr))
+        .filter(|addr| !is_inside_instruction(module, *addr))
+        .count()
+}
+
+/// Whether the bytes at `addr` are the inside of an instruction, in a function
+/// that decodes to its end.
+fn is_inside_instruction(module: &Module, addr: u64) -> bool {
+    if !module.is_in_function(addr) {
+        return false;
+    }
+    let Some(code) = module.code_around(addr) else {
+        return false;
+    };
+    let len = (addr + 2).saturating_sub(code.start) as usize;
+    let Some(bytes) = module.original(code.start, len) else {
+        return false;
+    };
+    let mut decoder = Decoder::with_ip(64, bytes, code.start, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.ip() <= addr {
+        if decoder.ip() == addr || !decoder.can_decode() {
+            return false;
+        }
+        decoder.decode_out(&mut instruction);
+        // Cut off by the window it is inside of: long instructions end later.
+        if instruction.is_invalid() {
+            return decoder.ip() > addr && decoder.last_error() == DecoderError::NoMoreBytes;
+        }
+    }
+    true
 }
 
 /// All `syscall` instructions of a module, by address.

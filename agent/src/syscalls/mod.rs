@@ -2,30 +2,41 @@
 //! context. It knows no session's life and no round; where `syscall`
 //! instructions are hooked is the engine's.
 //!
-//! Two kinds of calls also concern the agent itself: those that bring new
-//! text, which is hooked before the program goes on, and those that make
-//! children in this memory, after which cached thread ids are wrong.
+//! Some calls also concern the agent itself: those that bring new text, which
+//! is hooked before the program goes on ([`text`]), those that make children in
+//! this memory, after which cached thread ids are wrong, and those that its
+//! other parts observe ([`observers`]).
+
+pub mod observers;
+mod sight;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use attach::{Engine, Hits, Module, SyscallEvent, SyscallProbe, When};
+use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
 use runtime::session::LinkKind;
 use runtime::thread;
 use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 
-use crate::agent;
-use crate::errno::preserved;
 use crate::hit::{Hit, Tally};
 use crate::hooks::Wanted;
 use crate::joined::Joined;
 use crate::log::debug;
 use crate::modules::{Image, Modules};
 
-/// How long a call that maps text waits for it to be hooked.
-const TIMEOUT: Duration = Duration::from_secs(1);
+use sight::Sight;
+pub use sight::forget_calls;
+
+/// Whether every system call of this process is seen: no instruction is left
+/// out and no text can change unseen. Observers whose calls are hooked see all
+/// of them as long as this is so; `Observer::blind` says when it ends.
+pub fn sees_all() -> bool {
+    sight::is_whole()
+}
 
 /// One link's program at system calls. Never freed, as what it points to.
 struct Traced {
@@ -42,6 +53,11 @@ pub struct Syscalls {
     refused: BTreeMap<(u64, u32), String>,
     /// Instructions that could not be hooked.
     refused_sites: u32,
+    /// All text of files could be looked at.
+    has_read_all: bool,
+    /// Memory that was text and was hooked, or needed no hook.
+    looked_at: Vec<Range<usize>>,
+    sight: Sight,
     /// What the engine was told last.
     told: Option<(Vec<SyscallProbe>, Image)>,
     /// The kernel's library, once it was looked for.
@@ -56,12 +72,14 @@ impl Syscalls {
         (self.at.len() as u32, refused)
     }
 
+    /// Whether nothing is hooked and nobody wants it.
     pub fn is_empty(&self) -> bool {
-        self.at.is_empty()
+        let is_told = self.told.as_ref().is_some_and(|(told, _)| !told.is_empty());
+        self.at.is_empty() && !observers::any() && !is_told
     }
 
     fn sees_writable(&self) -> bool {
-        !self.at.is_empty() && WRITABLE.load(Ordering::Relaxed)
+        !self.at.is_empty() && text::is_writable_seen()
     }
 
     /// Why links and instructions were refused, and how often.
@@ -116,10 +134,39 @@ impl Syscalls {
             Some(traced.probe(&wanted.spec))
         });
         let mut probes: Vec<SyscallProbe> = in_order.collect();
-        if !probes.is_empty() {
-            probes.splice(0..0, own_probes());
+        let is_observed = observers::any();
+        if !probes.is_empty() || is_observed {
+            let observers = observers::probes();
+            let own = text::probes(is_observed).chain(child_probes());
+            probes.splice(0..0, observers.into_iter().chain(own));
         }
         self.tell(probes, image, modules);
+        if is_observed {
+            let is_whole = self.is_whole();
+            self.sight.round_ends(is_whole);
+        } else {
+            self.sight.rest();
+        }
+    }
+
+    /// To be called before a round looks at the process.
+    pub fn round_begins(&mut self) {
+        self.sight.round_begins();
+    }
+
+    /// Whether all text that there is now is hooked where it has to be.
+    fn is_whole(&self) -> bool {
+        if sees_all() {
+            // Nothing has brought text since this was found out.
+            return true;
+        }
+        let Ok(engine) = Engine::new() else {
+            return false;
+        };
+        self.has_read_all
+            && self.refused_sites == 0
+            && engine.syscall_doubts() == 0
+            && text::is_known(&self.looked_at, &engine.own_text())
     }
 
     /// Drops what belongs to links that `goes` picks; [`Syscalls::follow`]
@@ -145,11 +192,12 @@ impl Syscalls {
         {
             engine.trace_syscalls(&[], &[]);
         }
+        self.sight.rest();
     }
 
     fn tell(&mut self, probes: Vec<SyscallProbe>, image: &Image, modules: &mut Modules) {
         let was_empty = self.told.as_ref().is_none_or(|(told, _)| told.is_empty());
-        let memory = new_text();
+        let memory = text::new_text();
         let is_told = |(told, seen): &(Vec<SyscallProbe>, Image)| {
             *told == probes && memory.is_empty() && (probes.is_empty() || seen == image)
         };
@@ -157,16 +205,23 @@ impl Syscalls {
             return;
         }
         let Ok(engine) = Engine::new() else { return };
+        let looked_at = memory.iter().flat_map(|module| module.ranges());
+        self.looked_at.extend(looked_at);
         let mut all = memory;
         if !probes.is_empty() {
-            all.extend(self.vdso.get_or_insert_with(vdso_module).clone());
+            all.extend(self.vdso.get_or_insert_with(text::vdso_module).clone());
         }
+        let has_vdso = matches!(self.vdso, Some(Some(_)));
+        let before = all.len();
         all.extend(image.texts().filter_map(|mapping| {
             let module = modules.of(mapping, image);
             let module = module.inspect_err(|error| debug!("not hooked: {error}"));
             module.ok()
         }));
-        engine.trace_syscalls(&all, &probes);
+        self.has_read_all = has_vdso && all.len() - before == image.texts().count();
+        if engine.trace_syscalls(&all, &probes) {
+            self.sight.hooked();
+        }
         let refused = engine.syscall_sites();
         let refused = refused.iter().filter(|site| site.tactic.is_err());
         self.refused_sites = refused.inspect(|site| debug!("{site:x?}")).count() as u32;
@@ -229,6 +284,7 @@ impl Traced {
             data: std::ptr::from_ref(self).cast(),
             hits: self.hit.hits(),
             missed: self.hit.missed(),
+            observes: false,
         }
     }
 }
@@ -268,155 +324,15 @@ unsafe extern "C" fn on_syscall(event: *mut SyscallEvent, data: *const ()) {
     }
 }
 
-/// What the agent itself has to know, before any program runs.
-fn own_probes() -> impl Iterator<Item = SyscallProbe> {
+/// What keeps ids right, before any program runs.
+fn child_probes() -> impl Iterator<Item = SyscallProbe> {
     let children = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_vfork];
-    let text = [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect];
-    let probe = |nr: i64, callback| SyscallProbe {
-        when: When::Exit,
-        nr: Some(nr as u32),
-        callback,
-        data: std::ptr::null(),
-        hits: Hits::UNCOUNTED,
-        missed: std::ptr::null(),
-    };
-    let children = children.map(|nr| probe(nr, on_child as attach::SyscallCallback));
-    let text = text.map(|nr| probe(nr, on_text as attach::SyscallCallback));
-    children.into_iter().chain(text)
+    let probe = |nr| observers::probe(When::Exit, nr, on_child, std::ptr::null());
+    children.into_iter().map(probe)
 }
 
 /// In a child, or in a parent whose child had its memory until now: ids are
 /// asked for anew.
 unsafe extern "C" fn on_child(_event: *mut SyscallEvent, _data: *const ()) {
     thread::forget();
-}
-
-/// Memory that has become text in calls that wait for a round; an empty place
-/// has length 0.
-static NEW_TEXT: [[AtomicU64; 2]; 16] = [const { [const { AtomicU64::new(0) }; 2] }; 16];
-/// Text that is writable, too, was seen: its bytes may change at any time.
-static WRITABLE: AtomicBool = AtomicBool::new(false);
-
-/// Longest memory that is looked at for system calls.
-const LONGEST_TEXT: u64 = 64 << 20;
-
-/// Notes memory for the next round; false without a place for it.
-fn note_text(start: u64, len: u64) -> bool {
-    NEW_TEXT.iter().any(|[at, length]| {
-        // A place is taken by its address and ready with its length.
-        let taken = at.compare_exchange(0, start, Ordering::Relaxed, Ordering::Relaxed);
-        if taken.is_ok() {
-            length.store(len, Ordering::Release);
-        }
-        taken.is_ok()
-    })
-}
-
-/// The memory that was noted, as it is now.
-fn new_text() -> Vec<Arc<Module>> {
-    let mut modules = Vec::new();
-    for [at, length] in &NEW_TEXT {
-        let len = length.swap(0, Ordering::Acquire);
-        if len == 0 {
-            continue;
-        }
-        let start = at.swap(0, Ordering::Relaxed);
-        let mut bytes = vec![0; len as usize];
-        if read(start, &mut bytes) {
-            modules.push(Arc::new(Module::of_memory(start as usize, &bytes)));
-        }
-    }
-    modules
-}
-
-/// Copies this process's memory; false where there is none.
-fn read(from: u64, to: &mut [u8]) -> bool {
-    let local = [to.as_mut_ptr() as usize, to.len()];
-    let remote = [from as usize, to.len()];
-    // SAFETY: the kernel writes to `to` only and checks the other side.
-    let copied = unsafe {
-        shm::sys::syscall6(
-            libc::SYS_process_vm_readv as usize,
-            shm::sys::getpid() as usize,
-            local.as_ptr() as usize,
-            1,
-            remote.as_ptr() as usize,
-            1,
-            0,
-        )
-    };
-    copied as usize == to.len()
-}
-
-/// Whether memory that has become text may make system calls.
-fn may_hold_calls(start: u64, len: u64) -> bool {
-    /// What an instruction may lie across.
-    const OVERLAP: u64 = 16;
-    const CHUNK: u64 = 1024;
-    let mut bytes = [0; (CHUNK + OVERLAP) as usize];
-    let mut at = 0;
-    while at < len {
-        let size = (len - at).min(CHUNK + OVERLAP) as usize;
-        let Some(bytes) = bytes.get_mut(..size) else {
-            return false;
-        };
-        if read(start + at, bytes) && attach::syscalls::may_hold(bytes) {
-            return true;
-        }
-        at += CHUNK;
-    }
-    false
-}
-
-/// Text was mapped, or made of memory.
-unsafe extern "C" fn on_text(event: *mut SyscallEvent, _data: *const ()) {
-    const MAX_ERRNO: i64 = 4095;
-    // SAFETY: the engine's event and registers, valid during the call.
-    let regs = unsafe { &*(*event).regs };
-    let is_text = regs.dx & libc::PROT_EXEC as u64 != 0;
-    let failed = (-MAX_ERRNO..0).contains(&(regs.ax as i64));
-    if !is_text || failed {
-        return;
-    }
-    // SAFETY: as above.
-    let of_file = unsafe { (*event).nr } == libc::SYS_mmap && regs.r8 as i32 >= 0;
-    if !of_file {
-        // SAFETY: as above.
-        let is_mmap = unsafe { (*event).nr } == libc::SYS_mmap;
-        let start = if is_mmap { regs.ax } else { regs.di };
-        if regs.dx & libc::PROT_WRITE as u64 != 0 {
-            WRITABLE.store(true, Ordering::Relaxed);
-            return;
-        }
-        let len = regs.si.min(LONGEST_TEXT);
-        if !may_hold_calls(start, len) || !note_text(start, len) {
-            return;
-        }
-    }
-    if let Some(agent) = agent::get() {
-        preserved(|| agent.follow_now(TIMEOUT));
-    }
-}
-
-/// The kernel's own library in every process, whose calls fall back to real
-/// ones.
-fn vdso_module() -> Option<Arc<Module>> {
-    // SAFETY: reads what the kernel handed to the process.
-    let start = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
-    let maps = std::fs::read_to_string("/proc/thread-self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("[vdso]"))?;
-    let (from, rest) = line.split_once('-')?;
-    let (to, _) = rest.split_once(' ')?;
-    let range = usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?;
-    if range.start as u64 != start {
-        return None;
-    }
-    // SAFETY: the whole mapping, readable for the life of the process.
-    let image = unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) };
-    let text = std::slice::from_ref(&range);
-    let module = Module::new(image, start, text);
-    module
-        .inspect_err(|error| debug!("vdso: {error}"))
-        .ok()
-        .map(Arc::new)
 }
