@@ -12,7 +12,7 @@ use object::ElfFile;
 
 use super::decode::First;
 use super::emit;
-use cpu::{Cpu, Image, Outcome};
+use cpu::{Cpu, Outcome};
 use state::State;
 
 const FILES: [&str; 5] = [
@@ -124,9 +124,8 @@ fn groups(code: &[Instruction], n: usize) -> Vec<&[Instruction]> {
 fn check_file(path: &str, step: u64) -> Tally {
     let bytes = std::fs::read(path).expect("the file");
     let elf = ElfFile::parse(&bytes).expect("an ELF file");
-    let image = Image::of(&elf);
     let mut tally = Tally::default();
-    let mut cpu = Cpu::new(image);
+    let mut cpu = Cpu::new(&elf);
     for function in elf.functions().iter() {
         let start = cpu.image().address(function.range.start);
         let len = (function.range.end - function.range.start).min(1 << 20) as usize;
@@ -200,7 +199,7 @@ fn bash_does_the_same_displaced() {
 fn a_wrong_relocation_would_be_seen() {
     let bytes = std::fs::read(FILES[0]).expect("the file");
     let elf = ElfFile::parse(&bytes).expect("an ELF file");
-    let mut cpu = Cpu::new(Image::of(&elf));
+    let mut cpu = Cpu::new(&elf);
     let image = cpu.image();
     let start = image.address(
         elf.functions()

@@ -2,6 +2,7 @@
 //! stack are shared with it. It knows no displaced code.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
 
 use iced_x86::{Instruction, InstructionInfoFactory, Register};
 use object::ElfFile;
@@ -58,7 +59,7 @@ impl Drop for Shared {
 pub(super) struct Image(Shared);
 
 impl Image {
-    pub(super) fn of(elf: &ElfFile<'_>) -> Image {
+    fn of(elf: &ElfFile<'_>) -> Image {
         let end = elf.segments().map(|s| s.vaddr + s.memory_len).max();
         let mut memory = Shared::at(BIAS, end.expect("segments").next_multiple_of(4096) as usize);
         for segment in elf.segments() {
@@ -171,6 +172,9 @@ impl std::fmt::Debug for Result {
     }
 }
 
+/// Addresses are fixed, so there is one at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// The child, and what it shares.
 pub(super) struct Cpu {
     image: Image,
@@ -181,12 +185,18 @@ pub(super) struct Cpu {
     /// The state of vector registers at the child's start.
     vectors: Vec<u8>,
     pid: libc::pid_t,
+    /// Last, so that it goes when nothing is mapped any more.
+    _only: MutexGuard<'static, ()>,
 }
 
 impl Cpu {
-    pub(super) fn new(image: Image) -> Cpu {
+    pub(super) fn new(elf: &ElfFile<'_>) -> Cpu {
+        let only = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut cpu = Cpu {
-            image,
+            image: Image::of(elf),
+            _only: only,
             far: FAR.map(|start| Shared::at(start, FAR_BYTES)),
             scratch: Shared::at(SCRATCH, SCRATCH_BYTES),
             fresh: fresh(),
