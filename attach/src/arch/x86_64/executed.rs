@@ -40,7 +40,7 @@ struct Tally {
 
 impl Tally {
     fn skip(&mut self, why: &str, instruction: &Instruction) {
-        let what = format!("{why} {:?}", instruction.mnemonic());
+        let what = format!("{why} {:?}", instruction.code());
         *self.skipped.entry(what).or_default() += 1;
     }
 }
@@ -58,7 +58,7 @@ fn is_beyond_compare(instruction: &Instruction) -> bool {
         | Mnemonic::Xsave | Mnemonic::Xsave64 | Mnemonic::Xsavec | Mnemonic::Xsavec64
         // Take what is random here for a state of the processor.
         | Mnemonic::Fxrstor | Mnemonic::Fxrstor64 | Mnemonic::Xrstor | Mnemonic::Xrstor64
-        | Mnemonic::Fldenv | Mnemonic::Frstor | Mnemonic::Ldmxcsr | Mnemonic::Wrpkru
+        | Mnemonic::Fldcw | Mnemonic::Fldenv | Mnemonic::Frstor | Mnemonic::Ldmxcsr | Mnemonic::Wrpkru
     ) || matches!(instruction.code(), Code::Wrfsbase_r64 | Code::Wrgsbase_r64)
 }
 
