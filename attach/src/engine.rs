@@ -16,6 +16,7 @@ use crate::arch::plan::{Need, Plan};
 use crate::arch::{decode, direct, entry, sys, thread};
 use crate::arena::{Arena, Intervals};
 use crate::backend::{Backend, HookId, SiteInfo};
+use crate::breakpoints::{Breakpoints, table};
 use crate::error::{AttachError, Refusal};
 use crate::libraries;
 use crate::lock::Lock;
@@ -118,6 +119,7 @@ struct State {
     arena: Option<Arena>,
     owned: Intervals,
     syscalls: Sites,
+    breakpoints: Breakpoints,
     next_id: u64,
     /// Lists that are in no place any more, but that a thread may be reading.
     #[expect(clippy::vec_box, reason = "threads know them by address")]
@@ -139,6 +141,7 @@ static STATE: Lock<State> = Lock::new(State {
     arena: None,
     owned: Intervals::new(),
     syscalls: Sites::new(),
+    breakpoints: Breakpoints::Never,
     next_id: 1,
     replaced: Vec::new(),
     awaiting: Vec::new(),
@@ -244,6 +247,12 @@ impl Engine {
 }
 
 impl Engine {
+    /// Which new places get a breakpoint from now on. Only while they are
+    /// armed, or a thread that hits one is killed.
+    pub fn place_breakpoints(&self, places: Breakpoints) {
+        STATE.lock().breakpoints = places;
+    }
+
     /// [`Backend::attach`], while no library can be closed.
     fn attach_now(&self, batch: &[(Point, Probe)]) -> Vec<Result<HookId, AttachError>> {
         // One may have been closed before.
@@ -335,6 +344,7 @@ impl Backend for Engine {
         state.hooks.retain(|_, (addr, _)| !range.contains(addr));
         state.owned.remove_starting_in(&range);
         state.syscalls.forget_range(&range);
+        table::forget_range(&range);
     }
 
     fn is_settled(&self) -> bool {

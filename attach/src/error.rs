@@ -97,6 +97,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether a breakpoint would do.
+    pub fn is_for_want_of_jump(self) -> bool {
+        self.is_for_want_of_room() || self == Refusal::JumpedInto
+    }
+
     /// Whether a neighbour may help: the instruction could be displaced.
     pub(crate) fn is_for_want_of_room(self) -> bool {
         matches!(

@@ -3,8 +3,9 @@
 //!
 //! A probe's first bytes become a jump to a trampoline near by, which saves
 //! the registers, runs the probes, runs the instruction that the jump replaced
-//! and goes on behind it. No breakpoint is ever in the text, no thread is
-//! stopped, no signal handler is installed and no fd is kept.
+//! and goes on behind it. No breakpoint is in the text and no signal handler is
+//! installed, unless the user asks for it ([`breakpoints`]); no thread is
+//! stopped and no fd is kept.
 //!
 //! Reading order: [`probe`] (what is asked), [`module`] (the text it is asked
 //! of), [`backend`] (who hooks), [`engine`] (who keeps the sites of ours); then what happens when one is made:
@@ -14,6 +15,7 @@
 mod arch;
 mod arena;
 pub mod backend;
+pub mod breakpoints;
 mod counter;
 pub mod engine;
 mod error;

@@ -199,6 +199,8 @@ pub enum Tactic {
     Pun,
     /// From the trampoline of the instruction before, which alone leads here.
     Chain,
+    /// A breakpoint, whose handler leads to the trampoline.
+    Breakpoint,
     /// frida-gum's own.
     Frida,
 }

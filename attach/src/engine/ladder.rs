@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Record, State, denied, refused};
 use crate::arch::emit;
 use crate::arch::plan::{Body, Need, Plan, Planner, Spot};
+use crate::breakpoints::{Breakpoints, table};
 use crate::error::{AttachError, Refusal};
 use crate::mappings;
 use crate::module::Module;
@@ -63,7 +64,29 @@ impl State {
             let mappings = mappings::own().ok_or(Refusal::NoMemory)?;
             self.arena.get_or_insert_default().survey(&mappings);
         }
-        self.site_or_neighbours(addr, MOST_NEEDED, batch)
+        if self.breakpoints == Breakpoints::Everywhere && !self.sites.contains_key(&addr) {
+            return self.break_at(addr, batch);
+        }
+        let jump = self.site_or_neighbours(addr, MOST_NEEDED, batch);
+        match jump {
+            Err(refusal)
+                if self.breakpoints == Breakpoints::WhereNeeded
+                    && refusal.is_for_want_of_jump() =>
+            {
+                self.break_at(addr, batch).map_err(|_| refusal)
+            }
+            planned => planned,
+        }
+    }
+
+    /// A site with a breakpoint.
+    fn break_at(&mut self, addr: u64, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+        self.plan_one(addr, batch, |planner, module, body| {
+            let plan = planner.plan_breakpoint(module, addr, body)?;
+            let trampoline = plan.writes.last().ok_or(Refusal::NoRoom)?.0;
+            let is_noted = table::insert(addr, trampoline + body.entry);
+            is_noted.then_some(plan).ok_or(Refusal::NoMemory)
+        })
     }
 
     fn site_or_neighbours(

@@ -188,7 +188,7 @@ unsafe fn on_sigreturn(regs: &PtRegs, admission: &Admission) {
             .add(libc::REG_RAX as usize)
             .read()
     };
-    run(list, admission, &restored, -1);
+    run(list, admission, &mut restored, -1);
 }
 
 /// Whether a hit on this thread may run probes.
@@ -237,7 +237,7 @@ fn elsewhere(lists: &Lists, mut regs: PtRegs, nr: i64) {
     let thread = thread::current();
     let mut mark = Mark::new();
     let admission = guard::enter(thread, &mut mark);
-    run(list, &admission, &regs, nr);
+    run(list, &admission, &mut regs, nr);
     if let Admission::Run(block) = admission {
         guard::leave(block, &mut mark);
     }
@@ -286,10 +286,9 @@ const CLONE_ARGS_WITH_STACK: u64 = 56;
 
 /// Runs a list's probes in order; gives the answer of one that answers.
 #[inline]
-fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64> {
+fn run(list: &List, admission: &Admission, regs: &mut PtRegs, nr: i64) -> Option<i64> {
     let Admission::Run(block) = admission else {
-        run_observers(list, admission, regs, nr);
-        return None;
+        return run_observers(list, admission, regs, nr);
     };
     let mut event = SyscallEvent::new(regs, nr);
     for probe in &list.0 {
@@ -302,14 +301,14 @@ fn run(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) -> Option<i64
 
 /// What runs where others are skipped; counts those as missed that count.
 #[cold]
-fn run_observers(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) {
+fn run_observers(list: &List, admission: &Admission, regs: &mut PtRegs, nr: i64) -> Option<i64> {
     let is_exempt = matches!(admission, Admission::Exempt);
     // The other reason is that there is no memory for the thread's block.
     let is_own = is_exempt && (thread::current().is_exempt.get() || is_own_stack(regs.sp));
+    let mut event = SyscallEvent::new(regs, nr);
+    event.is_own = is_own;
     for probe in &list.0 {
         if probe.observes {
-            let mut event = SyscallEvent::new(regs, nr);
-            event.is_own = is_own;
             // SAFETY: as in `run`. Lists and observers are never freed.
             unsafe { (probe.callback)(&raw mut event, probe.data) };
         } else if !is_exempt {
@@ -319,4 +318,5 @@ fn run_observers(list: &List, admission: &Admission, regs: &PtRegs, nr: i64) {
             }
         }
     }
+    event.is_answered.then_some(event.answer)
 }

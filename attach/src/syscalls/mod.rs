@@ -47,8 +47,9 @@ pub enum When {
 #[derive(Debug)]
 pub struct SyscallEvent {
     /// The registers as the kernel has them in a system call: `orig_ax` is the
-    /// number; at exit `ax` is the result, before it -ENOSYS. To be read only.
-    pub regs: *const PtRegs,
+    /// number; at exit `ax` is the result, before it -ENOSYS. To be read only,
+    /// but an observer may replace an argument, and puts it back at exit.
+    pub regs: *mut PtRegs,
     /// The number; -1 behind rt_sigreturn(2), as in the kernel.
     pub nr: i64,
     /// At enter: whether the call is not to be made ...
@@ -60,7 +61,7 @@ pub struct SyscallEvent {
 }
 
 impl SyscallEvent {
-    pub(crate) fn new(regs: &PtRegs, nr: i64) -> SyscallEvent {
+    pub(crate) fn new(regs: &mut PtRegs, nr: i64) -> SyscallEvent {
         SyscallEvent {
             regs,
             nr,
@@ -93,7 +94,7 @@ pub struct SyscallProbe {
     /// May be null.
     pub missed: *const AtomicU64,
     /// It sees every call, also those that a probe's own thread makes inside
-    /// another probe, and those of the agent's thread. It answers none, and may
+    /// another probe, and those of the agent's thread. It may
     /// be interrupted by a signal whose handler brings it in again.
     pub observes: bool,
 }

@@ -18,4 +18,5 @@ pub(crate) mod stub;
 pub(crate) mod sys;
 pub(crate) mod syscalls;
 pub(crate) mod thread;
+pub(crate) mod trap;
 pub(crate) mod words;

@@ -171,6 +171,34 @@ impl Planner<'_> {
         }
     }
 
+    /// Plans a breakpoint at `addr`: a single byte, so that it does not matter
+    /// what jumps where, or what is behind.
+    pub(crate) fn plan_breakpoint(
+        &mut self,
+        module: &Module,
+        addr: u64,
+        body: &Body<'_>,
+    ) -> Result<Plan, Refusal> {
+        const BREAKPOINT: u8 = 0xcc;
+        let first = match self.instruction(module, addr) {
+            Err(Refusal::JumpedInto) => {
+                let original = module.original(addr, LONGEST).ok_or(Refusal::OutsideText)?;
+                First::decode(original, addr)?
+            }
+            found => found?,
+        };
+        let owned = addr..addr + 1;
+        if self.owned.overlaps(&owned) {
+            return Err(Refusal::Overlap);
+        }
+        let original = module.original(addr, 1).ok_or(Refusal::OutsideText)?;
+        let head = Change::new(addr, original, &[BREAKPOINT]);
+        let at = self.arena.near(addr, body.room).ok_or(Refusal::NoMemory)?;
+        let code = (body.code)(at, &[first]).inspect_err(|_| self.forget(at))?;
+        let plan = Plan::new(Tactic::Breakpoint, head, owned);
+        Ok(plan.with_code(at, code, &[first]))
+    }
+
     /// A direct call that calls the trampoline: the genuine return address is
     /// on the stack, where a processor that checks returns expects it.
     fn retarget(&self, spots: &[Spot], at: u64, body: &Body<'_>) -> Option<Plan> {

@@ -2,6 +2,7 @@
 //! text is being changed: never through a function that may be hooked.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use uapi::Errno;
 
@@ -9,7 +10,7 @@ use uapi::Errno;
 ///
 /// # Safety
 /// The call with these arguments must not break memory this process relies on.
-unsafe fn syscall(number: i64, args: [u64; 6]) -> Result<u64, Errno> {
+pub(super) unsafe fn syscall(number: i64, args: [u64; 6]) -> Result<u64, Errno> {
     let result: i64;
     // SAFETY: the kernel preserves all registers but rax, rcx and r11; memory
     // effects are the caller's contract.
@@ -207,9 +208,12 @@ pub(crate) fn sync_cores() -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// Signals that [`block_signals`] leaves alone: a breakpoint may be hit.
+pub(crate) static NEVER_BLOCKED: AtomicU64 = AtomicU64::new(0);
+
 /// Blocks every signal on the calling thread and gives the mask to restore.
 pub(crate) fn block_signals() -> u64 {
-    let all = !0_u64;
+    let all = !NEVER_BLOCKED.load(Ordering::Relaxed);
     let mut old = 0_u64;
     let args = [
         libc::SIG_SETMASK as u64,

@@ -13,6 +13,11 @@ pub(crate) struct Thread {
     pub(crate) shadow: Cell<*mut Shadow>,
     /// Probes are skipped on this thread; it never has a block.
     pub(crate) is_exempt: Cell<bool>,
+    /// The program believes this thread to block SIGTRAP; and did so before it
+    /// made a child in this memory.
+    pub(crate) blocks_trap: Cell<bool>,
+    /// See `blocks_trap`.
+    pub(crate) blocked_trap_before: Cell<bool>,
 }
 
 const _: () = assert!(size_of::<Thread>() <= 32);
