@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use runtime::maps::{Map, MapSpec};
 use runtime::program::LoadedProgram;
 use runtime::run::ProcessEnv;
 use runtime::session::SessionView;
@@ -109,6 +110,7 @@ impl Joined {
                 .is_some_and(|spec| walks_stacks(&spec))
         };
         self.walks_stacks = self.walks_stacks || programs.iter().any(walks);
+        self.view.meet_inner_maps();
         for id in self.view.perf_rings() {
             if !self.rings.contains(&id)
                 && let Some(ring) = self.view.perf_ring(id)
@@ -117,8 +119,7 @@ impl Joined {
                 self.rings.insert(id);
             }
         }
-        let tail_calls =
-            |(_, spec): &(u32, runtime::maps::MapSpec)| spec.map_type == BPF_MAP_TYPE_PROG_ARRAY;
+        let tail_calls = |(_, spec): &(u32, MapSpec)| spec.map_type == BPF_MAP_TYPE_PROG_ARRAY;
         if self.view.maps().iter().any(tail_calls) {
             // Any program may be put into the array later, without a word to us.
             for (id, _) in programs {
@@ -129,9 +130,9 @@ impl Joined {
         }
     }
 
-    /// Forgets what the tool has removed. The programs returned may still be
-    /// running: keep them for a while.
-    pub fn part_from_objects(&mut self) -> Vec<Arc<LoadedProgram>> {
+    /// Forgets what the tool has removed. The programs and maps returned may
+    /// still be in use: keep them for a while.
+    pub fn part_from_objects(&mut self) -> (Vec<Arc<LoadedProgram>>, Vec<Arc<Map>>) {
         let Joined { view, env, .. } = self;
         let mut gone = Vec::new();
         self.programs.retain(|&id, program| {
@@ -153,8 +154,8 @@ impl Joined {
             });
         }
         // Programs that are kept keep their maps.
-        view.forget_removed();
-        gone
+        let maps = view.forget_removed();
+        (gone, maps)
     }
 }
 

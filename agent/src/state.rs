@@ -310,12 +310,12 @@ impl State {
         if !self.walks_stacks() {
             self.stacks.forget();
         }
-        let mut parted = Vec::new();
-        for joined in self.joined.values_mut() {
-            parted.extend(joined.part_from_objects());
-        }
-        if !parted.is_empty() {
-            self.put_to_rest(parted);
+        let parted = self.joined.values_mut().map(Joined::part_from_objects);
+        let parted: Vec<_> = parted.collect();
+        for (programs, maps) in parted {
+            if !programs.is_empty() || !maps.is_empty() {
+                self.put_to_rest((programs, maps));
+            }
         }
         let (hooks, refused) = self.hooks.counts();
         let (calls, calls_refused) = self.syscalls.counts();

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod command;
 pub mod doorbell;
 pub mod helpers;
+mod id_table;
 pub mod kernel_types;
 pub mod maps;
 pub mod own_stack;

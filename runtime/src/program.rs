@@ -15,7 +15,7 @@ use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
 use crate::kernel_types::KernelStructures;
-use crate::maps::Map;
+use crate::maps::{Map, MapSpec};
 use crate::run::RunState;
 use crate::session::{Session, SessionView};
 
@@ -106,8 +106,7 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn info(&self, id: u32, map: &Map) -> Option<MapInfo> {
-        let spec = map.spec();
+    fn info(id: u32, spec: &MapSpec, rodata: Option<Vec<u8>>) -> Option<MapInfo> {
         Some(MapInfo {
             id,
             map_type: spec.map_type,
@@ -115,7 +114,7 @@ impl Names<'_> {
             value_size: spec.value_size,
             max_entries: spec.max_entries,
             map_flags: spec.map_flags,
-            rodata: map.rodata(),
+            rodata,
             inner: None,
             fields: spec.fields()?,
         })
@@ -125,11 +124,9 @@ impl Names<'_> {
 impl Env for Names<'_> {
     fn map(&self, id: u32) -> Option<MapInfo> {
         let map = self.objects.map(id)?;
-        let mut info = self.info(id, &map)?;
-        let inner = map.spec().inner_map;
-        if inner != 0 {
-            let template = self.objects.map(inner)?;
-            info.inner = Some(Box::new(self.info(inner, &template)?));
+        let mut info = Names::info(id, map.spec(), map.rodata())?;
+        if let Some(template) = map.spec().template() {
+            info.inner = Some(Box::new(Names::info(0, &template, None)?));
         }
         Some(info)
     }
@@ -324,9 +321,11 @@ fn needs_vcpu(facts: &Facts, maps: &[Arc<Map>]) -> bool {
         types::BPF_MAP_TYPE_LRU_PERCPU_HASH,
     ];
     let helpers = [BPF_FUNC_PERF_EVENT_OUTPUT, BPF_FUNC_TAIL_CALL];
-    maps.iter()
-        .any(|map| per_cpu.contains(&map.spec().map_type))
-        || facts.helpers.iter().any(|id| helpers.contains(id))
+    let is_per_cpu = |map: &Arc<Map>| {
+        let spec = map.spec();
+        per_cpu.contains(&spec.map_type) || per_cpu.contains(&spec.inner.map_type)
+    };
+    maps.iter().any(is_per_cpu) || facts.helpers.iter().any(|id| helpers.contains(id))
 }
 
 impl From<&LoadError> for Errno {

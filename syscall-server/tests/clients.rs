@@ -130,6 +130,16 @@ fn multi_links_are_judged_as_the_kernel_does() {
 }
 
 #[test]
+fn maps_of_maps_answer_as_the_kernels() {
+    let stage = Stage::new("nested", &[]);
+    if kernel_is_the_oracle() {
+        let theirs = stage.on_the_kernel();
+        check_lines(&stage.under_us(), &theirs, "we differ from the kernel");
+        assert!(theirs.matches("errno 0").count() > 100);
+    }
+}
+
+#[test]
 fn a_libbpf_tool_runs() {
     let stage = Stage::new("tool", &["-lbpf"]);
     let expected = "\

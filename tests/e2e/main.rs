@@ -9,6 +9,7 @@ mod errors;
 mod known;
 mod libraries;
 mod memory;
+mod nested;
 mod oracle;
 mod order;
 mod overrides;

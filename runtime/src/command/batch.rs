@@ -16,6 +16,7 @@ use uapi::map::{
 };
 
 use super::elem::{NewValue, may_read, may_write, value_size};
+use super::map::Elements;
 use super::object::locked;
 use super::{Bpf, MapObject};
 
@@ -159,9 +160,13 @@ impl Bpf {
         let mut value = vec![0; value_size(map)];
         while batch.count < count {
             let Some(key) = keys.pop_front() else { break };
-            let found = match delete {
-                true => self.map_lookup_and_delete(map, &key, &mut value, 0),
-                false => self.map_lookup(map, &key, &mut value, 0),
+            let found = match (delete, map.elements()) {
+                (false, _) => self.map_lookup(map, &key, &mut value, 0),
+                (true, Elements::Bytes) => self.map_lookup_and_delete(map, &key, &mut value, 0),
+                // The command for one element leaves these out.
+                (true, _) => self
+                    .map_lookup(map, &key, &mut value, 0)
+                    .and_then(|()| self.map_delete(map, &key)),
             };
             match found {
                 Ok(()) => batch.push(&key, &value),
@@ -210,7 +215,8 @@ impl Bpf {
 
     /// `BPF_MAP_UPDATE_BATCH` of `count` elements, after
     /// [`Bpf::map_batch_check`]; `element` copies one by its index from the
-    /// caller's memory to key and value.
+    /// caller's memory to key and value, and `object` knows what is behind an
+    /// fd in a value.
     ///
     /// # Errors
     /// The first update that failed, with the number of those before it.
@@ -219,12 +225,19 @@ impl Bpf {
         map: &MapObject,
         count: u32,
         mut element: impl FnMut(u32, &mut [u8], &mut [u8]) -> Result<(), Errno>,
+        object: impl Fn(&[u8]) -> NewValue<'static>,
     ) -> Result<u32, Stopped> {
         let mut key = vec![0; map.map().spec().key_size as usize];
         let mut value = vec![0; value_size(map)];
         for done in 0..count {
             element(done, &mut key, &mut value)
-                .and_then(|()| self.map_update(map, &key, NewValue::Bytes(&value), 0))
+                .and_then(|()| {
+                    let value = match map.elements() {
+                        Elements::Bytes => NewValue::Bytes(&value),
+                        _ => object(&value),
+                    };
+                    self.map_update(map, &key, value, 0)
+                })
                 .map_err(|errno| Stopped { count: done, errno })?;
         }
         Ok(count)

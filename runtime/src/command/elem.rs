@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use uapi::Errno;
-use uapi::map::{BPF_ANY, BPF_F_LOCK, BPF_F_RDONLY, BPF_F_WRONLY};
+use uapi::map::{
+    BPF_ANY, BPF_F_LOCK, BPF_F_RDONLY, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY_OF_MAPS,
+    BPF_MAP_TYPE_HASH_OF_MAPS,
+};
 
 use super::map::{Elements, Slot};
 use super::object::locked;
@@ -18,6 +21,8 @@ pub enum NewValue<'a> {
     Prog(Arc<ProgObject>),
     /// A perf event for a perf event array.
     Event(Arc<PerfEvent>),
+    /// A map for a map of maps.
+    Map(Arc<MapObject>),
     /// An fd that names nothing of the map's kind; the errno that says so.
     Unknown(Errno),
 }
@@ -42,6 +47,7 @@ impl Bpf {
         may_lock(flags)?;
         match map.elements() {
             Elements::Bytes => map.map().lookup(key, value, flags),
+            Elements::Maps => map.map().lookup(key, value, flags),
             // The kernel answers with the program's id.
             Elements::Progs => {
                 let id = map.map().slot(index(key)?).ok_or(Errno::ENOENT)?;
@@ -94,7 +100,19 @@ impl Bpf {
                 }
                 Ok(())
             }
-            (Elements::Progs | Elements::Events | Elements::Cgroups, NewValue::Unknown(errno)) => {
+            (Elements::Maps, NewValue::Map(inner)) => {
+                if map.map().spec().map_type == BPF_MAP_TYPE_ARRAY_OF_MAPS {
+                    slot_index(map, key, flags)?;
+                }
+                self.put_inner(map, key, inner, flags)
+            }
+            // A hash looks at the fd first.
+            (Elements::Maps, NewValue::Unknown(errno))
+                if map.map().spec().map_type == BPF_MAP_TYPE_HASH_OF_MAPS =>
+            {
+                Err(errno)
+            }
+            (_, NewValue::Unknown(errno)) => {
                 slot_index(map, key, flags)?;
                 Err(errno)
             }
@@ -108,8 +126,10 @@ impl Bpf {
     /// The kernel's: ENOENT without such a key, EINVAL for arrays, EPERM frozen.
     pub fn map_delete(&self, map: &MapObject, key: &[u8]) -> Result<(), Errno> {
         may_write(map)?;
-        if map.elements() == Elements::Bytes {
-            return map.map().delete(key);
+        match map.elements() {
+            Elements::Bytes => return map.map().delete(key),
+            Elements::Maps => return self.take_inner(map, key),
+            Elements::Progs | Elements::Events | Elements::Cgroups => {}
         }
         let index = slot_index(map, key, BPF_ANY)?;
         let mut slots = locked(&map.slots);
@@ -191,7 +211,7 @@ fn may_lock(flags: u64) -> Result<(), Errno> {
 pub fn value_size(map: &MapObject) -> usize {
     match map.elements() {
         Elements::Bytes => map.map().syscall_value_size(),
-        Elements::Progs | Elements::Events | Elements::Cgroups => size_of::<u32>(),
+        _ => size_of::<u32>(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Running programs in the process that owns the session: test runs and
 //! timers. It knows no hook.
 
+use std::sync::RwLock;
+
 use uapi::Errno;
 
 use crate::maps::PerfRing;
@@ -12,6 +14,8 @@ use crate::thread;
 /// The session as programs in this process see it.
 pub(super) struct Here {
     env: ProcessEnv,
+    /// Read while a program runs.
+    runs: RwLock<()>,
 }
 
 impl Here {
@@ -19,7 +23,10 @@ impl Here {
     pub(super) fn new(session: &Session) -> Option<Here> {
         thread::init();
         let env = ProcessEnv::new(session.vcpus()?, session.doorbell()?)?;
-        Some(Here { env })
+        Some(Here {
+            env,
+            runs: RwLock::default(),
+        })
     }
 
     /// Lets programs here write to a perf ring.
@@ -30,6 +37,11 @@ impl Here {
     /// A perf ring is about to go.
     pub(super) fn remove_perf_ring(&self, id: u32) {
         self.env.remove_perf_ring(id);
+    }
+
+    /// Waits until the runs that have begun are over.
+    pub(super) fn wait_for_runs(&self) {
+        drop(self.runs.write());
     }
 
     /// Runs a program once on `ctx`, which has at least the bytes that the
@@ -48,9 +60,11 @@ impl Here {
             run.vcpu = self.env.vcpus.claim(thread::ids()).ok_or(Errno::EBUSY)?;
         }
         let claimed = run.vcpu;
+        let running = self.runs.read();
         // SAFETY: the caller's ctx has what the program's type promises, `env`
         // lives as long as `self`, and a vCPU is held where it is needed.
         let result = unsafe { program.run(ctx.as_mut_ptr().cast(), &mut run) };
+        drop(running);
         if claimed != NO_VCPU {
             self.env.vcpus.release(claimed);
         }

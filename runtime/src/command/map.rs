@@ -2,17 +2,19 @@
 //! no map type's storage; that is [`crate::maps`]'s.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use uapi::Errno;
 use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_WRONLY, BPF_MAP_TYPE_ARENA, BPF_MAP_TYPE_ARRAY,
-    BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_CGROUP_ARRAY,
+    BPF_MAP_TYPE_HASH_OF_MAPS, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
 };
 
 use super::batch::Cursors;
 use super::elem::may_write;
+use super::inner::InnerObjects;
 use super::object::{Home, check_name};
 use super::{Bpf, BtfObject, PerfEvent, ProgObject};
 use crate::maps::{Map, MapSpec};
@@ -28,9 +30,10 @@ pub struct MapObject {
     map: Arc<Map>,
     home: Arc<Home>,
     btf: Option<Arc<BtfObject>>,
-    /// What the maps in a map of maps look like.
-    inner: Option<Arc<MapObject>>,
     pub(super) slots: Mutex<BTreeMap<u32, Slot>>,
+    pub(super) inner: InnerObjects,
+    /// Targets have followed the session since the map is there.
+    pub(super) announced: AtomicBool,
     pub(super) cursors: Mutex<Cursors>,
 }
 
@@ -53,6 +56,8 @@ pub enum Elements {
     Events,
     /// Control groups; updated by fd of a cgroup directory.
     Cgroups,
+    /// Maps; updated by map fd.
+    Maps,
 }
 
 impl MapObject {
@@ -69,11 +74,6 @@ impl MapObject {
     /// The types of key and value, when the loader described them.
     pub fn btf(&self) -> Option<&Arc<BtfObject>> {
         self.btf.as_ref()
-    }
-
-    /// The template of the maps in a map of maps.
-    pub fn inner(&self) -> Option<&Arc<MapObject>> {
-        self.inner.as_ref()
     }
 
     /// Whether the map's storage is a file of its own, which the kernel can
@@ -99,6 +99,7 @@ impl MapObject {
             BPF_MAP_TYPE_PROG_ARRAY => Elements::Progs,
             BPF_MAP_TYPE_PERF_EVENT_ARRAY => Elements::Events,
             BPF_MAP_TYPE_CGROUP_ARRAY => Elements::Cgroups,
+            BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS => Elements::Maps,
             _ => Elements::Bytes,
         }
     }
@@ -111,6 +112,25 @@ impl Drop for MapObject {
 }
 
 impl Bpf {
+    /// What `BPF_MAP_CREATE` refuses a spec for before it looks at the fds of
+    /// other objects (`map_alloc_check`).
+    ///
+    /// # Errors
+    /// The kernel's, per map type.
+    pub fn map_check(&self, spec: &MapSpec) -> Result<(), Errno> {
+        let takes_extra = [BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_ARENA];
+        if spec.map_extra != 0 && !takes_extra.contains(&spec.map_type) {
+            return Err(Errno::EINVAL);
+        }
+        if spec.has(BPF_F_RDONLY) && spec.has(BPF_F_WRONLY) {
+            return Err(Errno::EINVAL);
+        }
+        match self.session() {
+            Ok(session) => Map::storage_size(spec, session.nr_cpus()).map(drop),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// `BPF_MAP_CREATE`. `btf` describes key and value by the type ids in
     /// `spec`; `inner` is the template of a map of maps.
     ///
@@ -121,17 +141,13 @@ impl Bpf {
         &self,
         mut spec: MapSpec,
         btf: Option<Arc<BtfObject>>,
-        inner: Option<Arc<MapObject>>,
+        inner: Option<&MapObject>,
     ) -> Result<Arc<MapObject>, Errno> {
-        let takes_extra = [BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_ARENA];
-        if spec.map_extra != 0 && !takes_extra.contains(&spec.map_type) {
-            return Err(Errno::EINVAL);
-        }
-        if spec.has(BPF_F_RDONLY) && spec.has(BPF_F_WRONLY) {
-            return Err(Errno::EINVAL);
-        }
+        self.map_check(&spec)?;
         check_name(&spec.name)?;
-        spec.inner_map = inner.as_ref().map_or(0, |inner| inner.id());
+        if let Some(inner) = inner {
+            spec.inner = inner.map.spec().as_template()?;
+        }
         if let Some(btf) = &btf {
             let fields = types::map_fields(btf.types(), &spec)?;
             spec.set_fields(&fields);
@@ -152,8 +168,9 @@ impl Bpf {
             map,
             home: Arc::clone(&self.home),
             btf,
-            inner,
             slots: Mutex::default(),
+            inner: InnerObjects::default(),
+            announced: AtomicBool::new(false),
             cursors: Mutex::default(),
         });
         self.home.tables().maps.insert(id, &object);

@@ -7,7 +7,7 @@
 //! map's slot refers to it, and leaves the session when the last one lets go.
 //!
 //! Reading order: [`object`], then one file per command family: [`map`],
-//! [`elem`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
+//! [`elem`], `inner`, [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
 //! [`tracepoint`],
 //! [`link`], [`info`], [`ids`], [`pin`].
 
@@ -17,6 +17,7 @@ pub mod elem;
 mod here;
 pub mod ids;
 pub mod info;
+mod inner;
 mod kfunc;
 pub mod link;
 pub mod map;

@@ -105,13 +105,12 @@ impl Drop for ProgObject {
     }
 }
 
-/// The maps that a load names, and their templates, by id.
+/// The maps that a load names, by id.
 struct Named<'a>(&'a [Arc<MapObject>]);
 
 impl Objects for Named<'_> {
     fn map(&self, id: u32) -> Option<Arc<Map>> {
-        let inner = self.0.iter().filter_map(|map| map.inner());
-        let named = self.0.iter().chain(inner).find(|map| map.id() == id)?;
+        let named = self.0.iter().find(|map| map.id() == id)?;
         Some(Arc::clone(named.map()))
     }
 

@@ -8,12 +8,14 @@ use core::ptr;
 use shm::Region;
 use uapi::Errno;
 use uapi::map::{
-    BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_HASH,
-    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_STACK_TRACE,
+    BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_CGROUP_ARRAY,
+    BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_HASH_OF_MAPS, BPF_MAP_TYPE_PERCPU_ARRAY,
+    BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_STACK_TRACE,
 };
 use vm::link::ArrayLayout;
 
+use super::of_maps::{self, InnerMaps};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
 use super::{array, hash, percpu_array, ringbuf, slots, stack_trace};
@@ -52,6 +54,8 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {
             &slots::TYPE
         }
+        BPF_MAP_TYPE_ARRAY_OF_MAPS => &of_maps::ARRAY,
+        BPF_MAP_TYPE_HASH_OF_MAPS => &of_maps::HASH,
         _ => return None,
     })
 }
@@ -171,6 +175,11 @@ pub(super) trait MapKind: Send + Sync {
 
     /// The map as a ring buffer.
     fn ring(&self) -> Option<&Ring> {
+        None
+    }
+
+    /// The maps in a map of maps.
+    fn inner_maps(&self) -> Option<&InnerMaps> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! A map as one process sees it. It knows what all map types have in common.
 
 use core::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shm::Region;
@@ -276,6 +277,33 @@ impl Map {
     pub fn ring(&self) -> Option<&Ring> {
         // SAFETY: points into what `kind` owns and never moves.
         self.ring.map(|ring| unsafe { ring.as_ref() })
+    }
+
+    /// Whether a map of maps may hold maps of this spec.
+    pub fn may_hold(&self, inner: &MapSpec) -> bool {
+        self.kind.inner_maps().is_some() && inner.is_like(&self.spec.inner)
+    }
+
+    /// Whether programs here find the map `id` in this map of maps.
+    pub fn has_inner(&self, id: u32) -> bool {
+        self.kind.inner_maps().is_some_and(|inner| inner.has(id))
+    }
+
+    /// Lets programs here find a map that this map of maps [may
+    /// hold](Map::may_hold); others are left out.
+    pub fn add_inner(&self, id: u32, map: &Arc<Map>) {
+        if let Some(inner) = self.kind.inner_maps()
+            && self.may_hold(map.spec())
+        {
+            inner.add(id, Arc::clone(map));
+        }
+    }
+
+    /// Programs here find those maps no more that do not `stay`. Keep what is
+    /// returned until runs that have begun are over.
+    pub fn part_from_inner(&self, stays: &dyn Fn(u32) -> bool) -> Vec<Arc<Map>> {
+        let inner = self.kind.inner_maps();
+        inner.map_or_else(Vec::new, |inner| inner.part(stays))
     }
 
     /// Takes back what killed processes held of the map: elements of a full

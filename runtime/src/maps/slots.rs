@@ -8,13 +8,14 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use shm::Region;
 use uapi::Errno;
 use uapi::map::{
-    BPF_ANY, BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_ANY, BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, BPF_MAP_TYPE_ARRAY_OF_MAPS,
+    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
 };
 
-use super::array;
 use super::kind::{self, MapKind, MapType, Start};
+use super::of_maps::Ids;
 use super::spec::MapSpec;
+use super::{array, bytes};
 
 pub(super) const TYPE: MapType = MapType {
     storage_size,
@@ -46,18 +47,22 @@ fn over(
     _nr_cpus: u32,
     _start: Start,
 ) -> Result<Box<dyn MapKind>, Errno> {
-    Ok(Box::new(Slots {
-        spec: *spec,
-        storage,
-    }))
+    Ok(Box::new(Slots::new(spec, storage)))
 }
 
-struct Slots {
+pub(super) struct Slots {
     spec: MapSpec,
     storage: Region,
 }
 
 impl Slots {
+    pub(super) fn new(spec: &MapSpec, storage: Region) -> Slots {
+        Slots {
+            spec: *spec,
+            storage,
+        }
+    }
+
     #[inline]
     fn at(&self, index: u32) -> Option<&AtomicU32> {
         if index >= self.spec.max_entries {
@@ -69,8 +74,9 @@ impl Slots {
 
 impl MapKind for Slots {
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        // Only program arrays have `map_fd_sys_lookup_elem`.
-        if self.spec.map_type != BPF_MAP_TYPE_PROG_ARRAY {
+        // Those that have `map_fd_sys_lookup_elem`.
+        let tells = [BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS];
+        if !tells.contains(&self.spec.map_type) {
             return Err(Errno::ENOTSUPP);
         }
         let id = self.slot(kind::index(key)).ok_or(Errno::ENOENT)?;
@@ -111,5 +117,12 @@ impl MapKind for Slots {
             0 => None,
             id => Some(id),
         }
+    }
+}
+
+impl Ids for Slots {
+    unsafe fn id(&self, key: *const u8) -> u32 {
+        // SAFETY: the key size is 4, and the caller's contract.
+        self.slot(unsafe { bytes::read_u32(key) }).unwrap_or(0)
     }
 }

@@ -3,8 +3,9 @@
 
 use uapi::Errno;
 use uapi::map::{
-    BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_F_WRONLY_PROG,
-    BPF_OBJ_NAME_LEN,
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY,
+    BPF_F_WRONLY_PROG, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS,
+    BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_STRUCT_OPS, BPF_OBJ_NAME_LEN,
 };
 use vm::verifier::{FieldKind, MapField, MapFields};
 
@@ -35,14 +36,34 @@ pub struct MapSpec {
     pub btf_value_type_id: u32,
     /// Seed of a hash map's hash; the tool draws it, `BPF_F_ZERO_SEED` says 0.
     pub seed: u64,
-    /// Object id of the inner map's template for maps of maps, or 0.
-    pub inner_map: u32,
     /// Number of special parts in a value.
     pub field_count: u32,
     /// The special parts, ascending by offset.
     pub fields: [FieldSpec; MAX_FIELDS],
+    /// Of a map of maps: what those are like. Its type is 0 for others.
+    pub inner: InnerSpec,
     /// Zero.
     pub _pad2: u32,
+}
+
+/// What the maps in a map of maps are like (kernel: `inner_map_meta`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InnerSpec {
+    /// `BPF_MAP_TYPE_*`; 0 for none.
+    pub map_type: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value (of one CPU).
+    pub value_size: u32,
+    /// Most entries of the template.
+    pub max_entries: u32,
+    /// `BPF_F_*` of creation.
+    pub map_flags: u32,
+    /// Number of special parts in a value.
+    pub field_count: u32,
+    /// The special parts, ascending by offset.
+    pub fields: [FieldSpec; MAX_FIELDS],
 }
 
 /// A special part of a value: a lock, timer, or pointer to a kernel object.
@@ -103,6 +124,59 @@ impl MapSpec {
             });
         }
         Some(MapFields { list })
+    }
+
+    /// As the template of the maps in a map of maps (`bpf_map_meta_alloc`).
+    ///
+    /// # Errors
+    /// EINVAL for a map of maps, ENOTSUPP for a type that can be in none.
+    pub fn as_template(&self) -> Result<InnerSpec, Errno> {
+        match self.map_type {
+            BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS => Err(Errno::EINVAL),
+            BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_STRUCT_OPS => Err(Errno::ENOTSUPP),
+            _ => Ok(InnerSpec {
+                map_type: self.map_type,
+                key_size: self.key_size,
+                value_size: self.value_size,
+                max_entries: self.max_entries,
+                map_flags: self.map_flags,
+                field_count: self.field_count,
+                fields: self.fields,
+            }),
+        }
+    }
+
+    /// May the map be in a map of maps with this template? (`map_meta_equal`)
+    pub fn is_like(&self, template: &InnerSpec) -> bool {
+        let mut own = match self.as_template() {
+            Ok(own) if template.map_type != 0 => own,
+            _ => return false,
+        };
+        if self.map_type != BPF_MAP_TYPE_ARRAY || self.has(BPF_F_INNER_MAP) {
+            own.max_entries = template.max_entries;
+        }
+        own == *template
+    }
+
+    /// The template of the maps in a map of maps, as a spec.
+    pub fn template(&self) -> Option<MapSpec> {
+        (self.inner.map_type != 0).then(|| MapSpec {
+            map_type: self.inner.map_type,
+            key_size: self.inner.key_size,
+            value_size: self.inner.value_size,
+            max_entries: self.inner.max_entries,
+            map_flags: self.inner.map_flags,
+            field_count: self.inner.field_count,
+            fields: self.inner.fields,
+            ..MapSpec::default()
+        })
+    }
+
+    /// Where a value has its spin lock, if it has one.
+    pub fn lock(&self) -> Option<u32> {
+        let fields = self.fields.get(..self.field_count as usize)?;
+        let is_lock = |field: &&FieldSpec| field.kind == FieldKind::SpinLock as u32;
+        fields.iter().find(is_lock).map(|lock| lock.offset)
     }
 
     /// Has the map this flag of creation?

@@ -152,9 +152,19 @@ impl SessionView {
         self.objects.find(id, ObjectKind::Map)?.body()
     }
 
-    /// A map; opened once and kept until [`SessionView::forget_removed`].
+    /// A map; opened once and kept until [`SessionView::forget_removed`]. One
+    /// of maps knows those that are there already.
     pub fn map(&self, id: u32) -> Option<Arc<Map>> {
         let record = self.objects.find(id, ObjectKind::Map)?;
+        let map = self.open_map(&record)?;
+        if map.spec().template().is_some() {
+            self.meet_inner_of(&map);
+        }
+        Some(map)
+    }
+
+    fn open_map(&self, record: &Record) -> Option<Arc<Map>> {
+        let id = record.id;
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         let frozen = record.state != 0;
         if let Some(map) = maps.get(&id)
@@ -164,7 +174,7 @@ impl SessionView {
         }
         let storage = match record.place {
             // Read-only for us: what was verified is what programs read.
-            _ if frozen => self.objects.contents(&record)?,
+            _ if frozen => self.objects.contents(record)?,
             Place::Data => self.data.storage(record.offset, record.len)?,
             Place::Array => {
                 let path = self.path.join(format!("{ARRAY_PREFIX}{id}"));
@@ -210,10 +220,35 @@ impl SessionView {
         })
     }
 
-    /// Drops views of maps that the tool has removed.
-    pub fn forget_removed(&self) {
+    /// Opens what came since for the maps of maps that are open.
+    pub fn meet_inner_maps(&self) {
+        let maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_maps = |map: &&Arc<Map>| map.spec().template().is_some();
+        let outer: Vec<Arc<Map>> = maps.values().filter(of_maps).cloned().collect();
+        drop(maps);
+        outer.iter().for_each(|map| self.meet_inner_of(map));
+    }
+
+    fn meet_inner_of(&self, outer: &Map) {
+        for record in self.objects.all(ObjectKind::Map) {
+            let fits = record.body().is_some_and(|spec| outer.may_hold(&spec));
+            if fits
+                && !outer.has_inner(record.id)
+                && let Some(map) = self.open_map(&record)
+            {
+                outer.add_inner(record.id, &map);
+            }
+        }
+    }
+
+    /// Drops views of maps that the tool has removed. Programs that run may
+    /// still use those returned: keep them for a while.
+    pub fn forget_removed(&self) -> Vec<Arc<Map>> {
+        let stays = |id| self.objects.find(id, ObjectKind::Map).is_some();
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        maps.retain(|&id, _| self.objects.find(id, ObjectKind::Map).is_some());
+        maps.retain(|&id, _| stays(id));
+        let outer = maps.values();
+        outer.flat_map(|map| map.part_from_inner(&stays)).collect()
     }
 
     /// Hit and miss counts of a link.

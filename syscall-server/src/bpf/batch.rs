@@ -8,6 +8,7 @@ use uapi::Errno;
 use uapi::attr::{MapBatch, out};
 
 use super::call::{self, Call};
+use super::elem;
 use crate::user;
 
 pub fn lookup(call: &Call) -> Result<i64, Errno> {
@@ -61,13 +62,15 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
     let Some(map) = begin(call, &attr, BatchKind::Update)? else {
         return Ok(0);
     };
-    let done = call
-        .server
-        .bpf
-        .map_update_batch(&map, attr.count, |index, key, value| {
+    let done = call.server.bpf.map_update_batch(
+        &map,
+        attr.count,
+        |index, key, value| {
             read_nth(attr.keys, index, key)?;
             read_nth(attr.values, index, value)
-        });
+        },
+        |value| elem::object(map.elements(), value),
+    );
     report(call, done)
 }
 

@@ -57,16 +57,21 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
     let value = match map.elements() {
         Elements::Bytes => NewValue::Bytes(&bytes),
         // The kernel looks at the fd after all else.
-        elements => object(elements, &bytes).unwrap_or_else(NewValue::Unknown),
+        elements => object(elements, &bytes),
     };
     call.server.bpf.map_update(&map, &key, value, attr.flags)?;
     Ok(0)
 }
 
-/// What the fd in `bytes` stands for.
-fn object(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> {
+/// What the fd in `bytes` stands for to a map.
+pub fn object(elements: Elements, bytes: &[u8]) -> NewValue<'static> {
+    behind(elements, bytes).unwrap_or_else(NewValue::Unknown)
+}
+
+fn behind(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> {
     let fd = i32::from_le_bytes(*bytes.first_chunk().ok_or(Errno::EINVAL)?);
     match elements {
+        Elements::Maps => Ok(NewValue::Map(call::map(fd)?)),
         Elements::Progs => Ok(NewValue::Prog(call::prog(fd)?)),
         Elements::Events => match call::object(fd)? {
             Object::Event(event) => Ok(NewValue::Event(event)),

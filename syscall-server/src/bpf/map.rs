@@ -1,40 +1,19 @@
 //! `BPF_MAP_CREATE` and `BPF_MAP_FREEZE`.
 
+use std::path::Path;
+
 use runtime::command::Object;
 use runtime::maps::MapSpec;
 use uapi::Errno;
 use uapi::attr;
-use uapi::map::{BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS};
+use uapi::map::{BPF_F_NUMA_NODE, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS};
 
 use super::call::{self, Call};
 use crate::log;
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::MapCreate::decode(&call.bytes);
-    let hosted = call.server.bpf.session().is_ok();
-    // A map for a network device, of a kernel type, or with a signature.
-    if attr.map_ifindex != 0
-        || (hosted && attr.btf_vmlinux_value_type_id != 0)
-        || attr.excl_prog_hash != 0
-    {
-        return Err(Errno::EINVAL);
-    }
-    // Key or value without the other's type, or a value without any
-    // (`map_create`): types need a description.
-    let btf = if attr.btf_key_type_id != 0 || attr.btf_value_type_id != 0 {
-        if attr.btf_value_type_id == 0 {
-            return Err(Errno::EINVAL);
-        }
-        Some(call::btf(attr.btf_fd)?)
-    } else {
-        None
-    };
-    let inner = match attr.map_type {
-        BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS if !hosted => {
-            Some(call::map(attr.inner_map_fd)?)
-        }
-        _ => None,
-    };
+    check(call, &attr)?;
     let spec = MapSpec {
         map_type: attr.map_type,
         key_size: attr.key_size,
@@ -47,17 +26,52 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
         btf_value_type_id: attr.btf_value_type_id,
         ..MapSpec::default()
     };
-    let map = call
-        .server
-        .bpf
-        .map_create(spec, btf, inner)
-        .inspect_err(|errno| {
-            log::debug(format_args!(
-                "map type {} with {} entries of {}+{} bytes, flags {:#x}: {errno}",
-                spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
-            ));
-        })?;
-    call.new_fd(Object::Map(map))
+    let refused = |errno: &Errno| {
+        log::debug(format_args!(
+            "map type {} with {} entries of {}+{} bytes, flags {:#x}: {errno}",
+            spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
+        ));
+    };
+    call.server.bpf.map_check(&spec).inspect_err(refused)?;
+    // A map for a network device, or for one program by its hash.
+    if attr.map_ifindex != 0 || attr.excl_prog_hash != 0 || attr.excl_prog_hash_size != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let inner = match attr.map_type {
+        BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS => {
+            Some(call::map(attr.inner_map_fd)?)
+        }
+        _ => None,
+    };
+    let is_described = attr.btf_key_type_id != 0 || attr.btf_value_type_id != 0;
+    let btf = match is_described {
+        true => Some(call::btf(attr.btf_fd)?),
+        false => None,
+    };
+    let map = call.server.bpf.map_create(spec, btf, inner.as_deref());
+    call.new_fd(Object::Map(map.inspect_err(refused)?))
+}
+
+/// What `map_create` checks before it knows the type.
+fn check(call: &Call, attr: &attr::MapCreate) -> Result<(), Errno> {
+    let hosted = call.server.bpf.session().is_ok();
+    let kernel_type = attr.btf_vmlinux_value_type_id != 0;
+    // Key or value without the other's type, or a value without any: types
+    // need a description. Kernel types are for what only kernels have.
+    if (hosted && kernel_type) || (attr.btf_key_type_id != 0 && attr.btf_value_type_id == 0) {
+        return Err(Errno::EINVAL);
+    }
+    let on_node = attr.map_flags & BPF_F_NUMA_NODE != 0;
+    if on_node && !has_node(attr.numa_node) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Whether the machine has a node with this number; on which memory lies is
+/// all the same to us.
+fn has_node(number: u32) -> bool {
+    number == 0 || Path::new(&format!("/sys/devices/system/node/node{number}")).exists()
 }
 
 pub fn freeze(call: &Call) -> Result<i64, Errno> {

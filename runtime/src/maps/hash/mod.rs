@@ -25,6 +25,7 @@ use self::pool::Pool;
 use self::table::Table;
 use super::bytes;
 use super::kind::{MapKind, MapType, Start};
+use super::of_maps::Ids;
 use super::spec::MapSpec;
 
 pub(super) const HASH: MapType = MapType {
@@ -38,6 +39,9 @@ pub(super) const PERCPU_HASH: MapType = MapType {
     over,
     per_cpu: true,
 };
+
+/// How often a program looks for an id that others change all the time.
+const LOOKS: u32 = 8;
 
 fn layout(spec: &MapSpec, nr_cpus: u32) -> Result<Layout, Errno> {
     Layout::of(spec, nr_cpus, is_per_cpu(spec))
@@ -57,25 +61,10 @@ fn over(
     nr_cpus: u32,
     _start: Start,
 ) -> Result<Box<dyn MapKind>, Errno> {
-    // Zeros are an empty table, so nothing is initialised.
-    let pool = Pool::new(storage, layout(spec, nr_cpus)?).ok_or(Errno::ENOMEM)?;
-    Ok(Box::new(Hash {
-        table: Table {
-            pool,
-            key_size: spec.key_size as usize,
-            seed: if spec.has(BPF_F_ZERO_SEED) {
-                0
-            } else {
-                spec.seed
-            },
-        },
-        value_size: spec.value_size as usize,
-        stride: spec.stride() as usize,
-        cpus: is_per_cpu(spec).then_some(nr_cpus),
-    }))
+    Ok(Box::new(Hash::new(spec, storage, nr_cpus)?))
 }
 
-struct Hash {
+pub(super) struct Hash {
     table: Table,
     value_size: usize,
     /// Bytes of a value, rounded up to words.
@@ -85,6 +74,25 @@ struct Hash {
 }
 
 impl Hash {
+    pub(super) fn new(spec: &MapSpec, storage: Region, nr_cpus: u32) -> Result<Hash, Errno> {
+        // Zeros are an empty table, so nothing is initialised.
+        let pool = Pool::new(storage, layout(spec, nr_cpus)?).ok_or(Errno::ENOMEM)?;
+        Ok(Hash {
+            table: Table {
+                pool,
+                key_size: spec.key_size as usize,
+                seed: if spec.has(BPF_F_ZERO_SEED) {
+                    0
+                } else {
+                    spec.seed
+                },
+            },
+            value_size: spec.value_size as usize,
+            stride: spec.stride() as usize,
+            cpus: is_per_cpu(spec).then_some(nr_cpus),
+        })
+    }
+
     /// The value that a program on `vcpu` sees; null without a vCPU.
     #[inline]
     fn value(&self, element: Element<'_>, vcpu: u32) -> *mut u8 {
@@ -245,5 +253,22 @@ impl MapKind for Hash {
 
     fn reclaim(&self) {
         self.table.reclaim();
+    }
+}
+
+impl Ids for Hash {
+    unsafe fn id(&self, key: *const u8) -> u32 {
+        for _ in 0..LOOKS {
+            // SAFETY: the caller's contract.
+            let Some(entry) = (unsafe { self.table.find(key, self.table.hash(key)) }) else {
+                return 0;
+            };
+            // SAFETY: a value of the element, which has 4 bytes.
+            let id = unsafe { bytes::read_u32(self.table.pool.value(entry.element, 0)) };
+            if self.table.is_current(entry) {
+                return id;
+            }
+        }
+        0
     }
 }

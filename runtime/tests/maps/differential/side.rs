@@ -231,11 +231,16 @@ impl OurMap<'_> {
                     false => Ok(()),
                 };
             }
-            BatchKind::Update => bpf.map_update_batch(map, call.count, |index, key, value| {
-                nth(keys, index, key);
-                nth(values, index, value);
-                Ok(())
-            }),
+            BatchKind::Update => bpf.map_update_batch(
+                map,
+                call.count,
+                |index, key, value| {
+                    nth(keys, index, key);
+                    nth(values, index, value);
+                    Ok(())
+                },
+                |_| NewValue::Unknown(Errno::EBADF),
+            ),
             BatchKind::Delete => bpf.map_delete_batch(map, call.count, |index, key| {
                 nth(keys, index, key);
                 Ok(())
