@@ -4,4 +4,6 @@
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{cpu, has_rdpid, init, load, stack_pointer, thread_pointer, thread_words};
+pub(crate) use x86_64::{
+    cpu, has_rdpid, init, load, replace_pair, stack_pointer, thread_pointer, thread_words,
+};

@@ -122,3 +122,32 @@ pub(crate) unsafe fn load(from: *const u64) -> u64 {
     }
     word
 }
+
+/// Replaces the two words at `at` if they are `old`: whether they were.
+/// A full barrier.
+///
+/// # Safety
+/// `at` is aligned to 16 and valid for reads and writes of 16 bytes, which
+/// others only touch as atomics.
+#[inline(always)]
+pub(crate) unsafe fn replace_pair(at: *const AtomicU64, old: [u64; 2], new: [u64; 2]) -> bool {
+    let replaced: u64;
+    // SAFETY: the caller's contract. `rbx`, which operands cannot name but may
+    // be given, is put back; so the address has a register of its own.
+    // `cmpxchg16b` is in every x86-64 processor since 2006.
+    unsafe {
+        asm!(
+            "xchg rbx, {low}",
+            "lock cmpxchg16b xmmword ptr [rdi]",
+            "sete cl",
+            "mov rbx, {low}",
+            low = inout(reg) new[0] => _,
+            in("rdi") at,
+            inout("rcx") new[1] => replaced,
+            inout("rax") old[0] => _,
+            inout("rdx") old[1] => _,
+            options(nostack),
+        );
+    }
+    replaced as u8 != 0
+}

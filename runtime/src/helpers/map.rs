@@ -1,6 +1,6 @@
 //! Helpers on maps. The maps' own files say what each type does.
 
-use super::row::{Any, Ctx, Key, Value, ValueOrNull, helper};
+use super::row::{Any, Ctx, Key, Value, ValueOrNull, ValueRoom, helper};
 use crate::maps::Map;
 
 helper! {
@@ -33,6 +33,32 @@ helper! {
     fn map_lookup_percpu_elem(run, map: &'static Map, key: Key, cpu: Any) -> ValueOrNull = BPF_FUNC_MAP_LOOKUP_PERCPU_ELEM {
         // SAFETY: the verifier proved that `key` has the map's key size.
         ValueOrNull(unsafe { map.lookup_percpu_ptr(key.0, cpu.0 as u32) })
+    }
+}
+
+helper! {
+    /// bpf_map_push_elem: adds `value`; with BPF_EXIST, in place of the oldest
+    /// when full. Errors: E2BIG full, EINVAL other flags.
+    fn map_push_elem(run, map: &'static Map, value: Value, flags: Any) -> i64 = BPF_FUNC_MAP_PUSH_ELEM {
+        // SAFETY: the verifier proved that `value` has the map's value size.
+        unsafe { map.push(value.0, flags.0) }
+    }
+}
+
+helper! {
+    /// bpf_map_pop_elem: takes an element out. Errors: ENOENT empty.
+    fn map_pop_elem(run, map: &'static Map, value: ValueRoom) -> i64 = BPF_FUNC_MAP_POP_ELEM {
+        // SAFETY: the verifier proved that `value` has the map's value size.
+        unsafe { map.pop(value.0) }
+    }
+}
+
+helper! {
+    /// bpf_map_peek_elem: the element that a pop would take; whether a bloom
+    /// filter has `value`. Errors: ENOENT empty or not there.
+    fn map_peek_elem(run, map: &'static Map, value: ValueRoom) -> i64 = BPF_FUNC_MAP_PEEK_ELEM {
+        // SAFETY: the verifier proved that `value` has the map's value size.
+        unsafe { map.peek(value.0) }
     }
 }
 

@@ -69,6 +69,8 @@ words! {
     Key(*const u8) = Arg::MapKey;
     /// `value_size` readable bytes.
     Value(*const u8) = Arg::MapValue;
+    /// `value_size` bytes to be written.
+    ValueRoom(*mut u8) = Arg::UninitMapValue;
     /// Readable bytes; a [`Len`] or [`LenOrZero`] follows.
     Bytes(*const u8) = Arg::Mem;
     /// Bytes to be written; a [`Len`] or [`LenOrZero`] follows.

@@ -7,18 +7,13 @@ use core::ptr;
 
 use shm::Region;
 use uapi::Errno;
-use uapi::map::{
-    BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_CGROUP_ARRAY,
-    BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_HASH_OF_MAPS, BPF_MAP_TYPE_PERCPU_ARRAY,
-    BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
-    BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_STACK_TRACE,
-};
+use uapi::map::*;
 use vm::link::ArrayLayout;
 
 use super::of_maps::{self, InnerMaps};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
-use super::{array, hash, percpu_array, ringbuf, slots, stack_trace};
+use super::{array, bloom_filter, hash, percpu_array, queue, ringbuf, slots, stack_trace};
 
 /// Is the storage fresh, or does another process use it already?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +46,8 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_STACK_TRACE => &stack_trace::TYPE,
         BPF_MAP_TYPE_RINGBUF => &ringbuf::TYPE,
         BPF_MAP_TYPE_PERCPU_ARRAY => &percpu_array::TYPE,
+        BPF_MAP_TYPE_QUEUE | BPF_MAP_TYPE_STACK => &queue::TYPE,
+        BPF_MAP_TYPE_BLOOM_FILTER => &bloom_filter::TYPE,
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {
             &slots::TYPE
         }
@@ -111,6 +108,34 @@ pub(super) trait MapKind: Send + Sync {
     /// As [`MapKind::lookup_ptr`].
     unsafe fn delete_prog(&self, key: *const u8) -> Result<(), Errno> {
         let _ = key;
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `bpf_map_push_elem`, and `BPF_MAP_UPDATE_ELEM` of maps that have it.
+    ///
+    /// # Safety
+    /// `value` is readable for the spec's value size.
+    unsafe fn push(&self, value: *const u8, flags: u64) -> Result<(), Errno> {
+        let _ = (value, flags);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `bpf_map_pop_elem`, and `BPF_MAP_LOOKUP_AND_DELETE_ELEM` of maps that
+    /// have it.
+    ///
+    /// # Safety
+    /// `value` is writable for the spec's value size.
+    unsafe fn pop(&self, value: *mut u8) -> Result<(), Errno> {
+        let _ = value;
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `bpf_map_peek_elem`, and `BPF_MAP_LOOKUP_ELEM` of maps that have it.
+    ///
+    /// # Safety
+    /// `value` is readable and writable for the spec's value size.
+    unsafe fn peek(&self, value: *mut u8) -> Result<(), Errno> {
+        let _ = value;
         Err(Errno::ENOTSUPP)
     }
 

@@ -398,4 +398,48 @@ impl Map {
             Err(errno) => errno.ret(),
         }
     }
+
+    /// `bpf_map_push_elem`: 0 or a negative errno.
+    ///
+    /// # Safety
+    /// `value` is readable for the spec's value size.
+    pub unsafe fn push(&self, value: *const u8, flags: u64) -> i64 {
+        if value.is_null() {
+            return Errno::EFAULT.ret();
+        }
+        // SAFETY: the caller's contract.
+        answer(unsafe { self.kind.push(value, flags) })
+    }
+
+    /// `bpf_map_pop_elem`: 0 or a negative errno.
+    ///
+    /// # Safety
+    /// `value` is writable for the spec's value size.
+    pub unsafe fn pop(&self, value: *mut u8) -> i64 {
+        if value.is_null() {
+            return Errno::EFAULT.ret();
+        }
+        // SAFETY: the caller's contract.
+        answer(unsafe { self.kind.pop(value) })
+    }
+
+    /// `bpf_map_peek_elem`: 0 or a negative errno.
+    ///
+    /// # Safety
+    /// `value` is readable and writable for the spec's value size.
+    pub unsafe fn peek(&self, value: *mut u8) -> i64 {
+        if value.is_null() {
+            return Errno::EFAULT.ret();
+        }
+        // SAFETY: the caller's contract.
+        answer(unsafe { self.kind.peek(value) })
+    }
+}
+
+/// What a helper returns.
+fn answer(result: Result<(), Errno>) -> i64 {
+    match result {
+        Ok(()) => 0,
+        Err(errno) => errno.ret(),
+    }
 }

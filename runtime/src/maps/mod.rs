@@ -8,6 +8,7 @@
 //! Nothing in storage is believed: offsets and indexes are checked at each use.
 
 mod array;
+mod bloom_filter;
 pub(crate) mod bytes;
 mod hash;
 mod hasher;
@@ -16,6 +17,7 @@ mod map;
 mod of_maps;
 mod percpu_array;
 mod perf_ring;
+mod queue;
 mod ringbuf;
 mod slots;
 mod spec;

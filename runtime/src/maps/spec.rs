@@ -88,6 +88,9 @@ pub(super) const ACCESS_MASK: u32 =
 /// `PCPU_MIN_UNIT_SIZE`: most bytes of a per-CPU value (include/linux/percpu.h).
 pub(super) const PCPU_MIN_UNIT_SIZE: u32 = 32 << 10;
 
+/// `KMALLOC_MAX_SIZE` on x86-64.
+pub(super) const KMALLOC_MAX_SIZE: u32 = 4 << 20;
+
 /// Alignment of values and keys in storage.
 pub(super) const WORD: u64 = 8;
 /// Unit of mappings.

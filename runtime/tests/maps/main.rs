@@ -7,6 +7,7 @@ mod kill;
 mod of_maps;
 mod perf_ring;
 mod process;
+mod queue;
 mod ringbuf;
 mod segment;
 mod stack_trace;

@@ -35,14 +35,14 @@ const STATE_GENERATION_SHIFT: u32 = 32;
 /// elements are regular, so a table without a free one is full. Spare ones
 /// let an update of an existing key go through when it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stock {
+pub(in crate::maps) enum Stock {
     Regular,
     Spare,
 }
 
 /// The word that leads to an element: a bucket's head or an element's `next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link(pub u64);
+pub(in crate::maps) struct Link(pub u64);
 
 impl Link {
     /// To an element, from a bucket's head.
@@ -91,6 +91,11 @@ impl Link {
         Link(self.0 & TARGET | (generation & GENERATION) << HOLDER_SHIFT)
     }
 
+    /// What [`Link::held_by`] noted.
+    pub fn holder(self) -> u64 {
+        self.0 >> HOLDER_SHIFT
+    }
+
     pub fn mark(self, stock: Stock) -> Link {
         let mark = match stock {
             Stock::Regular => 1,
@@ -102,7 +107,7 @@ impl Link {
 
 /// What an element is being used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(in crate::maps) enum Phase {
     /// Never used; all zero.
     Fresh,
     Free(Stock),
@@ -148,7 +153,7 @@ impl Phase {
 
 /// The word that says who may do what with an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct State(pub u64);
+pub(in crate::maps) struct State(pub u64);
 
 impl State {
     pub fn new(phase: Phase, owner: u32, generation: u64) -> State {
@@ -174,14 +179,14 @@ impl State {
 }
 
 /// Bytes before the key.
-pub(super) const HEADER: u64 = 24;
+pub(in crate::maps) const HEADER: u64 = 24;
 const NEXT: usize = 0;
 const STATE: usize = 8;
 const HASH: usize = 16;
 
 /// An element of a table, whose number was checked.
 #[derive(Clone, Copy)]
-pub(super) struct Element<'t> {
+pub(in crate::maps) struct Element<'t> {
     pub number: u32,
     at: *mut u8,
     _table: core::marker::PhantomData<&'t AtomicU64>,

@@ -22,7 +22,7 @@ const HEADER_BYTES: u64 = 256;
 const LINE: u64 = 64;
 
 /// Words of the header, a cache line each.
-pub(super) mod header {
+pub(in crate::maps) mod header {
     /// Regular elements that were ever given out.
     pub const REGULAR_USED: u64 = 0;
     /// Spare elements that were ever given out.
@@ -30,10 +30,12 @@ pub(super) mod header {
     /// When the last scan for leaked elements began, in ns of
     /// `CLOCK_MONOTONIC`.
     pub const LAST_SCAN: u64 = 128;
+    /// What other maps than hash tables keep, two words.
+    pub const OWN: u64 = 192;
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(in crate::maps) struct Layout {
     pub bucket_mask: u64,
     pub buckets: u64,
     /// Hints of free regular and of free spare elements.
@@ -75,6 +77,40 @@ impl Layout {
             return Err(Errno::E2BIG);
         }
         Layout::place(spec, nr_cpus, per_cpu, regular, bucket_count).ok_or(Errno::ENOMEM)
+    }
+
+    /// Elements of `payload` bytes that other maps than hash tables make of
+    /// them, all regular, with `words` words (a power of two) where a table
+    /// has its buckets.
+    pub fn of_elements(count: u64, words: u64, payload: u64) -> Option<Layout> {
+        if count >> NUMBER_BITS != 0 {
+            return None;
+        }
+        let mut end = HEADER_BYTES;
+        let mut take = |bytes: u64| -> Option<u64> {
+            let at = end;
+            end = end.checked_add(bytes)?.checked_next_multiple_of(LINE)?;
+            Some(at)
+        };
+        let buckets = take(words.checked_mul(WORD)?)?;
+        let regular_hints = take(Hints::bytes(count + 1))?;
+        let element_bytes = HEADER + payload.checked_next_multiple_of(WORD)?;
+        let elements = take(count.checked_mul(element_bytes)?)?;
+        Some(Layout {
+            bucket_mask: words - 1,
+            buckets,
+            regular_hints,
+            // No element is ever among the spares.
+            spare_hints: regular_hints,
+            elements,
+            element_bytes,
+            count,
+            regular: count,
+            values: elements + HEADER,
+            value_step: element_bytes,
+            cpu_step: 0,
+            bytes: end,
+        })
     }
 
     fn place(

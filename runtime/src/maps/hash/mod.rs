@@ -7,10 +7,10 @@
 //! A value that a program holds a pointer to stays readable when its key is
 //! deleted, and may become another key's value, as in the kernel.
 
-mod element;
+pub(super) mod element;
 mod hints;
-mod layout;
-mod pool;
+pub(super) mod layout;
+pub(super) mod pool;
 mod table;
 
 use core::ptr;

@@ -20,7 +20,7 @@ use crate::thread;
 /// after a kill or while another process takes the same element.
 const TRIES: u32 = 256;
 
-pub(super) struct Pool {
+pub(in crate::maps) struct Pool {
     pub region: Region,
     /// Start of `region`, valid while it lives.
     base: *mut u8,
@@ -37,7 +37,7 @@ unsafe impl Sync for Pool {}
 
 /// An element that this process has taken and nobody else sees.
 #[derive(Clone, Copy)]
-pub(super) struct Held<'t> {
+pub(in crate::maps) struct Held<'t> {
     pub element: Element<'t>,
     pub stock: Stock,
     pub generation: u64,
@@ -257,6 +257,12 @@ impl Pool {
     /// a free element now.
     pub fn scan(&self, reachable: &Reachable<'_>) -> bool {
         let mut freed = false;
+        self.each_used(&mut |element| freed |= self.rescue(element, reachable));
+        freed
+    }
+
+    /// Calls `each` for every element that was ever given out.
+    pub fn each_used(&self, each: &mut dyn FnMut(Element<'_>)) {
         for stock in [Stock::Regular, Stock::Spare] {
             let (at, first, count) = self.range(stock);
             let used = self.region.u64_at(at).map_or(0, |word| word.load(Acquire));
@@ -264,14 +270,14 @@ impl Pool {
                 let Some(element) = self.element(number as u32) else {
                     break;
                 };
-                freed |= self.rescue(element, reachable);
+                each(element);
             }
         }
-        freed
     }
 
-    /// Finishes what a dead owner has begun with this element.
-    fn rescue(&self, element: Element<'_>, reachable: &Reachable<'_>) -> bool {
+    /// Finishes what a dead owner has begun with this element: whether there
+    /// may be a free element now.
+    pub fn rescue(&self, element: Element<'_>, reachable: &Reachable<'_>) -> bool {
         let state = State(element.state().load(Acquire));
         let generation = state.generation();
         match state.phase() {
@@ -347,4 +353,4 @@ impl Pool {
 }
 
 /// Whether the list for a hash leads to an element; `None` if unknown.
-pub(super) type Reachable<'a> = dyn Fn(u32, Link) -> Option<bool> + 'a;
+pub(in crate::maps) type Reachable<'a> = dyn Fn(u32, Link) -> Option<bool> + 'a;

@@ -20,6 +20,9 @@ const TYPES: &[(u32, u32, u32)] = &[
     (BPF_MAP_TYPE_STACK_TRACE, 4, 128),
     (BPF_MAP_TYPE_CGROUP_ARRAY, 4, 4),
     (BPF_MAP_TYPE_RINGBUF, 0, 0),
+    (BPF_MAP_TYPE_QUEUE, 0, 8),
+    (BPF_MAP_TYPE_STACK, 0, 8),
+    (BPF_MAP_TYPE_BLOOM_FILTER, 0, 8),
 ];
 
 const KEY_SIZES: [u32; 16] = [

@@ -148,3 +148,42 @@ fn maps_without_elements_of_bytes() {
     plain(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 4, 0);
     plain(BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 4, 0);
 }
+
+#[test]
+fn queues_and_stacks() {
+    for map_type in [BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_STACK] {
+        plain(map_type, 0, 8, 1, 0);
+        plain(map_type, 0, 13, 5, 0);
+        plain(map_type, 0, 4, 40, 0);
+        plain(map_type, 0, 4, 4, BPF_F_RDONLY);
+        plain(map_type, 0, 4, 4, BPF_F_WRONLY);
+    }
+}
+
+#[test]
+fn bloom_filters() {
+    let filter = |value, entries, hashes| {
+        let spec = segment::spec(
+            BPF_MAP_TYPE_BLOOM_FILTER,
+            0,
+            value,
+            entries,
+            BPF_F_ZERO_SEED,
+        );
+        check(Case {
+            spec: MapSpec {
+                map_extra: hashes,
+                ..spec
+            },
+            keys: 10,
+            key: plain_key,
+            ordered: true,
+        });
+    };
+    filter(4, 100, 0);
+    filter(8, 40, 3);
+    filter(12, 40, 15);
+    filter(13, 90, 1);
+    filter(25, 30, 2);
+    filter(1, 3, 5);
+}

@@ -93,6 +93,8 @@ impl Op {
                     flags: flags(random, &usual, &ODD),
                 }
             }
+            // Without keys, deletions take out nothing.
+            56..64 if case.spec.key_size == 0 => Op::LookupAndDelete { key, flags: 0 },
             56..70 => Op::Delete { key },
             70..76 => Op::LookupAndDelete {
                 key,
@@ -176,7 +178,10 @@ impl Pair<'_> {
         let fresh = || self.value(0x77);
         match *op {
             Op::Lookup { key, flags } => {
-                let (key, mut our, mut their) = (self.key(key), fresh(), fresh());
+                // A bloom filter is asked for the value.
+                let asked = || self.value(key as u8);
+                let (mut our, mut their) = (asked(), asked());
+                let key = self.key(key);
                 let result = ours.lookup(&key, &mut our, flags);
                 same!(result, theirs.lookup(&key, &mut their, flags));
                 if !ours.of_objects() {

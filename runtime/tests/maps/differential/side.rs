@@ -279,7 +279,15 @@ impl Side for OurMap<'_> {
     }
 
     fn lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
-        self.bpf.map_lookup_and_delete(&self.map, key, value, flags)
+        let mut copy = value.to_vec();
+        let result = self
+            .bpf
+            .map_lookup_and_delete(&self.map, key, &mut copy, flags);
+        // A value is written when there is one.
+        if result.is_ok() {
+            value.copy_from_slice(&copy);
+        }
+        result
     }
 
     fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
