@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use attach::{AttachError, Backend, Engine, Refusing};
-use runtime::session::{Dirs, process};
+use runtime::session::{Dirs, Roster, process};
 use shm::futex;
 
 use crate::lock::ForkLock;
@@ -130,6 +130,14 @@ impl Agent {
             // A call that was under way when all hooks went never came back.
             self.aside.store(0, Ordering::Release);
         }
+    }
+
+    /// The directories and the roster that were handed over.
+    pub fn set_roster(&self, roster: Roster, dirs: &Dirs) {
+        self.with(|state| {
+            state.set_dirs(dirs.clone());
+            state.set_roster(roster);
+        });
     }
 
     /// Takes a place in the roster, so that tools wait for this process.

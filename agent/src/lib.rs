@@ -38,7 +38,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use runtime::session::Dirs;
+use runtime::guest::{self, Handed};
+use runtime::session::{Dirs, Roster};
 
 use crate::errno::preserved;
 use crate::log::debug;
@@ -113,6 +114,11 @@ fn own_path() -> Option<PathBuf> {
 /// Starts the agent; with a session around, returns when its probes are in place.
 fn start(dirs: Dirs) -> bool {
     log::open(&dirs.state);
+    start_with(dirs, None)
+}
+
+/// [`start`], with the roster if that was handed over.
+fn start_with(dirs: Dirs, roster: Option<Roster>) -> bool {
     if !room::is_enough() {
         debug!("no agent: the address space is limited (ulimit -v)");
         return false;
@@ -131,6 +137,9 @@ fn start(dirs: Dirs) -> bool {
         alone::find();
         sandbox::find();
         agent.set_injected();
+    }
+    if let Some(roster) = roster {
+        agent.set_roster(roster, &dirs);
     }
     // First take a place in the roster: a tool that comes from now on waits for
     // us, and one that came before is seen here.
@@ -159,6 +168,44 @@ pub unsafe extern "C" fn bpftime_agent_start(session_dir: *const c_char) -> i32 
             dirs.sessions = PathBuf::from(OsStr::from_bytes(path.to_bytes()));
         }
         start(dirs)
+    });
+    if started == Some(true) { 0 } else { -1 }
+}
+
+/// The beginning of a `struct link_map` of link.h.
+#[repr(C)]
+pub struct LinkMap {
+    address: usize,
+    name: *mut c_char,
+}
+
+/// [`bpftime_agent_start`] in a process that sees other files than the tools:
+/// it is handed what it needs, for as long as this call takes. `own` is what
+/// dlopen(3) returned.
+///
+/// # Safety
+/// Both point to what they say, and nobody else is writing `own`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpftime_agent_start_guest(
+    handed: *const Handed,
+    own: *mut LinkMap,
+) -> i32 {
+    let started = preserved(|| {
+        // SAFETY: the caller's contract.
+        let (handed, own) = unsafe { (&*handed, &mut *own) };
+        let adopted = guest::adopt(handed).inspect_err(|error| debug!("{error}"));
+        let Ok((dirs, roster)) = adopted else {
+            return false;
+        };
+        // The name under which it was loaded means another file soon.
+        if let Some(path) = handed.path() {
+            // SAFETY: a string; the loader's own are from malloc(3), too.
+            let name = unsafe { libc::strdup(path.as_ptr()) };
+            if !name.is_null() {
+                own.name = name;
+            }
+        }
+        start_with(dirs, Some(roster))
     });
     if started == Some(true) { 0 } else { -1 }
 }

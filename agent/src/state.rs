@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 
 use attach::Backend;
+use runtime::guest;
 use runtime::session::{self, AgentSlot, Dirs, Role, Roster};
 
 use crate::hooks::{Hooks, Wanted};
@@ -54,6 +55,8 @@ pub struct State {
     next_number: u64,
     /// Sessions that cannot be followed, and why.
     unjoined: BTreeMap<PathBuf, String>,
+    /// Why there is no way to the sessions any more.
+    lost: Option<&'static str>,
     /// The hook on the loader was tried.
     loader_followed: bool,
     /// Nothing stands before libc's functions but hooks, which were tried.
@@ -76,6 +79,7 @@ impl State {
             joined: BTreeMap::new(),
             next_number: 0,
             unjoined: BTreeMap::new(),
+            lost: None,
             loader_followed: false,
             injected: false,
             calls_followed: false,
@@ -96,6 +100,11 @@ impl State {
         self.root = root();
     }
 
+    /// The roster that this process, a guest, was handed.
+    pub fn set_roster(&mut self, roster: Roster) {
+        self.roster.get_or_insert(roster);
+    }
+
     /// Hooks must do what this library cannot: it was not preloaded.
     pub fn set_injected(&mut self) {
         self.injected = true;
@@ -104,11 +113,12 @@ impl State {
     /// This process's place in the roster; taken when it has none, so also
     /// in a forked child.
     fn slot(&mut self) -> Option<&AgentSlot> {
-        let pid = shm::sys::getpid();
+        let pid = guest::pid();
         let mine = |slot: &AgentSlot| slot.process().pid == pid && slot.is_mine();
         if !self.slot.as_ref().is_some_and(mine) {
             self.slot = None;
-            if self.roster.is_none() {
+            // A guest was handed its own.
+            if self.roster.is_none() && !guest::is_guest() {
                 self.roster = Roster::open(&self.dirs)
                     .inspect_err(|error| debug!("no roster: {error}"))
                     .ok();
@@ -119,6 +129,11 @@ impl State {
                     .inspect_err(|error| debug!("cannot join: {error}"))
                     .ok()
             });
+            if let Some(slot) = &self.slot
+                && guest::is_guest()
+            {
+                guest::mark(&self.dirs.sessions, slot.process().pid);
+            }
         }
         self.slot.as_ref()
     }
@@ -180,8 +195,12 @@ impl State {
         self.hooks.settle();
         self.syscalls.settle();
         if let Some(slot) = self.slot.take()
-            && slot.process().pid == shm::sys::getpid()
+            && slot.process().pid == guest::pid()
         {
+            if guest::is_guest() {
+                guest::unmark(&self.dirs.sessions, slot.process().pid);
+                guest::close_kept();
+            }
             slot.leave();
         }
     }
@@ -231,7 +250,9 @@ impl State {
 
     fn follow_sessions(&mut self) {
         let same_root = root() == self.root;
+        self.lost = guest::lost();
         let (present, gone) = match session::try_list(&self.dirs) {
+            _ if self.lost.is_some() => (Vec::new(), self.joined_where(|_| true)),
             Ok(present) if same_root => {
                 let is_gone = |(path, joined): &(&PathBuf, &Joined)| {
                     !present.contains(path) || !joined.view.alive()
@@ -276,7 +297,7 @@ impl State {
     }
 
     fn follow_links(&mut self) -> Round {
-        let pid = shm::sys::getpid();
+        let pid = guest::pid();
         let mut links: Vec<Wanted> = Vec::new();
         for joined in self.joined.values_mut() {
             joined.meet_objects();
@@ -322,7 +343,10 @@ impl State {
         let (hooks, refused) = (hooks + calls, refused + calls_refused);
         Round {
             hooks,
-            refused: refused + self.unjoined.len() as u32 + u32::from(blind),
+            refused: refused
+                + self.unjoined.len() as u32
+                + u32::from(blind)
+                + u32::from(self.lost.is_some()),
             reasons: match blind {
                 true => "this process cannot see its /proc any more".to_owned(),
                 false => self.reasons(),
@@ -393,6 +417,9 @@ impl State {
         let mut counts = self.hooks.reasons();
         for (reason, count) in self.syscalls.reasons() {
             *counts.entry(reason).or_default() += count;
+        }
+        if let Some(reason) = self.lost {
+            counts.insert(reason, 1);
         }
         for reason in self.unjoined.values() {
             *counts.entry(reason).or_default() += 1;

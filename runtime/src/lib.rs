@@ -9,6 +9,7 @@ mod arch;
 pub mod clock;
 pub mod command;
 pub mod doorbell;
+pub mod guest;
 pub mod helpers;
 mod id_table;
 pub mod kernel_types;

@@ -8,8 +8,10 @@ use std::sync::OnceLock;
 use shm::sys;
 
 use crate::arch;
+use crate::guest;
 
-/// Process and thread id in the process's own pid namespace.
+/// Process and thread id in the pid namespace of the tools, which is the
+/// process's own unless it is a [`guest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadIds {
     /// The process (kernel: tgid).
@@ -19,6 +21,19 @@ pub struct ThreadIds {
 }
 
 impl ThreadIds {
+    /// In the id of a thread of which only the process is known.
+    pub const NAMELESS: i32 = 1 << 30;
+
+    /// Whether the thread can still run, as far as can be told from here.
+    pub fn can_run(self) -> bool {
+        if guest::is_guest() {
+            // It sees nobody else.
+            return true;
+        }
+        let is_named = self.tid & Self::NAMELESS == 0;
+        sys::can_run(self.pid, if is_named { self.tid } else { self.pid })
+    }
+
     /// As `bpf_get_current_pid_tgid` returns it.
     #[inline]
     pub fn pid_tgid(self) -> u64 {
@@ -150,12 +165,32 @@ impl Remembered {
     }
 }
 
-#[cold]
-fn ask(words: &[AtomicU64; 2]) -> ThreadIds {
-    let ids = ThreadIds {
+/// The calling thread in the pid namespace of its process, which is what system
+/// calls take.
+pub fn own_ids() -> ThreadIds {
+    ThreadIds {
         pid: sys::getpid(),
         tid: sys::gettid(),
-    };
+    }
+}
+
+/// The calling process in its own pid namespace.
+#[inline]
+pub fn own_pid() -> i32 {
+    if guest::is_guest() {
+        return sys::getpid();
+    }
+    ids().pid
+}
+
+/// Whether the process `pid` exists, as far as can be told from here.
+pub fn exists(pid: i32) -> bool {
+    guest::is_guest() || sys::alive(pid, pid)
+}
+
+#[cold]
+fn ask(words: &[AtomicU64; 2]) -> ThreadIds {
+    let ids = guest::ids().unwrap_or_else(own_ids);
     if let Some(page) = EPOCH.get()
         && !page.0.is_null()
     {

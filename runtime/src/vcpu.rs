@@ -130,8 +130,7 @@ impl Vcpus {
 }
 
 fn dead(holder: u64) -> bool {
-    let ids = ThreadIds::from_pid_tgid(holder);
-    !sys::can_run(ids.pid, ids.tid)
+    !ThreadIds::from_pid_tgid(holder).can_run()
 }
 
 fn nap() {

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,7 +76,7 @@ impl Segment {
                 0,
             )
         })?;
-        Ok((map(&fd, bytes, Access::ReadWrite)?, fd))
+        Ok((map(fd.as_raw_fd(), bytes, Access::ReadWrite)?, fd))
     }
 
     /// Maps an existing file of ours whole. No fd is kept.
@@ -90,14 +90,22 @@ impl Segment {
             Access::ReadWrite => libc::O_RDWR,
         };
         let fd = open(path, flags | libc::O_NOFOLLOW)?;
-        let stat = fstat(&fd)?;
+        Segment::of_file(fd.as_raw_fd(), access)
+    }
+
+    /// As [`Segment::open`], of a file that is open.
+    ///
+    /// # Errors
+    /// As [`Segment::open`].
+    pub fn of_file(fd: RawFd, access: Access) -> io::Result<Segment> {
+        let stat = fstat(fd)?;
         if stat.st_uid != sys::geteuid() && stat.st_uid != 0 {
             return Err(io::Error::from_raw_os_error(libc::EACCES));
         }
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size <= 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        map(&fd, stat.st_size as u64, access)
+        map(fd, stat.st_size as u64, access)
     }
 
     /// Bytes mapped.
@@ -161,14 +169,14 @@ fn open(path: &CStr, flags: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-fn fstat(fd: &OwnedFd) -> io::Result<libc::stat> {
+fn fstat(fd: RawFd) -> io::Result<libc::stat> {
     // SAFETY: all zeroes is a valid stat.
     let mut stat: libc::stat = unsafe { core::mem::zeroed() };
     // SAFETY: the kernel writes one stat.
     check(unsafe {
         sys::syscall6(
             libc::SYS_fstat as usize,
-            fd.as_raw_fd() as usize,
+            fd as usize,
             &raw mut stat as usize,
             0,
             0,
@@ -179,7 +187,7 @@ fn fstat(fd: &OwnedFd) -> io::Result<libc::stat> {
     Ok(stat)
 }
 
-fn map(fd: &OwnedFd, bytes: u64, access: Access) -> io::Result<Segment> {
+fn map(fd: RawFd, bytes: u64, access: Access) -> io::Result<Segment> {
     let len = bytes
         .checked_next_multiple_of(PAGE)
         .filter(|len| *len > 0)
@@ -196,7 +204,7 @@ fn map(fd: &OwnedFd, bytes: u64, access: Access) -> io::Result<Segment> {
             len as usize,
             libc::PROT_NONE as usize,
             (libc::MAP_SHARED | libc::MAP_NORESERVE) as usize,
-            fd.as_raw_fd() as usize,
+            fd as usize,
             0,
         )
     })?;

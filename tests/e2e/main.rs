@@ -3,6 +3,7 @@
 //! compared.
 
 mod children;
+mod containers;
 mod death;
 mod dumps;
 mod errors;

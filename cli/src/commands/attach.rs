@@ -42,7 +42,7 @@ pub fn run(args: Args) -> Result<(), Problem> {
     let library = libraries::unpack(&dirs.state, Library::Agent)?;
     let roster = Roster::open(&dirs)?;
     each(args.pids, |pid| {
-        inject::inject(Pid::from_raw(pid), &library, &dirs.sessions)?;
+        inject::inject(Pid::from_raw(pid), &library, &dirs)?;
         joined(&roster, pid, &library)
     })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use runtime::session::{Dirs, Role, Roster};
+use runtime::session::{self, Dirs, Role, Roster};
 
 use super::attach::each;
 use crate::problem::Problem;
@@ -31,8 +31,12 @@ Examples:
 
 /// Detaches from every process that has an agent.
 pub fn run(args: Args) -> Result<(), Problem> {
-    let roster = Roster::open(&Dirs::for_cli())?;
-    each(args.pids, |pid| detach(&roster, pid))
+    let dirs = Dirs::for_cli();
+    let roster = Roster::open(&dirs)?;
+    let done = each(args.pids, |pid| detach(&roster, pid));
+    // Guests had the sessions directory kept.
+    session::sweep(&dirs);
+    done
 }
 
 fn detach(roster: &Roster, pid: i32) -> Result<(), Problem> {

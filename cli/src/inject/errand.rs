@@ -6,8 +6,11 @@
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
-use super::arch::errand::{self, ANSWERS, Answers, Orders, Place};
+use nix::errno::Errno;
+
+use super::arch::errand::{self, ANSWERS, Answers, MESSAGE, Message, Orders, Place};
 use super::arch::{self, Interruptible, Registers};
+use super::guest::Guest;
 use super::safe_point::Point;
 use super::slot::Slot;
 use super::target::Target;
@@ -32,6 +35,8 @@ const FAULTS: [i32; 6] = [
 pub struct Errand<'a> {
     pub library: &'a CString,
     pub sessions: &'a CString,
+    /// What is handed over in place of the two.
+    pub guest: Option<&'a Guest>,
     /// The agent's start, from its load address.
     pub start: u64,
 }
@@ -42,6 +47,8 @@ pub enum Outcome {
     Started,
     /// The agent said no.
     NotStarted,
+    /// The files for a guest did not arrive.
+    NotHanded(Errno),
     /// The loader said why.
     NotLoaded(String),
     /// There was no memory for it.
@@ -121,17 +128,35 @@ impl Out<'_> {
     fn watch(&mut self, errand: &Errand<'_>) -> Result<Outcome, Lost> {
         let mut outcome = Outcome::NoMemory;
         let mut mapping = 0;
+        let mut handed = Ok(());
         loop {
             self.next_syscall_stop()?;
             match self.place()? {
                 Some(Place::Mapped) if !self.in_syscall => {
                     mapping = arch::syscall_result(&self.thread.registers()?);
-                    if mapping < FIRST_ERROR {
-                        self.send_to_work(errand, mapping)?;
+                    match errand.guest {
+                        _ if mapping >= FIRST_ERROR => {}
+                        None => {
+                            let texts = [errand.library, errand.sessions];
+                            self.send_to_work(texts.map(CString::as_bytes_with_nul), mapping)?;
+                        }
+                        Some(_) => self.send_to_receive(mapping)?,
                     }
                 }
+                Some(Place::Paired) if !self.in_syscall => {
+                    handed = self.hand(errand, mapping)?;
+                }
+                Some(Place::Received) if !self.in_syscall => {
+                    handed = match handed {
+                        Ok(()) => self.handed(errand, mapping)?,
+                        errno => errno,
+                    };
+                }
                 Some(Place::Unmapped) if self.in_syscall && mapping < FIRST_ERROR => {
-                    outcome = self.outcome(mapping)?;
+                    outcome = match handed {
+                        Ok(()) => self.outcome(mapping)?,
+                        Err(errno) => Outcome::NotHanded(errno),
+                    };
                 }
                 Some(Place::Last | Place::LastInterrupted) if self.in_syscall => {
                     return Ok(outcome);
@@ -141,17 +166,60 @@ impl Out<'_> {
         }
     }
 
-    fn send_to_work(&mut self, errand: &Errand<'_>, mapping: u64) -> Result<(), Lost> {
-        let [library, sessions] = errand::strings(mapping);
-        thread::write(self.target.pid, library, errand.library.as_bytes_with_nul())?;
-        thread::write(
-            self.target.pid,
-            sessions,
-            errand.sessions.as_bytes_with_nul(),
-        )?;
+    fn send_to_work(&mut self, texts: [&[u8]; 2], mapping: u64) -> Result<(), Lost> {
+        for (at, text) in errand::strings(mapping).into_iter().zip(texts) {
+            thread::write(self.target.pid, at, text)?;
+        }
         self.slot.note_mapping(&self.thread, mapping)?;
         let registers = errand::work(&self.registers, self.slot.start(), mapping);
         self.thread.set_registers(&registers)
+    }
+
+    /// On its way back, unless we send it to work before.
+    fn send_to_receive(&mut self, mapping: u64) -> Result<(), Lost> {
+        let message = Message::empty(mapping).bytes();
+        thread::write(self.target.pid, mapping + MESSAGE, &message)?;
+        let registers = errand::receive(&self.registers, self.slot.start(), mapping);
+        self.thread.set_registers(&registers)
+    }
+
+    /// The result of the system call that has just ended.
+    fn result(&self) -> Result<Result<(), Errno>, Lost> {
+        let result = arch::syscall_result(&self.thread.registers()?);
+        Ok(match result {
+            FIRST_ERROR.. => Err(Errno::from_raw(result.wrapping_neg() as i32)),
+            _ => Ok(()),
+        })
+    }
+
+    fn message(&self, mapping: u64) -> Result<Message, Lost> {
+        let mut bytes = [0; size_of::<Message>()];
+        thread::read(self.target.pid, mapping + MESSAGE, &mut bytes)?;
+        Ok(Message::from_bytes(bytes))
+    }
+
+    /// It has its sockets: sends the files.
+    fn hand(&self, errand: &Errand<'_>, mapping: u64) -> Result<Result<(), Errno>, Lost> {
+        let made = self.result()?;
+        let [_, socket] = self.message(mapping)?.sockets;
+        let send = |guest: &Guest| guest.send(socket);
+        Ok(made.and_then(|()| errand.guest.map_or(Ok(()), send)))
+    }
+
+    /// It has received the files: sends it to work.
+    fn handed(&mut self, errand: &Errand<'_>, mapping: u64) -> Result<Result<(), Errno>, Lost> {
+        if let Err(errno) = self.result()? {
+            return Ok(Err(errno));
+        }
+        let fds = self.message(mapping)?.fds;
+        let orders = errand.guest.and_then(|guest| guest.orders(fds));
+        match orders.filter(|_| fds.iter().all(|fd| *fd >= 0)) {
+            Some((name, handed)) => {
+                self.send_to_work([name.as_bytes_with_nul(), handed.bytes()], mapping)?;
+                Ok(Ok(()))
+            }
+            None => Ok(Err(Errno::EMFILE)),
+        }
     }
 
     fn outcome(&self, mapping: u64) -> Result<Outcome, Lost> {
@@ -184,6 +252,8 @@ impl Out<'_> {
         let at = arch::instruction(&self.thread.registers()?);
         let places = [
             Place::Mapped,
+            Place::Paired,
+            Place::Received,
             Place::Unmapped,
             Place::Last,
             Place::LastInterrupted,

@@ -10,11 +10,12 @@
 //! the rest without us. So we may be killed at any moment.
 //!
 //! Reading order: [`permission`] (may we), [`target`] (what is where, with
-//! [`maps`] and [`slot`]), [`thread`] (a seized thread),
+//! [`maps`] and [`slot`]), [`guest`] (what one in a container is handed), [`thread`] (a seized thread),
 //! [`safe_point`] (where it may be borrowed), [`errand`] (what it then does).
 
 mod arch;
 mod errand;
+mod guest;
 mod maps;
 mod permission;
 mod safe_point;
@@ -31,11 +32,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
+use runtime::session::Dirs;
 
 use crate::libraries::Library;
 use crate::log::debug;
 use crate::problem::Problem;
 use errand::{Errand, Outcome};
+use guest::Guest;
 use target::Target;
 use thread::{Lost, Thread};
 
@@ -49,33 +52,57 @@ const LOOK: Duration = Duration::from_millis(1);
 /// not 0 when nothing
 /// can be hooked.
 const START: &str = "bpftime_agent_start";
+/// As that, for a guest: `int bpftime_agent_start_guest(const struct handed *, struct link_map *)`.
+const START_GUEST: &str = "bpftime_agent_start_guest";
 
 /// Makes the process `pid` load the agent from `library`, unless it has it,
-/// and start it on the session directory `sessions`.
-pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> {
-    let (path, directory) = (c_string(library)?, c_string(sessions)?);
+/// and start it on the sessions directory of `dirs`.
+pub fn inject(pid: Pid, library: &Path, dirs: &Dirs) -> Result<(), Problem> {
+    let _alone = alone(pid)?;
+    // Interrupted half way through, we would not tell what became of it.
+    let _quiet = Quiet::begin();
+    let target = Target::inspect(pid, library, &dirs.sessions)?;
+    let guest = target.is_guest.then(|| Guest::open(pid, library, dirs));
+    let guest = guest.transpose()?;
+    let done = run(target, library, dirs, guest.as_ref());
+    if done.is_err()
+        && let Some(guest) = guest
+    {
+        guest.forget();
+    }
+    done
+}
+
+fn run(
+    mut target: Target,
+    library: &Path,
+    dirs: &Dirs,
+    guest: Option<&Guest>,
+) -> Result<(), Problem> {
+    let pid = target.pid;
+    let (path, directory) = (c_string(library)?, c_string(&dirs.sessions)?);
+    let start = if guest.is_some() { START_GUEST } else { START };
     let errand = Errand {
         library: &path,
         sessions: &directory,
-        start: target::symbol(Library::Agent.bytes(), START).ok_or_else(|| {
+        guest,
+        start: target::symbol(Library::Agent.bytes(), start).ok_or_else(|| {
             Problem::new(
                 library.display(),
-                format_args!("does not export {START}"),
+                format_args!("does not export {start}"),
                 "install bpftime again",
             )
         })?,
     };
-    let _alone = alone(pid)?;
-    // Interrupted half way through, we would not tell what became of it.
-    let _quiet = Quiet::begin();
     let deadline = Instant::now() + SAFE_POINT;
     loop {
-        let target = Target::inspect(pid, library, sessions)?;
         let borrowed = safe_point::reach(&target, deadline)?;
         if !target.is_the_same() {
             if Instant::now() >= deadline {
                 return Err(explain(pid, Lost::Replaced));
             }
+            drop(borrowed);
+            target = Target::inspect(pid, library, &dirs.sessions)?;
             continue;
         }
         let tid = borrowed.0.tid();
@@ -91,7 +118,9 @@ pub fn inject(pid: Pid, library: &Path, sessions: &Path) -> Result<(), Problem> 
         let outcome = errand::run(borrowed, &target, slot, &errand, begun + CALLS);
         debug!("{pid}: {outcome:?} after {:?}", begun.elapsed());
         match outcome {
-            Err(Lost::Disturbed) if Instant::now() < deadline => {}
+            Err(Lost::Disturbed) if Instant::now() < deadline => {
+                target = Target::inspect(pid, library, &dirs.sessions)?;
+            }
             outcome => return result(pid, outcome),
         }
     }
@@ -132,6 +161,14 @@ fn result(pid: Pid, outcome: Result<Outcome, Lost>) -> Result<(), Problem> {
             format_args!("it cannot load the agent ({why})"),
             "start it with bpftime start instead",
         )),
+        Ok(Outcome::NotHanded(errno)) => Err(Problem::new(
+            pid,
+            format_args!(
+                "the agent's files cannot be handed to it ({})",
+                errno.desc()
+            ),
+            "run bpftime inside its container",
+        )),
         Ok(Outcome::NoMemory) => Err(Problem::new(
             pid,
             "it may not map more memory (ulimit -v)",
@@ -158,7 +195,8 @@ pub fn can_trace(pid: Pid, deadline: Instant) -> Result<(), Errno> {
 /// What a lost thread means for the user.
 fn explain(pid: Pid, lost: Lost) -> Problem {
     match lost {
-        Lost::Ended => Problem::new(pid, "ended meanwhile", "start it again"),
+        Lost::Ended => permission::ended(pid),
+        Lost::Io(_) if permission::has_ended(pid) => permission::ended(pid),
         Lost::Replaced => Problem::new(pid, "became another program meanwhile (exec)", "try again"),
         Lost::Late => Problem::new(
             pid,

@@ -88,14 +88,6 @@ pub fn check(pid: Pid) -> Result<(), Problem> {
             "start it with bpftime start instead",
         ));
     }
-    // The agent's own ids would mean nothing to tools, nor theirs to it.
-    if other_namespace(pid, "pid") {
-        return Err(Problem::new(
-            pid,
-            "runs in another pid namespace",
-            "run bpftime inside its container",
-        ));
-    }
     check_room(pid, &status)?;
     if is_sandboxed(&status) {
         return Err(Problem::new(
@@ -118,7 +110,7 @@ pub fn stopped(pid: Pid) -> Problem {
 
 /// Whether the process is in another namespace of this kind than we. One that
 /// cannot be told is not; then nothing else can be done with it either.
-fn other_namespace(pid: Pid, kind: &str) -> bool {
+pub fn other_namespace(pid: Pid, kind: &str) -> bool {
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
     let theirs = of(&pid.to_string());
     theirs.is_some() && theirs != of("self")
@@ -189,10 +181,23 @@ fn is_kernel_thread(pid: Pid) -> bool {
         .is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
+/// What to tell of a process that is no more.
+pub fn ended(pid: Pid) -> Problem {
+    Problem::new(pid, "ended meanwhile", "start it again")
+}
+
+/// Whether the process has given its memory back, which is early in its end:
+/// then it can be neither traced nor inspected.
+pub fn has_ended(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.lines().any(|line| line.starts_with("VmSize:"))
+}
+
 /// What a refused look into /proc/PID means.
 pub fn no_access(pid: Pid, error: &io::Error) -> Problem {
     match error.kind() {
-        ErrorKind::NotFound => Problem::new(pid, "ended meanwhile", "start it again"),
+        _ if has_ended(pid) => ended(pid),
+        ErrorKind::NotFound => ended(pid),
         ErrorKind::PermissionDenied => {
             let scope =
                 fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();

@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::Pid;
 use object::ElfFile;
 
 use super::arch::errand::{self, Orders};
 use super::maps::Mapping;
+use super::target;
 use super::thread::{self, Lost, Thread};
 
 const PAGE: u64 = 4096;
@@ -95,9 +95,8 @@ fn size() -> usize {
     errand::size().next_multiple_of(64)
 }
 
-/// All slots in a process, whoever owns them. `rooted` tells where a file of
-/// the target is for us.
-pub fn all(pid: Pid, mappings: &[Mapping], rooted: impl Fn(&Path) -> PathBuf) -> Vec<Slot> {
+/// All slots in a process, whoever owns them.
+pub fn all(pid: Pid, mappings: &[Mapping]) -> Vec<Slot> {
     let mut slots = Vec::new();
     let text = mappings
         .iter()
@@ -106,8 +105,10 @@ pub fn all(pid: Pid, mappings: &[Mapping], rooted: impl Fn(&Path) -> PathBuf) ->
         if slots.len() >= ENOUGH {
             break;
         }
-        let Some(path) = &mapping.path else { continue };
-        let Some(end) = text_end(&rooted(path), mapping) else {
+        let Some(file) = target::file_of(pid, mapping) else {
+            continue;
+        };
+        let Some(end) = text_end(&file, mapping) else {
             continue;
         };
         let mut start = end.next_multiple_of(64);
@@ -123,7 +124,7 @@ pub fn all(pid: Pid, mappings: &[Mapping], rooted: impl Fn(&Path) -> PathBuf) ->
 /// page.
 fn text_end(file: &Path, mapping: &Mapping) -> Option<u64> {
     let metadata = fs::metadata(file).ok()?;
-    if metadata.len() > LARGEST || metadata.ino() != mapping.inode {
+    if metadata.len() > LARGEST {
         return None;
     }
     let bytes = fs::read(file).ok()?;

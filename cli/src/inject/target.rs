@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use object::{ElfFile, Symbol, SymbolKind};
 
 use super::arch::{self, Registers};
+use super::guest;
 use super::maps::{self, Mapping};
 use super::permission::{self, no_access};
 use super::slot::{self, Slot};
@@ -35,6 +36,8 @@ pub struct Dlopen {
 #[derive(Debug)]
 pub struct Target {
     pub pid: Pid,
+    /// It must be handed what others open.
+    pub is_guest: bool,
     pub dlopen: Dlopen,
     pub dlerror: Option<u64>,
     /// Address of the calling thread's `errno`, when called.
@@ -77,12 +80,17 @@ impl Target {
             _ => {}
         }
         let mappings = maps::read(pid).map_err(|error| no_access(pid, &error))?;
+        if mappings.is_empty() && permission::has_ended(pid) {
+            return Err(permission::ended(pid));
+        }
         let libc = find_libc(pid, &mappings)?;
         check_library(pid, &mappings, library)?;
-        check_sees(pid, library)?;
-        // Made with the first session, and removed with the last.
-        check_sees(pid, sessions.parent().unwrap_or(sessions))?;
-        let bytes = fs::read(in_its_root(pid, &libc.path)).map_err(|_| {
+        let is_guest = guest::is_one(pid, library, sessions);
+        if is_guest {
+            guest::check(pid)?;
+        }
+        let bytes = libc.file.as_deref().and_then(|file| fs::read(file).ok());
+        let bytes = bytes.ok_or_else(|| {
             Problem::new(
                 pid,
                 format_args!("its C library {} cannot be read", libc.path.display()),
@@ -120,7 +128,7 @@ impl Target {
             let ranges = ranges.filter(|mapping| mapping.path.as_deref().is_some_and(wanted));
             ranges.map(|mapping| mapping.range.clone()).collect()
         };
-        let slots = slot::all(pid, &mappings, |path| in_its_root(pid, path));
+        let slots = slot::all(pid, &mappings);
         let needed = |mapping: &&Mapping| {
             let mut points = slots.iter().map(Slot::start).chain([dlopen.address]);
             points.any(|point| mapping.range.contains(&point))
@@ -128,6 +136,7 @@ impl Target {
         let text = mappings.iter().filter(needed).cloned().collect();
         Ok(Self {
             pid,
+            is_guest,
             dlopen,
             dlerror: address("dlerror"),
             errno_location: address("__errno_location").ok_or_else(unknown)?,
@@ -182,6 +191,8 @@ pub fn symbol(elf: &[u8], name: &str) -> Option<u64> {
 
 struct Module {
     path: PathBuf,
+    /// Where it is for us.
+    file: Option<PathBuf>,
     base: u64,
 }
 
@@ -215,6 +226,7 @@ fn find_libc(pid: Pid, mappings: &[Mapping]) -> Result<Module, Problem> {
     }
     Ok(Module {
         path,
+        file: file_of(pid, libc),
         base: libc.range.start,
     })
 }
@@ -230,10 +242,21 @@ fn is_allocator(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().contains("malloc"))
 }
 
-fn in_its_root(pid: Pid, path: &Path) -> PathBuf {
+/// Where a file of the process is for us.
+pub fn in_its_root(pid: Pid, path: &Path) -> PathBuf {
     let mut rooted = PathBuf::from(format!("/proc/{pid}/root"));
     rooted.extend(path.components().skip(1));
     rooted
+}
+
+/// Where the file of a mapping is for us. Its path is what we read in
+/// /proc/PID/maps: from the root of the process, or, if that is a directory
+/// below ours, from ours.
+pub fn file_of(pid: Pid, mapping: &Mapping) -> Option<PathBuf> {
+    let path = mapping.path.as_deref()?;
+    let paths = [in_its_root(pid, path), path.to_owned()];
+    let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.ino() == mapping.inode);
+    paths.into_iter().find(is_it)
 }
 
 /// No other agent may be there.
@@ -253,24 +276,4 @@ fn check_library(pid: Pid, mappings: &[Mapping], library: &Path) -> Result<(), P
         ));
     }
     Ok(())
-}
-
-/// A file or directory of ours must be the same for the target.
-fn check_sees(pid: Pid, path: &Path) -> Result<(), Problem> {
-    let theirs = File::open(in_its_root(pid, path)).and_then(|file| file.metadata());
-    match (fs::metadata(path), theirs) {
-        (Ok(ours), Ok(theirs)) if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) => {
-            Ok(())
-        }
-        // Where nothing can be, nothing needs to be seen.
-        (Err(_), _) => Ok(()),
-        _ => Err(Problem::new(
-            pid,
-            format_args!(
-                "has another root directory or mount namespace, where {} is not visible",
-                path.display()
-            ),
-            "run bpftime inside its container",
-        )),
-    }
 }

@@ -70,15 +70,53 @@ fn namespaces_of_its_own() {
     }
 }
 
+/// Attaches and leaves; it has the fds that it had.
+fn comes_and_goes(place: &Place, pid: i32) {
+    let fds = || fs::read_dir(format!("/proc/{pid}/fd")).expect("fd").count();
+    let before = fds();
+    let pid = pid.to_string();
+    for _ in 0..3 {
+        check(&mut place.bpftime(["attach", &pid]), 0, "", "");
+        check(&mut place.bpftime(["detach", &pid]), 0, "", "");
+        assert_eq!(fds(), before);
+    }
+    assert!(!place.path("sessions").exists());
+}
+
 #[test]
 fn pids_of_its_own() {
     let place = Place::new();
-    let command = ["unshare", "-Urmpf", "--mount-proc"];
-    let (running, pid) = started(&command, &waits(&place, "waits"));
-    let line = "runs in another pid namespace: run bpftime inside its container";
-    refuses(&place, pid, line);
-    ends_well(running);
+    for (index, command) in [
+        &["unshare", "-Urpf"][..],
+        &["unshare", "-Urmpf", "--mount-proc"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (running, pid) = started(command, &waits(&place, &format!("waits{index}")));
+        comes_and_goes(&place, pid);
+        ends_well(running);
+    }
 }
+
+/// Its own root, by chroot(2), with the C library that the program needs.
+fn in_another_root(place: &Place, libraries: &[&str]) -> Command {
+    let root = place.path("root");
+    for file in ["lib64/ld-linux-x86-64.so.2"].iter().chain(libraries) {
+        let inside = root.join(file);
+        fs::create_dir_all(inside.parent().expect("a directory")).expect("mkdir");
+        fs::copy(Path::new("/").join(file), inside).expect("copy");
+    }
+    fs::create_dir_all(root.join("proc")).expect("mkdir");
+    fs::copy(waits(place, "waits"), root.join("waits")).expect("copy");
+    let mut command = Command::new("unshare");
+    let script = "[ -z \"$2\" ] || mount -t proc proc \"$1/proc\"; exec chroot \"$1\" /waits";
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(root);
+    command
+}
+
+const LIBC: &str = "lib/x86_64-linux-gnu/libc.so.6";
+const LIBGCC: &str = "lib/x86_64-linux-gnu/libgcc_s.so.1";
 
 #[test]
 fn another_root() {
@@ -86,38 +124,24 @@ fn another_root() {
         return;
     }
     let place = Place::new();
-    let root = place.path("root");
-    for file in [
-        "lib64/ld-linux-x86-64.so.2",
-        "lib/x86_64-linux-gnu/libc.so.6",
-    ] {
-        let inside = root.join(file);
-        fs::create_dir_all(inside.parent().expect("a directory")).expect("mkdir");
-        fs::copy(Path::new("/").join(file), inside).expect("copy");
+    let mut command = in_another_root(&place, &[LIBC, LIBGCC]);
+    let running = Running::start({
+        command.arg("with proc");
+        command
+    });
+    comes_and_goes(&place, running.pid().parse().expect("a pid"));
+    ends_well(running);
+}
+
+#[test]
+fn another_root_without_proc() {
+    if !can("needs root", is_root()) {
+        return;
     }
-    fs::copy(waits(&place, "waits"), root.join("waits")).expect("copy");
-    let mut command = Command::new("chroot");
-    command.arg(&root).arg("/waits");
-    let running = Running::start(command);
-    let agent = place
-        .bpftime(["doctor"])
-        .output()
-        .map(|_| place.path("state"));
-    let output = place
-        .bpftime(["attach", &running.pid()])
-        .output()
-        .expect("run bpftime");
-    let line = String::from_utf8_lossy(&output.stderr).into_owned();
-    let begin = format!(
-        "bpftime: {}: has another root directory or mount namespace, where {}",
-        running.pid(),
-        agent.expect("run bpftime").display()
-    );
-    assert!(line.starts_with(&begin), "{line}");
-    assert!(
-        line.ends_with(" is not visible: run bpftime inside its container\n"),
-        "{line}"
-    );
+    let place = Place::new();
+    let running = Running::start(in_another_root(&place, &[LIBC, LIBGCC]));
+    let line = "has another root directory, in which its /proc is not mounted: mount it there, or start it with bpftime start inside";
+    refuses(&place, running.pid().parse().expect("a pid"), line);
     ends_well(running);
 }
 

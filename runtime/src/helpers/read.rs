@@ -36,7 +36,7 @@ unsafe fn read_anywhere(to: *mut u8, from: u64, len: usize) -> Result<(), Errno>
         return Ok(());
     }
     // SAFETY: the caller vouches for `to`.
-    let done = unsafe { sys::copy_own(thread::ids().pid, to, from, len) };
+    let done = unsafe { sys::copy_own(thread::own_pid(), to, from, len) };
     if done == len as isize {
         Ok(())
     } else {

@@ -8,11 +8,11 @@ use uapi::map::BPF_MAP_TYPE_CGROUP_ARRAY;
 
 use super::row::{Any, Ctx, Len, Room, helper};
 use crate::maps::{Map, bytes};
-use crate::thread;
+use crate::{guest, thread};
 
 helper! {
     /// bpf_get_current_pid_tgid: process id in the upper, thread id in the
-    /// lower 32 bits, as the process sees them in its own pid namespace.
+    /// lower 32 bits, as the tools see them.
     fn get_current_pid_tgid(run) -> u64 = BPF_FUNC_GET_CURRENT_PID_TGID {
         thread::ids().pid_tgid()
     }
@@ -93,7 +93,7 @@ helper! {
     /// bpf_get_ns_current_pid_tgid: {u32 pid, u32 tgid}. The namespace asked
     /// for is taken to be the process's own. EINVAL unless `size` is 8.
     fn get_ns_current_pid_tgid(run, _dev: Any, _ino: Any, to: Room, size: Len) -> i64 = BPF_FUNC_GET_NS_CURRENT_PID_TGID {
-        let ids = thread::ids();
+        let ids = if guest::is_guest() { thread::own_ids() } else { thread::ids() };
         let pair = [ids.tid, ids.pid];
         // SAFETY: the verifier proved that `to` has `size` bytes.
         unsafe {

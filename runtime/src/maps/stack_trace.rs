@@ -211,7 +211,7 @@ impl StackTrace {
         let place = self.place(id).ok_or(Errno::ENOENT)?;
         for _ in 0..TRIES {
             let state = StackTrace::state(place);
-            if state.is_being_written() && sys::alive(state.writer(), state.writer()) {
+            if state.is_being_written() && thread::exists(state.writer()) {
                 sys::sched_yield();
                 continue;
             }
@@ -245,7 +245,7 @@ impl StackTrace {
             let state = StackTrace::state(place);
             let same_hash = state.hash() == hash;
             if state.is_being_written() {
-                if sys::alive(state.writer(), state.writer()) {
+                if thread::exists(state.writer()) {
                     // The same stack at the same time, or another one.
                     return same_hash.then_some(id).ok_or(Errno::EEXIST);
                 }

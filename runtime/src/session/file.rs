@@ -97,6 +97,11 @@ pub(crate) fn fstat(fd: &OwnedFd) -> Result<Stat, Errno> {
     stat_at(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
 }
 
+/// [`fstat`] of a number that may be no fd, or anybody's.
+pub(crate) fn fstat_raw(fd: RawFd) -> Result<Stat, Errno> {
+    stat_at(fd, c"", libc::AT_EMPTY_PATH)
+}
+
 /// open(2) with `O_CLOEXEC` added.
 pub(crate) fn open(path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel reads `path` up to its zero.
@@ -321,6 +326,28 @@ pub(crate) fn move_up(fd: OwnedFd, least: RawFd) -> OwnedFd {
         Ok(high) => unsafe { OwnedFd::from_raw_fd(high as RawFd) },
         Err(_) => fd,
     }
+}
+
+/// A copy of an fd with a number of at least `least`.
+pub(crate) fn copy_up(fd: RawFd, least: RawFd) -> Result<OwnedFd, Errno> {
+    let args = [
+        fd as usize,
+        libc::F_DUPFD_CLOEXEC as usize,
+        least as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: plain numbers.
+    let copy = unsafe { call(libc::SYS_fcntl, args) }?;
+    // SAFETY: the kernel just gave us this fd; nobody else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+}
+
+/// close(2).
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller owns the number.
+    let _ = unsafe { call(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
 /// Bytes an unprivileged user can still allocate in the file's file system.

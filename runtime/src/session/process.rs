@@ -6,6 +6,7 @@ use std::ffi::CString;
 use uapi::Errno;
 
 use super::file;
+use crate::guest;
 
 /// A process, distinguishable from a later one that got the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +27,14 @@ impl ProcessId {
     /// # Errors
     /// As [`ProcessId::of`].
     pub fn current() -> Result<ProcessId, Errno> {
-        ProcessId::of(file::pid())
+        let Some(ids) = guest::ids() else {
+            return ProcessId::of(file::pid());
+        };
+        let stat = own_stat().ok_or(Errno::EINVAL)?;
+        Ok(ProcessId {
+            pid: ids.pid,
+            start: stat.start & ((1 << START_BITS) - 1),
+        })
     }
 
     /// The process that has `pid` now.
@@ -46,8 +54,12 @@ impl ProcessId {
         })
     }
 
-    /// Whether this very process still runs.
+    /// Whether this very process still runs, as far as can be told from here.
     pub fn alive(self) -> bool {
+        if guest::is_guest() {
+            // It sees nobody else.
+            return true;
+        }
         match ProcessId::of(self.pid) {
             Ok(now) => now == self,
             // A process in a chroot(2) may not see any /proc.

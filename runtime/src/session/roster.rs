@@ -6,11 +6,12 @@
 //! the number of slots, waits by time, and a slot counts only while the
 //! process named in it runs.
 
-use std::path::Path;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use shm::{Access, Region, futex};
+use shm::{Access, Region, Segment, futex};
 use uapi::Errno;
 
 use super::objects::text;
@@ -109,6 +110,15 @@ impl Roster {
     /// # Errors
     /// When the state directory or the file is not ours or not writable.
     pub fn open(dirs: &Dirs) -> Result<Roster, SessionError> {
+        let (_, path) = Roster::file(dirs)?;
+        Roster::over(view::whole(&path, Access::ReadWrite)?, &path)
+    }
+
+    /// The file of this boot's roster, made if it is missing, and its path.
+    ///
+    /// # Errors
+    /// As [`Roster::open`].
+    pub fn file(dirs: &Dirs) -> Result<(OwnedFd, PathBuf), SessionError> {
         dirs.ensure_state()?;
         let path = dirs.state.join(format!("roster-{}", boot_id()));
         let failed = |errno| SessionError::file("open", &path, errno);
@@ -127,8 +137,19 @@ impl Roster {
         if stat.size < FILE_BYTES {
             file::ftruncate(&fd, FILE_BYTES).map_err(failed)?;
         }
-        drop(fd);
-        Roster::over(view::whole(&path, Access::ReadWrite)?, &path)
+        Ok((fd, path))
+    }
+
+    /// The roster in an open file; `path` is for error messages.
+    ///
+    /// # Errors
+    /// As [`Roster::open`].
+    pub fn of_file(fd: RawFd, path: &Path) -> Result<Roster, SessionError> {
+        let failed = |errno| SessionError::file("map", path, errno);
+        let segment = Segment::of_file(fd, Access::ReadWrite)
+            .map_err(|error| failed(Errno(error.raw_os_error().unwrap_or(0))))?;
+        let region = segment.region(0, segment.len());
+        Roster::over(region.ok_or_else(|| failed(Errno::EINVAL))?, path)
     }
 
     fn over(region: Region, path: &Path) -> Result<Roster, SessionError> {

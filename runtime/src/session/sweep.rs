@@ -6,9 +6,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use shm::sys;
 use uapi::Errno;
 
 use super::{Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file, roster};
+use crate::guest;
 
 /// Removes the sessions whose tool has ended, and the sessions directory when
 /// it is empty then. Sessions of living tools are left alone.
@@ -17,9 +19,27 @@ pub fn sweep(dirs: &Dirs) {
         sweep_one(&dirs.sessions.join(name));
     }
     if let Ok(path) = file::c_path(&dirs.sessions) {
-        // Fails while a session is left.
-        let _ = file::rmdir(&path);
+        remove_empty(&path);
     }
+}
+
+/// Removes the sessions directory unless it holds a session or the mark of a
+/// living guest. Does not allocate.
+pub(super) fn remove_empty(sessions: &CStr) {
+    if let Ok(dir) = open_dir(sessions) {
+        // What is not seen now stays until the next time.
+        let _ = file::for_each_name(&dir, |name| {
+            let dead = guest::marked(name.to_bytes()).is_some_and(|pid| !sys::alive(pid, pid));
+            if dead {
+                let at = [dir.as_raw_fd() as usize, name.as_ptr() as usize];
+                let flags = libc::AT_REMOVEDIR as usize;
+                // SAFETY: the kernel reads `name` up to its zero.
+                let _ = unsafe { file::call(libc::SYS_unlinkat, [at[0], at[1], flags, 0, 0, 0]) };
+            }
+        });
+    }
+    // Fails while something is left.
+    let _ = file::rmdir(sessions);
 }
 
 /// Names of the sessions in a directory, finished or being made; none when
@@ -192,7 +212,7 @@ fn watch(orders: &Orders, roster: &roster::Roster) -> ! {
         // A tool that closed its session has removed it already.
         if file::fstat(&fd).is_ok_and(|stat| stat.nlink > 0) {
             remove(&orders.directory);
-            let _ = file::rmdir(&orders.sessions);
+            remove_empty(&orders.sessions);
             roster.bump();
         }
     }

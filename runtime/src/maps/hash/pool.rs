@@ -9,7 +9,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
 
-use shm::{Region, sys};
+use shm::Region;
 
 use super::element::{Element, Link, Phase, State, Stock};
 use super::hints::Hints;
@@ -300,7 +300,7 @@ impl Pool {
             Phase::Unknown => return false,
             phase => {
                 let owner = state.owner() as i32;
-                if sys::alive(owner, owner) {
+                if thread::exists(owner) {
                     return false;
                 }
                 let mine = self.state(phase, generation);

@@ -10,7 +10,7 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use shm::{Region, sys};
+use shm::Region;
 
 use super::header::CLAIMS;
 use crate::thread::{self, ThreadIds};
@@ -80,8 +80,7 @@ pub(super) struct Seen {
 impl Seen {
     /// Does its owner exist?
     pub fn alive(&self) -> bool {
-        let ids = ThreadIds::from_pid_tgid(self.owner & !KEPT);
-        sys::can_run(ids.pid, ids.tid)
+        ThreadIds::from_pid_tgid(self.owner & !KEPT).can_run()
     }
 }
 

@@ -263,8 +263,7 @@ impl Drop for Session {
             sweep::remove(&name);
         }
         if let Ok(name) = file::c_path(&self.dirs.sessions) {
-            // Fails while another session is there.
-            let _ = file::rmdir(&name);
+            sweep::remove_empty(&name);
         }
         self.slot.give_back();
         self.roster.bump();

@@ -23,6 +23,8 @@ const PATH: u64 = ANSWERS + size_of::<Answers>() as u64;
 const SESSIONS: u64 = PATH + STRING;
 /// Room for each string, with its zero.
 pub const STRING: u64 = 4096 + 256;
+/// Where a guest's message is.
+pub const MESSAGE: u64 = SESSIONS + STRING;
 /// Size of the mapping; its pages cost when touched.
 pub const LENGTH: u64 = 512 * 1024;
 
@@ -42,6 +44,59 @@ impl Answers {
     /// As they lie in the mapping.
     pub fn from_bytes(bytes: [u8; size_of::<Self>()]) -> Self {
         // SAFETY: every bit pattern is a value of all three fields.
+        unsafe { std::mem::transmute(bytes) }
+    }
+}
+
+/// What a thread of a guest receives its fds by, and the fds.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Message {
+    name: [u64; 2],
+    /// None: the message is its fds.
+    vectors: [u64; 2],
+    control: u64,
+    control_length: u64,
+    flags: u64,
+    length: u64,
+    level: i32,
+    kind: i32,
+    /// What was received.
+    pub fds: [i32; HANDED],
+    /// A pair; what is sent to the second arrives at the first.
+    pub sockets: [i32; 2],
+}
+
+/// Number of fds that are handed over.
+pub const HANDED: usize = 4;
+
+impl Message {
+    /// Before anything has arrived, for this mapping.
+    pub fn empty(mapping: u64) -> Self {
+        let control = size_of::<libc::cmsghdr>() + size_of::<[i32; HANDED]>();
+        Self {
+            name: [0; 2],
+            vectors: [0; 2],
+            control: mapping + MESSAGE + offset_of!(Self, length) as u64,
+            control_length: control as u64,
+            flags: 0,
+            length: 0,
+            level: 0,
+            kind: 0,
+            fds: [-1; HANDED],
+            sockets: [-1; 2],
+        }
+    }
+
+    /// As it lies in the mapping.
+    pub fn bytes(&self) -> [u8; size_of::<Self>()] {
+        // SAFETY: no padding.
+        unsafe { std::mem::transmute(*self) }
+    }
+
+    /// As [`Answers::from_bytes`].
+    pub fn from_bytes(bytes: [u8; size_of::<Self>()]) -> Self {
+        // SAFETY: every bit pattern is a value of all fields.
         unsafe { std::mem::transmute(bytes) }
     }
 }
@@ -174,6 +229,13 @@ pub fn set_out_from_call(before: &Registers, at: u64) -> Registers {
     registers
 }
 
+/// Registers for receiving fds, when the mapping is there.
+pub fn receive(before: &Registers, at: u64, mapping: u64) -> Registers {
+    let mut registers = work(before, at, mapping);
+    registers.rip = at + offset(Place::Receive);
+    registers
+}
+
 /// Registers for the work, when the mapping is there.
 pub fn work(before: &Registers, at: u64, mapping: u64) -> Registers {
     let mut registers = *before;
@@ -197,7 +259,13 @@ pub enum Place {
     Blocked,
     /// After the call that makes the mapping.
     Mapped,
-    /// Where the thread is sent with a mapping.
+    /// Where the thread of a guest is sent with a mapping.
+    Receive,
+    /// After the call that makes the sockets.
+    Paired,
+    /// After the call that receives.
+    Received,
+    /// Where the thread is sent with a mapping that is filled in.
     Work,
     /// After the call that removes the mapping.
     Unmapped,
@@ -212,6 +280,9 @@ pub fn offset(place: Place) -> u64 {
         Place::Start => &raw const bpftime_errand_start,
         Place::Blocked => &raw const bpftime_errand_blocked,
         Place::Mapped => &raw const bpftime_errand_mapped,
+        Place::Receive => &raw const bpftime_errand_receive,
+        Place::Paired => &raw const bpftime_errand_paired,
+        Place::Received => &raw const bpftime_errand_received,
         Place::Work => &raw const bpftime_errand_work,
         Place::Unmapped => &raw const bpftime_errand_unmapped,
         Place::Last => &raw const bpftime_errand_last,
@@ -235,6 +306,9 @@ unsafe extern "C" {
     static bpftime_errand_start: u8;
     static bpftime_errand_blocked: u8;
     static bpftime_errand_mapped: u8;
+    static bpftime_errand_receive: u8;
+    static bpftime_errand_paired: u8;
+    static bpftime_errand_received: u8;
     static bpftime_errand_work: u8;
     static bpftime_errand_unmapped: u8;
     static bpftime_errand_last: u8;
@@ -272,6 +346,23 @@ global_asm!(
     "mov r10, [rip + bpftime_errand + {R10}]",
     "mov r11, [rip + bpftime_errand + {R11}]",
     ".endm",
+    // Whatever fds were received; a closed number is -1.
+    ".macro bpftime_errand_close",
+    "cmp qword ptr [rbx + {CONTROL}], 0",
+    "je 33f",
+    "xor r14d, r14d",
+    "31:",
+    "mov edi, [rbx + {FDS} + r14 * 4]",
+    "test edi, edi",
+    "js 32f",
+    "mov eax, {CLOSE}",
+    "syscall",
+    "32:",
+    "inc r14d",
+    "cmp r14d, {FDS_COUNT}",
+    "jb 31b",
+    "33:",
+    ".endm",
     ".pushsection .rodata.bpftime_errand, \"a\", @progbits",
     // Code elsewhere in this binary names them.
     ".hidden bpftime_errand",
@@ -282,6 +373,12 @@ global_asm!(
     ".globl bpftime_errand_blocked",
     ".hidden bpftime_errand_mapped",
     ".globl bpftime_errand_mapped",
+    ".hidden bpftime_errand_receive",
+    ".globl bpftime_errand_receive",
+    ".hidden bpftime_errand_paired",
+    ".globl bpftime_errand_paired",
+    ".hidden bpftime_errand_received",
+    ".globl bpftime_errand_received",
     ".hidden bpftime_errand_work",
     ".globl bpftime_errand_work",
     ".hidden bpftime_errand_unmapped",
@@ -312,6 +409,29 @@ global_asm!(
     "mov rbx, rax",
     "mov ebp, 0",
     "jmp 8f",
+    // rbx: the mapping, with a message to receive.
+    "bpftime_errand_receive:",
+    "mov eax, {SOCKETPAIR}",
+    "mov edi, {AF_UNIX}",
+    "mov esi, {SOCK}",
+    "mov edx, 0",
+    "lea r10, [rbx + {SOCKETS}]",
+    "syscall",
+    // Here the tracer sends it.
+    "bpftime_errand_paired:",
+    "mov eax, {RECVMSG}",
+    "mov edi, [rbx + {SOCKETS}]",
+    "lea rsi, [rbx + {MESSAGE}]",
+    "mov edx, {RECEIVE}",
+    "syscall",
+    // Here the tracer sends the thread to the work. It did not: back.
+    "bpftime_errand_received:",
+    "lea rsp, [rbx + {STACK}]",
+    "bpftime_errand_close",
+    "push [rip + bpftime_errand + {RFLAGS}]",
+    "popfq",
+    "mov ebp, 0",
+    "jmp 8f",
     // rbx: the mapping, filled in.
     "bpftime_errand_work:",
     "mov eax, -1",
@@ -340,6 +460,7 @@ global_asm!(
     "jmp 2f",
     // A handle is a struct link_map: first is where the library is.
     "7:",
+    "mov rsi, rax",
     "mov rax, [rax]",
     "add rax, [rip + bpftime_errand + {START}]",
     "lea rdi, [rbx + {SESSIONS}]",
@@ -348,6 +469,7 @@ global_asm!(
     "mov [rbx + {STATUS}], rax",
     "2:",
     "mov [r12], r13d",
+    "bpftime_errand_close",
     // Does a signal that waits for us end the interrupted system call?
     "mov r14, [rip + bpftime_errand + {INTERRUPTIBLE}]",
     "test r14, r14",
@@ -404,6 +526,18 @@ global_asm!(
     ".popsection",
     ".purgem bpftime_errand_block",
     ".purgem bpftime_errand_back",
+    ".purgem bpftime_errand_close",
+    SOCKETPAIR = const libc::SYS_socketpair,
+    RECVMSG = const libc::SYS_recvmsg,
+    CLOSE = const libc::SYS_close,
+    AF_UNIX = const libc::AF_UNIX,
+    SOCK = const libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+    RECEIVE = const libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
+    MESSAGE = const MESSAGE,
+    CONTROL = const MESSAGE + offset_of!(Message, control) as u64,
+    SOCKETS = const MESSAGE + offset_of!(Message, sockets) as u64,
+    FDS = const MESSAGE + offset_of!(Message, fds) as u64,
+    FDS_COUNT = const HANDED + 2,
     SIGPROCMASK = const libc::SYS_rt_sigprocmask,
     SIG_SETMASK = const libc::SIG_SETMASK,
     SIGPENDING = const libc::SYS_rt_sigpending,
