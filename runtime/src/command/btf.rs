@@ -1,11 +1,12 @@
 //! `BPF_BTF_LOAD`: checks a type description and keeps it. It knows no type's
 //! meaning.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use object::btf::{Btf, BtfError};
 
 use super::Bpf;
+use super::object::Home;
 use crate::kernel_types::KERNEL_BTF;
 
 /// The kernel's own description has the first id, as in the kernel.
@@ -16,6 +17,17 @@ pub struct BtfObject {
     id: u32,
     bytes: Box<[u8]>,
     types: Btf,
+    /// Its id in the session, once a map there needs it.
+    shared: OnceLock<u32>,
+    home: Weak<Home>,
+}
+
+impl Drop for BtfObject {
+    fn drop(&mut self) {
+        if let (Some(&id), Some(home)) = (self.shared.get(), self.home.upgrade()) {
+            home.remove(id);
+        }
+    }
 }
 
 impl BtfObject {
@@ -27,6 +39,16 @@ impl BtfObject {
     /// The description as it was loaded.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Its id in the session, where everyone can read it; 0 when there is no
+    /// session or no room: maps do without.
+    pub(super) fn share(&self) -> u32 {
+        let share = || {
+            let home = self.home.upgrade()?;
+            home.session().ok()?.create_btf(&self.bytes).ok()
+        };
+        *self.shared.get_or_init(|| share().unwrap_or(0))
     }
 
     /// Empty unless it is the kernel's.
@@ -59,6 +81,8 @@ impl Bpf {
             id,
             bytes: bytes.into(),
             types,
+            shared: OnceLock::new(),
+            home: Arc::downgrade(&self.home),
         });
         tables.btfs.insert(id, &object);
         Ok(object)
@@ -73,6 +97,8 @@ impl Bpf {
                 id: KERNEL_ID,
                 types: Btf::parse(&bytes).ok()?,
                 bytes: bytes.into(),
+                shared: OnceLock::new(),
+                home: Weak::new(),
             });
             self.home.tables().btfs.insert(KERNEL_ID, &object);
             Some(object)

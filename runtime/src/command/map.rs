@@ -151,6 +151,7 @@ impl Bpf {
         if let Some(btf) = &btf {
             let fields = types::map_fields(btf.types(), &spec)?;
             spec.set_fields(&fields);
+            spec.btf = btf.share();
         }
         let (id, map) = match self.session() {
             Ok(session) => {

@@ -42,8 +42,8 @@ pub struct MapSpec {
     pub fields: [FieldSpec; MAX_FIELDS],
     /// Of a map of maps: what those are like. Its type is 0 for others.
     pub inner: InnerSpec,
-    /// Zero.
-    pub _pad2: u32,
+    /// Object id of the description of its types, or 0.
+    pub btf: u32,
 }
 
 /// What the maps in a map of maps are like (kernel: `inner_map_meta`).

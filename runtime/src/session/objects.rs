@@ -34,6 +34,8 @@ pub(super) const FILE_BYTES: u64 = 256 << 20;
 
 /// Most bytes of bytecode (`BPF_COMPLEXITY_LIMIT_INSNS` instructions).
 pub(super) const MAX_PROGRAM_BYTES: u64 = 8 * uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS as u64;
+/// Most bytes of a type description (`BTF_MAX_SIZE`).
+pub(super) const MAX_BTF_BYTES: u64 = 16 << 20;
 /// Most bytes of a link's places.
 pub(super) const MAX_LINK_BYTES: u64 =
     (super::link::MAX_PLACES * size_of::<super::link::Place>()) as u64;
@@ -97,6 +99,8 @@ pub enum ObjectKind {
     Link = 3,
     /// A ring of a perf event array.
     PerfRing = 4,
+    /// What a tool said of the types of its maps.
+    Btf = 5,
 }
 
 impl ObjectKind {
@@ -106,6 +110,7 @@ impl ObjectKind {
             2 => Some(ObjectKind::Program),
             3 => Some(ObjectKind::Link),
             4 => Some(ObjectKind::PerfRing),
+            5 => Some(ObjectKind::Btf),
             _ => None,
         }
     }

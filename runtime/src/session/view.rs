@@ -14,7 +14,7 @@ use vm::program::ProgramInfo;
 
 use super::data::{Data, LinkCounters};
 use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
-use super::objects::{MAX_LINK_BYTES, MAX_PROGRAM_BYTES, ObjectKind, Objects, Place, Record, text};
+use super::objects::{MAX_BTF_BYTES, MAX_LINK_BYTES, MAX_PROGRAM_BYTES, ObjectKind, Objects, Place, Record, text};
 use super::process::ProcessId;
 use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
 use crate::maps::{Map, MapSpec, PerfRing};
@@ -150,6 +150,12 @@ impl SessionView {
     /// A map's spec, without opening it.
     pub fn map_spec(&self, id: u32) -> Option<MapSpec> {
         self.objects.find(id, ObjectKind::Map)?.body()
+    }
+
+    /// What the tool said of a map's types, if it did.
+    pub fn btf(&self, map: &MapSpec) -> Option<Vec<u8>> {
+        let record = self.objects.find(map.btf, ObjectKind::Btf)?;
+        self.objects.payload(&record, MAX_BTF_BYTES)
     }
 
     /// A map; opened once and kept until [`SessionView::forget_removed`]. One

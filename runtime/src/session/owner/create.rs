@@ -145,6 +145,20 @@ impl Session {
         Ok(id)
     }
 
+    /// Stores what a tool said of its maps' types, for who looks at them.
+    ///
+    /// # Errors
+    /// `E2BIG` for too long a description, `ENOMEM` without space.
+    pub fn create_btf(&self, bytes: &[u8]) -> Result<u32, Errno> {
+        if bytes.len() as u64 > objects::MAX_BTF_BYTES {
+            return Err(Errno::E2BIG);
+        }
+        let mut inner = self.lock();
+        let id = inner.table.reserve()?;
+        self.publish_payload(&mut inner, id, ObjectKind::Btf, 0, &[], bytes)?;
+        Ok(id)
+    }
+
     /// Writes a payload and publishes the record of a reserved id that names
     /// it, or gives both back.
     fn publish_payload(
@@ -271,6 +285,7 @@ impl Session {
             ObjectKind::Program,
             ObjectKind::Link,
             ObjectKind::PerfRing,
+            ObjectKind::Btf,
         ]
         .into_iter()
         .find_map(|kind| self.objects.find(id, kind))
