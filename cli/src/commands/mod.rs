@@ -2,9 +2,12 @@
 //! `run`, and a row in [`Command`] and in [`run`].
 
 mod attach;
+mod chosen;
 mod detach;
 mod doctor;
+mod json;
 mod load;
+mod map;
 mod prog;
 mod start;
 mod status;
@@ -31,6 +34,7 @@ Examples:
   bpftime start bash                   run a program that tools can trace
   bpftime attach $(pidof myserver)     let tools trace running processes
   bpftime status                       what runs where
+  bpftime map dump counts              what a tool's map holds
   bpftime verify counter.bpf.o         what the verifier thinks of programs
   bpftime doctor                       what this machine and user can do
 
@@ -44,6 +48,7 @@ enum Command {
     Attach(attach::Args),
     Detach(detach::Args),
     Status(status::Args),
+    Map(map::Args),
     Prog(prog::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
@@ -75,6 +80,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Attach(args) => attach::run(args),
         Command::Detach(args) => detach::run(args),
         Command::Status(args) => status::run(args),
+        Command::Map(args) => map::run(args),
         Command::Prog(args) => prog::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),

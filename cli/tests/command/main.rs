@@ -8,6 +8,7 @@ mod errors;
 mod habits;
 mod killed;
 mod launch;
+mod maps;
 mod places;
 mod report;
 mod verify;

@@ -16,7 +16,7 @@ use uapi::Errno;
 use crate::maps::MapSpec;
 
 /// First word of the file ("bpfobj\0" and the layout's number).
-const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x04");
+const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x05");
 
 /// Where the table begins; before it lies the header.
 const TABLE: u64 = 4096;
@@ -34,6 +34,10 @@ pub(super) const FILE_BYTES: u64 = 256 << 20;
 
 /// Most bytes of bytecode (`BPF_COMPLEXITY_LIMIT_INSNS` instructions).
 pub(super) const MAX_PROGRAM_BYTES: u64 = 8 * uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS as u64;
+/// State of a map that bpf(2) changes no more; larger ones are also where the
+/// copy of its contents lies.
+pub(super) const FROZEN: u32 = 1;
+
 /// Most bytes of a type description (`BTF_MAX_SIZE`).
 pub(super) const MAX_BTF_BYTES: u64 = 16 << 20;
 /// Most bytes of a link's places.
@@ -282,7 +286,7 @@ impl Objects {
             .filter(move |record| record.kind == kind)
     }
 
-    /// The copy that freezing a map made of its contents.
+    /// The copy that freezing a map of constants made of its contents.
     pub fn contents(&self, map: &Record) -> Option<Region> {
         let offset = u64::from(map.state);
         (map.kind == ObjectKind::Map && offset >= PAYLOAD)

@@ -14,7 +14,10 @@ use vm::program::ProgramInfo;
 
 use super::data::{Data, LinkCounters};
 use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
-use super::objects::{MAX_BTF_BYTES, MAX_LINK_BYTES, MAX_PROGRAM_BYTES, ObjectKind, Objects, Place, Record, text};
+use super::objects::{
+    FROZEN, MAX_BTF_BYTES, MAX_LINK_BYTES, MAX_PROGRAM_BYTES, ObjectKind, Objects, Place, Record,
+    text,
+};
 use super::process::ProcessId;
 use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
 use crate::maps::{Map, MapSpec, PerfRing};
@@ -152,6 +155,12 @@ impl SessionView {
         self.objects.find(id, ObjectKind::Map)?.body()
     }
 
+    /// Has the tool frozen a map?
+    pub fn is_frozen(&self, id: u32) -> bool {
+        let record = self.objects.find(id, ObjectKind::Map);
+        record.is_some_and(|record| record.state != 0)
+    }
+
     /// What the tool said of a map's types, if it did.
     pub fn btf(&self, map: &MapSpec) -> Option<Vec<u8>> {
         let record = self.objects.find(map.btf, ObjectKind::Btf)?;
@@ -180,7 +189,7 @@ impl SessionView {
         }
         let storage = match record.place {
             // Read-only for us: what was verified is what programs read.
-            _ if frozen => self.objects.contents(record)?,
+            _ if record.state > FROZEN => self.objects.contents(record)?,
             Place::Data => self.data.storage(record.offset, record.len)?,
             Place::Array => {
                 let path = self.path.join(format!("{ARRAY_PREFIX}{id}"));

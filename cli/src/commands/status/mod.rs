@@ -4,7 +4,7 @@
 //! Reading order: [`report`] (what is told), [`text`] (for people), `names`
 //! (the kernel's words for numbers).
 
-mod names;
+pub(super) mod names;
 mod report;
 pub(super) mod text;
 

@@ -98,7 +98,8 @@ impl Session {
             .ok_or(Errno::ENOENT)?;
         map.freeze()?;
         let Some(contents) = map.rodata() else {
-            return Ok(());
+            let told = inner.table.set_state(id, objects::FROZEN);
+            return told.ok_or(Errno::ENOENT);
         };
         let offset = inner.payload.take(record.len).ok_or(Errno::ENOMEM)?;
         let state = u32::try_from(offset).map_err(|_| Errno::ENOMEM)?;
@@ -295,7 +296,7 @@ impl Session {
         inner.maps.remove(&id);
         inner.rings.remove(&id);
         self.free_storage(&mut inner, id, record.place, record.offset, record.len);
-        if record.kind == ObjectKind::Map && record.state != 0 {
+        if record.kind == ObjectKind::Map && record.state > objects::FROZEN {
             inner.payload.give(u64::from(record.state), record.len);
         }
         Ok(())

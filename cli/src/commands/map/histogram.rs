@@ -1,0 +1,156 @@
+//! Histograms of powers of two, in the layout that BPF tools use.
+
+use std::fmt::Write;
+
+use object::btf::{Btf, Shape};
+
+use super::super::json::Json;
+use super::found::Found;
+use super::typed::Typed;
+use super::walk::Walk;
+use crate::problem::Problem;
+
+/// Most slots of a histogram: one for each power of two of 64 bits.
+const MAX_SLOTS: usize = 64;
+
+/// Draws a map: one histogram for each value that has `slots`, or one whose
+/// slots are the elements of an array.
+pub fn render(map: &Found, btf: Option<&Btf>, walk: Walk) -> Result<String, Problem> {
+    let slots = btf.and_then(|btf| slots_in(btf, map.spec.btf_value_type_id));
+    let mut text = String::new();
+    if let (Some(slots), Some(btf)) = (slots, btf) {
+        for (key, value) in walk {
+            let counts: Vec<u64> = (0..slots.count)
+                .map(|slot| {
+                    map.values(&value)
+                        .map(|copy| slots.count_of(copy, slot))
+                        .sum()
+                })
+                .collect();
+            if map.spec.max_entries > 1 && map.spec.btf_key_type_id != 0 {
+                let mut json = Json::new(false);
+                Typed { btf, plain: true }.write(&mut json, map.spec.btf_key_type_id, &key);
+                // Writing to a string cannot fail.
+                let _ = write!(text, "key {}", json.finish());
+            }
+            draw(&mut text, &counts);
+        }
+        return Ok(text);
+    }
+    let size = map.spec.value_size as usize;
+    if !matches!(size, 4 | 8) || map.spec.key_size != 4 || map.spec.max_entries as usize > MAX_SLOTS
+    {
+        return Err(map.problem(
+            "holds no histogram",
+            "its values must have an array of integers named slots, or it must be an array of up to 64 integers",
+        ));
+    }
+    let mut counts = vec![0; map.spec.max_entries as usize];
+    for (key, value) in walk {
+        let index = key.try_into().map_or(u32::MAX, u32::from_le_bytes) as usize;
+        if let Some(count) = counts.get_mut(index) {
+            *count = map.values(&value).map(integer).sum();
+        }
+    }
+    draw(&mut text, &counts);
+    Ok(text)
+}
+
+/// Where a value has its slots.
+struct Slots {
+    at: usize,
+    size: usize,
+    count: usize,
+}
+
+impl Slots {
+    fn count_of(&self, value: &[u8], slot: usize) -> u64 {
+        let at = self.at + slot * self.size;
+        value.get(at..at + self.size).map_or(0, integer)
+    }
+}
+
+fn slots_in(btf: &Btf, ty: u32) -> Option<Slots> {
+    let (_, shape) = btf.resolved(ty);
+    let of_array = |ty: u32, at: usize| {
+        let (_, Shape::Array { element, count, .. }) = btf.resolved(ty) else {
+            return None;
+        };
+        let (_, Shape::Int { size, .. }) = btf.resolved(*element) else {
+            return None;
+        };
+        Some(Slots {
+            at,
+            size: *size as usize,
+            count: (*count as usize).min(MAX_SLOTS),
+        })
+    };
+    let named = |name: u32| btf.string(name) == Some("slots");
+    match shape {
+        Shape::Array { .. } => of_array(ty, 0),
+        shape => shape
+            .members()
+            .iter()
+            .find(|member| named(member.name))
+            .and_then(|member| of_array(member.ty, member.bit as usize / 8)),
+    }
+}
+
+fn integer(bytes: &[u8]) -> u64 {
+    let mut raw = [0; 8];
+    for (to, from) in raw.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    u64::from_le_bytes(raw)
+}
+
+/// As `print_log2_hist` of the BPF tools: slots up to the last that counts.
+fn draw(text: &mut String, counts: &[u64]) {
+    let Some(last) = counts.iter().rposition(|&count| count > 0) else {
+        return;
+    };
+    let most = counts.iter().copied().max().unwrap_or(1).max(1);
+    let (indent, label, width, stars) = match last {
+        0..=32 => (5, 19, 10, 40),
+        _ => (15, 29, 20, 20),
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{:indent$}{:<label$} : count    distribution",
+        "", "value"
+    );
+    for (slot, &count) in counts[..=last].iter().enumerate() {
+        let low = (1u128 << (slot + 1)) >> 1;
+        let high = (1u128 << (slot + 1)) - 1;
+        let low = if low == high { low - 1 } else { low };
+        let filled = (u128::from(count) * stars as u128 / u128::from(most)) as usize;
+        let bar = "*".repeat(filled);
+        let _ = writeln!(
+            text,
+            "{low:>width$} -> {high:<width$} : {count:<8} |{bar:stars$}|"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_powers_of_two() {
+        let mut text = String::new();
+        draw(&mut text, &[1, 0, 4, 0]);
+        assert_eq!(
+            text,
+            "     value               : count    distribution
+         0 -> 1          : 1        |**********                              |
+         2 -> 3          : 0        |                                        |
+         4 -> 7          : 4        |****************************************|
+"
+        );
+        text.clear();
+        draw(&mut text, &[0; 8]);
+        assert_eq!(text, "");
+    }
+}
