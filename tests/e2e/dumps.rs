@@ -57,6 +57,49 @@ fn bytecode_machine_code_and_facts_of_a_program() {
 }
 
 #[test]
+fn programs_links_and_global_data_by_id() {
+    let world = World::new();
+    let target = world.fixture("puppet");
+    let tool = world.fixture_tool("ringtrace", &[], &target, "puppet_step");
+    let json = |args: &[&str]| -> serde_json::Value {
+        let output = world.run(&[args, &["-j"]].concat());
+        assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
+        serde_json::from_str(&output.stdout).expect("JSON")
+    };
+    let programs = json(&["prog", "list", "on_return"]);
+    let program = &programs[0];
+    assert_eq!(programs.as_array().map(Vec::len), Some(1));
+    assert_eq!(program["type"], "kprobe");
+    assert_eq!(program["pids"][0]["pid"], tool.pid());
+    let maps = json(&["map", "list"]);
+    let name_of = |id: &serde_json::Value| {
+        let map = maps
+            .as_array()
+            .and_then(|maps| maps.iter().find(|map| map["id"] == *id));
+        map.expect("a map of the program")["name"].clone()
+    };
+    let used: Vec<_> = program["map_ids"]
+        .as_array()
+        .expect("ids")
+        .iter()
+        .map(name_of)
+        .collect();
+    assert!(used.iter().any(|name| name == "events"), "{used:?}");
+
+    let links = json(&["link", "list"]);
+    let of_program = |link: &&serde_json::Value| link["prog_id"] == program["id"];
+    let link = links
+        .as_array()
+        .and_then(|links| links.iter().find(of_program));
+    let link = link.expect("its link");
+    assert_eq!(link["type"], "uretprobe");
+    assert_eq!(link["path"], target.to_str().expect("a plain path"));
+    assert_eq!(link["enabled"], true);
+    assert!(link["places"][0]["offset"].as_u64() > Some(0), "{link}");
+    drop(tool);
+}
+
+#[test]
 fn what_is_not_there() {
     let world = World::new();
     let none = world.run(&["prog", "dump", "xlated"]);

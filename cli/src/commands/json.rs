@@ -4,6 +4,8 @@
 
 use std::fmt::{Display, Write};
 
+use runtime::session::SessionView;
+
 /// How results are printed.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Format {
@@ -134,6 +136,17 @@ impl Json {
             for byte in bytes {
                 json.bare(format_args!("\"{byte:#04x}\""));
             }
+        });
+    }
+
+    /// The member that tells whose something is.
+    pub fn tool(&mut self, view: &SessionView) {
+        self.name("pids");
+        self.array(|json| {
+            json.object(|json| {
+                json.bare_member("pid", view.owner().pid);
+                json.string_member("comm", &view.command());
+            });
         });
     }
 

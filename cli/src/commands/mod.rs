@@ -6,6 +6,7 @@ mod chosen;
 mod detach;
 mod doctor;
 mod json;
+mod link;
 mod load;
 mod map;
 mod prog;
@@ -50,6 +51,7 @@ enum Command {
     Status(status::Args),
     Map(map::Args),
     Prog(prog::Args),
+    Link(link::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
     #[command(hide = true)]
@@ -81,6 +83,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Detach(args) => detach::run(args),
         Command::Status(args) => status::run(args),
         Command::Map(args) => map::run(args),
+        Command::Link(args) => link::run(&args),
         Command::Prog(args) => prog::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),

@@ -105,12 +105,6 @@ fn json(json: &mut Json, map: &Found) {
         if spec.btf != 0 {
             json.bare_member("btf_id", spec.btf);
         }
-        json.name("pids");
-        json.array(|json| {
-            json.object(|json| {
-                json.bare_member("pid", map.view.owner().pid);
-                json.string_member("comm", &map.view.command());
-            });
-        });
+        json.tool(&map.view);
     });
 }

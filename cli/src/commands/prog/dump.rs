@@ -90,7 +90,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
     })
 }
 
-fn wanted(asked: Option<&str>, id: u32, spec: &ProgramSpec) -> bool {
+pub(super) fn wanted(asked: Option<&str>, id: u32, spec: &ProgramSpec) -> bool {
     asked.is_none_or(|asked| asked == spec.name || asked.parse() == Ok(id))
 }
 

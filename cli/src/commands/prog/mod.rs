@@ -1,6 +1,7 @@
 //! `bpftime prog`: the programs of running tools, as code. It changes nothing.
 
 mod dump;
+mod list;
 
 use clap::Subcommand;
 
@@ -15,12 +16,15 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(visible_alias = "show")]
+    List(list::Args),
     Dump(dump::Args),
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<(), Problem> {
     match args.command {
+        Command::List(args) => list::run(&args),
         Command::Dump(args) => dump::run(&args),
     }
 }

@@ -1,5 +1,7 @@
 //! The kernel's words for map and program types, as bpftool prints them.
 
+use runtime::session::LinkKind;
+
 /// `enum bpf_map_type`, in its order.
 const MAP_TYPES: [&str; 34] = [
     "unspec",
@@ -90,6 +92,21 @@ fn name(names: &[&str], number: u32) -> String {
         .ok()
         .and_then(|index| names.get(index));
     known.map_or_else(|| format!("type {number}"), |name| (*name).to_owned())
+}
+
+/// What a link does, in one or two words.
+pub fn link_kind(kind: LinkKind) -> &'static str {
+    match kind {
+        LinkKind::Uprobe => "uprobe",
+        LinkKind::Uretprobe => "uretprobe",
+        LinkKind::Session => "session",
+        LinkKind::Replace => "replace",
+        LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit => "raw tracepoint",
+        LinkKind::SyscallEnter
+        | LinkKind::SyscallExit
+        | LinkKind::AnySyscallEnter
+        | LinkKind::AnySyscallExit => "tracepoint",
+    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use object::ElfFile;
-use runtime::session::{
-    Dirs, Laggards, LinkKind, LinkSpec, ProcessId, Role, Roster, SessionView, list,
-};
+use runtime::session::{Dirs, Laggards, LinkSpec, ProcessId, Role, Roster, SessionView, list};
 use serde::Serialize;
 
 use super::names;
@@ -170,15 +168,7 @@ fn link(view: &SessionView, id: u32, spec: LinkSpec) -> Link {
     let offset = places.first().map_or(0, |place| place.offset);
     Link {
         id,
-        kind: match spec.kind {
-            LinkKind::Uprobe => "uprobe",
-            LinkKind::Uretprobe => "uretprobe",
-            LinkKind::Session => "session",
-            LinkKind::Replace => "replace",
-            LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit => "raw tracepoint",
-            kind if kind.is_of_syscalls() => "tracepoint",
-            _ => "other",
-        },
+        kind: names::link_kind(spec.kind),
         function: function_at(Path::new(&spec.path), offset),
         places: places.len(),
         path: spec.path,
