@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use attach::{Callback, Counter, Hits, Needs, Probe};
+use attach::{Callback, Counter, Hits, Inline, Needs, Probe};
 use runtime::program::LoadedProgram;
 use runtime::run::{ProcessEnv, RunState};
 use runtime::session::LinkCounters;
@@ -39,6 +39,8 @@ pub struct Hit {
     claims: Claims,
     callback: Callback,
     needs: Needs,
+    /// What the callback does, where that is short.
+    inline: Option<Inline>,
     /// What came of this link's hits.
     tally: Arc<Tally>,
 }
@@ -133,6 +135,7 @@ impl Hit {
             claims: claims.unwrap_or(Claims::NONE),
             callback,
             needs,
+            inline: is_alone.then(|| Inline::of(program.code_bytes())).flatten(),
             tally: Arc::clone(tally),
         }
     }
@@ -152,6 +155,7 @@ impl Hit {
     fn uncounted_probe(&self) -> Probe {
         Probe::new(self.callback, ptr::from_ref(self).cast())
             .needing(self.needs)
+            .inlined(self.inline.as_ref().map_or(ptr::null(), ptr::from_ref))
             .counting_misses(&raw const self.tally.missed)
             .before_others()
     }
@@ -161,6 +165,7 @@ impl Hit {
         Probe {
             callback: on_session_hit,
             needs: Needs::EVERYTHING,
+            inline: ptr::null(),
             ..self.probe()
         }
     }
@@ -170,6 +175,7 @@ impl Hit {
         Probe {
             callback: on_override_hit,
             needs: Needs::EVERYTHING,
+            inline: ptr::null(),
             ..self.probe()
         }
     }

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Instant;
 
-use bpftime_attach::{Hit, Kind, Needs, Probe};
+use bpftime_attach::{Hit, Inline, Kind, Needs, Probe};
 
 unsafe extern "C" fn empty(_: *mut uapi::PtRegs, _: *const (), _: *mut Hit) -> u64 {
     0
@@ -34,6 +34,15 @@ fn main() {
     let engine = common::engine();
     let addr = victim as *const () as usize;
     let plain = nanoseconds_per_call();
+    // What a program that does nothing is compiled to: `xor eax, eax; ret`.
+    let inline = Inline::of(&[0x31, 0xc0, 0xc3]).expect("short");
+    let probe = Probe::new(empty, std::ptr::null())
+        .needing(Needs::LITTLE)
+        .inlined(&raw const inline);
+    let id = common::attach(engine, addr, Kind::Entry, probe);
+    let cost = nanoseconds_per_call() - plain;
+    println!("in a block: {cost:.1} ns over {plain:.1}");
+    engine.detach(&[id]);
     for needs in [Needs::LITTLE, Needs::VECTORS, Needs::EVERYTHING] {
         let probe = Probe::new(empty, std::ptr::null()).needing(needs);
         for kinds in [

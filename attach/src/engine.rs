@@ -30,8 +30,10 @@ use crate::syscalls::sites::Sites;
 use crate::syscalls::{SyscallProbe, SyscallSite};
 use crate::text::{self, Change, Outcome, TextWriter};
 
+mod inlined;
 mod ladder;
 
+use inlined::Blocks;
 use ladder::Batch;
 
 /// What the engine knows of a site.
@@ -56,6 +58,7 @@ struct Record {
     tail: Option<(u64, u64)>,
     entry: Vec<Attached>,
     exit: Vec<Attached>,
+    blocks: Blocks,
 }
 
 impl Record {
@@ -76,6 +79,7 @@ impl Record {
             tail: plan.tail,
             entry: Vec::new(),
             exit: Vec::new(),
+            blocks: Blocks::of(plan.writes.last().map_or(&[], |(_, code)| code)),
         }
     }
 
@@ -89,6 +93,7 @@ impl Record {
 
     /// Lets threads see the lists; gives the old ones.
     fn publish(&self) -> impl Iterator<Item = Box<ProbeList>> + use<> {
+        self.disarm();
         let entry = ProbeList::publish(&self.site.entry, &self.entry);
         let exit = ProbeList::publish(&self.site.exit, &self.exit);
         entry.into_iter().chain(exit)
@@ -456,48 +461,59 @@ impl State {
         self.replaced.extend(records.flat_map(Record::publish));
     }
 
-    /// Plans whose trampolines call the thunks that fit the published lists.
+    /// Plans whose trampolines call the thunks that fit the published lists, or
+    /// jump to blocks, which are written with them.
     fn with_thunks(&mut self, mut plans: Vec<(u64, Plan)>) -> Vec<(u64, Plan)> {
         for (addr, plan) in &mut plans {
             let Some(record) = self.sites.get_mut(addr) else {
                 continue;
             };
-            let code = plan.writes.last_mut();
-            let word = code.and_then(|(_, code)| code.first_chunk_mut());
+            let word = code_of(plan).and_then(|code| code.first_chunk_mut());
             if let Some(word) = word {
                 record.thunk = record.best_thunk();
                 *word = record.thunk.to_le_bytes();
             }
+            let arena = self.arena.get_or_insert_default();
+            let block = record.make_block(arena);
+            if let Some(code) = code_of(plan) {
+                record.put_head(code);
+            }
+            plan.writes.splice(0..0, block);
         }
         plans
     }
 
-    /// Lets trampolines that are there already call the thunks that fit. One
-    /// that cannot be changed still runs what it should: a thunk leaves to the
-    /// general one what it does not do itself.
+    /// Lets trampolines call the thunks that fit, or jump to blocks. One that
+    /// cannot be changed still runs what it should: a thunk leaves to the
+    /// general one what it does not do itself, and a block to a thunk.
     fn choose_thunks(&mut self, sites: &BTreeSet<u64>, can_step: bool) {
-        let is_due = |addr: &&u64| {
-            let record = self.sites.get(addr);
-            record
-                .is_some_and(|r| !r.is_idle() && r.thunk != r.best_thunk() && r.trampoline % 8 == 0)
-        };
-        let due: Vec<u64> = sites.iter().filter(is_due).copied().collect();
+        self.arm_blocks(sites);
+        let mut due: Vec<(u64, Change, bool)> = Vec::new();
+        for addr in sites {
+            let record = self.sites.get(addr).filter(|record| !record.is_idle());
+            let Some(record) = record else { continue };
+            let (now, then) = (record.thunk, record.best_thunk());
+            if now != then && record.trampoline % 8 == 0 {
+                let change =
+                    Change::new(record.trampoline, &now.to_le_bytes(), &then.to_le_bytes());
+                due.push((*addr, change, false));
+            }
+            due.extend(record.new_head().map(|change| (*addr, change, true)));
+        }
         if due.is_empty() {
             return;
         }
-        let records = due.iter().filter_map(|addr| self.sites.get(addr));
-        let changes: Vec<Change> = records
-            .map(|record| {
-                let (now, then) = (record.thunk, record.best_thunk());
-                Change::new(record.trampoline, &now.to_le_bytes(), &then.to_le_bytes())
-            })
-            .collect();
-        // SAFETY: we hold the lock. An address in an aligned word, which
-        // threads load at once; both thunks do for either list.
+        let changes: Vec<Change> = due.iter().map(|(_, change, _)| *change).collect();
+        // SAFETY: we hold the lock. Aligned words: an address, which threads load
+        // at once, or a whole instruction, of which either does; both thunks do
+        // for either list, as does any block, which asks whether it may run.
         let outcomes = unsafe { text::change(&changes, can_step) };
-        for (addr, outcome) in due.iter().zip(outcomes) {
+        for ((addr, change, is_head), outcome) in due.iter().zip(outcomes) {
             if let (Outcome::Done, Some(record)) = (outcome, self.sites.get_mut(addr)) {
-                record.thunk = record.best_thunk();
+                match is_head {
+                    true => record.blocks.head = change.to,
+                    false => record.thunk = record.best_thunk(),
+                }
             }
         }
     }
@@ -523,6 +539,11 @@ impl State {
             self.inside = shadow::inside();
         }
     }
+}
+
+/// The trampoline.
+fn code_of(plan: &mut Plan) -> Option<&mut [u8]> {
+    plan.writes.last_mut().map(|(_, code)| &mut code[..])
 }
 
 /// Writes trampolines, landings and jumps in padding; gives what failed.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use uapi::PtRegs;
 
+use crate::arch::inline::Inline;
 use crate::counter::Hits;
 use crate::module::Module;
 
@@ -124,6 +125,8 @@ pub struct Probe {
     pub needs: Needs,
     /// Runs before the probes that the point has already; else after them.
     pub is_first: bool,
+    /// What `callback` does, as code that may run in its place; may be null.
+    pub inline: *const Inline,
 }
 
 impl Probe {
@@ -136,6 +139,7 @@ impl Probe {
             hits: Hits::UNCOUNTED,
             needs: Needs::EVERYTHING,
             is_first: false,
+            inline: core::ptr::null(),
         }
     }
 
@@ -155,6 +159,11 @@ impl Probe {
     /// The same probe, of which is known what its callback needs.
     pub const fn needing(self, needs: Needs) -> Probe {
         Probe { needs, ..self }
+    }
+
+    /// The same probe, of which `inline` is the callback's work.
+    pub const fn inlined(self, inline: *const Inline) -> Probe {
+        Probe { inline, ..self }
     }
 
     /// The same probe, counting its misses in `missed`.

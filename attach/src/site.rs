@@ -7,8 +7,9 @@
     clippy::panic
 )]
 
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use crate::arch::inline::Inline;
 use crate::probe::{Callback, Kind, Needs, Probe};
 
 /// A probe with the name by which a live frame recognises it after changes.
@@ -53,6 +54,7 @@ impl Attached {
         if matches!(kind, Kind::Session | Kind::Override) {
             // Whatever the callback reads, what it gives is looked at.
             probe.needs = Needs::EVERYTHING;
+            probe.inline = core::ptr::null();
         }
         Attached {
             callback: probe.callback,
@@ -64,6 +66,12 @@ impl Attached {
             is_session: kind == Kind::Session,
             may_override: kind == Kind::Override,
         }
+    }
+
+    /// The same as its callback, as code for a block. Not from trampolines.
+    pub(crate) fn inline(&self) -> Option<&Inline> {
+        // SAFETY: valid while the probe is attached (contract of `Probe`).
+        unsafe { self.probe.inline.as_ref() }
     }
 
     /// Where in a thread's block this probe's hits are counted.
@@ -201,6 +209,8 @@ pub(crate) struct Site {
     pub(crate) exit: AtomicPtr<ProbeList>,
     /// Hits skipped since the site was made.
     pub(crate) missed: AtomicU64,
+    /// The number of the block that may run its program, or 0 (`arch::inline`).
+    pub(crate) armed: AtomicU32,
 }
 
 impl Site {
@@ -210,6 +220,7 @@ impl Site {
             entry: AtomicPtr::new(ProbeList::none()),
             exit: AtomicPtr::new(ProbeList::none()),
             missed: AtomicU64::new(0),
+            armed: AtomicU32::new(0),
         }
     }
 

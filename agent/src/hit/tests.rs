@@ -83,6 +83,7 @@ fn programs_with_a_vcpu_run_directly_and_else_leave_vector_registers_alone() {
         claims: claims.unwrap_or(Claims::NONE),
         callback: bpftime_agent_on_vcpu,
         needs: Needs::LITTLE,
+        inline: None,
         tally: Arc::new(Tally::new(session.counters(0).unwrap())),
     };
     let before: [u128; 16] = std::array::from_fn(|n| u128::MAX / (n as u128 + 2));

@@ -198,8 +198,18 @@ pub(crate) fn overwrites_flags(code: &[u8], addr: u64) -> bool {
         if reads || instruction.is_invalid() || instruction.flow_control() != FlowControl::Next {
             return false;
         }
+        // A shift or a repetition by 0 leaves flags as they were.
+        let may_leave = [instruction.op1_register(), instruction.op2_register()]
+            .contains(&Register::CL)
+            || instruction.has_rep_prefix()
+            || instruction.has_repne_prefix();
+        if may_leave {
+            continue;
+        }
         written |=
             instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+        // Logical instructions leave it undefined: nobody can rely on it.
+        written |= instruction.rflags_undefined() & RflagsBits::AF;
         if written & STATUS == STATUS {
             return true;
         }

@@ -8,6 +8,7 @@ pub(crate) mod entry;
 #[cfg(test)]
 mod executed;
 pub(crate) mod flow;
+pub(crate) mod inline;
 mod lean;
 mod memory;
 pub(crate) mod plan;

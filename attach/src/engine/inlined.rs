@@ -1,0 +1,154 @@
+//! Which sites run their program in a block of its own (`arch::inline`). It
+//! knows no instruction.
+
+use super::{Record, State};
+use crate::arch::inline::{self, HEAD, Inline, Place};
+use crate::arch::sys;
+use crate::arena::Arena;
+use crate::site::Attached;
+use crate::text::{Change, TextWriter};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+/// Blocks that one site gets in its life: they are never freed.
+const MOST_BLOCKS: usize = 4;
+
+/// A site's blocks.
+#[derive(Default)]
+pub(super) struct Blocks {
+    made: Vec<Block>,
+    /// What stands at the trampoline's entry, of which the first is its own.
+    pub(super) head: [u8; HEAD],
+    own_head: [u8; HEAD],
+    /// No block can be made here.
+    is_hopeless: bool,
+}
+
+struct Block {
+    inline: Inline,
+    hits: usize,
+    /// Where it is entered.
+    entry: u64,
+}
+
+impl Blocks {
+    /// Of the trampoline with this code.
+    pub(super) fn of(code: &[u8]) -> Blocks {
+        let head = code.get(inline::head_of(0) as usize..);
+        let head = head.and_then(<[u8]>::first_chunk).copied();
+        let head = head.unwrap_or_default();
+        Blocks {
+            made: Vec::new(),
+            head,
+            own_head: head,
+            is_hopeless: false,
+        }
+    }
+}
+
+impl Record {
+    /// The only probe, if it may run in a block.
+    fn alone(&self) -> Option<(&Attached, &Inline)> {
+        let [attached] = &self.entry[..] else {
+            return None;
+        };
+        let is_possible = self.exit.is_empty() && self.trampoline.is_multiple_of(HEAD as u64);
+        let inline = attached.inline().filter(|_| is_possible)?;
+        Some((attached, inline))
+    }
+
+    /// The number of the block that fits the probes, from 1; there may be none.
+    fn fitting(&self) -> Option<usize> {
+        let (attached, inline) = self.alone()?;
+        let fits = |block: &Block| block.hits == attached.hits() && block.inline == *inline;
+        Some(self.blocks.made.iter().position(fits)? + 1)
+    }
+
+    /// No block runs any more but one that fits. Before the lists are replaced
+    /// that others look at.
+    pub(super) fn disarm(&self) {
+        let fitting = self.fitting().unwrap_or(0) as u32;
+        let armed = &self.site.armed;
+        if armed.load(Ordering::Relaxed) != fitting {
+            armed.store(0, Ordering::Release);
+        }
+    }
+
+    /// The block that the only probe needs, if there is none yet.
+    pub(super) fn make_block(&mut self, arena: &mut Arena) -> Option<(u64, Vec<u8>)> {
+        let may_have_more = self.blocks.made.len() < MOST_BLOCKS && !self.blocks.is_hopeless;
+        if self.fitting().is_some() || !may_have_more {
+            return None;
+        }
+        let (attached, inline) = self.alone()?;
+        let place = Place {
+            trampoline: self.trampoline,
+            lowered: inline::lowered(&self.blocks.own_head)?,
+            flags_dead: self.flags_dead,
+            armed: self.site.armed.as_ptr() as u64,
+            number: self.blocks.made.len() as u32 + 1,
+            hits: attached.hits(),
+        };
+        let at = arena.near(self.trampoline, inline::room(inline))?;
+        let inline = inline.clone();
+        let emitted = inline::emit(at, &place, &inline);
+        self.blocks.is_hopeless = emitted.is_none();
+        let (code, entry) = emitted?;
+        let block = Block {
+            inline,
+            hits: place.hits,
+            entry,
+        };
+        self.blocks.made.push(block);
+        Some((at, code))
+    }
+
+    /// Puts the head that fits into a trampoline that is not written yet.
+    pub(super) fn put_head(&mut self, code: &mut [u8]) {
+        let place = code.get_mut(inline::head_of(0) as usize..);
+        let place = place.and_then(<[u8]>::first_chunk_mut);
+        if let (Some(change), Some(place)) = (self.new_head(), place) {
+            *place = change.to;
+            self.blocks.head = change.to;
+        }
+    }
+
+    /// The head that fits the probes, unless it is there.
+    pub(super) fn new_head(&self) -> Option<Change> {
+        let fitting = self.fitting().and_then(|n| self.blocks.made.get(n - 1));
+        let at = inline::head_of(self.trampoline);
+        let head = match fitting {
+            Some(block) => inline::head_to(at, block.entry, self.blocks.own_head)?,
+            None => self.blocks.own_head,
+        };
+        (head != self.blocks.head).then(|| Change::new(at, &self.blocks.head, &head))
+    }
+}
+
+impl State {
+    /// Makes the blocks that are missing, and lets those run that fit.
+    pub(super) fn arm_blocks(&mut self, sites: &BTreeSet<u64>) {
+        let arena = self.arena.get_or_insert_default();
+        let mut writer = None;
+        for addr in sites {
+            let Some(record) = self.sites.get_mut(addr) else {
+                continue;
+            };
+            if let Some((at, code)) = record.make_block(arena) {
+                let writer = writer.get_or_insert_with(TextWriter::open);
+                // SAFETY: fresh arena bytes; nothing jumps there yet.
+                if unsafe { writer.write(at, &code) }.is_err() {
+                    record.blocks.made.pop();
+                }
+            }
+        }
+        if writer.take().is_some() {
+            // As after other code that was written: cores may have looked ahead.
+            let _serialised = sys::sync_cores();
+        }
+        for record in sites.iter().filter_map(|addr| self.sites.get(addr)) {
+            let fitting = record.fitting().unwrap_or(0);
+            record.site.armed.store(fitting as u32, Ordering::Release);
+        }
+    }
+}
