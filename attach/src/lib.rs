@@ -34,7 +34,7 @@ mod site;
 pub mod syscalls;
 mod text;
 
-pub use arch::inline::Inline;
+pub use arch::inline::{Around, Inline};
 pub use backend::{Backend, HookId, Refusing, SiteInfo, open};
 pub use counter::{Counter, Hits};
 pub use engine::Engine;

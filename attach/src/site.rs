@@ -46,6 +46,7 @@ pub(crate) mod offsets {
     pub(crate) const ADDR: usize = offset_of!(Site, addr);
     pub(crate) const ENTRY: usize = offset_of!(Site, entry);
     pub(crate) const EXIT: usize = offset_of!(Site, exit);
+    pub(crate) const ARMED: usize = offset_of!(Site, armed);
     const _: () = assert!(offset_of!(ProbeList, needs) == 0);
 }
 
@@ -209,7 +210,7 @@ pub(crate) struct Site {
     pub(crate) exit: AtomicPtr<ProbeList>,
     /// Hits skipped since the site was made.
     pub(crate) missed: AtomicU64,
-    /// The number of the block that may run its program, or 0 (`arch::inline`).
+    /// The number of the block that may run its program, or 0 (`arch::block`).
     pub(crate) armed: AtomicU32,
 }
 

@@ -1,11 +1,10 @@
-//! Which sites run their program in a block of its own (`arch::inline`). It
-//! knows no instruction.
+//! Which sites have a block of their own (`arch::block`). It knows no
+//! instruction.
 
 use super::{Record, State};
-use crate::arch::inline::{self, HEAD, Inline, Place};
+use crate::arch::block::{self, HEAD, Place, Work};
 use crate::arch::sys;
 use crate::arena::Arena;
-use crate::site::Attached;
 use crate::text::{Change, TextWriter};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -25,8 +24,7 @@ pub(super) struct Blocks {
 }
 
 struct Block {
-    inline: Inline,
-    hits: usize,
+    work: Work,
     /// Where it is entered.
     entry: u64,
 }
@@ -34,7 +32,7 @@ struct Block {
 impl Blocks {
     /// Of the trampoline with this code.
     pub(super) fn of(code: &[u8]) -> Blocks {
-        let head = code.get(inline::head_of(0) as usize..);
+        let head = code.get(block::head_of(0) as usize..);
         let head = head.and_then(<[u8]>::first_chunk).copied();
         let head = head.unwrap_or_default();
         Blocks {
@@ -47,20 +45,22 @@ impl Blocks {
 }
 
 impl Record {
-    /// The only probe, if it may run in a block.
-    fn alone(&self) -> Option<(&Attached, &Inline)> {
-        let [attached] = &self.entry[..] else {
+    /// What a block could do for the probes.
+    fn work(&self) -> Option<Work> {
+        if !self.trampoline.is_multiple_of(HEAD as u64) {
             return None;
-        };
-        let is_possible = self.exit.is_empty() && self.trampoline.is_multiple_of(HEAD as u64);
-        let inline = attached.inline().filter(|_| is_possible)?;
-        Some((attached, inline))
+        }
+        match (&self.entry[..], &self.exit[..]) {
+            ([only], []) => Some(Work::Program(only.inline()?.clone(), only.hits())),
+            ([], [_, ..]) => Some(Work::Return),
+            _ => None,
+        }
     }
 
     /// The number of the block that fits the probes, from 1; there may be none.
     fn fitting(&self) -> Option<usize> {
-        let (attached, inline) = self.alone()?;
-        let fits = |block: &Block| block.hits == attached.hits() && block.inline == *inline;
+        let work = self.work()?;
+        let fits = |block: &Block| block.work == work;
         Some(self.blocks.made.iter().position(fits)? + 1)
     }
 
@@ -74,38 +74,32 @@ impl Record {
         }
     }
 
-    /// The block that the only probe needs, if there is none yet.
+    /// The block that the probes need, if there is none yet.
     pub(super) fn make_block(&mut self, arena: &mut Arena) -> Option<(u64, Vec<u8>)> {
         let may_have_more = self.blocks.made.len() < MOST_BLOCKS && !self.blocks.is_hopeless;
         if self.fitting().is_some() || !may_have_more {
             return None;
         }
-        let (attached, inline) = self.alone()?;
+        let work = self.work()?;
         let place = Place {
             trampoline: self.trampoline,
-            lowered: inline::lowered(&self.blocks.own_head)?,
+            lowered: block::lowered(&self.blocks.own_head)?,
             flags_dead: self.flags_dead,
-            armed: self.site.armed.as_ptr() as u64,
+            site: core::ptr::from_ref(self.site) as u64,
             number: self.blocks.made.len() as u32 + 1,
-            hits: attached.hits(),
         };
-        let at = arena.near(self.trampoline, inline::room(inline))?;
-        let inline = inline.clone();
-        let emitted = inline::emit(at, &place, &inline);
+        let at = arena.near(self.trampoline, work.room())?;
+        let emitted = block::emit(at, &place, &work);
         self.blocks.is_hopeless = emitted.is_none();
         let (code, entry) = emitted?;
-        let block = Block {
-            inline,
-            hits: place.hits,
-            entry,
-        };
+        let block = Block { work, entry };
         self.blocks.made.push(block);
         Some((at, code))
     }
 
     /// Puts the head that fits into a trampoline that is not written yet.
     pub(super) fn put_head(&mut self, code: &mut [u8]) {
-        let place = code.get_mut(inline::head_of(0) as usize..);
+        let place = code.get_mut(block::head_of(0) as usize..);
         let place = place.and_then(<[u8]>::first_chunk_mut);
         if let (Some(change), Some(place)) = (self.new_head(), place) {
             *place = change.to;
@@ -116,9 +110,9 @@ impl Record {
     /// The head that fits the probes, unless it is there.
     pub(super) fn new_head(&self) -> Option<Change> {
         let fitting = self.fitting().and_then(|n| self.blocks.made.get(n - 1));
-        let at = inline::head_of(self.trampoline);
+        let at = block::head_of(self.trampoline);
         let head = match fitting {
-            Some(block) => inline::head_to(at, block.entry, self.blocks.own_head)?,
+            Some(block) => block::head_to(at, block.entry, self.blocks.own_head)?,
             None => self.blocks.own_head,
         };
         (head != self.blocks.head).then(|| Change::new(at, &self.blocks.head, &head))

@@ -32,6 +32,11 @@ impl Emitter {
         self.at + self.code.len() as u64
     }
 
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.code.len()
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.code.extend_from_slice(bytes);
     }

@@ -1,6 +1,7 @@
 //! x86-64: raw system calls, the per-thread block, instruction decoding and
 //! relocation, trampolines and the return stub.
 
+pub(crate) mod block;
 pub(crate) mod decode;
 pub(crate) mod direct;
 pub(crate) mod emit;

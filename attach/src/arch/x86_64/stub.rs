@@ -19,6 +19,8 @@ pub(crate) const STUB_BYTES: u64 = 2048;
 unsafe extern "C" {
     /// What a hijacked function returns to.
     fn bpftime_attach_return_label();
+    /// What trampolines jump to.
+    fn bpftime_attach_return_call();
     /// Head of the list of shadow stacks, zeroed: here so that unwind
     /// information can name it relative to the stub.
     static mut bpftime_attach_shadows: *mut c_void;
@@ -32,6 +34,11 @@ pub(crate) fn shadows() -> *mut *mut c_void {
 /// The address that stands in the place of a hijacked return address.
 pub(crate) fn label() -> u64 {
     bpftime_attach_return_label as *const () as u64
+}
+
+/// Where the stub is entered, as said below.
+pub(crate) fn call() -> u64 {
+    bpftime_attach_return_call as *const () as u64
 }
 
 /// Ends the process with SIGILL: a hijacked function returned on a stack that
