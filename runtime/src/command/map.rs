@@ -145,6 +145,9 @@ impl Bpf {
     ) -> Result<Arc<MapObject>, Errno> {
         self.map_check(&spec)?;
         check_name(&spec.name)?;
+        if let Ok(session) = self.session() {
+            spec.round_entries(session.nr_cpus());
+        }
         if let Some(inner) = inner {
             spec.inner = inner.map.spec().as_template()?;
         }

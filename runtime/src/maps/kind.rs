@@ -40,8 +40,8 @@ pub(super) struct MapType {
 /// The map types there are.
 pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
     Some(match number {
-        BPF_MAP_TYPE_HASH => &hash::HASH,
-        BPF_MAP_TYPE_PERCPU_HASH => &hash::PERCPU_HASH,
+        BPF_MAP_TYPE_HASH | BPF_MAP_TYPE_LRU_HASH => &hash::HASH,
+        BPF_MAP_TYPE_PERCPU_HASH | BPF_MAP_TYPE_LRU_PERCPU_HASH => &hash::PERCPU_HASH,
         BPF_MAP_TYPE_ARRAY => &array::TYPE,
         BPF_MAP_TYPE_STACK_TRACE => &stack_trace::TYPE,
         BPF_MAP_TYPE_RINGBUF => &ringbuf::TYPE,

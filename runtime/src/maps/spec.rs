@@ -3,8 +3,9 @@
 
 use uapi::Errno;
 use uapi::map::{
-    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY,
-    BPF_F_WRONLY_PROG, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS,
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_RDONLY, BPF_F_RDONLY_PROG,
+    BPF_F_WRONLY, BPF_F_WRONLY_PROG, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS,
+    BPF_MAP_TYPE_HASH_OF_MAPS, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH,
     BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_STRUCT_OPS, BPF_OBJ_NAME_LEN,
 };
 use vm::verifier::{FieldKind, MapField, MapFields};
@@ -180,6 +181,16 @@ impl MapSpec {
         let fields = self.fields.get(..self.field_count as usize)?;
         let is_lock = |field: &&FieldSpec| field.kind == FieldKind::SpinLock as u32;
         fields.iter().find(is_lock).map(|lock| lock.offset)
+    }
+
+    /// The number of entries that a map of this spec has: where each CPU has
+    /// entries of its own, all have as many (`htab_map_alloc`).
+    pub fn round_entries(&mut self, nr_cpus: u32) {
+        let lru = [BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH];
+        if self.has(BPF_F_NO_COMMON_LRU) && lru.contains(&self.map_type) {
+            let rounded = self.max_entries.checked_next_multiple_of(nr_cpus);
+            self.max_entries = rounded.unwrap_or(self.max_entries / nr_cpus * nr_cpus);
+        }
     }
 
     /// Has the map this flag of creation?

@@ -183,6 +183,7 @@ pub(in crate::maps) const HEADER: u64 = 24;
 const NEXT: usize = 0;
 const STATE: usize = 8;
 const HASH: usize = 16;
+const USED: usize = 20;
 
 /// An element of a table, whose number was checked.
 #[derive(Clone, Copy)]
@@ -221,6 +222,13 @@ impl<'t> Element<'t> {
     pub fn hash(self) -> &'t AtomicU32 {
         // SAFETY: as in `next`.
         unsafe { AtomicU32::from_ptr(self.at.wrapping_add(HASH).cast()) }
+    }
+
+    /// How recently it was used, for maps that evict ([`super::lru`]).
+    #[inline]
+    pub fn used(self) -> &'t AtomicU32 {
+        // SAFETY: as in `next`.
+        unsafe { AtomicU32::from_ptr(self.at.wrapping_add(USED).cast()) }
     }
 
     #[inline]

@@ -58,9 +58,16 @@ pub(in crate::maps) struct Layout {
 
 impl Layout {
     /// `htab_map_alloc_check` and `htab_map_alloc`, then the places.
-    pub fn of(spec: &MapSpec, nr_cpus: u32, per_cpu: bool) -> Result<Layout, Errno> {
+    pub fn of(spec: &MapSpec, nr_cpus: u32, per_cpu: bool, lru: bool) -> Result<Layout, Errno> {
         spec.check_flags(KNOWN_FLAGS)?;
-        if spec.has(BPF_F_NO_COMMON_LRU) || (per_cpu && spec.has(BPF_F_NUMA_NODE)) {
+        let lru_of_cpu = spec.has(BPF_F_NO_COMMON_LRU);
+        if lru_of_cpu && !lru {
+            return Err(Errno::EINVAL);
+        }
+        if lru && spec.has(BPF_F_NO_PREALLOC) {
+            return Err(Errno::ENOTSUPP);
+        }
+        if spec.has(BPF_F_NUMA_NODE) && (per_cpu || lru_of_cpu) {
             return Err(Errno::EINVAL);
         }
         if spec.max_entries == 0 || spec.key_size == 0 || spec.value_size == 0 {

@@ -1,8 +1,10 @@
-//! `BPF_MAP_TYPE_HASH` and `BPF_MAP_TYPE_PERCPU_HASH` (kernel/bpf/hashtab.c).
-//! They know no process: who may be killed where is `table`'s business.
+//! `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_LRU_HASH` and those with a value per CPU
+//! (kernel/bpf/hashtab.c). They know no process: who may be killed where is
+//! `table`'s business.
 //!
 //! Reading order: `layout` (where things lie), `element` (one of them),
-//! `table` (the operations), `pool` (elements in and out), `hints`.
+//! `table` (the operations), `lru` (what a full table evicts), `pool` (elements
+//! in and out), `hints`.
 //!
 //! A value that a program holds a pointer to stays readable when its key is
 //! deleted, and may become another key's value, as in the kernel.
@@ -10,6 +12,7 @@
 pub(super) mod element;
 mod hints;
 pub(super) mod layout;
+mod lru;
 pub(super) mod pool;
 mod table;
 
@@ -17,7 +20,9 @@ use core::ptr;
 
 use shm::Region;
 use uapi::Errno;
-use uapi::map::{BPF_F_ZERO_SEED, BPF_MAP_TYPE_PERCPU_HASH};
+use uapi::map::{
+    BPF_F_ZERO_SEED, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_HASH,
+};
 
 use self::element::Element;
 use self::layout::Layout;
@@ -44,11 +49,15 @@ pub(super) const PERCPU_HASH: MapType = MapType {
 const LOOKS: u32 = 8;
 
 fn layout(spec: &MapSpec, nr_cpus: u32) -> Result<Layout, Errno> {
-    Layout::of(spec, nr_cpus, is_per_cpu(spec))
+    Layout::of(spec, nr_cpus, is_per_cpu(spec), is_lru(spec))
 }
 
 fn is_per_cpu(spec: &MapSpec) -> bool {
-    spec.map_type == BPF_MAP_TYPE_PERCPU_HASH
+    [BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH].contains(&spec.map_type)
+}
+
+fn is_lru(spec: &MapSpec) -> bool {
+    [BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH].contains(&spec.map_type)
 }
 
 fn storage_size(spec: &MapSpec, nr_cpus: u32) -> Result<u64, Errno> {
@@ -86,6 +95,7 @@ impl Hash {
                 } else {
                     spec.seed
                 },
+                evicts: is_lru(spec),
             },
             value_size: spec.value_size as usize,
             stride: spec.stride() as usize,
@@ -147,7 +157,13 @@ impl MapKind for Hash {
     unsafe fn lookup_ptr(&self, key: *const u8, vcpu: u32) -> *mut u8 {
         // SAFETY: the caller's contract.
         let found = unsafe { self.table.find(key, self.table.hash(key)) };
-        found.map_or(ptr::null_mut(), |entry| self.value(entry.element, vcpu))
+        let Some(entry) = found else {
+            return ptr::null_mut();
+        };
+        if self.table.evicts {
+            lru::mark_used(entry.element);
+        }
+        self.value(entry.element, vcpu)
     }
 
     unsafe fn lookup_percpu_ptr(&self, key: *const u8, cpu: u32) -> *mut u8 {

@@ -18,7 +18,8 @@ use uapi::Errno;
 use uapi::map::{BPF_EXIST, BPF_NOEXIST};
 
 use super::super::{bytes, hasher};
-use super::element::{Element, Link, State, Stock};
+use super::element::{Element, Link, Phase, State, Stock};
+use super::lru;
 use super::pool::{Held, Pool};
 
 /// How often an operation starts again before it gives up with `EBUSY`. Each
@@ -33,6 +34,8 @@ pub(super) struct Table {
     pub pool: Pool,
     pub key_size: usize,
     pub seed: u64,
+    /// A full table evicts instead of refusing.
+    pub evicts: bool,
 }
 
 /// A key that was found, at the time it was.
@@ -199,6 +202,9 @@ impl Table {
         fill: &dyn Fn(Element<'_>),
     ) {
         held.element.hash().store(hash, Relaxed);
+        if self.evicts {
+            self.note_birth(held.element);
+        }
         // SAFETY: the element's key, which nobody else writes while it is
         // held, and the caller's contract.
         unsafe { bytes::copy(held.element.key(), key, self.key_size) };
@@ -239,14 +245,23 @@ impl Table {
                 Place::Found { entry, cell, link } => {
                     if let Some(in_place) = in_place {
                         in_place(entry.element);
+                        if self.evicts {
+                            lru::mark_used(entry.element);
+                        }
                         return Ok(());
                     }
                     let held = self
                         .take(Stock::Spare, start)
-                        .or_else(|| self.pool.take(Stock::Regular, start))
+                        .or_else(|| match self.evicts {
+                            false => self.pool.take(Stock::Regular, start),
+                            true => self.take_or_evict(start),
+                        })
                         .ok_or(Errno::EBUSY)?;
                     // SAFETY: the caller's contract.
                     unsafe { self.prepare(&held, key, hash, entry.next, fill) };
+                    if self.evicts {
+                        lru::mark_used(held.element);
+                    }
                     let replaced = entry.next.leading_to(held.link()).mark(held.stock);
                     if entry
                         .element
@@ -263,7 +278,10 @@ impl Table {
                     self.pool.give_back(held);
                 }
                 Place::Absent { head } => {
-                    let held = self.take(Stock::Regular, start).ok_or(Errno::E2BIG)?;
+                    let held = match self.evicts {
+                        false => self.take(Stock::Regular, start).ok_or(Errno::E2BIG)?,
+                        true => self.take_or_evict(start).ok_or(Errno::ENOMEM)?,
+                    };
                     // SAFETY: the caller's contract.
                     unsafe { self.prepare(&held, key, hash, head, fill) };
                     if self
@@ -335,6 +353,36 @@ impl Table {
         if out {
             self.pool.free(entry.element, entry.generation);
         }
+    }
+
+    /// Takes an entry out that somebody else chose: whether this call did.
+    pub(super) fn evict(&self, element: Element<'_>) -> bool {
+        let state = State(element.state().load(Acquire));
+        let next = Link(element.next().load(Acquire));
+        let hash = element.hash().load(Relaxed);
+        let generation = state.generation();
+        // A word of another generation fails below, too, as the mark of
+        // another process does.
+        if state.phase() != Phase::Live || next.marked() || next.holder() != generation {
+            return false;
+        }
+        element
+            .next()
+            .compare_exchange(next.0, next.mark(Stock::Regular).0, AcqRel, Relaxed)
+            .is_ok()
+            && self.pool.begin_end(element, generation)
+            && self.sweep(hash)
+            && {
+                self.pool.free(element, generation);
+                true
+            }
+    }
+
+    /// Finishes what a dead process has begun with an element: whether there
+    /// may be a free one now.
+    pub(super) fn rescue(&self, element: Element<'_>) -> bool {
+        self.pool
+            .rescue(element, &|hash, link| self.is_reachable(hash, link))
     }
 
     /// Takes all marked elements out of a bucket's list.

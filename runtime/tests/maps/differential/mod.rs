@@ -93,6 +93,16 @@ pub fn check(case: Case) {
     }
 }
 
+/// A map that never fills, so that nothing is evicted.
+fn roomy(map_type: u32, key: u32, value: u32, entries: u32, flags: u32) {
+    check(Case {
+        spec: segment::spec(map_type, key, value, entries, flags),
+        keys: 30,
+        key: plain_key,
+        ordered: false,
+    });
+}
+
 /// A map whose keys are numbers; those of arrays have the kernel's order.
 fn plain(map_type: u32, key: u32, value: u32, entries: u32, flags: u32) {
     let ordered = !matches!(map_type, BPF_MAP_TYPE_HASH | BPF_MAP_TYPE_PERCPU_HASH);
@@ -138,6 +148,20 @@ fn hashes() {
 fn percpu_hashes() {
     plain(BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 16, 0);
     plain(BPF_MAP_TYPE_PERCPU_HASH, 5, 13, 40, BPF_F_NO_PREALLOC);
+}
+
+#[test]
+fn lru_hashes() {
+    roomy(BPF_MAP_TYPE_LRU_HASH, 4, 8, 2000, 0);
+    roomy(BPF_MAP_TYPE_LRU_HASH, 7, 13, 1500, BPF_F_NO_COMMON_LRU);
+    roomy(
+        BPF_MAP_TYPE_LRU_PERCPU_HASH,
+        8,
+        8,
+        2000,
+        BPF_F_NO_COMMON_LRU,
+    );
+    roomy(BPF_MAP_TYPE_LRU_PERCPU_HASH, 5, 13, 1500, 0);
 }
 
 #[test]

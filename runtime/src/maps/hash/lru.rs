@@ -1,0 +1,97 @@
+//! What a full table evicts: the clock, or second chance, algorithm. A hand
+//! goes round all elements; one that a program looked up since the hand last
+//! came by stays until the next round, any other goes. It knows no key.
+//!
+//! The kernel keeps lists of used and unused elements per CPU and in common
+//! (kernel/bpf/bpf_lru_list.c), which nobody could mend after a kill. The
+//! hand is a counter that any value serves.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::element::{Element, Stock};
+use super::layout::header;
+use super::pool::Held;
+use super::table::Table;
+
+/// A program has looked the element up since the hand came by.
+const LOOKED_UP: u32 = 1 << 31;
+/// The other bits: the round in which the element was inserted.
+const ROUND: u32 = LOOKED_UP - 1;
+
+/// Elements in a row that may have a second chance; then the next one goes,
+/// whatever it is, so that an insertion takes bounded time.
+const CHANCES: u64 = 4096;
+/// Rounds of the hand before an insertion fails, because all elements are in
+/// the hands of others.
+const ROUNDS: u64 = 64;
+
+/// Notes that a program looked an element up.
+#[inline]
+pub(super) fn mark_used(element: Element<'_>) {
+    let used = element.used().load(Relaxed);
+    // Reading first keeps the line shared between those who look up.
+    if used & LOOKED_UP == 0 {
+        element.used().store(used | LOOKED_UP, Relaxed);
+    }
+}
+
+impl Table {
+    fn hand(&self) -> Option<&AtomicU64> {
+        self.pool.region.u64_at(header::OWN)
+    }
+
+    /// The round that the hand is in; 0 while the table fills for the first
+    /// time.
+    fn round(&self, hand: u64) -> u32 {
+        match hand {
+            0 => 0,
+            _ => (hand / self.pool.layout.count) as u32 % ROUND + 1,
+        }
+    }
+
+    /// Notes when an element was inserted: the hand does not take what came
+    /// behind it in the same round.
+    pub(super) fn note_birth(&self, element: Element<'_>) {
+        let hand = self.hand().map_or(0, |hand| hand.load(Relaxed));
+        element.used().store(self.round(hand), Relaxed);
+    }
+
+    /// A free element, for which another entry may have to go.
+    pub(super) fn take_or_evict(&self, start: u32) -> Option<Held<'_>> {
+        let count = self.pool.layout.count;
+        let mut chances = CHANCES;
+        let mut held = self.pool.take(Stock::Regular, start);
+        for step in 0..count.saturating_mul(ROUNDS) {
+            if held.is_some() {
+                break;
+            }
+            // After a whole round without success, see whose hands they are in.
+            let freed = self.turn(&mut chances, step > count);
+            if freed || step % count == 0 {
+                held = self.pool.take(Stock::Regular, start);
+            }
+        }
+        held
+    }
+
+    /// Moves the hand by one element: whether one came free.
+    fn turn(&self, chances: &mut u64, desperate: bool) -> bool {
+        let Some(hand) = self.hand() else {
+            return false;
+        };
+        let at = hand.fetch_add(1, Relaxed);
+        let number = (at % self.pool.layout.count) as u32 + 1;
+        let Some(element) = self.pool.element(number) else {
+            return false;
+        };
+        let used = element.used().load(Relaxed);
+        let young = used != 0 && used & ROUND == self.round(at.max(1));
+        if *chances > 0 && (used & LOOKED_UP != 0 || young) {
+            *chances -= 1;
+            element.used().store(0, Relaxed);
+            return false;
+        }
+        self.evict(element) || (desperate && self.rescue(element))
+    }
+}
