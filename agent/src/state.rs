@@ -62,6 +62,8 @@ pub struct State {
     /// Nothing stands before libc's functions but hooks, which were tried.
     injected: bool,
     calls_followed: bool,
+    /// Why hooks of our own on libc and the loader are not there.
+    unfollowed: Vec<String>,
     resting: Vec<(u32, Box<dyn Any + Send>)>,
 }
 
@@ -83,6 +85,7 @@ impl State {
             loader_followed: false,
             injected: false,
             calls_followed: false,
+            unfollowed: Vec::new(),
             resting: Vec::new(),
         }
     }
@@ -176,6 +179,7 @@ impl State {
         self.syscalls.clear();
         self.loader_followed = false;
         self.calls_followed = false;
+        self.unfollowed.clear();
         for (_, joined) in std::mem::take(&mut self.joined) {
             self.put_to_rest(joined);
         }
@@ -341,10 +345,11 @@ impl State {
         let (hooks, refused) = self.hooks.counts();
         let (calls, calls_refused) = self.syscalls.counts();
         let (hooks, refused) = (hooks + calls, refused + calls_refused);
+        let own = self.unjoined.len() + self.unfollowed.len();
         Round {
             hooks,
             refused: refused
-                + self.unjoined.len() as u32
+                + own as u32
                 + u32::from(blind)
                 + u32::from(self.lost.is_some()),
             reasons: match blind {
@@ -382,9 +387,11 @@ impl State {
         };
         self.loader_followed = true;
         let probe = loader::probe(&image, &mut self.hooks.modules);
-        for error in self.hooks.attach(probe.as_slice()) {
-            debug!("dlopen is not followed: {error}");
-        }
+        let errors = self.hooks.attach(probe.as_slice());
+        let errors = errors
+            .iter()
+            .map(|error| format!("dlopen is not followed: {error}"));
+        self.unfollowed.extend(errors);
         true
     }
 
@@ -404,11 +411,16 @@ impl State {
         });
         match probes {
             Ok(probes) => {
-                for error in self.hooks.attach(&probes) {
-                    debug!("a call is not followed: {error}");
-                }
+                let errors = self.hooks.attach(&probes);
+                let errors = errors
+                    .iter()
+                    .map(|error| format!("a call of libc is not followed: {error}"));
+                self.unfollowed.extend(errors);
             }
-            Err(reason) => debug!("calls are not followed: {reason}"),
+            Err(reason) => {
+                let reason = format!("calls of libc are not followed: {reason}");
+                self.unfollowed.push(reason);
+            }
         }
     }
 
@@ -421,7 +433,7 @@ impl State {
         if let Some(reason) = self.lost {
             counts.insert(reason, 1);
         }
-        for reason in self.unjoined.values() {
+        for reason in self.unjoined.values().chain(&self.unfollowed) {
             *counts.entry(reason).or_default() += 1;
         }
         let lines: Vec<String> = counts

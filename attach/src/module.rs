@@ -282,7 +282,7 @@ impl Module {
     /// Whether the kernel would put no uprobe at `addr`.
     pub(crate) fn is_refused_by_kernel(&self, addr: u64) -> bool {
         let bytes = self.original(addr, LONGEST_INSTRUCTION as usize);
-        bytes.is_some_and(crate::arch::decode::is_refused_by_kernel)
+        bytes.is_some_and(object::uprobe::is_refused)
     }
 
     /// What stands against a return probe at `addr`.

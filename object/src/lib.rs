@@ -3,7 +3,7 @@
 //! facts out; it knows no IO and no process.
 //!
 //! Reading order: [`elf`], [`functions`], [`frames`],
-//! [`unwind`]; [`btf`].
+//! [`unwind`]; [`uprobe`]; [`btf`].
 
 pub mod btf;
 pub mod elf;
@@ -11,6 +11,7 @@ mod error;
 mod frames;
 pub mod functions;
 pub mod unwind;
+pub mod uprobe;
 
 pub use elf::{Class, ElfFile, FileKind, Machine, Segment, Symbol, SymbolKind};
 pub use error::ObjectError;

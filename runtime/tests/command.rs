@@ -189,7 +189,10 @@ fn fds_in_bytecode_become_ids() {
 fn a_probe_is_in_the_session_while_its_link_lives() {
     let tool = tool();
     let prog = tool.load(BPF_PROG_TYPE_KPROBE, returns_7(), vec![]);
-    let event = tool.bpf.perf_event(EventKind::Probe(probe(0x10)), false);
+    let event = tool
+        .bpf
+        .perf_event(EventKind::Probe(probe(0x10)), false)
+        .unwrap();
     assert_eq!(tool.view().links(), []);
     let link = tool.bpf.link_perf_event(&prog, &event, 9).unwrap();
     let [(_, spec)] = tool.view().links().try_into().unwrap();
@@ -208,7 +211,10 @@ fn a_probe_is_in_the_session_while_its_link_lives() {
 fn a_program_on_an_event_goes_with_the_event() {
     let tool = tool();
     let prog = tool.load(BPF_PROG_TYPE_KPROBE, returns_7(), vec![]);
-    let event = tool.bpf.perf_event(EventKind::Probe(probe(0x10)), false);
+    let event = tool
+        .bpf
+        .perf_event(EventKind::Probe(probe(0x10)), false)
+        .unwrap();
     event.attach(&prog, 0).unwrap();
     assert_eq!(event.attach(&prog, 0), Err(Errno::EEXIST));
     assert_eq!(tool.view().links().len(), 1);
@@ -252,7 +258,7 @@ fn a_ring_enters_its_slot_when_it_is_made() {
     let tool = tool();
     let array = tool.map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4);
     let kind = EventKind::Output { wakeup_events: 1 };
-    let event = tool.bpf.perf_event(kind, true);
+    let event = tool.bpf.perf_event(kind, true).unwrap();
     let key = 1u32.to_le_bytes();
     let value = NewValue::Event(Arc::clone(&event));
     tool.bpf.map_update(&array, &key, value, BPF_ANY).unwrap();
@@ -303,7 +309,8 @@ fn targets_are_told_of_new_slots() {
     let events = tool.map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4);
     let event = tool
         .bpf
-        .perf_event(EventKind::Output { wakeup_events: 1 }, true);
+        .perf_event(EventKind::Output { wakeup_events: 1 }, true)
+        .unwrap();
     let value = NewValue::Event(Arc::clone(&event));
     tool.bpf
         .map_update(&events, &[0; 4], value, BPF_ANY)
@@ -344,7 +351,10 @@ fn a_clock_runs_its_program_while_it_is_enabled() {
         vec![Arc::clone(&map)],
     );
     let period = Duration::from_millis(1);
-    let event = tool.bpf.perf_event(EventKind::Clock { period }, false);
+    let event = tool
+        .bpf
+        .perf_event(EventKind::Clock { period }, false)
+        .unwrap();
     event.attach(&prog, 0).unwrap();
     assert_eq!(tool.value(&map, 0), 0, "not enabled yet");
     event.enable(true).unwrap();

@@ -72,7 +72,7 @@ fn what_only_kernels_have_is_verified_and_never_attached() {
         |bpf: &Bpf, attach| load(bpf, BPF_PROG_TYPE_KPROBE, attach, &calls_kernel_helper());
     assert_eq!(kprobe(&hosted, 0).map(|_| ()), Err(Errno::EINVAL));
     let prog = kprobe(&bpf, 0).unwrap();
-    let event = bpf.perf_event(EventKind::Probe(probe()), true);
+    let event = bpf.perf_event(EventKind::Probe(probe()), true).unwrap();
     let link = bpf.link_perf_event(&prog, &event, 0);
     assert_eq!(link.map(|_| ()), Err(Errno::EPERM));
     let prog = kprobe(&bpf, BPF_TRACE_UPROBE_MULTI).unwrap();

@@ -20,14 +20,17 @@ fn refused(exit: &Exit, words: &[&str]) {
     }
 }
 
-/// Compiles a small program into the world's home.
+/// Compiles a small program that waits for the end of its input.
 fn compiled(world: &World, compiler: &[&str], name: &str) -> Option<String> {
-    let source = world.home().join("pause.c");
-    fs::write(
-        &source,
-        "#include <unistd.h>\nint main(void) { char b; while (read(0, &b, 1) > 0) ; return 0; }\n",
-    )
-    .expect("a source file");
+    let source =
+        "#include <unistd.h>\nint main(void) { char b; while (read(0, &b, 1) > 0) ; return 0; }\n";
+    compiled_from(world, compiler, name, source)
+}
+
+/// Compiles a program into the world's home.
+fn compiled_from(world: &World, compiler: &[&str], name: &str, text: &str) -> Option<String> {
+    let source = world.home().join("source.c");
+    fs::write(&source, text).expect("a source file");
     let path = world.home().join(name);
     let status = Command::new(compiler[0])
         .args(&compiler[1..])
@@ -115,6 +118,51 @@ fn programs_of_32_bits() {
 #[test]
 fn musl_programs() {
     foreign(&["musl-gcc"], "musl", &["musl"]);
+}
+
+/// Has another's jump, which leads to nowhere, in a function that an attached
+/// agent has to hook.
+const PATCHES_LIBC: &str = r#"
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    char b, *at = (char *)unshare;
+    void *page = (void *)((uintptr_t)at & -4096);
+    mprotect(page, 8192, PROT_READ | PROT_WRITE | PROT_EXEC);
+    memcpy(at, "\xe9\0\0\0\0", 5);
+    mprotect(page, 8192, PROT_READ | PROT_EXEC);
+    puts("patched"); fflush(stdout);
+    while (read(0, &b, 1) > 0) ;
+    return memcmp(at, "\xe9\0\0\0\0", 5);
+}
+"#;
+
+#[test]
+fn a_function_that_an_agent_needs_and_cannot_hook_is_in_the_status() {
+    let world = World::new();
+    let Some(path) = compiled_from(&world, &["gcc"], "patches", PATCHES_LIBC) else {
+        return;
+    };
+    let mut running = Program::on_pipes(world.plain(&[&path]));
+    assert_eq!(running.line(), "patched");
+    let pid = running.pid().to_string();
+    let attached = world.run(&["attach", &pid]);
+    assert_eq!(attached.code, 0, "{attached:?}");
+    let status = world.run(&["status"]);
+    let why = "a call of libc is not followed";
+    assert!(status.stdout.contains(why), "{status:?}");
+    assert!(
+        status.stdout.contains("someone else has patched it"),
+        "{status:?}"
+    );
+    assert_eq!(world.run(&["detach", &pid]).code, 0);
+    assert!(!world.run(&["status"]).stdout.contains(why));
+    assert_eq!(running.finish().code, 0);
 }
 
 #[test]

@@ -194,6 +194,78 @@ fn links_tell_what_they_are() {
 }
 
 #[test]
+fn what_the_kernel_refuses_is_refused_with_its_errno() {
+    const INSTRUCTIONS: usize = 20;
+    let said = same(|world| {
+        let mut scene = Scene::new(world, 1);
+        let pid = scene.puppets[0].pid();
+        let mut said = Vec::new();
+        let mut made = 0;
+        for n in 0..INSTRUCTIONS {
+            let place = format!("odd_instructions+{}", 16 * n);
+            for line in [
+                format!("perf entry {place} 1 -1 0"),
+                format!("multi back {place} 1 {pid} 0"),
+            ] {
+                let answer = scene.tool.ask(&line);
+                if answer == "ok" {
+                    scene.tell(&format!("close {made}"));
+                    made += 1;
+                }
+                said.push(answer);
+            }
+        }
+        scene.end();
+        said.join(" ")
+    });
+    assert_eq!(said.matches("errno 524").count(), 2 * 13, "{said}");
+}
+
+#[test]
+fn what_a_process_has_not_mapped_is_not_looked_at() {
+    let said = same(|world| {
+        let mut scene = Scene::new(world, 1);
+        let other = std::process::id();
+        let said = ["perf entry", "multi back"].map(|how| {
+            scene
+                .tool
+                .ask(&format!("{how} odd_instructions 1 {other} 0"))
+        });
+        scene.end();
+        said.join(" ")
+    });
+    assert_eq!(said, "ok ok");
+}
+
+#[test]
+fn a_place_has_one_reference_counter() {
+    let said = same(|world| {
+        let mut scene = Scene::new(world, 1);
+        let mut said = Vec::new();
+        for line in [
+            "perf entry puppet_step 1 -1 0+6",
+            "perf entry puppet_step 2 -1 0",
+            "perf back puppet_step 2 -1 0+8",
+            "multi entry puppet_step 3 -1 0",
+            "multi entry puppet_step 3 -1 0+6",
+            "perf back puppet_step 4 -1 0+6",
+            "perf entry puppet_step+1 5 -1 0+8",
+            "close 0",
+            "multi session puppet_step 6 -1 0",
+            "close 1",
+            "close 2",
+            "multi session puppet_step 7 -1 0",
+            "perf entry puppet_step 8 -1 0+6",
+        ] {
+            said.push(format!("{line}: {}", scene.tool.ask(line)));
+        }
+        scene.end();
+        said.join("\n")
+    });
+    assert_eq!(said.matches("errno 22").count(), 5, "{said}");
+}
+
+#[test]
 fn eight_threads_count_in_per_cpu_values_exactly() {
     const CALLS: u64 = 100_000;
     let world = World::new();

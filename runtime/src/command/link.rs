@@ -14,6 +14,7 @@ use uapi::prog::{
 };
 
 use super::object::Home;
+use super::places::Held;
 use super::{Bpf, PerfEvent, ProgObject};
 use crate::session::LinkSpec;
 use crate::session::link::MAX_PLACES;
@@ -27,6 +28,8 @@ pub struct LinkObject {
     prog: Arc<ProgObject>,
     target: Target,
     home: Arc<Home>,
+    /// The places of a multi link, as long as it is.
+    _places: Option<Held>,
 }
 
 /// What a link binds its program to.
@@ -153,6 +156,7 @@ impl Bpf {
                 cookie,
             },
             home: Arc::clone(&self.home),
+            _places: None,
         });
         tables.links.insert(id, &link);
         Ok(link)
@@ -162,7 +166,8 @@ impl Bpf {
     /// program at many places of a file. All are in place in every process when this returns.
     ///
     /// # Errors
-    /// EINVAL without places or for a program that was not loaded for it,
+    /// EINVAL without places, for a program that was not loaded for it or for
+    /// a place that has another reference counter,
     /// E2BIG above [`MAX_UPROBE_MULTI_CNT`], ENOMEM without room.
     pub fn link_uprobe_multi(
         &self,
@@ -182,6 +187,13 @@ impl Bpf {
         spec: LinkSpec,
         target: impl FnOnce(LinkSpec, u32) -> Target,
     ) -> Result<Arc<LinkObject>, Errno> {
+        let places = if spec.kind.is_of_syscalls() {
+            None
+        } else {
+            let places = spec.places.iter();
+            let places = places.map(|place| (place.offset, place.ref_ctr_offset));
+            Some(Held::new(&self.home, (spec.dev, spec.ino), places)?)
+        };
         let in_session = self.session()?.create_link(&spec)?;
         self.home.publish();
         let mut tables = self.home.tables();
@@ -191,6 +203,7 @@ impl Bpf {
             prog: Arc::clone(prog),
             target: target(spec, in_session),
             home: Arc::clone(&self.home),
+            _places: places,
         });
         tables.links.insert(id, &link);
         Ok(link)

@@ -9,7 +9,7 @@
 //! Reading order: [`object`], then one file per command family: [`map`],
 //! [`elem`], `inner`, [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
 //! [`tracepoint`],
-//! [`link`], [`info`], [`ids`], [`pin`].
+//! [`places`], [`link`], [`info`], [`ids`], [`pin`].
 
 pub mod batch;
 pub mod btf;
@@ -24,6 +24,7 @@ pub mod map;
 pub mod object;
 pub mod perf;
 pub mod pin;
+pub mod places;
 pub mod prog;
 pub mod test_run;
 pub mod timer;

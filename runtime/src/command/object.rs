@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use uapi::Errno;
 
 use super::here::Here;
+use super::places::Places;
 use super::{BtfObject, LinkObject, MapObject, ProgObject};
 use crate::session::Session;
 
@@ -20,6 +21,7 @@ pub(super) struct Home {
     pid: i32,
     here: Option<Here>,
     tables: Mutex<Tables>,
+    places: Mutex<Places>,
 }
 
 /// Objects by id, for the commands that iterate.
@@ -40,6 +42,7 @@ impl Home {
             session,
             pid: shm::sys::getpid(),
             tables: Mutex::default(),
+            places: Mutex::default(),
         }
     }
 
@@ -73,6 +76,10 @@ impl Home {
 
     pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
         locked(&self.tables)
+    }
+
+    pub(super) fn places(&self) -> MutexGuard<'_, Places> {
+        locked(&self.places)
     }
 
     /// Takes objects out of the session when their last reference went.

@@ -9,6 +9,7 @@ use uapi::Errno;
 use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_TRACEPOINT};
 
 use super::object::{Home, locked};
+use super::places::Held;
 use super::timer::Timer;
 use super::tracepoint::Tracepoint;
 use super::{Bpf, MapObject, ProgObject};
@@ -82,6 +83,8 @@ pub struct PerfEvent {
     home: Arc<Home>,
     ring: OnceLock<Ring>,
     state: Mutex<State>,
+    /// A probe's place, as long as the event is.
+    _place: Option<Held>,
 }
 
 struct Ring {
@@ -116,16 +119,27 @@ impl Bpf {
     /// `perf_event_open`, after decoding. A clock starts when it is enabled;
     /// a probe is attached as soon as it has a program, enabled or not, as in
     /// the kernel.
-    pub fn perf_event(&self, kind: EventKind, enabled: bool) -> Arc<PerfEvent> {
-        Arc::new(PerfEvent {
+    ///
+    /// # Errors
+    /// EINVAL for a probe at a place that has another reference counter.
+    pub fn perf_event(&self, kind: EventKind, enabled: bool) -> Result<Arc<PerfEvent>, Errno> {
+        let place = match &kind {
+            EventKind::Probe(probe) => {
+                let place = (probe.offset, probe.ref_ctr_offset);
+                Some(Held::new(&self.home, (probe.dev, probe.ino), [place])?)
+            }
+            _ => None,
+        };
+        Ok(Arc::new(PerfEvent {
             kind,
+            _place: place,
             home: Arc::clone(&self.home),
             ring: OnceLock::new(),
             state: Mutex::new(State {
                 enabled,
                 ..State::default()
             }),
-        })
+        }))
     }
 
     /// Makes the ring of an output event, as mmap(2) of its fd does.

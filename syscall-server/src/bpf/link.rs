@@ -81,6 +81,7 @@ fn uprobe_multi(call: &Call, prog: &ProgObject) -> Result<LinkSpec, Errno> {
     };
     let places = places(&attr)?;
     check_places(&places, file.size)?;
+    file.check(places.iter().map(|place| place.offset), pid)?;
     let kind = if attr.flags & BPF_F_UPROBE_MULTI_RETURN != 0 {
         LinkKind::Uretprobe
     } else if prog.spec().is_session() {

@@ -190,6 +190,7 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     if !ref_ctr_offset.is_multiple_of(2) {
         return Err(Errno::EINVAL);
     }
+    file.check([attr.config2], pid)?;
     let probe = file.probe(kind, attr.config2, pid, ref_ctr_offset);
     Ok(EventKind::Probe(probe))
 }
@@ -212,7 +213,7 @@ fn new_fd(
     attr: &PerfEventAttr,
     flags: u64,
 ) -> Result<i64, Errno> {
-    let event = server.bpf.perf_event(kind, !attr.disabled);
+    let event = server.bpf.perf_event(kind, !attr.disabled)?;
     let fd = fds::eventfd()?;
     if flags & PERF_FLAG_FD_CLOEXEC == 0 {
         raw::call(
