@@ -348,10 +348,7 @@ impl State {
         let own = self.unjoined.len() + self.unfollowed.len();
         Round {
             hooks,
-            refused: refused
-                + own as u32
-                + u32::from(blind)
-                + u32::from(self.lost.is_some()),
+            refused: refused + own as u32 + u32::from(blind) + u32::from(self.lost.is_some()),
             reasons: match blind {
                 true => "this process cannot see its /proc any more".to_owned(),
                 false => self.reasons(),

@@ -18,10 +18,16 @@ pub struct Settings {
 impl Settings {
     /// `TORTURE_REPORT` (a file), `TORTURE_RETURNS` (set or not),
     /// `TORTURE_TOGGLE` (microseconds), `TORTURE_MODULES` (separated by commas).
+    /// With `TORTURE_ALONE` programs that this one starts are left alone.
     pub fn from_environment() -> Option<Settings> {
         let text = |name| std::env::var(name).ok();
+        let report = std::env::var_os("TORTURE_REPORT")?.into();
+        if text("TORTURE_ALONE").is_some() {
+            // SAFETY: runs before the program's first instruction, on its only thread.
+            unsafe { std::env::remove_var("TORTURE_REPORT") };
+        }
         Some(Settings {
-            report: std::env::var_os("TORTURE_REPORT")?.into(),
+            report,
             returns: text("TORTURE_RETURNS").is_some(),
             toggle: text("TORTURE_TOGGLE")
                 .and_then(|micros| micros.parse().ok())

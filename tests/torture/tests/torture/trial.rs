@@ -47,6 +47,7 @@ pub struct Trial {
     /// Libraries to load from the start, so that their functions are probed.
     also: Vec<PathBuf>,
     modules: String,
+    alone: bool,
 }
 
 impl Trial {
@@ -56,7 +57,14 @@ impl Trial {
             directory: tempfile::tempdir().expect("a directory"),
             also: Vec::new(),
             modules: String::new(),
+            alone: false,
         }
+    }
+
+    /// Only the program itself, not those that it starts.
+    pub fn alone(mut self) -> Trial {
+        self.alone = true;
+        self
     }
 
     /// Loads the library of this name from the start, if it is installed.
@@ -121,6 +129,9 @@ impl Trial {
         }
         if mode == Mode::Toggle {
             command.env("TORTURE_TOGGLE", "5000");
+        }
+        if self.alone {
+            command.env("TORTURE_ALONE", "1");
         }
         if !self.modules.is_empty() {
             command.env("TORTURE_MODULES", &self.modules);
