@@ -1,6 +1,7 @@
-//! Makes the fds of rings readable when their data comes: programs ring a
-//! doorbell in shared memory, a thread here hears it and writes eventfds. It
-//! knows no program and no reader.
+//! Makes the fds of rings readable when their data comes, and those of user
+//! rings writable when there is room: programs ring a doorbell in shared
+//! memory, a thread here hears it and changes eventfds and pipes. It knows no
+//! program and no reader.
 //!
 //! Readers never read an eventfd (libbpf maps the ring and polls the fd), so
 //! nobody but us makes it unreadable again: that is done before each wait, in
@@ -28,14 +29,43 @@ pub struct Bridge {
     thread: OnceLock<()>,
 }
 
-/// A ring and the eventfd that is its fd.
+/// A ring and what stands behind its fd.
 pub struct Waker {
     ring: Object,
-    fd: PrivateFd,
-    /// Whether the eventfd is readable. Locked while that changes, so that a
-    /// reader that makes it unreadable and the bridge that makes it readable
-    /// do not cancel each other.
-    readable: Mutex<bool>,
+    fd: Signal,
+    /// Whether the fd is readable, or writable. Locked while that changes, so
+    /// that a tool's thread that takes it back and the bridge that gives it do
+    /// not cancel each other.
+    given: Mutex<bool>,
+}
+
+/// How an fd is made ready.
+enum Signal {
+    /// Readable: an eventfd that counts 1.
+    Readable(PrivateFd),
+    /// Writable: a pipe of one slot that is empty; its ends for reading and
+    /// for writing.
+    Writable(PrivateFd, PrivateFd),
+}
+
+impl Signal {
+    /// Makes the fd ready, or takes that back; whether it is ready now.
+    fn set(&self, ready: bool) -> bool {
+        let mut word = 1u64.to_ne_bytes();
+        let (number, fd, len) = match (self, ready) {
+            (Signal::Readable(fd), true) => (libc::SYS_write, fd, 8),
+            (Signal::Readable(fd), false) => (libc::SYS_read, fd, 8),
+            (Signal::Writable(from, _), true) => (libc::SYS_read, from, 1),
+            (Signal::Writable(_, to), false) => (libc::SYS_write, to, 1),
+        };
+        let at = word.as_mut_ptr() as usize;
+        let done = raw::checked(number, [fd.raw() as usize, at, len, 0, 0, 0]);
+        // EAGAIN means that it was so already.
+        match done {
+            Ok(_) | Err(Errno::EAGAIN) => ready,
+            Err(_) => !ready,
+        }
+    }
 }
 
 impl Waker {
@@ -46,12 +76,25 @@ impl Waker {
     pub fn new(ring: Object, fd: i32) -> Result<Arc<Waker>, Errno> {
         Ok(Arc::new(Waker {
             ring,
-            fd: PrivateFd::duplicate(fd)?,
-            readable: Mutex::new(false),
+            fd: Signal::Readable(PrivateFd::duplicate(fd)?),
+            given: Mutex::new(false),
         }))
     }
 
-    fn has_data(&self) -> bool {
+    /// Makes the ends of a pipe, `from` and `to`, follow the room in a user
+    /// ring; `to` is its fd.
+    ///
+    /// # Errors
+    /// EMFILE without another fd.
+    pub fn of_room(ring: Object, from: i32, to: i32) -> Result<Arc<Waker>, Errno> {
+        Ok(Arc::new(Waker {
+            ring,
+            fd: Signal::Writable(PrivateFd::duplicate(from)?, PrivateFd::duplicate(to)?),
+            given: Mutex::new(true),
+        }))
+    }
+
+    fn is_ready(&self) -> bool {
         match &self.ring {
             Object::Map(map) => map.map().ready(),
             Object::Event(event) => event.ring().is_some_and(|(_, ring)| ring.ready()),
@@ -69,56 +112,31 @@ impl Waker {
         map.map().ring().is_some_and(|ring| !ring.is_empty())
     }
 
-    fn readable(&self) -> MutexGuard<'_, bool> {
-        self.readable.lock().unwrap_or_else(PoisonError::into_inner)
+    fn given(&self) -> MutexGuard<'_, bool> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the fd readable if there is data.
+    /// Makes the fd ready if the ring is.
     pub fn raise(&self) {
-        if !self.has_data() {
+        if !self.is_ready() {
             return;
         }
-        let mut readable = self.readable();
-        if !*readable {
-            let one = 1u64.to_ne_bytes();
-            let written = raw::checked(
-                libc::SYS_write,
-                [
-                    self.fd.raw() as usize,
-                    one.as_ptr() as usize,
-                    one.len(),
-                    0,
-                    0,
-                    0,
-                ],
-            );
-            *readable = written.is_ok();
+        let mut given = self.given();
+        if !*given {
+            *given = self.fd.set(true);
         }
     }
 
-    /// Makes the fd say exactly whether there is data, before a reader looks.
+    /// Makes the fd say exactly whether the ring is ready, before a tool looks.
     pub fn settle(&self) {
-        if !self.has_data() {
-            let mut readable = self.readable();
-            if *readable {
-                let mut count = [0u8; 8];
-                // EAGAIN means that it was unreadable already.
-                raw::call(
-                    libc::SYS_read,
-                    [
-                        self.fd.raw() as usize,
-                        count.as_mut_ptr() as usize,
-                        count.len(),
-                        0,
-                        0,
-                        0,
-                    ],
-                );
-                *readable = false;
+        if !self.is_ready() {
+            let mut given = self.given();
+            if *given {
+                *given = self.fd.set(false);
             }
         }
         // Also looks again after the drain: data may have come meanwhile, and
-        // the bridge saw a readable fd then.
+        // the bridge saw a ready fd then.
         self.raise();
     }
 }

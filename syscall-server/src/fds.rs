@@ -242,3 +242,24 @@ pub fn eventfd() -> Result<c_int, Errno> {
     let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
     raw::checked(libc::SYS_eventfd2, [0, flags as usize, 0, 0, 0, 0]).map(|fd| fd as c_int)
 }
+
+/// A new pipe of one slot, closed on exec: its end for reading and that for
+/// writing. The latter is writable while the pipe is empty.
+///
+/// # Errors
+/// EMFILE when the process has no more fds.
+pub fn pipe() -> Result<[c_int; 2], Errno> {
+    let mut ends = [0; 2];
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    let to = ends.as_mut_ptr() as usize;
+    raw::checked(libc::SYS_pipe2, [to, flags as usize, 0, 0, 0, 0])?;
+    let resize = libc::F_SETPIPE_SZ as usize;
+    let sized = raw::checked(libc::SYS_fcntl, [ends[0] as usize, resize, 4096, 0, 0, 0]);
+    match sized {
+        Ok(_) => Ok(ends),
+        Err(errno) => {
+            ends.into_iter().for_each(raw::close);
+            Err(errno)
+        }
+    }
+}

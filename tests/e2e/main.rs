@@ -5,6 +5,7 @@
 mod children;
 mod containers;
 mod death;
+mod drains;
 mod dumps;
 mod errors;
 mod known;

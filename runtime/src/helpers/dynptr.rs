@@ -54,6 +54,11 @@ impl DynPtr {
         }
     }
 
+    /// Of `len` bytes that may be read and written, at most [`MAX_SIZE`].
+    pub(super) fn local(data: *mut u8, len: u32) -> DynPtr {
+        DynPtr::new(data, LOCAL, len)
+    }
+
     /// The dynptr at an address that the verifier took for one.
     ///
     /// # Safety

@@ -56,6 +56,7 @@ static ROWS: &[&Helper] = &[
     &ringbuf::ringbuf_submit::ROW,
     &ringbuf::ringbuf_discard::ROW,
     &ringbuf::ringbuf_query::ROW,
+    &ringbuf::user_ringbuf_drain::ROW,
     &stack::get_stackid::ROW,
     &stack::get_stack::ROW,
     &task::get_current_pid_tgid::ROW,

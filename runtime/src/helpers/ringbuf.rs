@@ -1,8 +1,11 @@
-//! Output to ring buffers.
+//! Output to ring buffers, and input from those of the other direction.
 
 use uapi::Errno;
 
-use super::row::{AllocLen, Any, Bytes, LenOrZero, Record, RecordOrNull, helper};
+use super::dynptr::DynPtr;
+use super::row::{
+    AllocLen, Any, Bytes, Callback, CallbackCtx, LenOrZero, Record, RecordOrNull, helper,
+};
 use crate::maps::Map;
 use crate::run::RunState;
 
@@ -64,5 +67,29 @@ helper! {
     /// producer position (3); 0 for other flags.
     fn ringbuf_query(run, map: &'static Map, flags: Any) -> u64 = BPF_FUNC_RINGBUF_QUERY {
         map.ring().map_or(0, |ring| ring.query(flags.0))
+    }
+}
+
+helper! {
+    /// bpf_user_ringbuf_drain: calls back with a dynptr of each sample that the
+    /// tool has written until the callback returns 1; returns how many. Errors:
+    /// EINVAL for flags or a malformed sample, E2BIG for one that is too large,
+    /// EBUSY while another program drains.
+    fn user_ringbuf_drain(run, map: &'static Map, callback: Callback, ctx: CallbackCtx, flags: Any) -> i64 = BPF_FUNC_USER_RINGBUF_DRAIN {
+        let Some(ring) = map.user_ring() else {
+            return Errno::EINVAL.ret();
+        };
+        let id = core::ptr::from_ref(run) as u64;
+        let drained = ring.drain(id, flags.0, &mut |sample, len| {
+            let dynptr = DynPtr::local(sample, len);
+            let args = [&raw const dynptr as u64, ctx.0, 0, 0];
+            // SAFETY: a dynptr that lives until the callback returns, and the
+            // program's own address.
+            unsafe { callback.call(args, run) }
+        });
+        if drained.wakes {
+            run.env().doorbell.ring();
+        }
+        drained.ret
     }
 }

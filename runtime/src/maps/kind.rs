@@ -13,6 +13,7 @@ use vm::link::ArrayLayout;
 use super::of_maps::{self, InnerMaps};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
+use super::user_ringbuf::{self, UserRing};
 use super::{array, bloom_filter, hash, percpu_array, queue, ringbuf, slots, stack_trace};
 
 /// Is the storage fresh, or does another process use it already?
@@ -51,6 +52,7 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {
             &slots::TYPE
         }
+        BPF_MAP_TYPE_USER_RINGBUF => &user_ringbuf::TYPE,
         BPF_MAP_TYPE_ARRAY_OF_MAPS => &of_maps::ARRAY,
         BPF_MAP_TYPE_HASH_OF_MAPS => &of_maps::HASH,
         _ => return None,
@@ -200,6 +202,11 @@ pub(super) trait MapKind: Send + Sync {
 
     /// The map as a ring buffer.
     fn ring(&self) -> Option<&Ring> {
+        None
+    }
+
+    /// The map as a user ring buffer.
+    fn user_ring(&self) -> Option<&UserRing> {
         None
     }
 

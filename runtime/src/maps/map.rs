@@ -13,6 +13,7 @@ use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
 use super::spec_only::SpecOnly;
+use super::user_ringbuf::UserRing;
 
 /// A process-local view of one map. Its address (keep it boxed or in an `Arc`)
 /// is what a program's register holds for the map.
@@ -277,6 +278,11 @@ impl Map {
     pub fn ring(&self) -> Option<&Ring> {
         // SAFETY: points into what `kind` owns and never moves.
         self.ring.map(|ring| unsafe { ring.as_ref() })
+    }
+
+    /// The map as a user ring buffer, if it is one.
+    pub fn user_ring(&self) -> Option<&UserRing> {
+        self.kind.user_ring()
     }
 
     /// Whether a map of maps may hold maps of this spec.

@@ -23,8 +23,10 @@ mod slots;
 mod spec;
 mod spec_only;
 mod stack_trace;
+mod user_ringbuf;
 
 pub use map::Map;
 pub use perf_ring::PerfRing;
 pub use ringbuf::Ring;
 pub use spec::{FieldSpec, InnerSpec, MAX_FIELDS, MapSpec};
+pub use user_ringbuf::{Drained, UserRing};

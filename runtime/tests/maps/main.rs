@@ -12,3 +12,4 @@ mod queue;
 mod ringbuf;
 mod segment;
 mod stack_trace;
+mod user_ringbuf;

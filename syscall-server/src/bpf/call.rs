@@ -8,7 +8,7 @@ use std::sync::Arc;
 use runtime::command::{BtfObject, LinkObject, MapObject, Object, ProgObject};
 use uapi::Errno;
 use uapi::attr::{ATTR_BYTES, AttrBytes};
-use uapi::map::BPF_MAP_TYPE_RINGBUF;
+use uapi::map::{BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_USER_RINGBUF};
 
 use crate::bridge::Waker;
 use crate::fds::{self, FDS, File};
@@ -61,9 +61,17 @@ impl Call {
     }
 
     /// Makes an fd for an object, of the kind that serves it best: the file of
-    /// an array that can be mmapped, else an eventfd, which follows the data
-    /// of a ring.
+    /// an array that can be mmapped, a pipe that follows the room in a user
+    /// ring, else an eventfd, which follows the data of a ring.
     pub fn new_fd(&self, object: Object) -> Result<i64, Errno> {
+        let map_type = match &object {
+            Object::Map(map) => map.map().spec().map_type,
+            _ => 0,
+        };
+        let hosted = self.server.bpf.session().is_ok();
+        if map_type == BPF_MAP_TYPE_USER_RINGBUF && hosted {
+            return self.user_ring_fd(object);
+        }
         let fd = match &object {
             Object::Map(map) if map.has_file() => match self.server.bpf.session() {
                 Ok(session) => {
@@ -74,10 +82,9 @@ impl Call {
             },
             _ => fds::eventfd()?,
         };
-        let is_ring = matches!(&object, Object::Map(map)
-            if map.map().spec().map_type == BPF_MAP_TYPE_RINGBUF && self.server.bpf.session().is_ok());
-        let waker = if is_ring {
-            match self.watch(&object, fd) {
+        let waker = if map_type == BPF_MAP_TYPE_RINGBUF && hosted {
+            let waker = Waker::new(object.clone(), fd);
+            match waker.and_then(|waker| self.watch(waker)) {
                 Ok(waker) => Some(waker),
                 Err(errno) => {
                     raw::close(fd);
@@ -91,8 +98,25 @@ impl Call {
         Ok(i64::from(fd))
     }
 
-    fn watch(&self, object: &Object, fd: c_int) -> Result<Arc<Waker>, Errno> {
-        let waker = Waker::new(object.clone(), fd)?;
+    /// An fd that is writable while a user ring has room.
+    fn user_ring_fd(&self, object: Object) -> Result<i64, Errno> {
+        let [from, to] = fds::pipe()?;
+        let waker = Waker::of_room(object.clone(), from, to);
+        raw::close(from);
+        match waker.and_then(|waker| self.watch(waker)) {
+            Ok(waker) => {
+                let waker = Some(waker);
+                FDS.insert(to, Arc::new(File { object, waker }))?;
+                Ok(i64::from(to))
+            }
+            Err(errno) => {
+                raw::close(to);
+                Err(errno)
+            }
+        }
+    }
+
+    fn watch(&self, waker: Arc<Waker>) -> Result<Arc<Waker>, Errno> {
         self.server.bridge.watch(&waker)?;
         Ok(waker)
     }

@@ -73,7 +73,8 @@ mod own {
     pub const CLAIMS: u64 = super::PAGE;
 }
 
-fn storage_size(spec: &MapSpec, _nr_cpus: u32) -> Result<u64, Errno> {
+/// What `ringbuf_map_alloc` asks of rings of both directions.
+pub(super) fn check(spec: &MapSpec) -> Result<(), Errno> {
     let size = u64::from(spec.max_entries);
     if spec.map_flags & !BPF_F_NUMA_NODE != 0
         || spec.key_size != 0
@@ -83,7 +84,31 @@ fn storage_size(spec: &MapSpec, _nr_cpus: u32) -> Result<u64, Errno> {
     {
         return Err(Errno::EINVAL);
     }
-    Ok(DATA + size + own::CLAIMS + Claims::BYTES)
+    Ok(())
+}
+
+fn storage_size(spec: &MapSpec, _nr_cpus: u32) -> Result<u64, Errno> {
+    check(spec)?;
+    Ok(DATA + u64::from(spec.max_entries) + own::CLAIMS + Claims::BYTES)
+}
+
+/// The ranges of storage that an mmap of `len` bytes at `offset` shows: both
+/// positions' pages, then `size` bytes of data, twice.
+pub(super) fn ranges(size: u64, offset: u64, len: u64) -> Result<Vec<(u64, u64)>, Errno> {
+    let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
+    let again = DATA + size;
+    if !offset.is_multiple_of(PAGE) || end > again + size {
+        return Err(Errno::EINVAL);
+    }
+    let mut ranges = Vec::new();
+    if offset < again {
+        ranges.push((offset, end.min(again) - offset));
+    }
+    if end > again {
+        let from = offset.max(again);
+        ranges.push((from - size, end - from));
+    }
+    Ok(ranges)
 }
 
 fn over(
@@ -405,20 +430,7 @@ impl MapKind for Ring {
         if writable && (offset != CONSUMER || len != PAGE) {
             return Err(Errno::EPERM);
         }
-        let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
-        let again = DATA + self.size;
-        if !offset.is_multiple_of(PAGE) || end > again + self.size {
-            return Err(Errno::EINVAL);
-        }
-        let mut ranges = Vec::new();
-        if offset < again {
-            ranges.push((offset, end.min(again) - offset));
-        }
-        if end > again {
-            let from = offset.max(again);
-            ranges.push((from - self.size, end - from));
-        }
-        Ok(ranges)
+        ranges(self.size, offset, len)
     }
 
     fn ready(&self) -> bool {
