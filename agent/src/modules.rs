@@ -67,6 +67,14 @@ impl Image {
         self.mappings.iter().find(|m| m.range.contains(&address))
     }
 
+    /// Whether a mapping is of the program itself.
+    pub fn is_program(&self, mapping: &Mapping) -> bool {
+        // SAFETY: reads what the kernel handed to the process.
+        let entry = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
+        let program = self.holding(entry);
+        program.is_some_and(|program| (program.dev, program.ino) == (mapping.dev, mapping.ino))
+    }
+
     /// Whether a mapping is of the program itself or of libc: these are never closed.
     pub fn is_for_life(&self, mapping: &Mapping) -> bool {
         // SAFETY: reads what the kernel handed to the process.

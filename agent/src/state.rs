@@ -70,11 +70,13 @@ pub struct State {
 impl State {
     /// The state of a process that follows nobody yet.
     pub fn new(dirs: Dirs, engine: Box<dyn Backend>) -> State {
+        let mut syscalls = Syscalls::default();
+        syscalls.set_state(&dirs.state);
         State {
             dirs,
             root: root(),
             hooks: Hooks::new(engine),
-            syscalls: Syscalls::default(),
+            syscalls,
             stacks: Stacks::default(),
             roster: None,
             slot: None,
@@ -99,6 +101,7 @@ impl State {
                 std::mem::forget(roster);
             }
         }
+        self.syscalls.set_state(&dirs.state);
         self.dirs = dirs;
         self.root = root();
     }

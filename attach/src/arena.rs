@@ -119,6 +119,12 @@ impl Arena {
         self.mapped.by_start.iter().map(|(start, end)| *start..*end)
     }
 
+    /// Those of them that hold any of these addresses.
+    pub(crate) fn mapped_with(&self, addrs: &[u64]) -> Vec<Range<u64>> {
+        let holds = |range: &Range<u64>| addrs.iter().any(|addr| range.contains(addr));
+        self.mapped().filter(holds).collect()
+    }
+
     /// Room for a trampoline in reach of all of `near`.
     pub(crate) fn near(&mut self, near: u64, len: u64) -> Option<u64> {
         if let Some(at) = self.take_from_chunk(near, len) {

@@ -26,8 +26,8 @@ use crate::probe::{Kind, Point, Probe, Tactic};
 use crate::shadow;
 use crate::site::{Attached, ProbeList, Site};
 use crate::syscalls::hit;
-use crate::syscalls::sites::Sites;
-use crate::syscalls::{SyscallProbe, SyscallSite};
+use crate::syscalls::sites::{Lacking, Sites, Work};
+use crate::syscalls::{Memo, SyscallProbe, SyscallSite, Text};
 use crate::text::{self, Change, Outcome, TextWriter};
 
 mod inlined;
@@ -117,6 +117,16 @@ impl Record {
 /// Bytes of code that are looked at for what overwrites the flags.
 const FLAGS_WINDOW: usize = 64;
 
+/// What came of [`Engine::trace_syscalls`].
+#[derive(Debug, Default)]
+pub struct Traced {
+    /// An instruction is hooked that was not before: a thread may be right
+    /// before it, behind the hook.
+    pub has_hooked: bool,
+    /// What was not hooked for want of a module: to be given again with one.
+    pub lacking: Vec<Arc<Text>>,
+}
+
 /// All that the engine's lock protects.
 struct State {
     sites: BTreeMap<u64, Record>,
@@ -185,23 +195,27 @@ impl Engine {
     }
 
     /// From now on exactly these probes run at system calls, made by whatever
-    /// instruction of these modules or of others that were given before.
-    /// [`Engine::syscall_sites`] tells which could not be hooked. Gives whether
-    /// an instruction is hooked that was not before: a thread may be right
-    /// before it, behind the hook.
-    pub fn trace_syscalls(&self, modules: &[Arc<Module>], probes: &[SyscallProbe]) -> bool {
+    /// instruction of these texts or of others that were given before.
+    /// [`Engine::syscall_sites`] tells which could not be hooked.
+    pub fn trace_syscalls(&self, texts: &[Arc<Text>], probes: &[SyscallProbe]) -> Traced {
         libraries::held(|| {
             let mut state = STATE.lock();
             if state.syscalls.publish(probes) {
                 // What the old lists lead to may go when the engine is settled.
                 state.replaced.push(ProbeList::placeholder());
             }
-            state.hook_syscalls(modules, self.can_step)
+            state.hook_syscalls(texts, self.can_step)
         })
     }
 
-    /// How many places of the modules' text may be system call instructions
-    /// that are not hooked, for all that can be told.
+    /// What was found out about a text of a file, for the next process that
+    /// maps that; nothing where its memo told all.
+    pub fn syscall_memo(&self, text: &Arc<Text>) -> Option<Memo> {
+        STATE.lock().syscalls.memo(text)
+    }
+
+    /// How many places of the texts may be system call instructions that are
+    /// not hooked, for all that can be told.
     pub fn syscall_doubts(&self) -> usize {
         STATE.lock().syscalls.doubts()
     }
@@ -388,25 +402,34 @@ impl State {
     }
 
     /// Brings the text in line with the probes at system calls.
-    fn hook_syscalls(&mut self, modules: &[Arc<Module>], can_step: bool) -> bool {
-        let mut has_hooked = false;
-        let mut new = self.syscalls.work(modules);
+    fn hook_syscalls(&mut self, texts: &[Arc<Text>], can_step: bool) -> Traced {
+        let mut traced = Traced::default();
+        let mappings = mappings::own();
+        let known = mappings.as_deref().unwrap_or_default();
+        let Work { mut new, lacking } = self.syscalls.work(texts, known);
+        traced.lacking = lacking;
         let arena = self.arena.get_or_insert_default();
         if !new.is_empty()
-            && let Some(mappings) = mappings::own()
+            && let Some(mappings) = mappings
         {
             arena.survey(&mappings);
             // A library may have been closed before this call.
-            new.retain(|(_, found)| mappings::holding(&mappings, found.addr).is_some());
+            new.retain(|(_, found, _)| mappings::holding(&mappings, found.addr).is_some());
         }
         let mut plans = Vec::new();
-        for (module, found) in new {
+        for (text, found, recipe) in new {
             let plan = self
                 .syscalls
-                .plan(&module, &found, arena, &mut self.owned, can_step);
-            plans.extend(plan.map(|plan| (found.addr, plan)));
+                .plan(&text, &found, recipe, arena, &mut self.owned, can_step);
+            match plan {
+                Ok(plan) => plans.extend(plan.map(|plan| (found.addr, plan))),
+                Err(Lacking) if traced.lacking.iter().any(|known| Arc::ptr_eq(known, &text)) => {}
+                Err(Lacking) => traced.lacking.push(text),
+            }
         }
-        for addr in write_plans(&plans).into_keys() {
+        let own = self.arena.as_ref().filter(|_| plans.len() > FEW_PLANS);
+        let own = own.map(|arena| arena.mapped_with(&written_at(&plans)));
+        for addr in write_plans_in(&plans, own.unwrap_or_default()).into_keys() {
             self.syscalls.failed(addr, Refusal::NoMemory);
         }
         for is_patched in [true, false] {
@@ -418,7 +441,7 @@ impl State {
             for ((addr, _), outcome) in due.iter().zip(outcomes) {
                 match outcome {
                     Outcome::Done => {
-                        has_hooked |= is_patched;
+                        traced.has_hooked |= is_patched;
                         self.syscalls.changed(*addr, is_patched);
                     }
                     _ if is_patched => self.syscalls.failed(*addr, Refusal::Patched),
@@ -428,7 +451,7 @@ impl State {
                 }
             }
         }
-        has_hooked
+        traced
     }
 
     fn add(&mut self, addr: u64, kind: Kind, probe: Probe) -> HookId {
@@ -546,13 +569,27 @@ fn code_of(plan: &mut Plan) -> Option<&mut [u8]> {
     plan.writes.last_mut().map(|(_, code)| &mut code[..])
 }
 
-/// Writes trampolines, landings and jumps in padding; gives what failed.
+/// So many plans are written without changing any page's protection.
+const FEW_PLANS: usize = 16;
+
+/// Where the trampolines and landings of plans begin.
+fn written_at(plans: &[(u64, Plan)]) -> Vec<u64> {
+    let writes = plans.iter().flat_map(|(_, plan)| &plan.writes);
+    writes.map(|(at, _)| *at).collect()
+}
+
 fn write_plans(plans: &[(u64, Plan)]) -> BTreeMap<u64, AttachError> {
+    write_plans_in(plans, Vec::new())
+}
+
+/// Writes trampolines, landings and jumps in padding; gives what failed. Pages
+/// of ours that are `opened` for it take them faster.
+fn write_plans_in(plans: &[(u64, Plan)], opened: Vec<Range<u64>>) -> BTreeMap<u64, AttachError> {
     let mut failed = BTreeMap::new();
     if plans.is_empty() {
         return failed;
     }
-    let writer = TextWriter::open();
+    let writer = TextWriter::open_own(opened.into_iter());
     for (addr, plan) in plans {
         let padding = plan
             .padding

@@ -134,6 +134,15 @@ impl TextWriter {
         }
     }
 
+    /// The same for much of it: `own` pages, which hold nothing but
+    /// trampolines, are writable as long as this lives.
+    pub(crate) fn open_own(own: impl Iterator<Item = Range<u64>>) -> TextWriter {
+        let mut writer = TextWriter::open();
+        let opened = own.filter(|range| Pages::from(range).make_writable().is_ok());
+        writer.opened.extend(opened);
+        writer
+    }
+
     /// Makes the mappings of all changes writable, where that leaves no trace.
     fn open_for(changes: &[Change], mappings: &[Mapping]) -> TextWriter {
         let mut opened: Vec<Range<u64>> = Vec::new();

@@ -7,6 +7,7 @@
 //! this memory, after which cached thread ids are wrong, and those that its
 //! other parts observe ([`observers`]).
 
+mod files;
 pub mod observers;
 mod sight;
 #[cfg(test)]
@@ -15,8 +16,10 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
+use attach::syscalls::Text;
 use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
 use runtime::session::LinkKind;
 use runtime::thread;
@@ -28,6 +31,7 @@ use crate::joined::Joined;
 use crate::log::debug;
 use crate::modules::{Image, Modules};
 
+use files::Files;
 use sight::Sight;
 pub use sight::forget_calls;
 
@@ -60,8 +64,9 @@ pub struct Syscalls {
     sight: Sight,
     /// What the engine was told last.
     told: Option<(Vec<SyscallProbe>, Image)>,
+    files: Files,
     /// The kernel's library, once it was looked for.
-    vdso: Option<Option<Arc<Module>>>,
+    vdso: Option<Option<Arc<Text>>>,
 }
 
 impl Syscalls {
@@ -149,6 +154,11 @@ impl Syscalls {
         }
     }
 
+    /// What is found out about files is kept here.
+    pub fn set_state(&mut self, state: &Path) {
+        self.files.set_state(state);
+    }
+
     /// To be called before a round looks at the process.
     pub fn round_begins(&mut self) {
         self.sight.round_begins();
@@ -207,19 +217,22 @@ impl Syscalls {
         let Ok(engine) = Engine::new() else { return };
         let looked_at = memory.iter().flat_map(|module| module.ranges());
         self.looked_at.extend(looked_at);
-        let mut all = memory;
+        let mut texts: Vec<Arc<Text>> = memory.into_iter().map(of_module).collect();
         if !probes.is_empty() {
-            all.extend(self.vdso.get_or_insert_with(text::vdso_module).clone());
+            let vdso = || text::vdso_module().map(of_module);
+            texts.extend(self.vdso.get_or_insert_with(vdso).clone());
         }
-        let has_vdso = matches!(self.vdso, Some(Some(_)));
-        let before = all.len();
-        all.extend(image.texts().filter_map(|mapping| {
-            let module = modules.of(mapping, image);
-            let module = module.inspect_err(|error| debug!("not hooked: {error}"));
-            module.ok()
-        }));
-        self.has_read_all = has_vdso && all.len() - before == image.texts().count();
-        if engine.trace_syscalls(&all, &probes) {
+        texts.extend(self.files.follow(image));
+        let mut traced = engine.trace_syscalls(&texts, &probes);
+        self.has_read_all = matches!(self.vdso, Some(Some(_)));
+        if !traced.lacking.is_empty() {
+            let lacking = std::mem::take(&mut traced.lacking);
+            self.has_read_all &= self.files.supply(&lacking, image, modules);
+            let again = engine.trace_syscalls(&lacking, &probes);
+            traced.has_hooked |= again.has_hooked;
+            self.files.keep(&lacking, &engine);
+        }
+        if traced.has_hooked {
             self.sight.hooked();
         }
         let refused = engine.syscall_sites();
@@ -227,6 +240,10 @@ impl Syscalls {
         self.refused_sites = refused.inspect(|site| debug!("{site:x?}")).count() as u32;
         self.told = Some((probes, image.clone()));
     }
+}
+
+fn of_module(module: Arc<Module>) -> Arc<Text> {
+    Arc::new(Text::of_module(module))
 }
 
 /// Runs the exit programs of execve(2), whose enter ran in the program before

@@ -7,12 +7,19 @@
 //! it on another stack is nothing special. Where the number is a constant, only
 //! the instructions of traced numbers change, and all others run as they were.
 //!
-//! Reading order: this file (what is asked), [`sites`] (who keeps the
-//! instructions), `arch::syscalls` (finding them, trampolines, stubs), [`hit`]
-//! (what happens at one).
+//! Reading order: this file (what is asked), [`text`] (of what text), [`sites`]
+//! (who keeps the instructions), [`planning`] and [`memo`] (how one is hooked),
+//! `arch::syscalls` (finding them, trampolines, stubs), [`hit`] (what happens at
+//! one).
 
 pub(crate) mod hit;
+pub(crate) mod memo;
+mod planning;
 pub(crate) mod sites;
+pub(crate) mod text;
+
+pub use memo::Memo;
+pub use text::Text;
 
 use core::fmt;
 use core::sync::atomic::AtomicU64;

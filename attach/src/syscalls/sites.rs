@@ -7,22 +7,21 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::hit::{Entry, List, Lists, NUMBERS, WATCHED};
+use super::hit::{List, Lists, NUMBERS, WATCHED};
+use super::memo::{Memo, Place, Recipe};
+use super::planning::{self, DEEP};
+use super::text::Text;
 use super::{SyscallProbe, SyscallSite, When};
-use crate::arch::decode::First;
-use crate::arch::plan::{Body, Plan, Planner};
-use crate::arch::syscalls::body::{self, Names};
+use crate::arch::plan::{Plan, Planner};
 use crate::arch::syscalls::find::{self, Found};
-use crate::arch::syscalls::pool::{self, Exit, Kind};
+use crate::arch::syscalls::pool::Exit;
 use crate::arch::syscalls::thunk;
 use crate::arena::{Arena, Intervals};
 use crate::error::Refusal;
+use crate::mappings::{self, Mapping};
 use crate::module::Module;
 use crate::probe::Tactic;
 use crate::text::Change;
-
-/// Enough for any instruction.
-const LONGEST: usize = 15;
 
 /// System calls that are hooked as soon as any is traced, for what they tell
 /// the agent: new threads and processes, new text.
@@ -41,6 +40,8 @@ const ALWAYS: [i64; 8] = [
 struct Site {
     nr: Option<u32>,
     is_memory: bool,
+    /// How to plan it again.
+    recipe: Option<Recipe>,
     hooked: Result<Hooked, Refusal>,
 }
 
@@ -51,12 +52,95 @@ struct Hooked {
     is_patched: bool,
 }
 
-/// What was found in a module.
+/// What was found in text.
 struct Known {
-    module: Arc<Module>,
-    found: Vec<Found>,
+    text: Arc<Text>,
+    found: Vec<(Found, Option<Recipe>)>,
     /// See [`find::doubts`].
     doubts: OnceCell<usize>,
+}
+
+/// A module is missing.
+pub(crate) struct Lacking;
+
+/// What is to be done for new text or new probes.
+#[derive(Default)]
+pub(crate) struct Work {
+    /// Sites to plan.
+    pub(crate) new: Vec<(Arc<Text>, Found, Option<Recipe>)>,
+    /// What nobody has looked at.
+    pub(crate) lacking: Vec<Arc<Text>>,
+}
+
+impl Known {
+    /// By the module, if there is one, else by the memo; neither may do.
+    fn look(text: &Arc<Text>, mappings: &[Mapping]) -> Option<Known> {
+        let (found, doubts) = match (text.module(), &text.memo) {
+            (Some(module), _) if module.is_own() => (Vec::new(), OnceCell::from(0)),
+            (Some(module), _) => {
+                let found = find::find(module).into_iter();
+                (found.map(|found| (found, None)).collect(), OnceCell::new())
+            }
+            (None, Some(memo)) => {
+                let places = memo.places.iter();
+                let found = places.map(|place| locate(text, place, mappings));
+                let doubts = OnceCell::from(memo.doubts as usize);
+                (found.collect::<Option<_>>()?, doubts)
+            }
+            (None, None) => return None,
+        };
+        Some(Known {
+            text: text.clone(),
+            found,
+            doubts,
+        })
+    }
+
+    fn doubts(&self) -> usize {
+        *self.doubts.get_or_init(|| {
+            let found: Vec<u64> = self.found.iter().map(|(found, _)| found.addr).collect();
+            let module = self.text.module();
+            module.map_or(0, |module| find::doubts(module, &found))
+        })
+    }
+}
+
+/// A remembered place in this process, if memory holds what it held.
+fn locate(text: &Text, place: &Place, mappings: &[Mapping]) -> Option<(Found, Option<Recipe>)> {
+    let len = place.bytes.len() as u64;
+    let start = text.addr_of(place.offset.checked_sub(place.lead())?, len)?;
+    let is_readable = |addr| mappings::holding(mappings, addr).is_some_and(|m| m.is_text);
+    let is_there = is_readable(start) && is_readable(start + len - 1);
+    if !is_there || planning::bytes_at(&(start..start + len)) != place.bytes {
+        return None;
+    }
+    let addr = start + place.lead();
+    let mut at = addr;
+    let before = place.before.iter().map(|len| {
+        at -= u64::from(*len);
+        at
+    });
+    Some((Found::new(addr, place.nr, before.collect()), place.recipe))
+}
+
+/// What is to be remembered of an instruction.
+fn place(text: &Text, module: &Module, found: &Found, recipe: Option<Recipe>) -> Option<Place> {
+    let mut next = found.addr;
+    let before = found.before.iter().map(|addr| {
+        let len = next - addr;
+        next = *addr;
+        u8::try_from(len).ok()
+    });
+    let before = before.collect::<Option<Vec<u8>>>()?;
+    let start = found.before.last().unwrap_or(&found.addr);
+    let bytes = module.original(*start, (found.addr + 2 - start) as usize)?;
+    Some(Place {
+        offset: text.offset_of(found.addr)?,
+        nr: found.nr,
+        before,
+        bytes: bytes.to_vec(),
+        recipe,
+    })
 }
 
 /// All that is known of system calls in this process.
@@ -112,139 +196,120 @@ impl Sites {
             })
     }
 
-    /// Looks at modules that are new, and says what is to be written so that
-    /// every site is as the probes want it.
+    /// Looks at text that is new, and says which sites are to be planned so that
+    /// every site is as the probes want it, and for what text a module is
+    /// missing.
     ///
     /// Memory may be gone, or be other code, at any later time: all that is in
     /// it is hooked at once, and never written to again.
-    pub(crate) fn work(&mut self, modules: &[Arc<Module>]) -> Vec<(Arc<Module>, Found)> {
-        let mut new = Vec::new();
-        for module in modules.iter().filter(|module| module.is_memory()) {
-            let found = find::find(module).into_iter();
-            new.extend(found.map(|found| (module.clone(), found)));
+    pub(crate) fn work(&mut self, texts: &[Arc<Text>], mappings: &[Mapping]) -> Work {
+        let mut work = Work::default();
+        if self.probes.is_empty() {
+            return work;
         }
-        for module in modules.iter().filter(|module| !module.is_memory()) {
+        for text in texts.iter().filter(|text| text.is_memory()) {
+            for found in text.module().iter().flat_map(|module| find::find(module)) {
+                work.new.push((text.clone(), found, None));
+            }
+        }
+        for text in texts.iter().filter(|text| !text.is_memory()) {
             let is_known = self
                 .known
                 .iter()
-                .any(|known| Arc::ptr_eq(&known.module, module));
-            if !is_known && !module.is_own() {
-                self.known.push(Known {
-                    module: module.clone(),
-                    found: find::find(module),
-                    doubts: OnceCell::new(),
-                });
-            }
-        }
-        if self.probes.is_empty() {
-            return Vec::new();
-        }
-        for Known { module, found, .. } in &self.known {
-            for found in found {
-                if self.wants(found.nr) && !self.by_addr.contains_key(&found.addr) {
-                    new.push((module.clone(), found.clone()));
+                .any(|known| Arc::ptr_eq(&known.text, text));
+            if !is_known {
+                match Known::look(text, mappings) {
+                    Some(known) => self.known.push(known),
+                    None => work.lacking.push(text.clone()),
                 }
             }
         }
-        new
+        for known in &self.known {
+            for (found, recipe) in &known.found {
+                if self.wants(found.nr) && !self.by_addr.contains_key(&found.addr) {
+                    work.new.push((known.text.clone(), found.clone(), *recipe));
+                }
+            }
+        }
+        work
     }
 
-    /// Plans a site; the plan is to be written before [`Sites::due`] is.
+    /// Plans a site; the plan is to be written before [`Sites::due`] is. `Err`
+    /// if that takes a module that is missing.
     pub(crate) fn plan(
         &mut self,
-        module: &Module,
+        text: &Text,
         found: &Found,
+        recipe: Option<Recipe>,
         arena: &mut Arena,
         owned: &mut Intervals,
         can_step: bool,
-    ) -> Option<Plan> {
-        if module.is_memory() {
+    ) -> Result<Option<Plan>, Lacking> {
+        if text.is_memory() {
             // What was there before was other code.
             let start = found.before.last().unwrap_or(&found.addr);
             owned.remove_starting_in(&(*start..found.addr + 2));
         }
-        let planned = self.try_plan(module, found, arena, owned, can_step);
-        let (hooked, plan) = match planned {
-            Ok(plan) => {
-                owned.insert(plan.owned.clone());
-                if let Some(padding) = &plan.padding {
-                    owned.insert(padding.addr..padding.addr + padding.len as u64);
-                }
-                let hooked = Hooked {
-                    tactic: plan.tactic,
-                    head: plan.head,
-                    is_patched: false,
-                };
-                (Ok(hooked), Some(plan))
-            }
-            Err(refusal) => (Err(refusal), None),
+        let mut planner = Planner {
+            arena,
+            owned,
+            can_step,
+            wanted: None,
         };
-        self.by_addr.insert(
-            found.addr,
-            Site {
-                nr: found.nr,
-                is_memory: module.is_memory(),
-                hooked,
-            },
-        );
-        plan
+        let replayed =
+            recipe.and_then(|recipe| planning::replay(text, found, &recipe, &mut planner).ok());
+        let planned = match (replayed, text.module()) {
+            (Some(planned), _) => Ok(planned),
+            (None, Some(module)) => planning::plan(module, found, &mut planner),
+            (None, None) => return Err(Lacking),
+        };
+        let mut site = Site {
+            nr: found.nr,
+            is_memory: text.is_memory(),
+            recipe: None,
+            hooked: Err(Refusal::NoRoom),
+        };
+        let planned = planned.map(|planned| {
+            let plan = planned.plan;
+            owned.insert(plan.owned.clone());
+            if let Some(padding) = &plan.padding {
+                owned.insert(padding.addr..padding.addr + padding.len as u64);
+            }
+            for exit in &planned.exits {
+                aim(exit);
+            }
+            self.exits.extend(planned.exits);
+            site.recipe = planned.recipe;
+            site.hooked = Ok(Hooked {
+                tactic: plan.tactic,
+                head: plan.head,
+                is_patched: false,
+            });
+            plan
+        });
+        if let Err(refusal) = &planned {
+            site.hooked = Err(*refusal);
+        }
+        self.by_addr.insert(found.addr, site);
+        Ok(planned.ok())
     }
 
-    fn try_plan(
-        &mut self,
-        module: &Module,
-        found: &Found,
-        arena: &mut Arena,
-        owned: &Intervals,
-        can_step: bool,
-    ) -> Result<Plan, Refusal> {
-        let (entry, exits) = make_entry(found).ok_or(Refusal::NoMemory)?;
-        let mut refusal = Refusal::NoRoom;
-        // A punned jump only where no other fits.
-        for is_last_resort in [false, true] {
-            for start in starts(module, found) {
-                let chain = chain(module, start, found.addr)?;
-                let names = Names {
-                    entry: core::ptr::from_ref(entry) as u64,
-                    watched: found.nr.is_none().then_some(WATCHED.as_ptr() as u64),
-                    unwatched: if start == found.addr {
-                        entry.plain
-                    } else {
-                        found.addr
-                    },
-                };
-                let body = Body {
-                    room: body::ROOM,
-                    entry: 0,
-                    code: &|at, displaced| match displaced {
-                        [_] => body::code(at, &chain, names),
-                        _ => Err(Refusal::Immovable),
-                    },
-                };
-                let mut planner = Planner {
-                    arena: &mut *arena,
-                    owned,
-                    can_step,
-                    wanted: None,
-                };
-                match planner.plan(module, start, &body) {
-                    Ok(plan) if plan.tactic != Tactic::Pun || is_last_resort => {
-                        self.exits.extend(exits.iter().copied());
-                        for exit in &exits {
-                            aim(exit);
-                        }
-                        return Ok(plan);
-                    }
-                    Ok(plan) => {
-                        for (at, code) in plan.writes {
-                            arena.give_back(&(at..at + code.len() as u64));
-                        }
-                    }
-                    Err(error) => refusal = error,
-                }
-            }
-        }
-        Err(refusal)
+    /// What is known of a file's text, for the next process that maps it;
+    /// nothing where a memo told all of it.
+    pub(crate) fn memo(&self, text: &Arc<Text>) -> Option<Memo> {
+        let known = self
+            .known
+            .iter()
+            .find(|known| Arc::ptr_eq(&known.text, text))?;
+        let module = text.module()?;
+        let places = known.found.iter().map(|(found, recipe)| {
+            let made = self.by_addr.get(&found.addr).and_then(|site| site.recipe);
+            place(text, module, found, made.or(*recipe))
+        });
+        Some(Memo {
+            doubts: u32::try_from(known.doubts()).ok()?,
+            places: places.collect::<Option<_>>()?,
+        })
     }
 
     /// Changes that bring the text in line with the probes: jumps to write, or
@@ -283,21 +348,12 @@ impl Sites {
     /// The text in `range` is gone.
     pub(crate) fn forget_range(&mut self, range: &Range<u64>) {
         self.by_addr.retain(|addr, _| !range.contains(addr));
-        self.known.retain(|known| {
-            !known
-                .module
-                .pieces()
-                .any(|(start, _)| range.contains(&start))
-        });
+        self.known.retain(|known| !known.text.begins_in(range));
     }
 
     /// Places in known modules that may be instructions that are not hooked.
     pub(crate) fn doubts(&self) -> usize {
-        let doubts = |known: &Known| {
-            let count = || find::doubts(&known.module, &known.found);
-            *known.doubts.get_or_init(count)
-        };
-        self.known.iter().map(doubts).sum()
+        self.known.iter().map(Known::doubts).sum()
     }
 
     /// The sites that the probes want.
@@ -364,70 +420,4 @@ fn aim(exit: &Exit) {
         }
     };
     exit.target.store(target, Ordering::Release);
-}
-
-/// The number of a stub that finds it on the stack, and of one that runs no
-/// exit probes.
-const DEEP: i64 = -2;
-const NONE: i64 = -1;
-
-/// The stubs of an instruction, and what its trampoline knows of them.
-fn make_entry(found: &Found) -> Option<(&'static Entry, Vec<&'static Exit>)> {
-    let continuation = found.addr + 2;
-    let mut exits = Vec::new();
-    let mut stub = |kind, nr| {
-        let (addr, exit) = pool::stub(kind, continuation, nr)?;
-        exits.push(exit);
-        Some(addr)
-    };
-    let entry = match found.nr {
-        Some(nr) => Entry {
-            continuation,
-            plain: stub(Kind::Plain, i64::from(nr))?,
-            deep: 0,
-            children: [0; 4],
-        },
-        None => {
-            let mut children = [0; 4];
-            for (child, nr) in children.iter_mut().zip(super::hit::CHILDREN) {
-                *child = stub(Kind::Plain, nr)?;
-            }
-            Entry {
-                continuation,
-                plain: stub(Kind::Plain, NONE)?,
-                deep: stub(Kind::Deep, DEEP)?,
-                children,
-            }
-        }
-    };
-    Some((Box::leak(Box::new(entry)), exits))
-}
-
-/// Where the jump may stand, in order of preference: not at the start of a
-/// function if another place will do, for probes want that.
-fn starts(module: &Module, found: &Found) -> Vec<u64> {
-    const JUMP: usize = crate::arch::emit::JUMP_LEN;
-    let len = |addr: &u64| {
-        let bytes = module.original(*addr, LONGEST).unwrap_or(&[]);
-        First::decode(bytes, *addr).map_or(0, |first| first.len())
-    };
-    let (first, rest): (Vec<u64>, Vec<u64>) = found
-        .before
-        .iter()
-        .partition(|addr| module.starts_function(**addr));
-    let (long, short): (Vec<u64>, Vec<u64>) = rest.into_iter().partition(|addr| len(addr) >= JUMP);
-    [long, vec![found.addr], first, short].concat()
-}
-
-/// The instructions from `start` to the system call at `end`.
-fn chain(module: &Module, start: u64, end: u64) -> Result<Vec<First>, Refusal> {
-    let mut chain = Vec::new();
-    let mut at = start;
-    while at < end {
-        let bytes = module.original(at, LONGEST).ok_or(Refusal::OutsideText)?;
-        let first = First::decode(bytes, at)?;
-        at = first.next();
-        chain.push(first);
-    }
-    Ok(chain)
 }

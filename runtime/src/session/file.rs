@@ -53,6 +53,10 @@ pub struct Stat {
     pub nlink: u64,
     /// Size in bytes.
     pub size: u64,
+    /// When its contents changed last, in nanoseconds since 1970.
+    pub modified: u64,
+    /// When it changed last in any way.
+    pub changed: u64,
 }
 
 fn stat_at(dirfd: RawFd, path: &CStr, flags: i32) -> Result<Stat, Errno> {
@@ -79,7 +83,13 @@ fn stat_at(dirfd: RawFd, path: &CStr, flags: i32) -> Result<Stat, Errno> {
         uid: raw.st_uid,
         nlink: raw.st_nlink,
         size: raw.st_size as u64,
+        modified: nanoseconds(raw.st_mtime, raw.st_mtime_nsec),
+        changed: nanoseconds(raw.st_ctime, raw.st_ctime_nsec),
     })
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> u64 {
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(rest) as u64
 }
 
 /// stat(2): follows symbolic links.
@@ -302,6 +312,44 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
         [bytes.as_ptr() as usize, bytes.len(), 0],
     )
     .map(drop)
+}
+
+/// Makes `bytes` all that a file of ours holds, at once for whoever reads it:
+/// 0600, in a directory that is made 0700 when it is missing.
+///
+/// # Errors
+/// As open(2), write(2) and rename(2).
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
+    let directory = c_path(path.parent().ok_or(Errno::ENOENT)?)?;
+    match mkdir(&directory, 0o700) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", shm::sys::gettid()));
+    let (new, path) = (c_path(Path::new(&new))?, c_path(path)?);
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_NOFOLLOW;
+    let fd = open(&new, flags, 0o600)?;
+    let mut left = bytes;
+    let written = loop {
+        if left.is_empty() {
+            break rename(&new, &path);
+        }
+        match fd_call(
+            libc::SYS_write,
+            &fd,
+            [left.as_ptr() as usize, left.len(), 0],
+        ) {
+            Ok(0) => break Err(Errno::ENOSPC),
+            Ok(n) => left = left.get(n..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    written.inspect_err(|_| {
+        // The first error is told.
+        let _ = unlink(&new);
+    })
 }
 
 /// fallocate(2).

@@ -362,7 +362,7 @@ impl Planner<'_> {
     }
 
     /// `jmp rel32` over an instruction that is long enough.
-    fn jump(&self, spot: &Spot, entry: u64) -> Option<Plan> {
+    pub(super) fn jump(&self, spot: &Spot, entry: u64) -> Option<Plan> {
         let most = spot.len().checked_sub(JUMP_LEN)?;
         let heads = (0..=most.min(emit::MOST_PREFIXES)).filter_map(|prefixes| {
             let jump = emit::prefixed_jump(&spot.original, prefixes, spot.addr, entry)?;
@@ -382,7 +382,13 @@ impl Planner<'_> {
     }
 
     /// `jmp rel32` over a short instruction and dead bytes behind it.
-    fn over_gap(&self, module: &Module, spot: &Spot, entry: u64, gap: &Range<u64>) -> Option<Plan> {
+    pub(super) fn over_gap(
+        &self,
+        module: &Module,
+        spot: &Spot,
+        entry: u64,
+        gap: &Range<u64>,
+    ) -> Option<Plan> {
         let end = spot.addr + JUMP_LEN as u64;
         if end <= gap.start || gap.end < end || !self.is_free(module, &(gap.start..end)) {
             return None;
@@ -418,7 +424,7 @@ impl Planner<'_> {
             })
     }
 
-    fn through_gap(
+    pub(super) fn through_gap(
         &self,
         module: &Module,
         spot: &Spot,

@@ -37,6 +37,18 @@ pub(crate) struct Found {
     is_certain: bool,
 }
 
+impl Found {
+    /// One that was found before.
+    pub(crate) fn new(addr: u64, nr: Option<u32>, before: Vec<u64>) -> Found {
+        Found {
+            addr,
+            nr,
+            before,
+            is_certain: true,
+        }
+    }
+}
+
 /// Whether bytes that no file tells of hold a `syscall` instruction that
 /// [`find`] would take for one; quick, and wrong only towards "yes".
 pub(crate) fn may_hold(code: &[u8]) -> bool {
@@ -63,8 +75,8 @@ fn is_call(two: &[u8]) -> bool {
 /// How many places of a module may be system call instructions and are not
 /// among those of [`find`]: outside of functions, in functions that do not
 /// decode, or of the kinds that are not hooked.
-pub(crate) fn doubts(module: &Module, found: &[Found]) -> usize {
-    let known: BTreeSet<u64> = found.iter().map(|found| found.addr).collect();
+pub(crate) fn doubts(module: &Module, found: &[u64]) -> usize {
+    let known: BTreeSet<u64> = found.iter().copied().collect();
     let places = module.pieces().flat_map(|(start, bytes)| {
         let calls = bytes.windows(2).enumerate().filter(|(_, two)| is_call(two));
         calls.map(move |(at, _)| start + at as u64)

@@ -4,4 +4,5 @@
 pub(crate) mod body;
 pub(crate) mod find;
 pub(crate) mod pool;
+pub(crate) mod replay;
 pub(crate) mod thunk;
