@@ -9,9 +9,10 @@ mod image;
 use std::ffi::CStr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bpftime_attach::breakpoints::{self, Breakpoints};
+use bpftime_attach::syscalls::Text;
 use bpftime_attach::{Backend, Engine, HookId, Kind, Point, Tactic};
 use common::{Recorder, module_of};
 
@@ -32,7 +33,8 @@ impl Armed {
         let libc = libc::getppid as *const () as usize;
         let mut probes = Vec::new();
         breakpoints::surround(&mut probes);
-        engine.trace_syscalls(&[module_of(libc)], &probes);
+        let libc = Text::of_module(module_of(libc));
+        engine.trace_syscalls(&[Arc::new(libc)], &probes);
         assert!(engine.syscall_sites().iter().all(|site| site.is_patched));
         breakpoints::arm().expect("armed");
         engine.place_breakpoints(Breakpoints::Everywhere);
