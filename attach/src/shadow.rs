@@ -539,7 +539,7 @@ impl Shadow {
     fn forget_reused_slots(&self) {
         const PLACES: usize = DEPTH * 2;
         let bytes = PLACES * size_of::<AtomicU64>();
-        let Ok(table) = sys::map_private(bytes) else {
+        let Ok(table) = sys::map_scratch(bytes) else {
             return;
         };
         // SAFETY: mapped just now, zeroed, page-aligned, of this length.

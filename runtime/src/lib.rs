@@ -16,6 +16,7 @@ pub mod kernel_types;
 pub mod maps;
 pub mod own_stack;
 pub mod program;
+pub mod readable;
 pub mod run;
 pub mod session;
 pub mod thread;

