@@ -10,11 +10,14 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::attach::{Running, program};
+use crate::attach::{PRELUDE, Running, program};
 use crate::common::{Place, check};
+use crate::places::started;
 
 /// System calls that do something to a target, or wait for it.
-const TOUCHES: [i64; 5] = [
+const TOUCHES: [i64; 7] = [
+    libc::SYS_pidfd_getfd,
+    libc::SYS_sendmsg,
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -187,4 +190,37 @@ fn while_it_loads_the_agent() {
             break;
         }
     }
+}
+
+/// While it hands files over to a process in a container: none of them stays
+/// but those that an agent keeps.
+#[test]
+fn while_it_hands_files_over() {
+    let place = Place::new();
+    let source = format!("{PRELUDE}{READS}");
+    let path = place.compile("gcc", &["-O2", "-pthread"], "reads", &source);
+    let (running, pid) = started(&["unshare", "-Urmpf", "--mount-proc"], &path);
+    let fds = || {
+        let all = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        all.expect("its fds").count()
+    };
+    let before = fds();
+    let mut kills = 0;
+    // Each time at another moment of it.
+    for moment in (50..).step_by(stride(7)) {
+        let attach = place.bpftime(["attach", &pid.to_string()]);
+        if killed_at(attach, moment).is_some() {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 20, "{kills}");
+    check(&mut place.bpftime(["attach", &pid.to_string()]), 0, "", "");
+    assert_eq!(fds(), before + 2);
+    check(&mut place.bpftime(["detach", &pid.to_string()]), 0, "", "");
+    assert_eq!(fds(), before);
+    assert_eq!(
+        running.end(),
+        ("as it should be\n".to_owned(), String::new(), Some(0))
+    );
 }

@@ -30,7 +30,7 @@ fn waits(place: &Place, name: &str) -> PathBuf {
 
 /// Starts a command that ends up, perhaps in a child, as the program `name`,
 /// and gives that one's pid.
-fn started(command: &[&str], program: &Path) -> (Running, i32) {
+pub fn started(command: &[&str], program: &Path) -> (Running, i32) {
     let mut all = Command::new(command[0]);
     all.args(&command[1..]).arg(program);
     let running = Running::start(all);
