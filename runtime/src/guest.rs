@@ -11,6 +11,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use shm::sys;
@@ -40,12 +41,48 @@ pub struct Handed {
     pub roster: RawFd,
     /// The agent's library.
     pub library: RawFd,
+    uids: Ids,
+    gids: Ids,
     path: [u8; PATH_MAX],
+}
+
+/// How ids of users or groups in a user namespace are called outside:
+/// user_namespaces(7), as far as they fit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ids([[u32; 3]; 8]);
+
+impl Ids {
+    /// From the text of `/proc/PID/uid_map`, read outside.
+    pub fn parse(text: &str) -> Ids {
+        let mut ids = Ids::default();
+        for (range, line) in ids.0.iter_mut().zip(text.lines()) {
+            let mut numbers = line.split_ascii_whitespace().map(str::parse);
+            for number in range {
+                *number = numbers.next().and_then(Result::ok).unwrap_or(0);
+            }
+        }
+        ids
+    }
+
+    /// What `id` is outside; itself if it is not known.
+    fn outside(&self, id: u32) -> u32 {
+        let ranges = self.0.iter();
+        let mut found = ranges.filter_map(|&[inside, outside, count]| {
+            let offset = id.checked_sub(inside).filter(|offset| *offset < count)?;
+            outside.checked_add(offset)
+        });
+        found.next().unwrap_or(id)
+    }
 }
 
 impl Handed {
     /// For the library at `path`; `None` if that is too long.
-    pub fn new([sessions, thread_self, roster, library]: [RawFd; 4], path: &Path) -> Option<Self> {
+    pub fn new(
+        [sessions, thread_self, roster, library]: [RawFd; 4],
+        path: &Path,
+        [uids, gids]: [Ids; 2],
+    ) -> Option<Self> {
         let mut bytes = [0; PATH_MAX];
         let name = path.as_os_str().as_bytes();
         bytes.get_mut(..name.len())?.copy_from_slice(name);
@@ -54,6 +91,8 @@ impl Handed {
             thread_self,
             roster,
             library,
+            uids,
+            gids,
             path: bytes,
         })
     }
@@ -81,6 +120,18 @@ static SESSIONS: AtomicI32 = AtomicI32::new(-1);
 static FILES: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 /// The process's id as tools see it.
 static HOST_PID: AtomicI32 = AtomicI32::new(0);
+
+/// Users' and groups' ids; written before this process is one, and only once.
+static IDS: OnceLock<[Ids; 2]> = OnceLock::new();
+
+/// What the ids of a user and a group are for the tools.
+#[inline]
+pub fn outside(uid: u32, gid: u32) -> (u32, u32) {
+    match IDS.get() {
+        Some([uids, gids]) => (uids.outside(uid), gids.outside(gid)),
+        None => (uid, gid),
+    }
+}
 
 /// Whether this process is one.
 #[inline]
@@ -111,6 +162,8 @@ pub fn adopt(handed: &Handed) -> Result<(Dirs, Roster), SessionError> {
         let stat = file::fstat(fd).map_err(failed)?;
         note(index, (stat.dev, stat.ino));
     }
+    // A process that moved on to another user namespace keeps the first.
+    IDS.get_or_init(|| [handed.uids, handed.gids]);
     HOST_PID.store(pid, Ordering::Release);
     SESSIONS.store(sessions.into_raw_fd(), Ordering::Release);
     THREAD_SELF.store(thread_self.into_raw_fd(), Ordering::Release);
@@ -295,6 +348,17 @@ mod tests {
         for none in [&b""[..], b"/", b"0", b"99999999999"] {
             assert_eq!(number(none), None);
         }
+    }
+
+    #[test]
+    fn ids_of_users() {
+        let ids =
+            Ids::parse("         0       1000          1\n         1     100000      65536\n");
+        for (inside, outside) in [(0, 1000), (1, 100_000), (65_536, 165_535), (65_537, 65_537)] {
+            assert_eq!(ids.outside(inside), outside);
+        }
+        assert_eq!(Ids::parse("0 0 4294967295").outside(1002), 1002);
+        assert_eq!(Ids::default().outside(7), 7);
     }
 
     #[test]

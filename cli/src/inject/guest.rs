@@ -15,15 +15,16 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
-use runtime::guest::{self, Handed};
+use runtime::guest::{self, Handed, Ids};
 use runtime::session::{self, Dirs, Roster};
 
-use super::arch::errand::HANDED;
+use super::arch::errand::{HANDED, STRING};
 use super::permission;
 use super::target::in_its_root;
 use crate::libraries::reason;
 use crate::problem::Problem;
 
+const _: () = assert!(size_of::<Handed>() <= STRING as usize);
 /// Of linux/mount.h.
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 
@@ -114,7 +115,11 @@ impl Guest {
     pub fn orders(&self, fds: [RawFd; HANDED]) -> Option<(CString, Handed)> {
         let [.., library] = fds;
         let name = CString::new(format!("/proc/thread-self/fd/{library}")).ok()?;
-        Some((name, Handed::new(fds, &self.library)?))
+        let ids = ["uid_map", "gid_map"].map(|name| {
+            let text = fs::read_to_string(format!("/proc/{}/{name}", self.pid));
+            Ids::parse(&text.unwrap_or_default())
+        });
+        Some((name, Handed::new(fds, &self.library, ids)?))
     }
 
     /// It did not become one.

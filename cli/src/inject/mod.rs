@@ -17,6 +17,7 @@ mod arch;
 mod errand;
 mod guest;
 mod maps;
+mod needs;
 mod permission;
 mod safe_point;
 mod slot;

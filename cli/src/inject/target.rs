@@ -16,6 +16,7 @@ use object::{ElfFile, Symbol, SymbolKind};
 use super::arch::{self, Registers};
 use super::guest;
 use super::maps::{self, Mapping};
+use super::needs;
 use super::permission::{self, no_access};
 use super::slot::{self, Slot};
 use crate::elf_head::{Head, is_musl};
@@ -105,6 +106,7 @@ impl Target {
             )
         };
         let elf = ElfFile::parse(&bytes).map_err(|_| unknown())?;
+        needs::check(pid, &bytes, &mappings)?;
         // One pass: libc has thousands of symbols.
         let functions: HashMap<&str, Symbol<'_>> = elf
             .symbols()

@@ -134,6 +134,20 @@ fn another_root() {
 }
 
 #[test]
+fn another_root_without_a_library() {
+    if !can("needs root", is_root()) {
+        return;
+    }
+    let place = Place::new();
+    let mut command = in_another_root(&place, &[LIBC]);
+    command.arg("with proc");
+    let running = Running::start(command);
+    let line = "its root directory has no libgcc_s.so.1, which the agent needs: install it there";
+    refuses(&place, running.pid().parse().expect("a pid"), line);
+    ends_well(running);
+}
+
+#[test]
 fn another_root_without_proc() {
     if !can("needs root", is_root()) {
         return;

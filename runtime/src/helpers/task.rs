@@ -19,9 +19,11 @@ helper! {
 }
 
 helper! {
-    /// bpf_get_current_uid_gid: real group id in the upper, user id in the lower half.
+    /// bpf_get_current_uid_gid: real group id in the upper, user id in the lower half,
+    /// as the tools see them.
     fn get_current_uid_gid(run) -> u64 = BPF_FUNC_GET_CURRENT_UID_GID {
-        (u64::from(sys::getgid()) << 32) | u64::from(sys::getuid())
+        let (uid, gid) = guest::outside(sys::getuid(), sys::getgid());
+        (u64::from(gid) << 32) | u64::from(uid)
     }
 }
 
