@@ -333,6 +333,7 @@ impl Agent {
     /// The thread's life.
     fn run(&self) {
         Engine::exempt_thread();
+        attach::breakpoints::enter_thread();
         self.tid.store(shm::sys::gettid(), Ordering::Release);
         process::keep_own_root();
         runtime::own_stack::init();

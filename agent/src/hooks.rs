@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use attach::{Backend, HookId, Kind, Point, Probe};
+use attach::breakpoints::Breakpoints;
+use attach::{AttachError, Backend, Engine, HookId, Kind, Point, Probe};
 use runtime::session::{LinkKind, LinkSpec};
 use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 
+use crate::breakpoints;
 use crate::hit::{Hit, Tally};
 use crate::joined::Joined;
 use crate::log::debug;
@@ -48,11 +50,35 @@ struct Hooked {
     refused: BTreeMap<String, u32>,
     /// The link has a pid filter.
     filtered: bool,
+    /// Of the refused ones, those for which a breakpoint would do.
+    short: Vec<Short>,
+    /// Of the hooked ones, those for which one does, and where they are.
+    broken: Vec<(HookId, String)>,
+}
+
+/// A place that takes no jump.
+struct Short {
+    point: Point,
+    probe: Probe,
+    hit: Box<Hit>,
+    counter: semaphores::Place,
+    place: String,
+    /// Why no jump fits, and that with why there is no breakpoint.
+    jump: String,
+    reason: String,
 }
 
 impl Hooked {
     fn refuse(&mut self, reason: String, places: usize) {
         *self.refused.entry(reason).or_default() += places as u32;
+    }
+
+    /// A place was hooked after all.
+    fn accept(&mut self, reason: &str) {
+        if let Some(places) = self.refused.get_mut(reason) {
+            *places = places.saturating_sub(1);
+        }
+        self.refused.retain(|_, places| *places > 0);
     }
 
     /// Tells the session what the engine skipped.
@@ -73,6 +99,8 @@ pub struct Hooks {
     semaphores: Semaphores,
     /// Some link's file is not mapped here, or may go and come again.
     pub awaits_files: bool,
+    /// A place was refused for which a breakpoint would do.
+    has_short: bool,
     /// What was followed last; until it changes there is nothing to do.
     followed: Option<(Vec<(u64, u32)>, Image)>,
     /// What threads may be in the midst of still.
@@ -88,6 +116,7 @@ impl Hooks {
             own: Vec::new(),
             semaphores: Semaphores::default(),
             awaits_files: false,
+            has_short: false,
             followed: None,
             gone: Vec::new(),
         }
@@ -301,7 +330,8 @@ impl Hooks {
         }
         let results = self.engine.attach(&batch);
         let mut counted = Vec::new();
-        for ((spot, hit, place, mapping), result) in asked.into_iter().zip(results) {
+        let asked = asked.into_iter().zip(batch).zip(results);
+        for (((spot, hit, place, mapping), (point, probe)), result) in asked {
             let Some(hooked) = self.at.get_mut(&spot) else {
                 continue;
             };
@@ -316,11 +346,98 @@ impl Hooks {
                 }
                 Err(error) => {
                     debug!("{spot:x?}: {error}");
-                    hooked.refuse(format!("{}: {error}", mapping.path.display()), 1);
+                    let reason = format!("{}: {error}", mapping.path.display());
+                    hooked.refuse(reason.clone(), 1);
+                    let is_short = matches!(
+                        &error,
+                        AttachError::Refused { reason, .. } if reason.is_for_want_of_jump()
+                    );
+                    if is_short && breakpoints::are_wanted() {
+                        let offset = point.addr - mapping.range.start + mapping.offset as usize;
+                        let named = format!("{}:{offset:#x}", mapping.path.display());
+                        hooked.short.push(Short {
+                            point,
+                            probe,
+                            hit,
+                            counter: place,
+                            place: named,
+                            jump: reason.clone(),
+                            reason,
+                        });
+                        self.has_short = true;
+                    }
                 }
             }
         }
         self.semaphores.raise(&counted);
+    }
+}
+
+/// Breakpoints, where no jump fits.
+impl Hooks {
+    /// Whether there are places that were refused since this was asked last, and
+    /// for which a breakpoint would do.
+    pub fn takes_breakpoints(&mut self) -> bool {
+        std::mem::take(&mut self.has_short)
+    }
+
+    /// Hooks these places. Threads that hit a breakpoint are safe now.
+    pub fn place_breakpoints(&mut self) {
+        let Ok(engine) = Engine::new() else { return };
+        engine.place_breakpoints(Breakpoints::WhereNeeded);
+        let mut counted = Vec::new();
+        for hooked in self.at.values_mut() {
+            let short = std::mem::take(&mut hooked.short);
+            let batch: Vec<_> = short.iter().map(|s| (s.point.clone(), s.probe)).collect();
+            let results = self.engine.attach(&batch);
+            for (short, result) in short.into_iter().zip(results) {
+                let Ok(id) = result else { continue };
+                hooked.accept(&short.reason);
+                hooked.ids.push(id);
+                hooked.hits.push(short.hit);
+                hooked.broken.push((id, short.place));
+                if short.counter.ref_ctr_offset != 0 {
+                    hooked.counted.push(short.counter.address);
+                    counted.push(short.counter);
+                }
+            }
+        }
+        engine.place_breakpoints(Breakpoints::Never);
+        self.semaphores.raise(&counted);
+    }
+
+    /// Says why those places stay refused. With `for_now` they are tried again.
+    pub fn refuse_breakpoints(&mut self, why: &str, for_now: bool) {
+        for hooked in self.at.values_mut() {
+            for short in std::mem::take(&mut hooked.short) {
+                hooked.accept(&short.reason);
+                let reason = format!("{} (no breakpoint either: {why})", short.jump);
+                hooked.refuse(reason.clone(), 1);
+                hooked.short.push(Short { reason, ..short });
+            }
+        }
+        self.has_short |= for_now;
+    }
+
+    /// Takes all breakpoints away.
+    pub fn remove_breakpoints(&mut self, why: &str) {
+        let mut gone = Vec::new();
+        for hooked in self.at.values_mut() {
+            let broken = std::mem::take(&mut hooked.broken);
+            let is_broken = |id: &HookId| broken.iter().any(|(gone, _)| gone == id);
+            hooked.ids.retain(|id| !is_broken(id));
+            for (id, place) in broken {
+                hooked.refuse(format!("{place}: its breakpoint was taken away: {why}"), 1);
+                gone.push(id);
+            }
+        }
+        self.engine.detach(&gone);
+    }
+
+    /// Where breakpoints are.
+    pub fn breakpoints(&self) -> impl Iterator<Item = &str> {
+        let broken = self.at.values().flat_map(|hooked| &hooked.broken);
+        broken.map(|(_, place)| place.as_str())
     }
 }
 

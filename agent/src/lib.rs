@@ -8,11 +8,12 @@
 //!
 //! Reading order: this file (how it gets in), [`agent`] (its thread),
 //! [`state`] (what a round does), [`hooks`] (what is hooked), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`],
-//! [`maps`] and [`stacks`] (where things are), [`fork`], [`exit`], [`alone`] and [`loader`]
+//! [`maps`] and [`stacks`] (where things are), [`breakpoints`], [`fork`], [`exit`], [`alone`] and [`loader`]
 //! (what the process does meanwhile).
 
 mod agent;
 mod alone;
+mod breakpoints;
 mod errno;
 mod exit;
 mod fork;
@@ -68,6 +69,9 @@ extern "C" fn on_load() {
     let started = preserved(|| {
         let own_path = own_path();
         if is_preloaded(own_path.as_deref()) {
+            if std::env::var_os(breakpoints::VARIABLE).is_some_and(|value| value == "1") {
+                breakpoints::want();
+            }
             return start(Dirs::for_library(own_path.as_deref()));
         }
         INJECTED.store(true, Ordering::Release);
@@ -208,6 +212,32 @@ pub unsafe extern "C" fn bpftime_agent_start_guest(
         start_with(dirs, Some(roster))
     });
     if started == Some(true) { 0 } else { -1 }
+}
+
+/// As [`bpftime_agent_start`], for a user who wants breakpoints where no jump
+/// fits.
+///
+/// # Safety
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpftime_agent_start_with_breakpoints(session_dir: *const c_char) -> i32 {
+    breakpoints::want();
+    // SAFETY: the caller's contract.
+    unsafe { bpftime_agent_start(session_dir) }
+}
+
+/// As [`bpftime_agent_start_guest`], for such a user.
+///
+/// # Safety
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpftime_agent_start_guest_with_breakpoints(
+    handed: *const Handed,
+    own: *mut LinkMap,
+) -> i32 {
+    breakpoints::want();
+    // SAFETY: the caller's contract.
+    unsafe { bpftime_agent_start_guest(handed, own) }
 }
 
 /// Removes all hooks and ends the agent; the library stays, and

@@ -5,11 +5,13 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
 use attach::Backend;
 use runtime::guest;
 use runtime::session::{self, AgentSlot, Dirs, Role, Roster};
 
+use crate::breakpoints::{self, Breakpoints};
 use crate::hooks::{Hooks, Wanted};
 use crate::joined::Joined;
 use crate::log::debug;
@@ -38,6 +40,14 @@ pub struct Round {
 /// have been inside one when its hook went.
 const REST_ROUNDS: u32 = 16;
 
+/// Most breakpoints that are named.
+const NAMED: usize = 4;
+
+/// How long breakpoints wait for all system calls to be hooked, and how often
+/// they look.
+const CALLS_HOOKED: Duration = Duration::from_millis(300);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Looks, at the end, whether all threads have left what rests.
 const LOOKS: u32 = 64;
 
@@ -48,6 +58,7 @@ pub struct State {
     root: Option<(u64, u64)>,
     hooks: Hooks,
     syscalls: Syscalls,
+    breakpoints: Breakpoints,
     stacks: Stacks,
     roster: Option<Roster>,
     slot: Option<AgentSlot>,
@@ -77,6 +88,7 @@ impl State {
             root: root(),
             hooks: Hooks::new(engine),
             syscalls,
+            breakpoints: Breakpoints::default(),
             stacks: Stacks::default(),
             roster: None,
             slot: None,
@@ -179,6 +191,7 @@ impl State {
         let calls_traced = !self.syscalls.is_empty();
         self.hooks.clear();
         self.stacks.forget();
+        self.breakpoints.leave_now();
         self.syscalls.clear();
         self.loader_followed = false;
         self.calls_followed = false;
@@ -229,10 +242,61 @@ impl State {
             // is opened later waits for a round of its own.
             round = self.follow_links();
         }
+        if breakpoints::are_wanted() && self.follow_breakpoints() {
+            round = self.follow_links();
+        }
         if let Some(slot) = &self.slot {
             slot.ack(generation, round.hooks, round.refused, &round.reasons);
         }
         round
+    }
+
+    /// Places breakpoints where no jump fits, and takes them away when they are
+    /// not safe any more. Whether anything has changed.
+    fn follow_breakpoints(&mut self) -> bool {
+        let has_some = self.hooks.breakpoints().next().is_some();
+        if has_some && let Some(why) = self.breakpoints.doubt(self.syscalls.is_whole()) {
+            self.hooks.remove_breakpoints(&why);
+            self.breakpoints.leave();
+            return true;
+        }
+        if !self.hooks.takes_breakpoints() {
+            if !has_some {
+                self.breakpoints.leave();
+            }
+            return false;
+        }
+        if breakpoints::is_traced() {
+            self.hooks.refuse_breakpoints("it is being debugged", true);
+            return true;
+        }
+        match self.allow_breakpoints() {
+            Ok(()) => self.hooks.place_breakpoints(),
+            Err(why) => {
+                self.hooks.refuse_breakpoints(&why, false);
+                if !has_some {
+                    self.breakpoints.leave();
+                }
+            }
+        }
+        true
+    }
+
+    /// Makes breakpoints safe.
+    fn allow_breakpoints(&mut self) -> Result<(), String> {
+        self.breakpoints.prepare()?;
+        // Rounds that hook system calls, until no thread is on its way past one.
+        let deadline = Instant::now() + CALLS_HOOKED;
+        loop {
+            self.follow_links();
+            if crate::syscalls::sees_all() {
+                return self.breakpoints.arm();
+            }
+            if Instant::now() >= deadline {
+                return Err("not every system call of this process can be seen".to_owned());
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     fn put_to_rest(&mut self, thing: impl Any + Send) {
@@ -424,6 +488,17 @@ impl State {
         }
     }
 
+    /// How many breakpoints there are, and where.
+    fn breakpoints_told(&self) -> String {
+        let all = self.hooks.breakpoints().count();
+        let named: Vec<&str> = self.hooks.breakpoints().take(NAMED).collect();
+        match all {
+            0 => String::new(),
+            1..=NAMED => format!("{all} by breakpoint: {}", named.join(", ")),
+            _ => format!("{all} by breakpoint: {} and others", named.join(", ")),
+        }
+    }
+
     /// Each reason once, with how often it occurred.
     fn reasons(&self) -> String {
         let mut counts = self.hooks.reasons();
@@ -432,6 +507,10 @@ impl State {
         }
         if let Some(reason) = self.lost {
             counts.insert(reason, 1);
+        }
+        let told = self.breakpoints_told();
+        if !told.is_empty() {
+            counts.insert(&told, 1);
         }
         for reason in self.unjoined.values().chain(&self.unfollowed) {
             *counts.entry(reason).or_default() += 1;

@@ -152,6 +152,9 @@ fn entries_and_returns_are_those_of_any_place() {
     armed.engine.detach(&ids);
     call_probed(10);
     assert_eq!((entry.hits(), back.hits()), (100, 100));
+    // Known as a breakpoint, and now there is no handler.
+    armed.engine.place_breakpoints(Breakpoints::Never);
+    assert_eq!(armed.attach(&[addr], Kind::Entry, entry), []);
 }
 
 /// Signals that the program's handler got, and of those the breakpoints of its
@@ -442,4 +445,35 @@ fn handlers_hit_breakpoints_whatever_they_and_waits_block() {
     assert_eq!(action_of(libc::SIGUSR1), (handler, libc::SA_SIGINFO, true));
     // SAFETY: ours.
     unsafe { libc::close(epoll) };
+}
+
+#[test]
+fn toggling_under_running_threads() {
+    let armed = Armed::new();
+    let [entry, back] = [Recorder::leaked(), Recorder::leaked()];
+    let addr = probed as *const () as usize;
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while done.load(Ordering::Relaxed) == 0 {
+                    call_probed(50);
+                }
+            });
+        }
+        for _ in 0..150 {
+            let mut ids = armed.attach(&[addr], Kind::Entry, entry);
+            ids.extend(armed.attach(&[addr], Kind::Return, back));
+            let hits = entry.hits();
+            while entry.hits() == hits {
+                call_probed(1);
+            }
+            armed.engine.detach(&ids);
+        }
+        done.store(1, Ordering::Relaxed);
+    });
+    assert!(entry.hits() >= 150 && back.hits() > 0);
+    let hits = entry.hits();
+    call_probed(10);
+    assert_eq!(entry.hits(), hits);
 }

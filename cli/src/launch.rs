@@ -22,6 +22,7 @@ const LD_PRELOAD: &str = "LD_PRELOAD";
 pub struct Program {
     path: PathBuf,
     args: Vec<CString>,
+    added: Vec<CString>,
 }
 
 impl Program {
@@ -40,15 +41,30 @@ impl Program {
             .iter()
             .map(|arg| c_string(arg.as_bytes()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { path, args })
+        Ok(Self {
+            path,
+            args,
+            added: Vec::new(),
+        })
+    }
+
+    /// The same program, with a variable more in its environment.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Result<Self, Problem> {
+        self.added
+            .push(variable(OsStr::new(name), value.as_bytes())?);
+        Ok(self)
     }
 
     /// Becomes the program, with `library` appended to the user's LD_PRELOAD.
     pub fn exec(self, library: &Path) -> Result<Infallible, Problem> {
         let preload = crate::libraries::preload(std::env::var_os(LD_PRELOAD).as_deref(), library)?;
-        let mut environment = Vec::new();
+        let mut environment = self.added.clone();
+        let is_added = |name: &OsStr| {
+            let start = [name.as_bytes(), b"="].concat();
+            self.added.iter().any(|v| v.as_bytes().starts_with(&start))
+        };
         for (name, value) in std::env::vars_os() {
-            if name != LD_PRELOAD {
+            if name != LD_PRELOAD && !is_added(&name) {
                 environment.push(variable(&name, value.as_bytes())?);
             }
         }

@@ -2,6 +2,7 @@
 //! a user could type. What can be said with the kernel too is said twice and
 //! compared.
 
+mod breakpoints;
 mod children;
 mod containers;
 mod death;

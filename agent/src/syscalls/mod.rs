@@ -25,6 +25,7 @@ use runtime::session::LinkKind;
 use runtime::thread;
 use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 
+use crate::breakpoints;
 use crate::hit::{Hit, Tally};
 use crate::hooks::Wanted;
 use crate::joined::Joined;
@@ -145,6 +146,9 @@ impl Syscalls {
             let own = text::probes(is_observed).chain(child_probes());
             probes.splice(0..0, observers.into_iter().chain(own));
         }
+        if observers::observe(libc::SYS_rt_sigprocmask) && breakpoints::are_wanted() {
+            attach::breakpoints::surround(&mut probes);
+        }
         self.tell(probes, image, modules);
         if is_observed {
             let is_whole = self.is_whole();
@@ -165,7 +169,7 @@ impl Syscalls {
     }
 
     /// Whether all text that there is now is hooked where it has to be.
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         if sees_all() {
             // Nothing has brought text since this was found out.
             return true;

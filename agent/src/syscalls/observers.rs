@@ -53,7 +53,6 @@ static OBSERVERS: [AtomicPtr<Observer>; MOST] = [const { AtomicPtr::new(ptr::nul
 /// The observer sees its calls when the round has been made in which, or before
 /// which, it was added; [`super::sees_all`] says from when on it sees all. False
 /// when there are too many.
-#[allow(dead_code, reason = "its users are being written")]
 pub fn add(observer: &'static Observer) -> bool {
     let new = ptr::from_ref(observer).cast_mut();
     if OBSERVERS.iter().any(|at| at.load(Ordering::Acquire) == new) {
@@ -70,7 +69,6 @@ pub fn add(observer: &'static Observer) -> bool {
 }
 
 /// Until the next round has been made the observer may still be called.
-#[allow(dead_code, reason = "as above")]
 pub fn remove(observer: &'static Observer) {
     let old = ptr::from_ref(observer).cast_mut();
     for at in &OBSERVERS {

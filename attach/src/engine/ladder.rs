@@ -15,7 +15,7 @@ use crate::breakpoints::{Breakpoints, table};
 use crate::error::{AttachError, Refusal};
 use crate::mappings;
 use crate::module::Module;
-use crate::probe::{Point, Probe};
+use crate::probe::{Point, Probe, Tactic};
 use crate::site::Site;
 use crate::text::{self, Change, Outcome};
 
@@ -63,6 +63,10 @@ impl State {
         if !self.sites.contains_key(&addr) && batch.plans.is_empty() {
             let mappings = mappings::own().ok_or(Refusal::NoMemory)?;
             self.arena.get_or_insert_default().survey(&mappings);
+        }
+        let is_unsafe = |record: &Record| record.tactic == Tactic::Breakpoint && !record.is_patched;
+        if self.breakpoints == Breakpoints::Never && self.sites.get(&addr).is_some_and(is_unsafe) {
+            return Err(Refusal::NoRoom);
         }
         if self.breakpoints == Breakpoints::Everywhere && !self.sites.contains_key(&addr) {
             return self.break_at(addr, batch);
@@ -148,7 +152,10 @@ impl State {
     fn chain(&mut self, addr: u64, depth: usize, batch: &mut Batch<'_>) -> Result<(), Refusal> {
         let before = batch.module.reached_from(addr).ok_or(Refusal::NoRoom)?;
         // It may be one of several that another site displaces.
-        let leads_here = |record: &Record| record.tail.is_some_and(|(_, next)| next == addr);
+        let leads_here = |record: &Record| {
+            let has_jump = record.tactic != Tactic::Breakpoint;
+            has_jump && record.tail.is_some_and(|(_, next)| next == addr)
+        };
         let mut near = self.sites.range(addr.saturating_sub(LONGEST_LEAD)..addr);
         let holder = near.find(|(_, record)| leads_here(record));
         let holder = match holder {
@@ -187,6 +194,9 @@ impl State {
     fn lean_at(&mut self, addr: u64, spot: &Spot, batch: &mut Batch<'_>) -> Result<(), Refusal> {
         let behind = spot.behind().ok_or(Refusal::NoRoom)?;
         if let Some(record) = self.sites.get(&behind) {
+            if record.tactic == Tactic::Breakpoint {
+                return Err(Refusal::Overlap);
+            }
             let head = record.head;
             return self.plan_one(addr, batch, |planner, module, body| {
                 planner.plan_leaning_on(module, (addr, spot, body), behind, &head)

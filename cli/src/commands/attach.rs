@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(1);
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Place breakpoints where no jump fits, by a handler for SIGTRAP
+    #[arg(long)]
+    breakpoints: bool,
     /// Process ids
     #[arg(value_name = "PID", required = true, value_parser = clap::value_parser!(i32).range(1..))]
     pids: Vec<i32>,
@@ -42,7 +45,7 @@ pub fn run(args: Args) -> Result<(), Problem> {
     let library = libraries::unpack(&dirs.state, Library::Agent)?;
     let roster = Roster::open(&dirs)?;
     each(args.pids, |pid| {
-        inject::inject(Pid::from_raw(pid), &library, &dirs)?;
+        inject::inject(Pid::from_raw(pid), &library, &dirs, args.breakpoints)?;
         joined(&roster, pid, &library)
     })
 }

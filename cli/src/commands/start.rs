@@ -15,6 +15,9 @@ use runtime::session::Dirs;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Place breakpoints where no jump fits, by a handler for SIGTRAP
+    #[arg(long)]
+    breakpoints: bool,
     /// The program and its arguments
     #[arg(
         value_name = "CMD",
@@ -35,5 +38,9 @@ pub fn run(args: Args) -> Result<(), Problem> {
     let program = Program::find(&args.command)?;
     let dirs = Dirs::for_cli();
     let library = libraries::unpack(&dirs.state, Library::Agent)?;
+    let program = match args.breakpoints {
+        true => program.with_variable("BPFTIME_BREAKPOINTS", "1")?,
+        false => program,
+    };
     program.exec(&library).map(|never| match never {})
 }

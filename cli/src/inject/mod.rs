@@ -55,17 +55,24 @@ const LOOK: Duration = Duration::from_millis(1);
 const START: &str = "bpftime_agent_start";
 /// As that, for a guest: `int bpftime_agent_start_guest(const struct handed *, struct link_map *)`.
 const START_GUEST: &str = "bpftime_agent_start_guest";
+/// Behind either, for who wants breakpoints.
+const WITH_BREAKPOINTS: &str = "_with_breakpoints";
 
 /// Makes the process `pid` load the agent from `library`, unless it has it,
 /// and start it on the sessions directory of `dirs`.
-pub fn inject(pid: Pid, library: &Path, dirs: &Dirs) -> Result<(), Problem> {
+pub fn inject(
+    pid: Pid,
+    library: &Path,
+    dirs: &Dirs,
+    with_breakpoints: bool,
+) -> Result<(), Problem> {
     let _alone = alone(pid)?;
     // Interrupted half way through, we would not tell what became of it.
     let _quiet = Quiet::begin();
     let target = Target::inspect(pid, library, &dirs.sessions)?;
     let guest = target.is_guest.then(|| Guest::open(pid, library, dirs));
     let guest = guest.transpose()?;
-    let done = run(target, library, dirs, guest.as_ref());
+    let done = run(target, library, dirs, guest.as_ref(), with_breakpoints);
     if done.is_err()
         && let Some(guest) = guest
     {
@@ -79,15 +86,21 @@ fn run(
     library: &Path,
     dirs: &Dirs,
     guest: Option<&Guest>,
+    with_breakpoints: bool,
 ) -> Result<(), Problem> {
     let pid = target.pid;
     let (path, directory) = (c_string(library)?, c_string(&dirs.sessions)?);
-    let start = if guest.is_some() { START_GUEST } else { START };
+    let start = match (guest.is_some(), with_breakpoints) {
+        (false, false) => START.to_owned(),
+        (true, false) => START_GUEST.to_owned(),
+        (false, true) => format!("{START}{WITH_BREAKPOINTS}"),
+        (true, true) => format!("{START_GUEST}{WITH_BREAKPOINTS}"),
+    };
     let errand = Errand {
         library: &path,
         sessions: &directory,
         guest,
-        start: target::symbol(Library::Agent.bytes(), start).ok_or_else(|| {
+        start: target::symbol(Library::Agent.bytes(), &start).ok_or_else(|| {
             Problem::new(
                 library.display(),
                 format_args!("does not export {start}"),

@@ -1,0 +1,283 @@
+//! Breakpoints in this process: whether the user asked for them, whether they
+//! would be safe here, and when they have to go. It knows no link; how they
+//! work is the engine's.
+//!
+//! A thread that hits one while it blocks SIGTRAP is killed. So they are placed
+//! only when every system call is seen, by which a thread could block it, no
+//! thread blocks it yet, and nobody traces the process; and they go as soon as
+//! one of these is no longer so.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use attach::breakpoints;
+use runtime::session::file;
+
+use crate::log::debug;
+use crate::syscalls::observers::{self, Observer};
+
+/// The user asked for them.
+static WANTED: AtomicBool = AtomicBool::new(false);
+
+/// Asks for them in a process that was started with it.
+pub const VARIABLE: &str = "BPFTIME_BREAKPOINTS";
+
+/// From now on they are wanted.
+pub fn want() {
+    WANTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether they are wanted.
+pub fn are_wanted() -> bool {
+    WANTED.load(Ordering::Relaxed)
+}
+
+/// That its calls are hooked is what it is for: the engine has probes of its own
+/// at them ([`breakpoints::surround`]).
+static OBSERVER: Observer = Observer {
+    numbers: breakpoints::OBSERVED,
+    before: None,
+    after: None,
+    blind: None,
+};
+
+/// How long a thread may block SIGTRAP before it counts: libc does for moments.
+const MOMENT: Duration = Duration::from_millis(300);
+/// How long leaving waits for the threads that were hit last.
+const LAST_HITS: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What has been done for them.
+#[derive(Default)]
+pub struct Breakpoints {
+    /// The program's dealings with SIGTRAP are ours.
+    is_armed: bool,
+    /// When the last one was taken away: the time each thread had run.
+    leaving: Option<BTreeMap<i32, u64>>,
+}
+
+impl Breakpoints {
+    /// Has the calls observed that have to be; to be called before the rounds
+    /// that hook them.
+    pub fn prepare(&self) -> Result<(), String> {
+        match observers::add(&OBSERVER) {
+            true => Ok(()),
+            false => Err("too many parts of the agent look at system calls".to_owned()),
+        }
+    }
+
+    /// Sees to it that breakpoints may be placed; every system call is seen.
+    pub fn arm(&mut self) -> Result<(), String> {
+        self.leaving = None;
+        if self.is_armed {
+            return Ok(());
+        }
+        breakpoints::arm().map_err(|error| format!("SIGTRAP cannot be handled: {error}"))?;
+        breakpoints::enter_thread();
+        self.is_armed = true;
+        if std::fs::read_dir("/proc/self/task").is_err() {
+            self.disarm();
+            return Err("its threads are not shown in /proc".to_owned());
+        }
+        let deadline = Instant::now() + MOMENT;
+        while let Some(doubt) = threads().find_map(blocks_trap) {
+            if Instant::now() >= deadline {
+                // None is there, so nobody is about to run the handler.
+                self.disarm();
+                return Err(doubt);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Why those that are there have to go.
+    pub fn doubt(&self, sees_calls: bool) -> Option<String> {
+        if !self.is_armed {
+            return None;
+        }
+        if !sees_calls || breakpoints::has_escaped() {
+            return Some("not every system call of this process can be seen".to_owned());
+        }
+        if is_traced() {
+            return Some("it is being debugged".to_owned());
+        }
+        threads().find_map(|tid| is_blocked(tid).then(|| blocked(tid)))
+    }
+
+    /// None is in the text. Whether all that was done for them is undone.
+    pub fn leave(&mut self) -> bool {
+        if !self.is_armed {
+            observers::remove(&OBSERVER);
+            return true;
+        }
+        let times = || threads().map(|tid| (tid, time_run(tid))).collect();
+        let before = self.leaving.get_or_insert_with(times);
+        let is_clear = |tid: &i32, before: &u64| has_passed(*tid, *before);
+        before.retain(|tid, then| !is_clear(tid, then));
+        if !before.is_empty() {
+            return false;
+        }
+        self.disarm();
+        true
+    }
+
+    /// As [`Breakpoints::leave`], by when the agent goes. If a thread that was
+    /// hit does not get to run, SIGTRAP stays ours: it will need the handler.
+    pub fn leave_now(&mut self) {
+        let deadline = Instant::now() + LAST_HITS;
+        while !self.leave() && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn disarm(&mut self) {
+        debug!("SIGTRAP is the program's own again");
+        breakpoints::disarm();
+        breakpoints::leave_thread();
+        observers::remove(&OBSERVER);
+        self.is_armed = false;
+        self.leaving = None;
+    }
+}
+
+/// How long a thread has to run until it cannot be on its way from a breakpoint
+/// to the handler any more.
+const WAY_TO_HANDLER: u64 = 2_000_000;
+
+/// Whether a thread that had run for `before` when the last breakpoint went can
+/// not be about to run the handler.
+fn has_passed(tid: i32, before: u64) -> bool {
+    let Some(status) = read(tid, "status") else {
+        return true;
+    };
+    if has_trap(&status, "SigPnd:") {
+        return false;
+    }
+    // Nothing on that way sleeps.
+    let is_running = field(&status, "State:").is_none_or(|state| state.starts_with('R'));
+    !is_running || time_run(tid).saturating_sub(before) > WAY_TO_HANDLER
+}
+
+/// Nanoseconds that a thread has run; `u64::MAX` if the kernel does not tell.
+fn time_run(tid: i32) -> u64 {
+    let text = read(tid, "schedstat").unwrap_or_default();
+    let first = text.split_ascii_whitespace().next();
+    first
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(u64::MAX)
+}
+
+/// Whether the process is being debugged. A debugger takes breakpoints for its
+/// own; and whoever attaches is one until the agent has started.
+pub fn is_traced() -> bool {
+    let status = read(shm::sys::gettid(), "status").unwrap_or_default();
+    field(&status, "TracerPid:").is_none_or(|pid| pid != "0")
+        || threads().any(|tid| {
+            let status = read(tid, "status").unwrap_or_default();
+            field(&status, "TracerPid:").is_some_and(|pid| pid != "0")
+        })
+}
+
+fn blocked(tid: i32) -> String {
+    format!("thread {tid} blocks SIGTRAP")
+}
+
+/// Why a thread must not hit a breakpoint.
+fn blocks_trap(tid: i32) -> Option<String> {
+    if is_blocked(tid) {
+        return Some(blocked(tid));
+    }
+    waits_with_another_mask(tid)
+        .then(|| format!("thread {tid} waits with signals blocked of which nothing is known"))
+}
+
+fn is_blocked(tid: i32) -> bool {
+    read(tid, "status").is_some_and(|status| has_trap(&status, "SigBlk:"))
+}
+
+/// Whether a thread is in a call that will give it another signal mask at its
+/// end than it has now.
+fn waits_with_another_mask(tid: i32) -> bool {
+    let Some(line) = read(tid, "syscall") else {
+        return false;
+    };
+    let mut words = line.split_ascii_whitespace();
+    let number: Option<i64> = words.next().and_then(|word| word.parse().ok());
+    let mut argument = |n: usize| words.nth(n).is_some_and(|word| word != "0x0");
+    match number {
+        Some(libc::SYS_rt_sigsuspend) => true,
+        Some(libc::SYS_ppoll) => argument(3),
+        Some(libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2) => argument(4),
+        Some(libc::SYS_pselect6 | SYS_IO_PGETEVENTS) => argument(5),
+        _ => false,
+    }
+}
+
+const SYS_IO_PGETEVENTS: i64 = 333;
+
+/// This process's threads but the calling one.
+fn threads() -> impl Iterator<Item = i32> {
+    let own = shm::sys::gettid();
+    let all = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let ids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    ids.filter(move |tid| *tid != own)
+}
+
+fn read(tid: i32, what: &str) -> Option<String> {
+    let path = CString::new(format!("/proc/self/task/{tid}/{what}")).ok()?;
+    let bytes = file::read_small(&path, 1 << 16).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A line of proc_pid_status(5).
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.get(name.len()..).map(str::trim)
+}
+
+/// Whether a set of signals in it holds SIGTRAP.
+fn has_trap(status: &str, name: &str) -> bool {
+    let set = field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
+    set.is_some_and(|set| set & 1 << (libc::SIGTRAP - 1) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_proc() {
+        let status =
+            "Name:\tx\nState:\tR (running)\nSigPnd:\t0000000000000010\nSigBlk:\t00000000000000ef\n";
+        assert_eq!(field(status, "State:"), Some("R (running)"));
+        assert!(has_trap(status, "SigPnd:"));
+        assert!(!has_trap(status, "SigBlk:"));
+        assert!(!has_trap(status, "SigCgt:"));
+    }
+
+    #[test]
+    fn a_thread_that_waits_or_blocks_is_in_doubt() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (ask, asked) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: a set of this stack frame, which an all-zero value is.
+            unsafe {
+                let mut set = std::mem::zeroed();
+                libc::sigaddset(&raw mut set, libc::SIGTRAP);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            }
+            tell.send(shm::sys::gettid()).expect("somebody waits");
+            let _ended = asked.recv();
+        });
+        let tid = told.recv().expect("a thread");
+        assert_eq!(blocks_trap(tid), Some(blocked(tid)));
+        assert!(has_passed(tid, time_run(tid)) || time_run(tid) != u64::MAX);
+        drop(ask);
+        thread.join().expect("no panic");
+        assert_eq!(blocks_trap(tid), None);
+        assert!(has_passed(tid, 0));
+    }
+}
