@@ -109,6 +109,14 @@ impl Hit {
             true => None,
             false => Claims::of(env),
         };
+        let code = program.code_bytes();
+        let inline = match &claims {
+            _ if is_alone => Inline::of(code),
+            Some(claims) => claims
+                .around()
+                .and_then(|around| Inline::within(code, around)),
+            None => None,
+        };
         let words = match program.registers_read() & !CHEAP_WORDS {
             0 => Needs::LITTLE,
             _ => Needs::ALL_REGISTERS,
@@ -135,7 +143,7 @@ impl Hit {
             claims: claims.unwrap_or(Claims::NONE),
             callback,
             needs,
-            inline: is_alone.then(|| Inline::of(program.code_bytes())).flatten(),
+            inline,
             tally: Arc::clone(tally),
         }
     }

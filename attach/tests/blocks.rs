@@ -8,7 +8,7 @@ use std::arch::{asm, global_asm};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bpftime_attach::{Backend, Counter, Hit, HookId, Inline, Kind, Needs, Probe};
+use bpftime_attach::{Around, Backend, Counter, Hit, HookId, Inline, Kind, Needs, Probe};
 use common::attach;
 use uapi::PtRegs;
 
@@ -230,6 +230,59 @@ fn others_at_the_point_run_too_and_leave_it_again() {
         engine.detach(&[id]);
     }
     assert_eq!((counter.take(), missed.load(Ordering::Relaxed)), (10, 0));
+}
+
+/// Gives up if there is something at `closed`, else leaves its address at `seen`
+/// by way of a word of its own, and counts at `seen + 8` at the end.
+fn around(closed: *const AtomicU64, seen: *const AtomicU64) -> &'static Inline {
+    let mut before = b"\x48\xba".to_vec(); // mov rdx, closed
+    before.extend((closed as u64).to_le_bytes());
+    before.extend(*b"\x83\x3a\x00\x0f\x85\0\0\0\0"); // cmp dword ptr [rdx], 0; jne
+    let gives_up = vec![before.len() - 4];
+    before.extend([0x48, 0x89, 0x54, 0x24, Around::OWN + 8]); // mov [rsp + own + 8], rdx
+    before.extend([0x48, 0x8d, 0x74, 0x24, Around::OWN]); // lea rsi, [rsp + own]
+    let mut after = b"\x48\xba".to_vec(); // mov rdx, seen + 8
+    after.extend((seen as u64 + 8).to_le_bytes());
+    after.extend(*b"\x48\xff\x02"); // inc qword ptr [rdx]
+    let around = Around {
+        before,
+        gives_up,
+        after,
+        changed: 1 << 2 | 1 << 6,
+    };
+    let mut code = b"\x41\x54\x49\x89\xf4\x49\x8b\x44\x24\x08".to_vec(); // push r12; mov r12, rsi; mov rax, [r12 + 8]
+    code.extend(*b"\x48\xb9"); // mov rcx, seen
+    code.extend((seen as u64).to_le_bytes());
+    code.extend(*b"\x48\x89\x01\x41\x5c\xc3"); // mov [rcx], rax; pop r12; ret
+    assert_eq!(Inline::of(&code), None, "it looks at its argument");
+    Box::leak(Box::new(Inline::within(&code, around).expect("given")))
+}
+
+#[test]
+fn what_is_around_a_program_runs_with_it_or_gives_up() {
+    let _alone = ALONE.lock();
+    let engine = common::engine();
+    for victim in VICTIMS {
+        let plain = FLAGS.map(|flags| call(victim, flags));
+        let (closed, missed, counter) = (leaked(), leaked(), Counter::new().expect("a counter"));
+        let seen: &[AtomicU64; 2] = Box::leak(Box::default());
+        let probe = probe(around(closed, seen.as_ptr()), &counter, missed);
+        let id = attach(engine, victim as *const () as usize, Kind::Entry, probe);
+        call(victim, 0);
+        CALLED.store(0, Ordering::Relaxed);
+        for (is_closed, called, ran) in [(0, 0, 6), (1, 6, 0), (0, 0, 6)] {
+            closed.store(is_closed, Ordering::Relaxed);
+            CALLED.store(0, Ordering::Relaxed);
+            seen[1].store(0, Ordering::Relaxed);
+            assert_eq!(FLAGS.map(|flags| call(victim, flags)), plain);
+            assert_eq!(CALLED.load(Ordering::Relaxed), called);
+            assert_eq!(seen[1].load(Ordering::Relaxed), ran);
+        }
+        let address = core::ptr::from_ref(closed) as u64;
+        assert_eq!(seen[0].load(Ordering::Relaxed), address);
+        engine.detach(&[id]);
+        assert_eq!((counter.take(), missed.load(Ordering::Relaxed)), (19, 0));
+    }
 }
 
 /// How often the handler has called.

@@ -149,6 +149,16 @@ impl Remembered {
     pub const WORDS: usize = offset_of!(Remembered, words);
     /// Offset of the epoch's address.
     pub const EPOCH: usize = offset_of!(Remembered, epoch);
+    /// The distance of a thread's words from its thread pointer.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Where the epoch is.
+    pub fn epoch(&self) -> *const AtomicU64 {
+        self.epoch
+    }
+
     /// For no thread.
     pub const NOTHING: Remembered = Remembered {
         words: 0,

@@ -6,6 +6,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
+use attach::Around;
 use runtime::run::{ProcessEnv, RunState};
 use runtime::thread::Remembered;
 use runtime::vcpu::CLAIM_BYTES;
@@ -31,12 +32,76 @@ impl Claims {
         })
     }
 
+    /// What the callback does around a program, for a block of code: the claim,
+    /// and a run of which only the vCPU's word is there.
+    pub(super) fn around(&self) -> Option<Around> {
+        const RUN: u8 = Around::OWN.wrapping_sub(offset_of!(RunState, vcpu) as u8);
+        let words = i32::try_from(self.ids.words() as isize).ok()?;
+        let mut code = Code::default();
+        code.add(b"\xf3\x41\x0f\xc7\xf8"); // rdpid r8
+        code.add(b"\x41\x81\xe0\xff\x0f\0\0"); // and r8d, 0xfff
+        code.add(b"\x41\x81\xf8"); // cmp r8d, count
+        code.add(&self.count.to_le_bytes());
+        code.give_up_if(0x83); // jae
+        code.add(b"\x48\xb8"); // mov rax, epoch
+        code.add(&(self.ids.epoch().addr() as u64).to_le_bytes());
+        code.add(b"\x48\x8b\x00"); // mov rax, [rax]
+        code.add(b"\x48\x85\xc0"); // test rax, rax
+        code.give_up_if(0x84); // jz
+        code.add(b"\x64\x48\x3b\x04\x25"); // cmp rax, fs:[words + 8]
+        code.add(&(words + 8).to_le_bytes());
+        code.give_up_if(0x85); // jne
+        code.add(b"\x64\x48\x8b\x14\x25"); // mov rdx, fs:[words]
+        code.add(&words.to_le_bytes());
+        code.add(b"\x44\x89\xc6"); // mov esi, r8d
+        code.add(&[0x48, 0xc1, 0xe6, CLAIM_BYTES.trailing_zeros() as u8]); // shl rsi, shift
+        code.add(b"\x48\xb8"); // mov rax, first
+        code.add(&(self.first.addr() as u64).to_le_bytes());
+        code.add(b"\x48\x01\xc6"); // add rsi, rax
+        code.add(b"\x31\xc0"); // xor eax, eax
+        code.add(b"\xf0\x48\x0f\xb1\x16"); // lock cmpxchg [rsi], rdx
+        code.give_up_if(0x85); // jne
+        code.add(&[0x44, 0x89, 0x44, 0x24, Around::OWN]); // mov [rsp + own], r8d
+        code.add(&[0x48, 0x89, 0x74, 0x24, Around::OWN + 8]); // mov [rsp + own + 8], rsi
+        code.add(&[0x48, 0x8d, 0x74, 0x24, RUN]); // lea rsi, [rsp + run]
+        let mut after = vec![0x48, 0x8b, 0x44, 0x24, Around::OWN + 8]; // mov rax, [rsp + own + 8]
+        after.extend(b"\x48\xc7\x00\0\0\0\0"); // mov qword ptr [rax], 0
+        Some(Around {
+            before: code.bytes,
+            gives_up: code.gives_up,
+            after,
+            // rax rdx rsi r8
+            changed: 1 | 1 << 2 | 1 << 6 | 1 << 8,
+        })
+    }
+
     /// Never leads to a claim.
     pub(super) const NONE: Claims = Claims {
         first: core::ptr::null(),
         count: 0,
         ids: Remembered::NOTHING,
     };
+}
+
+const _: () = assert!(offset_of!(RunState, vcpu) <= Around::OWN as usize + 128);
+
+/// Machine code with jumps of which [`Around`] tells.
+#[derive(Default)]
+struct Code {
+    bytes: Vec<u8>,
+    gives_up: Vec<usize>,
+}
+
+impl Code {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn give_up_if(&mut self, condition: u8) {
+        self.add(&[0x0f, condition]);
+        self.gives_up.push(self.bytes.len());
+        self.add(&[0; 4]);
+    }
 }
 
 unsafe extern "C" {

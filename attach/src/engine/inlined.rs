@@ -9,6 +9,9 @@ use crate::text::{Change, TextWriter};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+/// What processors fetch code by.
+const LINE: u64 = 64;
+
 /// Blocks that one site gets in its life: they are never freed.
 const MOST_BLOCKS: usize = 4;
 
@@ -88,10 +91,14 @@ impl Record {
             site: core::ptr::from_ref(self.site) as u64,
             number: self.blocks.made.len() as u32 + 1,
         };
-        let at = arena.near(self.trampoline, work.room())?;
-        let emitted = block::emit(at, &place, &work);
-        self.blocks.is_hopeless = emitted.is_none();
-        let (code, entry) = emitted?;
+        // As long wherever it is.
+        let len = block::emit(self.trampoline, &place, &work)?.len() as u64;
+        let room = len.next_multiple_of(LINE);
+        let at = arena.near(self.trampoline, room)?;
+        let code = block::emit(at, &place, &work).filter(|code| code.len() as u64 <= room);
+        self.blocks.is_hopeless = code.is_none();
+        let code = code?;
+        let entry = at + block::ENTERED;
         let block = Block { work, entry };
         self.blocks.made.push(block);
         Some((at, code))

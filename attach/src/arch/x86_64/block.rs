@@ -87,18 +87,6 @@ impl Work {
             .filter(|n| ![RAX, RCX].contains(n) && changed >> n & 1 == 1)
             .collect()
     }
-
-    /// Most bytes that [`emit`] gives.
-    pub(crate) fn room(&self) -> u64 {
-        let code = match self {
-            Work::Program(inline, _) => {
-                inline.code.len() + inline.around.before.len() + inline.around.after.len()
-            }
-            Work::Return => 128,
-        };
-        // Registers are stored once and loaded at two ends.
-        (ENTRY + 192 + code + 24 * self.saved().len()).next_multiple_of(64) as u64
-    }
 }
 
 /// What a block belongs to.
@@ -115,9 +103,11 @@ pub(crate) struct Place {
     pub(crate) number: u32,
 }
 
-/// A block that will stand at `at`, and where it is entered; `None` if
-/// something is out of reach.
-pub(crate) fn emit(at: u64, place: &Place, work: &Work) -> Option<(Vec<u8>, u64)> {
+/// Where in a block it is entered.
+pub(crate) const ENTERED: u64 = ENTRY as u64;
+
+/// A block that will stand at `at`; `None` if something is out of reach.
+pub(crate) fn emit(at: u64, place: &Place, work: &Work) -> Option<Vec<u8>> {
     let saved = work.saved();
     let mut block = Block {
         code: Emitter::new(at),
@@ -142,7 +132,7 @@ pub(crate) fn emit(at: u64, place: &Place, work: &Work) -> Option<(Vec<u8>, u64)
         let place = code.get_mut(jump..)?.first_chunk_mut()?;
         *place = distance.to_le_bytes();
     }
-    Some((code, at + ENTRY as u64))
+    Some(code)
 }
 
 const _: () = assert!(thread::GUARD < 128 && thread::TOP < 128 && thread::END < 128);
