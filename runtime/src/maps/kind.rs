@@ -14,7 +14,9 @@ use super::of_maps::{self, InnerMaps};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
 use super::user_ringbuf::{self, UserRing};
-use super::{array, bloom_filter, hash, percpu_array, queue, ringbuf, slots, stack_trace};
+use super::{
+    array, bloom_filter, hash, lpm_trie, percpu_array, queue, ringbuf, slots, stack_trace,
+};
 
 /// Is the storage fresh, or does another process use it already?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,7 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_STACK_TRACE => &stack_trace::TYPE,
         BPF_MAP_TYPE_RINGBUF => &ringbuf::TYPE,
         BPF_MAP_TYPE_PERCPU_ARRAY => &percpu_array::TYPE,
+        BPF_MAP_TYPE_LPM_TRIE => &lpm_trie::TYPE,
         BPF_MAP_TYPE_QUEUE | BPF_MAP_TYPE_STACK => &queue::TYPE,
         BPF_MAP_TYPE_BLOOM_FILTER => &bloom_filter::TYPE,
         BPF_MAP_TYPE_PROG_ARRAY | BPF_MAP_TYPE_PERF_EVENT_ARRAY | BPF_MAP_TYPE_CGROUP_ARRAY => {

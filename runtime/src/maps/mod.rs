@@ -13,6 +13,7 @@ pub(crate) mod bytes;
 mod hash;
 mod hasher;
 mod kind;
+mod lpm_trie;
 mod map;
 mod of_maps;
 mod percpu_array;

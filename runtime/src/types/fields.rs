@@ -45,7 +45,7 @@ pub fn map_fields(btf: &Btf, map: &MapSpec) -> Result<MapFields, Errno> {
     if key != 0 && btf.size(key) != Some(map.key_size) || btf.size(value) != Some(map.value_size) {
         return Err(Errno::EINVAL);
     }
-    check_array(btf, key, value, map)?;
+    check_key(btf, key, value, map)?;
     // What is not well formed is bytes like others: no helper takes it.
     let list = parts(btf, value, map.value_size).unwrap_or_default();
     if !list.is_empty() && map.map_flags & (BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG) != 0 {
@@ -94,13 +94,20 @@ fn parts(btf: &Btf, value: u32, value_size: u32) -> Result<Vec<MapField>, Errno>
     Ok(list)
 }
 
-/// Arrays have indices of 32 bits, or none where they are a section of
-/// variables (`array_map_check_btf`).
-fn check_array(btf: &Btf, key: u32, value: u32, map: &MapSpec) -> Result<(), Errno> {
-    if !matches!(map.map_type, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_PERCPU_ARRAY) {
-        return if key == 0 { Err(Errno::EINVAL) } else { Ok(()) };
-    }
-    let fits = if key == 0 {
+/// What a map type asks of its keys' type. Arrays have indices of 32 bits, or
+/// none where they are a section of variables (`array_map_check_btf`), tries
+/// have structures (`trie_check_btf`), bloom filters have no keys
+/// (`bloom_map_check_btf`), all others some.
+fn check_key(btf: &Btf, key: u32, value: u32, map: &MapSpec) -> Result<(), Errno> {
+    let fits = if !matches!(map.map_type, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_PERCPU_ARRAY) {
+        match map.map_type {
+            BPF_MAP_TYPE_BLOOM_FILTER => key == 0,
+            BPF_MAP_TYPE_LPM_TRIE => {
+                key != 0 && matches!(btf.resolved(key).1, Shape::Struct { .. })
+            }
+            _ => key != 0,
+        }
+    } else if key == 0 {
         map.map_type == BPF_MAP_TYPE_ARRAY
             && map.max_entries == 1
             && matches!(btf.resolved(value).1, Shape::DataSec { .. })

@@ -120,7 +120,8 @@ impl Layout {
         })
     }
 
-    fn place(
+    /// A table of `regular` entries with keys and values of `spec`'s sizes.
+    pub fn place(
         spec: &MapSpec,
         nr_cpus: u32,
         per_cpu: bool,

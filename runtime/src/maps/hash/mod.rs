@@ -14,7 +14,7 @@ mod hints;
 pub(super) mod layout;
 mod lru;
 pub(super) mod pool;
-mod table;
+pub(super) mod table;
 
 use core::ptr;
 

@@ -30,7 +30,7 @@ const RESTARTS: u32 = 1 << 16;
 /// ns: a full table must not cost a scan for each insertion.
 const SCAN_EVERY_NS: u64 = 1_000_000_000;
 
-pub(super) struct Table {
+pub(in crate::maps) struct Table {
     pub pool: Pool,
     pub key_size: usize,
     pub seed: u64,
@@ -40,7 +40,7 @@ pub(super) struct Table {
 
 /// A key that was found, at the time it was.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<'t> {
+pub(in crate::maps) struct Entry<'t> {
     pub element: Element<'t>,
     generation: u64,
     /// Its `next`, unmarked.
@@ -495,6 +495,30 @@ impl Table {
                 link = entry.next;
             }
         }
+    }
+
+    /// Calls `see` for the entries of a bucket: whether the list stayed as it
+    /// was. If not, what was seen is nothing.
+    pub fn see_bucket(&self, bucket: u64, see: &mut dyn FnMut(Element<'_>)) -> bool {
+        let mut link = Link(self.pool.bucket(bucket as u32).load(Acquire));
+        for _ in 0..=self.pool.layout.count {
+            let Some(element) = self.pool.element(link.number()) else {
+                return true;
+            };
+            let entry = Entry {
+                element,
+                generation: link.generation(),
+                next: Link(element.next().load(Acquire)),
+            };
+            if !entry.next.marked() {
+                see(element);
+            }
+            if !self.is_current(entry) {
+                return false;
+            }
+            link = entry.next;
+        }
+        false
     }
 
     fn first_live(&self, first: Link) -> Result<Option<Entry<'_>>, Strayed> {

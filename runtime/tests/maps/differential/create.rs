@@ -22,6 +22,7 @@ const TYPES: &[(u32, u32, u32)] = &[
     (BPF_MAP_TYPE_RINGBUF, 0, 0),
     (BPF_MAP_TYPE_LRU_HASH, 4, 8),
     (BPF_MAP_TYPE_LRU_PERCPU_HASH, 4, 8),
+    (BPF_MAP_TYPE_LPM_TRIE, 8, 8),
     (BPF_MAP_TYPE_QUEUE, 0, 8),
     (BPF_MAP_TYPE_STACK, 0, 8),
     (BPF_MAP_TYPE_BLOOM_FILTER, 0, 8),
@@ -91,7 +92,13 @@ fn creation_takes_and_refuses_the_same() {
         } else {
             3
         };
-        let usual = segment::spec(map_type, key, value, entries, 0);
+        let plain = segment::spec(map_type, key, value, entries, 0);
+        same(&commands, plain);
+        let map_flags = match map_type {
+            BPF_MAP_TYPE_LPM_TRIE => BPF_F_NO_PREALLOC,
+            _ => 0,
+        };
+        let usual = MapSpec { map_flags, ..plain };
         same(&commands, usual);
         for key_size in KEY_SIZES {
             for value_size in VALUE_SIZES {
@@ -123,14 +130,14 @@ fn creation_takes_and_refuses_the_same() {
             same(
                 &commands,
                 MapSpec {
-                    map_flags: 1 << flag,
+                    map_flags: map_flags ^ 1 << flag,
                     ..usual
                 },
             );
         }
         let mut random = Random(u64::from(map_type));
         for _ in 0..60 {
-            let map_flags = (random.next() & random.next() & 0x1fff) as u32;
+            let map_flags = map_flags | (random.next() & random.next() & 0x1fff) as u32;
             same(&commands, MapSpec { map_flags, ..usual });
         }
         for map_extra in [1, 2, 15, 16, 1 << 32] {

@@ -211,3 +211,41 @@ fn bloom_filters() {
     filter(25, 30, 2);
     filter(1, 3, 5);
 }
+
+/// Prefixes of few addresses: many are prefixes of others.
+fn prefix_key(spec: &MapSpec, key: u32) -> Vec<u8> {
+    let data = spec.key_size - 4;
+    let mut random = Random(u64::from(key));
+    let length = match random.below(12) {
+        0 => 8 * data + random.below(3) as u32,
+        1 => random.below(u64::from(8 * data + 1)) as u32,
+        2 => 8 * data,
+        _ => random.below(u64::from((8 * data + 1).min(20))) as u32,
+    };
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend((0..data).map(|_| [0x00, 0xff, 0xf0, 0x80][random.below(4) as usize]));
+    bytes
+}
+
+#[test]
+fn lpm_tries() {
+    let trie = |key, value, entries, keys| {
+        check(Case {
+            spec: segment::spec(
+                BPF_MAP_TYPE_LPM_TRIE,
+                key,
+                value,
+                entries,
+                BPF_F_NO_PREALLOC,
+            ),
+            keys,
+            key: prefix_key,
+            ordered: true,
+        });
+    };
+    trie(8, 8, 100, 60);
+    trie(5, 1, 12, 40);
+    trie(20, 13, 20, 60);
+    trie(11, 4, 1, 10);
+    trie(260, 8, 30, 50);
+}

@@ -291,8 +291,7 @@ impl Pair<'_> {
                 }
             }
             if answer.count > 0 || answer.result == Err(Errno::ENOSPC) {
-                let bytes = self.ours.cursor_size();
-                call.cursor = Some(answer.cursor[..bytes].to_vec());
+                call.cursor = Some(answer.cursor);
             }
         }
         if !self.case.ordered {
@@ -316,6 +315,8 @@ impl Pair<'_> {
         keys.resize(room * key_size, 0);
         values.resize(room * value_size, 0);
         let mut answer = side.batch(call, &mut keys, &mut values);
+        let beyond = answer.cursor.split_off(self.ours.cursor_size());
+        assert!(beyond.iter().all(|&byte| byte == 0), "written too far");
         let mut entries = Entries::new();
         if matches!(call.kind, BatchKind::Lookup | BatchKind::LookupAndDelete)
             && answer.count <= call.count
