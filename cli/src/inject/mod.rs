@@ -20,6 +20,7 @@ mod maps;
 mod needs;
 mod permission;
 mod safe_point;
+mod seccomp;
 mod slot;
 mod target;
 mod thread;
@@ -120,6 +121,9 @@ fn run(
             continue;
         }
         let tid = borrowed.0.tid();
+        if target.is_sandboxed && !seccomp::lets_an_agent_live(tid) {
+            return Err(permission::sandboxed(pid));
+        }
         let Some(slot) = slot::for_thread(&target.slots, tid) else {
             return Err(Problem::new(
                 pid,

@@ -89,14 +89,20 @@ pub fn check(pid: Pid) -> Result<(), Problem> {
         ));
     }
     check_room(pid, &status)?;
-    if is_sandboxed(&status) {
-        return Err(Problem::new(
-            pid,
-            "runs under a seccomp filter of its own, which might kill it for what the agent does",
-            "start it without its sandbox",
-        ));
+    // Root can look at the filters of a thread that is stopped.
+    if is_sandboxed(pid) && !geteuid().is_root() {
+        return Err(sandboxed(pid));
     }
     Ok(())
+}
+
+/// What to tell of a process whose seccomp filters an agent might not survive.
+pub fn sandboxed(pid: Pid) -> Problem {
+    Problem::new(
+        pid,
+        "runs under a seccomp filter of its own, which might kill it for what the agent does",
+        "start it without its sandbox",
+    )
 }
 
 /// What to tell of a process that job control stopped: borrowed, it would run.
@@ -145,15 +151,17 @@ fn check_room(pid: Pid, status: &str) -> Result<(), Problem> {
     }
 }
 
-/// Whether a thread with this /proc/PID/task/TID/status runs under a filter that
-/// we do not run under.
-pub fn is_sandboxed(status: &str) -> bool {
-    let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    seccomp_filters(status) > seccomp_filters(&own)
+/// Whether a process runs under a filter that we do not run under.
+pub fn is_sandboxed(pid: Pid) -> bool {
+    let filters = |of: &str| {
+        let status = fs::read_to_string(format!("/proc/{of}/status"));
+        seccomp_filters(&status.unwrap_or_default())
+    };
+    filters(&pid.to_string()) > filters("self")
 }
 
 /// Number of seccomp filters; strict mode counts as one.
-fn seccomp_filters(status: &str) -> u32 {
+pub fn seccomp_filters(status: &str) -> u32 {
     let field = |name: &str| {
         status
             .lines()

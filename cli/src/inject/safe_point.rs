@@ -174,10 +174,13 @@ fn is_agents(pid: Pid, tid: i32) -> bool {
         .is_ok_and(|name| name == AGENT_THREAD)
 }
 
-/// A thread under a filter of its own: the agent's would be, too.
+/// A thread under more filters than the first one: the agent's would be, too.
 fn is_restricted(pid: Pid, tid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))
-        .is_ok_and(|status| permission::is_sandboxed(&status))
+    let filters = |path: String| {
+        let status = fs::read_to_string(path).unwrap_or_default();
+        permission::seccomp_filters(&status)
+    };
+    filters(format!("/proc/{pid}/task/{tid}/status")) > filters(format!("/proc/{pid}/status"))
 }
 
 /// 1 for a thread in a lasting wait, 2 for a running one, 3 for the rest.

@@ -39,6 +39,8 @@ pub struct Target {
     pub pid: Pid,
     /// It must be handed what others open.
     pub is_guest: bool,
+    /// Its filters for system calls are still to be looked at.
+    pub is_sandboxed: bool,
     pub dlopen: Dlopen,
     pub dlerror: Option<u64>,
     /// Address of the calling thread's `errno`, when called.
@@ -139,6 +141,7 @@ impl Target {
         Ok(Self {
             pid,
             is_guest,
+            is_sandboxed: permission::is_sandboxed(pid),
             dlopen,
             dlerror: address("dlerror"),
             errno_location: address("__errno_location").ok_or_else(unknown)?,

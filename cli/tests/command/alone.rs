@@ -164,3 +164,49 @@ static void forbid(int by_prctl) {
         );
     }
 }
+
+/// What a container's runtime forbids by errors does not end a process; root
+/// can look.
+#[test]
+fn a_sandbox_that_only_says_no() {
+    if !can("needs root", is_root()) {
+        return;
+    }
+    const FILTER: &str = r#"
+#include <stddef.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define IS(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, yes, no)
+#define ANSWER(value) BPF_STMT(BPF_RET | BPF_K, value)
+static void forbid(unsigned number, unsigned answer) {
+  struct sock_filter code[] = {LOAD(arch), IS(AUDIT_ARCH_X86_64, 1, 0), ANSWER(SECCOMP_RET_KILL_PROCESS),
+    LOAD(nr), IS(SYS_mount, 0, 1), ANSWER(SECCOMP_RET_KILL_PROCESS), IS(number, 0, 1), ANSWER(answer), ANSWER(SECCOMP_RET_ALLOW)};
+  struct sock_fprog program = {sizeof code / sizeof *code, code}; if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) fail("no_new_privs");
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) fail("seccomp"); }
+"#;
+    let place = Place::new();
+    let refusal = "runs under a seccomp filter of its own, which might kill it for what the agent does: start it without its sandbox";
+    for (number, answer, fits) in [
+        ("SYS_unshare", "SECCOMP_RET_ERRNO | 1", true),
+        ("SYS_clone3", "SECCOMP_RET_ERRNO | 38", true),
+        ("SYS_process_vm_writev", "SECCOMP_RET_ERRNO | 1", false),
+        ("SYS_membarrier", "SECCOMP_RET_KILL_PROCESS", false),
+    ] {
+        let source = format!(
+            "{FILTER}int main(void) {{ char c; forbid({number}, {answer}); ready(); while (read(0, &c, 1) > 0) ; puts(\"as it should be\"); }}"
+        );
+        let running = program(&place, number, &source);
+        let pid = running.pid();
+        let line = format!("bpftime: {pid}: {refusal}\n");
+        let (status, line) = if fits { (0, "") } else { (1, line.as_str()) };
+        check(&mut place.bpftime(["attach", &pid]), status, "", line);
+        assert_eq!(running.has_agent(), fits, "{number}");
+        assert_eq!(
+            running.end(),
+            ("as it should be\n".to_owned(), String::new(), Some(0))
+        );
+    }
+}
