@@ -21,30 +21,32 @@ use vm::asm::assemble;
 use vm::helper::kfunc;
 use vm::verifier::{Keep, Log};
 
+mod maps;
 mod programs;
 #[path = "../../../vm/tests/verifier/vmlinux.rs"]
 mod vmlinux;
 
-/// In programs: `map[1]` is an array of one value, `map[2]` a ring buffer.
-const VALUE: u32 = 1;
-const RING: u32 = 2;
 /// Bytes of the array's value.
-const BYTES: usize = 128;
+const BYTES: u32 = 128;
 
-fn spec(id: u32) -> MapSpec {
-    match id {
-        VALUE => MapSpec {
-            map_type: BPF_MAP_TYPE_ARRAY,
-            key_size: 4,
-            value_size: BYTES as u32,
-            max_entries: 1,
-            ..MapSpec::default()
-        },
-        _ => MapSpec {
-            map_type: BPF_MAP_TYPE_RINGBUF,
-            max_entries: 4096,
-            ..MapSpec::default()
-        },
+/// In programs: `map[1]` is an array of one value, in which they leave
+/// results, the others what they work on, by default `map[2]`, a ring buffer.
+fn specs() -> Vec<MapSpec> {
+    let ring = MapSpec {
+        map_type: BPF_MAP_TYPE_RINGBUF,
+        max_entries: 4096,
+        ..MapSpec::default()
+    };
+    vec![results(BYTES), ring]
+}
+
+fn results(bytes: u32) -> MapSpec {
+    MapSpec {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: bytes,
+        max_entries: 1,
+        ..MapSpec::default()
     }
 }
 
@@ -75,16 +77,20 @@ fn renamed(
     insns
 }
 
-fn ours(insns: &[Insn], functions: &HashMap<String, u32>) -> Left {
-    let root = tempfile::tempdir().unwrap();
+/// The commands on a session of their own, which ends with the directory.
+fn commands() -> (Bpf, tempfile::TempDir) {
+    let root = tempfile::tempdir_in("/dev/shm").unwrap();
     let dirs = Dirs {
         state: root.path().join("state"),
         sessions: root.path().join("sessions"),
     };
-    let bpf = Bpf::new(Session::create(&dirs).unwrap());
-    let maps: Vec<Arc<MapObject>> = [VALUE, RING]
-        .into_iter()
-        .map(|id| bpf.map_create(spec(id), None, None).unwrap())
+    (Bpf::new(Session::create(&dirs).unwrap()), root)
+}
+
+fn ours(bpf: &Bpf, insns: &[Insn], functions: &HashMap<String, u32>, specs: &[MapSpec]) -> Left {
+    let maps: Vec<Arc<MapObject>> = specs
+        .iter()
+        .map(|spec| bpf.map_create(*spec, None, None).unwrap())
         .collect();
     let id = |name: &str| functions.get(name).map_or(0, |&id| id as i32);
     let insns = renamed(insns, |map| maps[map as usize - 1].id() as i32, id);
@@ -102,7 +108,7 @@ fn ours(insns: &[Insn], functions: &HashMap<String, u32>) -> Left {
     let prog = bpf.prog_load(load, Some(&mut log));
     let prog = prog.unwrap_or_else(|errno| panic!("{errno}: {}", log.text));
     let r0 = bpf.prog_test_run(&prog, &[]).unwrap();
-    let mut value = vec![0; BYTES];
+    let mut value = vec![0; specs[0].value_size as usize];
     bpf.map_lookup(&maps[0], &[0; 4], &mut value, 0).unwrap();
     Left { r0, value }
 }
@@ -132,17 +138,22 @@ fn words<T: ?Sized>(at: *const T) -> [u32; 2] {
 }
 
 /// The same in the kernel; EPERM where programs cannot be loaded.
-fn kernels(insns: &[Insn], functions: &HashMap<String, u32>) -> Result<Left, Errno> {
+fn kernels(
+    insns: &[Insn],
+    functions: &HashMap<String, u32>,
+    specs: &[MapSpec],
+) -> Result<Left, Errno> {
     let mut maps = Vec::new();
-    for id in [VALUE, RING] {
-        let spec = spec(id);
+    for spec in specs {
         let mut attr = [0; 32];
-        attr[..4].copy_from_slice(&[
+        attr[..5].copy_from_slice(&[
             spec.map_type,
             spec.key_size,
             spec.value_size,
             spec.max_entries,
+            spec.map_flags,
         ]);
+        attr[16] = spec.map_extra as u32;
         maps.push(descriptor(0, &mut attr)?);
     }
     let id = |name: &str| functions.get(name).map_or(-1, |&id| id as i32);
@@ -156,7 +167,7 @@ fn kernels(insns: &[Insn], functions: &HashMap<String, u32>) -> Result<Left, Err
     attr[0] = prog.as_raw_fd() as u32;
     bpf(10, &mut attr)?;
     let r0 = attr[1];
-    let (key, mut value) = ([0u8; 4], vec![0u8; BYTES]);
+    let (key, mut value) = ([0u8; 4], vec![0u8; specs[0].value_size as usize]);
     let mut attr = [0; 32];
     attr[0] = maps[0].as_raw_fd() as u32;
     attr[2..4].copy_from_slice(&words(key.as_ptr()));
@@ -187,10 +198,11 @@ fn programs_compute_what_they_do_in_the_kernel() {
         return;
     }
     let (mut compared, mut wrong) = (0, Vec::new());
+    let (commands, _root) = commands();
     for (name, text) in programs::all() {
         let insns = program(&text);
-        let ours = ours(&insns, &functions);
-        match kernels(&insns, &functions) {
+        let ours = ours(&commands, &insns, &functions, &specs());
+        match kernels(&insns, &functions, &specs()) {
             Ok(kernels) if kernels == ours => compared += 1,
             Ok(kernels) => wrong.push(format!("{name}\nours    {ours:x?}\nkernel  {kernels:x?}")),
             // Without the right to load programs, or without such kfuncs.
