@@ -196,6 +196,16 @@ impl Hit {
         }
     }
 
+    /// The program itself, where it needs nothing but its context.
+    pub fn alone(&self) -> Option<Entry> {
+        let entry = self.entry();
+        if !self.is_alone || entry.is_null() {
+            return None;
+        }
+        // SAFETY: stored from an `Entry` by `new`.
+        Some(unsafe { std::mem::transmute::<*mut (), Entry>(entry) })
+    }
+
     /// Counts hits that were skipped.
     pub fn missed(&self) -> *const AtomicU64 {
         &raw const self.tally.missed

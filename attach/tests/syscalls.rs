@@ -54,6 +54,7 @@ fn probe(when: When, nr: Option<i64>) -> SyscallProbe {
         hits: Hits::UNCOUNTED,
         missed: &raw const MISSED,
         observes: false,
+        light: None,
     }
 }
 

@@ -19,11 +19,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use attach::syscalls::Text;
+use attach::syscalls::{LightCallback, LightFunction, Text};
 use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
 use runtime::session::LinkKind;
 use runtime::thread;
 use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
+use vm::link::Entry;
 
 use crate::breakpoints;
 use crate::hit::{Hit, Tally};
@@ -306,7 +307,21 @@ impl Traced {
             hits: self.hit.hits(),
             missed: self.hit.missed(),
             observes: false,
+            light: self.light(),
         }
+    }
+}
+
+impl Traced {
+    /// A program that calls nothing looks at no run and through no pointer in
+    /// its context: it needs the record only.
+    fn light(&self) -> Option<LightCallback> {
+        let entry = self.hit.alone().filter(|_| !self.overrides)?;
+        Some(LightCallback {
+            // SAFETY: both take two pointers and give a word.
+            function: unsafe { std::mem::transmute::<Entry, LightFunction>(entry) },
+            is_raw: self.kind == LinkKind::RawSyscallExit,
+        })
     }
 }
 

@@ -129,6 +129,7 @@ pub fn probe(when: When, nr: i64, callback: SyscallCallback, data: *const ()) ->
         hits: Hits::UNCOUNTED,
         missed: ptr::null(),
         observes: true,
+        light: None,
     }
 }
 

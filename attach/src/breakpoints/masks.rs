@@ -73,6 +73,7 @@ pub(crate) fn observers(when: When) -> Vec<SyscallProbe> {
         hits: Hits::UNCOUNTED,
         missed: core::ptr::null(),
         observes: true,
+        light: None,
     };
     OBSERVED.iter().map(|nr| observer(when, *nr)).collect()
 }

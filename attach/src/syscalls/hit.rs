@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use uapi::PtRegs;
 
+use super::light::Light;
 use super::{SyscallEvent, SyscallProbe, When};
 use crate::arch::syscalls::pool::Exit;
 use crate::arch::syscalls::thunk;
@@ -48,13 +49,30 @@ pub(crate) struct Entry {
 }
 
 /// The probes of one number and side. Never changed and never freed.
-pub(crate) struct List(pub(crate) Box<[SyscallProbe]>);
+#[repr(C)]
+pub(crate) struct List {
+    /// Trampolines read it.
+    pub(crate) light: Light,
+    probes: Box<[SyscallProbe]>,
+}
+
+impl List {
+    pub(crate) fn new(probes: &[SyscallProbe]) -> List {
+        List {
+            light: Light::of(probes),
+            probes: probes.into(),
+        }
+    }
+}
 
 /// The lists of one side, by number; null for none.
+#[repr(transparent)]
 pub(crate) struct Lists([AtomicPtr<List>; NUMBERS + 1]);
 
-static ENTER: Lists = Lists([const { AtomicPtr::new(core::ptr::null_mut()) }; NUMBERS + 1]);
-static EXIT: Lists = Lists([const { AtomicPtr::new(core::ptr::null_mut()) }; NUMBERS + 1]);
+pub(crate) static ENTER: Lists =
+    Lists([const { AtomicPtr::new(core::ptr::null_mut()) }; NUMBERS + 1]);
+pub(crate) static EXIT: Lists =
+    Lists([const { AtomicPtr::new(core::ptr::null_mut()) }; NUMBERS + 1]);
 
 /// Whether a number whose low 16 bits these are may have probes: read by
 /// trampolines where the number is not known.
@@ -79,7 +97,7 @@ impl Lists {
 
     /// The probes of a number.
     pub(crate) fn probes(&self, nr: i64) -> &[SyscallProbe] {
-        self.get(nr).map_or(&[], |list| &list.0)
+        self.get(nr).map_or(&[], |list| &list.probes)
     }
 
     #[inline]
@@ -291,7 +309,7 @@ fn run(list: &List, admission: &Admission, regs: &mut PtRegs, nr: i64) -> Option
         return run_observers(list, admission, regs, nr);
     };
     let mut event = SyscallEvent::new(regs, nr);
-    for probe in &list.0 {
+    for probe in &list.probes {
         block.count(probe.hits.offset());
         // SAFETY: whoever attached the probe vouches for callback and data.
         unsafe { (probe.callback)(&raw mut event, probe.data) };
@@ -307,7 +325,7 @@ fn run_observers(list: &List, admission: &Admission, regs: &mut PtRegs, nr: i64)
     let is_own = is_exempt && (thread::current().is_exempt.get() || is_own_stack(regs.sp));
     let mut event = SyscallEvent::new(regs, nr);
     event.is_own = is_own;
-    for probe in &list.0 {
+    for probe in &list.probes {
         if probe.observes {
             // SAFETY: as in `run`. Lists and observers are never freed.
             unsafe { (probe.callback)(&raw mut event, probe.data) };

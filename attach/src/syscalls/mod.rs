@@ -13,11 +13,13 @@
 //! one).
 
 pub(crate) mod hit;
+pub(crate) mod light;
 pub(crate) mod memo;
 mod planning;
 pub(crate) mod sites;
 pub(crate) mod text;
 
+pub use light::{LightCallback, LightFunction};
 pub use memo::Memo;
 pub use text::Text;
 
@@ -104,6 +106,8 @@ pub struct SyscallProbe {
     /// another probe, and those of the agent's thread. It may
     /// be interrupted by a signal whose handler brings it in again.
     pub observes: bool,
+    /// What can be called in its place, where it is the only one and runs.
+    pub light: Option<LightCallback>,
 }
 
 // SAFETY: that its pointers may be used on any thread is the contract.
@@ -113,8 +117,14 @@ unsafe impl Sync for SyscallProbe {}
 
 impl PartialEq for SyscallProbe {
     fn eq(&self, other: &SyscallProbe) -> bool {
-        (self.when, self.nr, self.data, self.observes)
-            == (other.when, other.nr, other.data, other.observes)
+        (self.when, self.nr, self.data, self.observes, self.light)
+            == (
+                other.when,
+                other.nr,
+                other.data,
+                other.observes,
+                other.light,
+            )
             && core::ptr::fn_addr_eq(self.callback, other.callback)
     }
 }

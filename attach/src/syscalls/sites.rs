@@ -15,7 +15,7 @@ use super::{SyscallProbe, SyscallSite, When};
 use crate::arch::plan::{Plan, Planner};
 use crate::arch::syscalls::find::{self, Found};
 use crate::arch::syscalls::pool::Exit;
-use crate::arch::syscalls::thunk;
+use crate::arch::syscalls::{light, thunk};
 use crate::arena::{Arena, Intervals};
 use crate::error::Refusal;
 use crate::mappings::{self, Mapping};
@@ -384,7 +384,7 @@ fn publish_lists(when: When, probes: &[SyscallProbe]) {
     let mut shared_list = None;
     let leak = |list: &[SyscallProbe]| match list {
         [] => core::ptr::null_mut(),
-        list => Box::into_raw(Box::new(List(list.into()))),
+        list => Box::into_raw(Box::new(List::new(list))),
     };
     let lists = Lists::of(when);
     for nr in 0..=NUMBERS as i64 {
@@ -414,7 +414,7 @@ fn aim(exit: &Exit) {
                 .place(exit.nr)
                 .is_some_and(|place| !place.load(Ordering::Relaxed).is_null());
         if has_probes {
-            thunk::exit_address()
+            light::exit_address()
         } else {
             thunk::pass_address()
         }

@@ -13,7 +13,7 @@
 
 use super::super::decode::First;
 use super::super::emit::{Emitter, any_jump};
-use super::thunk;
+use super::light;
 use crate::error::Refusal;
 
 /// Bytes of `mov r11, entry`.
@@ -47,12 +47,12 @@ pub(crate) fn code(at: u64, chain: &[First], names: Names) -> Result<Vec<u8>, Re
         code.bytes(&watched.to_le_bytes());
         code.bytes(&[0x41, 0x0f, 0xb6, 0x0c, 0x0b]);
         // Over `mov r11` and the jump.
-        let traced = any_jump(code.here() + 2 + MOVE, thunk::enter_address());
+        let traced = any_jump(code.here() + 2 + MOVE, light::enter_address());
         code.bytes(&[0xe3, MOVE as u8 + traced.len() as u8]);
     }
     code.bytes(&[0x49, 0xbb]);
     code.bytes(&names.entry.to_le_bytes());
-    code.jump(thunk::enter_address());
+    code.jump(light::enter_address());
     if names.watched.is_some() {
         code.jump(names.unwatched);
     }

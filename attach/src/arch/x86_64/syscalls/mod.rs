@@ -3,6 +3,7 @@
 
 pub(crate) mod body;
 pub(crate) mod find;
+pub(crate) mod light;
 pub(crate) mod pool;
 pub(crate) mod replay;
 pub(crate) mod thunk;

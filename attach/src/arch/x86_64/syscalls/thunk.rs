@@ -14,26 +14,14 @@ use crate::syscalls::hit::{on_enter, on_exit};
 pub(crate) const DEPTH: u64 = 144;
 
 unsafe extern "C" {
-    fn bpftime_syscalls_enter();
     fn bpftime_syscalls_pass();
-    fn bpftime_syscalls_exit();
     fn bpftime_syscalls_exit_deep();
     fn bpftime_syscalls_descend();
-}
-
-/// Before a traced system call: `Entry` in r11, all else as at the instruction.
-pub(crate) fn enter_address() -> u64 {
-    bpftime_syscalls_enter as *const () as u64
 }
 
 /// Behind a system call without exit probes: `Exit` in rcx.
 pub(crate) fn pass_address() -> u64 {
     bpftime_syscalls_pass as *const () as u64
-}
-
-/// Behind a system call of a plain stub with exit probes: `Exit` in rcx.
-pub(crate) fn exit_address() -> u64 {
-    bpftime_syscalls_exit as *const () as u64
 }
 
 /// Behind a system call of a deep stub: `Exit` in rcx.
