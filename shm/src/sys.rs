@@ -76,16 +76,18 @@ pub fn alive(pid: i32, tid: i32) -> bool {
 /// Whether thread `tid` of process `pid` can still run: [`alive`], and no
 /// zombie that waits for its parent.
 pub fn can_run(pid: i32, tid: i32) -> bool {
-    if !alive(pid, tid) {
-        return false;
-    }
+    alive(pid, tid) && thread_can_run(tid)
+}
+
+/// Whether thread `tid` can still run, of whatever process.
+pub fn thread_can_run(tid: i32) -> bool {
     let mut byte = 0u8;
     // A thread gives its memory back when it ends, and then there is nothing
     // to read at any address (`mm_access`). Whether this address can be read
     // does not matter.
     // SAFETY: one byte, into `byte`.
     let ret = unsafe { read_own(tid, &raw mut byte, 0, 1) };
-    ret != -(libc::ESRCH as isize)
+    tid > 0 && ret != -(libc::ESRCH as isize)
 }
 
 /// Nanoseconds of a clock (`CLOCK_*`); 0 for a clock that does not exist.

@@ -140,6 +140,17 @@ fn maps_of_maps_answer_as_the_kernels() {
 }
 
 #[test]
+fn values_with_locks_are_copied_as_by_the_kernel() {
+    let stage = Stage::new("locks", &["-lbpf", "-pthread"]);
+    if kernel_is_the_oracle() {
+        let theirs = stage.on_the_kernel();
+        check_lines(&stage.under_us(), &theirs, "we differ from the kernel");
+        assert!(theirs.matches("errno 0").count() > 100);
+        assert_eq!(theirs.matches("fine").count(), 8);
+    }
+}
+
+#[test]
 fn a_libbpf_tool_runs() {
     let stage = Stage::new("tool", &["-lbpf"]);
     let expected = "\

@@ -36,6 +36,7 @@ fn each_call_counts_in_the_map_in_place() {
                 said.push(tool.ask(&format!("hash {parity}")));
             }
         }
+        said.push(tool.ask("guarded"));
         tool.tell("quit");
         assert_eq!(tool.finish().code, 0);
         said.join("\n")
@@ -46,7 +47,7 @@ fn each_call_counts_in_the_map_in_place() {
         ),
         "{said}"
     );
-    assert!(said.ends_with("8 keys, 51 calls"), "{said}");
+    assert!(said.ends_with("8 keys, 51 calls\n0 2526 7578"), "{said}");
 }
 
 /// Maps come and go while threads of several targets look into them, and
@@ -79,6 +80,7 @@ fn maps_are_replaced_under_load() {
     let sum = counted + counts[0] + counts[2];
     assert!((800_000 - 4 * 201..=800_000).contains(&sum), "{sum}");
     assert_eq!(counts[2], 0, "always a map in place");
+    assert_eq!(tool.ask("guarded"), "0 800000 2400000");
     assert_eq!(puppets[0].ask("call 7"), "ok");
     assert_eq!(tool.ask("fresh"), "7");
 }

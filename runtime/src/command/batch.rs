@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 
 use uapi::Errno;
 use uapi::map::{
-    BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_HASH_OF_MAPS,
-    BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH,
-    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
+    BPF_F_LOCK, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH,
+    BPF_MAP_TYPE_HASH_OF_MAPS, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH,
+    BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
 };
 
-use super::elem::{NewValue, may_read, may_write, value_size};
+use super::elem::{NewValue, may_lock, may_read, may_write, value_size};
 use super::map::Elements;
 use super::object::locked;
 use super::{Bpf, MapObject};
@@ -110,10 +110,10 @@ impl Bpf {
         if !has {
             return Err(Errno::ENOTSUPP);
         }
-        // `BPF_F_LOCK` included: no value has a spin lock.
-        if elem_flags != 0 {
+        if elem_flags & !BPF_F_LOCK != 0 {
             return Err(Errno::EINVAL);
         }
+        may_lock(map, elem_flags)?;
         let own_walk = is_hash(map) && matches!(kind, Lookup | LookupAndDelete);
         if own_walk && flags != 0 {
             return Err(Errno::EINVAL);
@@ -133,14 +133,15 @@ impl Bpf {
         map: &MapObject,
         cursor: Option<&[u8]>,
         count: u32,
+        elem_flags: u64,
         delete: bool,
     ) -> Result<Batch, Errno> {
         if cursor.is_some_and(|cursor| cursor.len() != cursor_size(map)) {
             return Err(Errno::EINVAL);
         }
         match is_hash(map) {
-            true => self.hash_batch(map, cursor, count, delete),
-            false => self.key_batch(map, cursor, count),
+            true => self.hash_batch(map, cursor, count, elem_flags, delete),
+            false => self.key_batch(map, cursor, count, elem_flags),
         }
     }
 
@@ -149,6 +150,7 @@ impl Bpf {
         map: &MapObject,
         cursor: Option<&[u8]>,
         count: u32,
+        elem_flags: u64,
         delete: bool,
     ) -> Result<Batch, Errno> {
         let mut keys = match cursor.and_then(|cursor| cursor.first_chunk()) {
@@ -161,11 +163,13 @@ impl Bpf {
         while batch.count < count {
             let Some(key) = keys.pop_front() else { break };
             let found = match (delete, map.elements()) {
-                (false, _) => self.map_lookup(map, &key, &mut value, 0),
-                (true, Elements::Bytes) => self.map_lookup_and_delete(map, &key, &mut value, 0),
+                (false, _) => self.map_lookup(map, &key, &mut value, elem_flags),
+                (true, Elements::Bytes) => {
+                    self.map_lookup_and_delete(map, &key, &mut value, elem_flags)
+                }
                 // The command for one element leaves these out.
                 (true, _) => self
-                    .map_lookup(map, &key, &mut value, 0)
+                    .map_lookup(map, &key, &mut value, elem_flags)
                     .and_then(|()| self.map_delete(map, &key)),
             };
             match found {
@@ -186,6 +190,7 @@ impl Bpf {
         map: &MapObject,
         cursor: Option<&[u8]>,
         count: u32,
+        elem_flags: u64,
     ) -> Result<Batch, Errno> {
         let mut batch = Batch::default();
         let mut value = vec![0; value_size(map)];
@@ -200,7 +205,7 @@ impl Bpf {
                 }
                 Err(errno) => return Err(errno),
             }
-            match self.map_lookup(map, &next, &mut value, 0) {
+            match self.map_lookup(map, &next, &mut value, elem_flags) {
                 Ok(()) => batch.push(&next, &value),
                 Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),
@@ -224,6 +229,7 @@ impl Bpf {
         &self,
         map: &MapObject,
         count: u32,
+        elem_flags: u64,
         mut element: impl FnMut(u32, &mut [u8], &mut [u8]) -> Result<(), Errno>,
         object: impl Fn(&[u8]) -> NewValue<'static>,
     ) -> Result<u32, Stopped> {
@@ -236,7 +242,7 @@ impl Bpf {
                         Elements::Bytes => NewValue::Bytes(&value),
                         _ => object(&value),
                     };
-                    self.map_update(map, &key, value, 0)
+                    self.map_update(map, &key, value, elem_flags)
                 })
                 .map_err(|errno| Stopped { count: done, errno })?;
         }

@@ -44,7 +44,7 @@ impl Bpf {
             return Err(Errno::EINVAL);
         }
         may_read(map)?;
-        may_lock(flags)?;
+        may_lock(map, flags)?;
         match map.elements() {
             Elements::Bytes => map.map().lookup(key, value, flags),
             Elements::Maps => map.map().lookup(key, value, flags),
@@ -77,7 +77,7 @@ impl Bpf {
         flags: u64,
     ) -> Result<(), Errno> {
         may_write(map)?;
-        may_lock(flags)?;
+        may_lock(map, flags)?;
         match (map.elements(), value) {
             (Elements::Bytes, NewValue::Bytes(value)) => map.map().update(key, value, flags),
             (Elements::Progs, NewValue::Prog(prog)) => {
@@ -161,7 +161,7 @@ impl Bpf {
         }
         may_read(map)?;
         may_write(map)?;
-        may_lock(flags)?;
+        may_lock(map, flags)?;
         if map.elements() != Elements::Bytes {
             return Err(Errno::ENOTSUPP);
         }
@@ -199,11 +199,11 @@ pub(super) fn may_write(map: &MapObject) -> Result<(), Errno> {
     }
 }
 
-/// `EINVAL` for `BPF_F_LOCK`: no value has a spin lock.
-fn may_lock(flags: u64) -> Result<(), Errno> {
-    match flags & BPF_F_LOCK {
-        0 => Ok(()),
-        _ => Err(Errno::EINVAL),
+/// `EINVAL` for `BPF_F_LOCK` where values have no spin lock.
+pub(super) fn may_lock(map: &MapObject, flags: u64) -> Result<(), Errno> {
+    match flags & BPF_F_LOCK != 0 && map.map().spec().lock().is_none() {
+        true => Err(Errno::EINVAL),
+        false => Ok(()),
     }
 }
 

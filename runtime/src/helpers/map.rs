@@ -1,7 +1,7 @@
 //! Helpers on maps. The maps' own files say what each type does.
 
-use super::row::{Any, Ctx, Key, Value, ValueOrNull, ValueRoom, helper};
-use crate::maps::Map;
+use super::row::{Any, Ctx, Key, Lock, Value, ValueOrNull, ValueRoom, helper};
+use crate::maps::{Map, parts};
 
 helper! {
     /// bpf_map_lookup_elem: the value of `key`, or NULL.
@@ -59,6 +59,23 @@ helper! {
     fn map_peek_elem(run, map: &'static Map, value: ValueRoom) -> i64 = BPF_FUNC_MAP_PEEK_ELEM {
         // SAFETY: the verifier proved that `value` has the map's value size.
         unsafe { map.peek(value.0) }
+    }
+}
+
+helper! {
+    /// bpf_spin_lock: takes the lock of a value.
+    fn spin_lock(run, lock: Lock) -> () = BPF_FUNC_SPIN_LOCK {
+        // SAFETY: the verifier proved that this is the lock of a value, which
+        // is at a multiple of 4.
+        unsafe { parts::lock(lock.0) }
+    }
+}
+
+helper! {
+    /// bpf_spin_unlock: gives it back.
+    fn spin_unlock(run, lock: Lock) -> () = BPF_FUNC_SPIN_UNLOCK {
+        // SAFETY: as in `spin_lock`.
+        unsafe { parts::unlock(lock.0) }
     }
 }
 

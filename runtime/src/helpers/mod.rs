@@ -42,6 +42,8 @@ static ROWS: &[&Helper] = &[
     &map::map_push_elem::ROW,
     &map::map_pop_elem::ROW,
     &map::map_peek_elem::ROW,
+    &map::spin_lock::ROW,
+    &map::spin_unlock::ROW,
     &map::tail_call::ROW,
     &perf::perf_event_output::ROW,
     &read::probe_read::ROW,

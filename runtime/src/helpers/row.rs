@@ -95,6 +95,8 @@ words! {
     Callback(u64) = Arg::Func;
     /// What a callback gets: an address on the program's stack, or NULL.
     CallbackCtx(u64) = Arg::StackOrNull;
+    /// The lock of a map value.
+    Lock(*mut u8) = Arg::SpinLock;
     /// A zero-terminated string in read-only map memory.
     Text(*const u8) = Arg::ConstStr;
 }

@@ -5,11 +5,14 @@ use core::ptr;
 
 use shm::Region;
 use uapi::Errno;
-use uapi::map::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NUMA_NODE, BPF_F_PRESERVE_ELEMS};
+use uapi::map::{
+    BPF_F_INNER_MAP, BPF_F_LOCK, BPF_F_MMAPABLE, BPF_F_NUMA_NODE, BPF_F_PRESERVE_ELEMS,
+};
 use vm::link::ArrayLayout;
 
 use super::bytes;
 use super::kind::{self, MapKind, MapType, Start};
+use super::parts::Parts;
 use super::spec::{ACCESS_MASK, MapSpec, PAGE};
 
 pub(super) const TYPE: MapType = MapType {
@@ -54,6 +57,7 @@ fn over(
         stride: spec.stride(),
         bytes: storage_size(spec, 0)?,
         spec: *spec,
+        parts: Parts::of(spec),
         _storage: storage,
     }))
 }
@@ -64,6 +68,7 @@ struct Array {
     stride: u64,
     bytes: u64,
     spec: MapSpec,
+    parts: Parts,
     _storage: Region,
 }
 
@@ -110,8 +115,13 @@ impl MapKind for Array {
         // SAFETY: the key size is 4, and the caller's contract.
         let index = unsafe { bytes::read_u32(key) };
         let index = kind::array_update_index(index, self.spec.max_entries, flags)?;
+        // Programs that run here may not use maps with locks.
+        if flags & BPF_F_LOCK != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let len = self.spec.value_size as usize;
         // SAFETY: `index` was checked; `value` by the caller's contract.
-        unsafe { bytes::copy(self.value(index), value, self.spec.value_size as usize) };
+        unsafe { self.parts.store(self.value(index), value, len) };
         Ok(())
     }
 
@@ -130,15 +140,32 @@ impl MapKind for Array {
         }
         let len = value.len().min(self.spec.value_size as usize);
         // SAFETY: a value's bytes in storage, into as many of `value`.
-        unsafe { bytes::copy(value.as_mut_ptr(), from, len) };
+        unsafe { self.parts.load(value.as_mut_ptr(), from, len) };
         Ok(())
+    }
+
+    fn lookup_locked(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+        let at = self.value(kind::index(key));
+        if at.is_null() {
+            return Err(Errno::ENOENT);
+        }
+        let mut copied = Ok(());
+        // SAFETY: a value in storage.
+        unsafe { self.parts.locked(at, || copied = self.lookup(key, value)) };
+        copied
     }
 
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
         let index = kind::array_update_index(kind::index(key), self.spec.max_entries, flags)?;
         let len = value.len().min(self.spec.value_size as usize);
+        let at = self.value(index);
         // SAFETY: `index` was checked; `len` bytes of `value` are there.
-        unsafe { bytes::copy(self.value(index), value.as_ptr(), len) };
+        let copy = || unsafe { self.parts.store(at, value.as_ptr(), len) };
+        match flags & BPF_F_LOCK {
+            0 => copy(),
+            // SAFETY: a value in storage.
+            _ => unsafe { self.parts.locked(at, copy) },
+        }
         Ok(())
     }
 

@@ -156,7 +156,13 @@ pub(super) trait MapKind: Send + Sync {
         Err(Errno::ENOTSUPP)
     }
 
-    /// `BPF_MAP_UPDATE_ELEM`.
+    /// `BPF_MAP_LOOKUP_ELEM` with `BPF_F_LOCK`, of values that have a lock.
+    fn lookup_locked(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+        let _ = (key, value);
+        Err(Errno::EINVAL)
+    }
+
+    /// `BPF_MAP_UPDATE_ELEM`; with `BPF_F_LOCK` only where values have a lock.
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
         let _ = (key, value, flags);
         Err(Errno::ENOTSUPP)
@@ -237,13 +243,13 @@ pub(super) trait MapKind: Send + Sync {
 /// The checks of `array_map_update_elem` (kernel/bpf/arraymap.c), which all
 /// array types share: the index, or the errno.
 pub(super) fn array_update_index(index: u32, max: u32, flags: u64) -> Result<u32, Errno> {
-    if flags > BPF_EXIST {
+    if flags & !BPF_F_LOCK > BPF_EXIST {
         return Err(Errno::EINVAL);
     }
     if index >= max {
         return Err(Errno::E2BIG);
     }
-    if flags == uapi::map::BPF_NOEXIST {
+    if flags & BPF_NOEXIST != 0 {
         return Err(Errno::EEXIST);
     }
     Ok(index)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use shm::Region;
 use uapi::Errno;
-use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
+use uapi::map::{BPF_F_LOCK, BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
 use vm::link::ArrayLayout;
 
 use super::kind::{self, MapKind, Start};
@@ -127,15 +127,24 @@ impl Map {
     /// `BPF_MAP_LOOKUP_ELEM`: copies the value of `key` to `value`.
     ///
     /// # Errors
-    /// `ENOENT` if absent, `EINVAL` for flags (no value has a spin lock) and
-    /// wrong lengths, `ENOTSUPP` where the type has no lookup.
+    /// `ENOENT` if absent, `EINVAL` for flags, `BPF_F_LOCK` where values have no
+    /// lock, and wrong lengths, `ENOTSUPP` where the type has no lookup.
     pub fn lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
-        if flags != 0 {
-            return Err(Errno::EINVAL);
-        }
+        self.check_lock(flags)?;
         self.check_key(key)?;
         self.check_value(value)?;
-        self.kind.lookup(key, value)
+        match flags {
+            0 => self.kind.lookup(key, value),
+            BPF_F_LOCK => self.kind.lookup_locked(key, value),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn check_lock(&self, flags: u64) -> Result<(), Errno> {
+        match flags & BPF_F_LOCK != 0 && self.spec.lock().is_none() {
+            true => Err(Errno::EINVAL),
+            false => Ok(()),
+        }
     }
 
     /// `BPF_MAP_UPDATE_ELEM`.
@@ -146,9 +155,7 @@ impl Map {
     /// `ENOTSUPP` where the type has no update.
     pub fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
         self.check_writable()?;
-        if flags & uapi::map::BPF_F_LOCK != 0 {
-            return Err(Errno::EINVAL);
-        }
+        self.check_lock(flags)?;
         self.check_key(key)?;
         self.check_value(value)?;
         self.kind.update(key, value, flags)
@@ -190,11 +197,13 @@ impl Map {
     /// As [`Map::lookup`] and [`Map::delete`].
     pub fn lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
         self.check_writable()?;
-        if flags != 0 {
+        self.check_lock(flags)?;
+        if flags & !BPF_F_LOCK != 0 {
             return Err(Errno::EINVAL);
         }
         self.check_key(key)?;
         self.check_value(value)?;
+        // What has left the map needs no lock to be read.
         self.kind.lookup_and_delete(key, value)
     }
 

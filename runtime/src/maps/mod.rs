@@ -16,6 +16,7 @@ mod kind;
 mod lpm_trie;
 mod map;
 mod of_maps;
+pub(crate) mod parts;
 mod percpu_array;
 mod perf_ring;
 mod queue;

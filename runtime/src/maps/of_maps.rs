@@ -32,6 +32,9 @@ pub(super) const HASH: MapType = MapType {
     per_cpu: false,
 };
 
+/// How often a map is looked for that is replaced all the time.
+const LOOKS: u32 = 16;
+
 /// Bytes of an id.
 const ID: usize = size_of::<u32>();
 
@@ -87,9 +90,19 @@ struct OfMaps<I> {
 
 impl<I: Ids> MapKind for OfMaps<I> {
     unsafe fn lookup_ptr(&self, key: *const u8, _vcpu: u32) -> *mut u8 {
-        // SAFETY: the caller's contract.
-        let id = unsafe { self.ids.id(key) };
-        self.inner.address(id).cast_mut().cast()
+        let mut last = 0;
+        for _ in 0..LOOKS {
+            // SAFETY: the caller's contract.
+            let id = unsafe { self.ids.id(key) };
+            let found = self.inner.address(id);
+            // A map that was replaced and has gone since we read its id is no
+            // reason to miss the one that replaced it.
+            if !found.is_null() || id == last {
+                return found.cast_mut().cast();
+            }
+            last = id;
+        }
+        ptr::null_mut()
     }
 
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {

@@ -6,10 +6,11 @@ use core::ptr;
 
 use shm::Region;
 use uapi::Errno;
-use uapi::map::BPF_F_NUMA_NODE;
+use uapi::map::{BPF_F_LOCK, BPF_F_NUMA_NODE};
 use vm::link::{ArrayLayout, CpuLayout};
 
 use super::kind::{self, MapKind, MapType, Start};
+use super::parts::Parts;
 use super::spec::{MapSpec, PCPU_MIN_UNIT_SIZE};
 use super::{array, bytes};
 use crate::run::RunState;
@@ -53,6 +54,7 @@ fn over(
         cpu_stride: cpu_stride(spec),
         nr_cpus,
         spec: *spec,
+        parts: Parts::of(spec),
         _storage: storage,
     }))
 }
@@ -64,6 +66,7 @@ struct PerCpuArray {
     cpu_stride: u64,
     nr_cpus: u32,
     spec: MapSpec,
+    parts: Parts,
     _storage: Region,
 }
 
@@ -119,12 +122,15 @@ impl MapKind for PerCpuArray {
         // SAFETY: the key size is 4, and the caller's contract.
         let index = unsafe { bytes::read_u32(key) };
         let index = kind::array_update_index(index, self.spec.max_entries, flags)?;
+        if flags & BPF_F_LOCK != 0 {
+            return Err(Errno::EINVAL);
+        }
         let to = self.value(index, vcpu);
         if to.is_null() {
             return Err(Errno::EBUSY);
         }
         // SAFETY: `to` is a value in storage; `value` by the caller's contract.
-        unsafe { bytes::copy(to, value, self.spec.value_size as usize) };
+        unsafe { self.parts.store(to, value, self.spec.value_size as usize) };
         Ok(())
     }
 
@@ -144,7 +150,7 @@ impl MapKind for PerCpuArray {
                 return Err(Errno::ENOENT);
             }
             // SAFETY: a stride in storage, into as many bytes of `value`.
-            unsafe { bytes::copy(value.as_mut_ptr(), from, value.len()) };
+            unsafe { self.parts.load(value.as_mut_ptr(), from, value.len()) };
         }
         Ok(())
     }
@@ -157,7 +163,7 @@ impl MapKind for PerCpuArray {
                 return Err(Errno::E2BIG);
             }
             // SAFETY: a stride in storage, from as many bytes of `value`.
-            unsafe { bytes::copy(to, value.as_ptr(), value.len()) };
+            unsafe { self.parts.store(to, value.as_ptr(), value.len()) };
         }
         Ok(())
     }

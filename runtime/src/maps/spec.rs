@@ -117,7 +117,8 @@ impl MapSpec {
         let mut list = Vec::new();
         for field in self.fields.get(..self.field_count as usize)? {
             let next = field.offset.checked_add(field.size)?;
-            if field.offset < end || next > self.value_size {
+            let aligned = field.offset.is_multiple_of(4);
+            if !aligned || field.offset < end || next > self.value_size {
                 return None;
             }
             end = next;

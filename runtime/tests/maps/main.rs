@@ -4,6 +4,7 @@
 mod differential;
 mod kernel;
 mod kill;
+mod locks;
 mod lpm;
 mod lru;
 mod of_maps;

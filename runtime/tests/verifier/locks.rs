@@ -177,3 +177,22 @@ fn tracing_programs_have_no_locks() {
         &["socket filter progs cannot use bpf_spin_lock yet"],
     );
 }
+
+#[test]
+fn a_lock_in_a_map_of_maps_is_out_of_sight() {
+    let text = format!(
+        "r1 = map[2]\n*(u32 *)(r10 - 4) = 0\nr2 = r10\nr2 += -4\ncall 1\nif r0 == 0 goto out\nr1 = r0\nr2 = r10\nr2 += -4\ncall 1\nif r0 == 0 goto out\nr6 = r0\n{TAKE}{GIVE}{OUT}"
+    );
+    let mut case = with("bpf_spin_lock", 4, &text);
+    case.maps.push(MapSpec {
+        map_type: uapi::map::BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        ..MapSpec::default()
+    });
+    case.inner = vec![0, 1];
+    case.accepted(&[]);
+    case.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
+    case.accepted(&[]);
+}

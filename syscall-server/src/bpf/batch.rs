@@ -43,10 +43,13 @@ fn walk(call: &Call, kind: BatchKind) -> Result<i64, Errno> {
         address => Some(user::read_vec(address, cursor_size(&map))?),
     };
     let delete = kind == BatchKind::LookupAndDelete;
-    let batch = call
-        .server
-        .bpf
-        .map_lookup_batch(&map, cursor.as_deref(), attr.count, delete)?;
+    let batch = call.server.bpf.map_lookup_batch(
+        &map,
+        cursor.as_deref(),
+        attr.count,
+        attr.elem_flags,
+        delete,
+    )?;
     user::write(attr.keys, &batch.keys)?;
     user::write(attr.values, &batch.values)?;
     user::write(attr.out_batch, &batch.cursor)?;
@@ -65,6 +68,7 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
     let done = call.server.bpf.map_update_batch(
         &map,
         attr.count,
+        attr.elem_flags,
         |index, key, value| {
             read_nth(attr.keys, index, key)?;
             read_nth(attr.values, index, value)

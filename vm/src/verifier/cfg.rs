@@ -97,6 +97,11 @@ impl Cfg {
         Ok(cfg)
     }
 
+    /// The maps that the program names, without the templates of others.
+    pub(super) fn named(&self) -> &[MapInfo] {
+        self.maps.get(..self.named_maps).unwrap_or_default()
+    }
+
     /// The template of the maps in a map: what a lookup in it gives.
     pub(super) fn template(&self, map: u32) -> Option<u32> {
         let outer = &self.maps[..self.named_maps];

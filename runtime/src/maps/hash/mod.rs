@@ -21,7 +21,8 @@ use core::ptr;
 use shm::Region;
 use uapi::Errno;
 use uapi::map::{
-    BPF_F_ZERO_SEED, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_HASH,
+    BPF_F_LOCK, BPF_F_ZERO_SEED, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH,
+    BPF_MAP_TYPE_PERCPU_HASH,
 };
 
 use self::element::Element;
@@ -31,6 +32,7 @@ use self::table::Table;
 use super::bytes;
 use super::kind::{MapKind, MapType, Start};
 use super::of_maps::Ids;
+use super::parts::Parts;
 use super::spec::MapSpec;
 
 pub(super) const HASH: MapType = MapType {
@@ -78,6 +80,7 @@ pub(super) struct Hash {
     value_size: usize,
     /// Bytes of a value, rounded up to words.
     stride: usize,
+    parts: Parts,
     /// Values of an element, if there is one for each CPU.
     cpus: Option<u32>,
 }
@@ -99,6 +102,7 @@ impl Hash {
             },
             value_size: spec.value_size as usize,
             stride: spec.stride() as usize,
+            parts: Parts::of(spec),
             cpus: is_per_cpu(spec).then_some(nr_cpus),
         })
     }
@@ -136,18 +140,23 @@ impl Hash {
         self.values(element, |value, offset| {
             if let Some(to) = to.get_mut(offset..offset + len) {
                 // SAFETY: a value of the element, into as many bytes.
-                unsafe { bytes::copy(to.as_mut_ptr(), value, len) };
+                unsafe { self.parts.load(to.as_mut_ptr(), value, len) };
             }
         });
     }
 
-    /// Copies what bpf(2) gave to an element's values.
-    fn write(&self, element: Element<'_>, from: &[u8]) {
+    /// Copies what bpf(2) gave to an element's values, which are new or not.
+    fn write(&self, element: Element<'_>, from: &[u8], new: bool) {
         let len = self.copied();
         self.values(element, |value, offset| {
-            if let Some(from) = from.get(offset..offset + len) {
+            let Some(from) = from.get(offset..offset + len) else {
+                return;
+            };
+            match new {
                 // SAFETY: a value of the element, from as many bytes.
-                unsafe { bytes::copy(value, from.as_ptr(), len) };
+                true => unsafe { self.parts.load(value, from.as_ptr(), len) },
+                // SAFETY: as above.
+                false => unsafe { self.parts.store(value, from.as_ptr(), len) },
             }
         });
     }
@@ -181,13 +190,23 @@ impl MapKind for Hash {
         flags: u64,
         vcpu: u32,
     ) -> Result<(), Errno> {
+        let Some(cpus) = self.cpus else {
+            let fill = |element: Element<'_>| {
+                // SAFETY: a value of the element; `value` by the caller's contract.
+                unsafe {
+                    self.parts
+                        .load(self.value(element, 0), value, self.value_size)
+                };
+            };
+            // SAFETY: the caller's contract.
+            return unsafe { self.table.update(key, flags, vcpu, &fill, None) };
+        };
         let put = |element: Element<'_>| {
             // SAFETY: a value of the element; `value` by the caller's contract.
-            unsafe { bytes::copy(self.value(element, vcpu), value, self.value_size) };
-        };
-        let Some(cpus) = self.cpus else {
-            // SAFETY: the caller's contract.
-            return unsafe { self.table.update(key, flags, vcpu, &put, None) };
+            unsafe {
+                self.parts
+                    .store(self.value(element, vcpu), value, self.value_size)
+            };
         };
         if vcpu >= cpus {
             return Err(Errno::EBUSY);
@@ -228,12 +247,36 @@ impl MapKind for Hash {
         }
     }
 
+    fn lookup_locked(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+        loop {
+            // SAFETY: `key` has the map's key size (`MapKind`).
+            let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
+            let entry = found.ok_or(Errno::ENOENT)?;
+            let at = self.value(entry.element, 0);
+            // SAFETY: the value of an element.
+            unsafe { self.parts.locked(at, || self.read(entry.element, value)) };
+            if self.table.is_current(entry) {
+                return Ok(());
+            }
+        }
+    }
+
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
-        let fill = |element: Element<'_>| self.write(element, value);
+        let fill = |element: Element<'_>| self.write(element, value, true);
+        let change = |element: Element<'_>| self.write(element, value, false);
+        let change_locked = |element: Element<'_>| {
+            // SAFETY: the value of an element.
+            unsafe {
+                self.parts
+                    .locked(self.value(element, 0), || change(element))
+            };
+        };
         let in_place: Option<&dyn Fn(Element<'_>)> = match self.cpus {
-            Some(_) => Some(&fill),
+            Some(_) => Some(&change),
+            None if flags & BPF_F_LOCK != 0 => Some(&change_locked),
             None => None,
         };
+        let flags = flags & !BPF_F_LOCK;
         // SAFETY: `key` has the map's key size (`MapKind`).
         unsafe { self.table.update(key.as_ptr(), flags, 0, &fill, in_place) }
     }

@@ -221,7 +221,8 @@ impl OurMap<'_> {
             BatchKind::Lookup | BatchKind::LookupAndDelete => {
                 let delete = call.kind == BatchKind::LookupAndDelete;
                 let cursor = call.cursor.as_deref();
-                let batch = bpf.map_lookup_batch(map, cursor, call.count, delete)?;
+                let batch =
+                    bpf.map_lookup_batch(map, cursor, call.count, call.elem_flags, delete)?;
                 keys[..batch.keys.len()].copy_from_slice(&batch.keys);
                 values[..batch.values.len()].copy_from_slice(&batch.values);
                 answer.cursor[..batch.cursor.len()].copy_from_slice(&batch.cursor);
@@ -234,6 +235,7 @@ impl OurMap<'_> {
             BatchKind::Update => bpf.map_update_batch(
                 map,
                 call.count,
+                call.elem_flags,
                 |index, key, value| {
                     nth(keys, index, key);
                     nth(values, index, value);
