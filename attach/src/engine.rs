@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uapi::Errno;
 
+use crate::arch::block;
 use crate::arch::plan::{Need, Plan};
 use crate::arch::{decode, direct, entry, sys, thread};
 use crate::arena::{Arena, Intervals};
@@ -62,15 +63,17 @@ struct Record {
 }
 
 impl Record {
-    fn new(site: Box<Site>, plan: &Plan, module: &Module) -> Record {
-        let code = module.original(site.addr, FLAGS_WINDOW);
+    fn new(site: Box<Site>, plan: &Plan, work: Option<block::Work>, module: &Module) -> Record {
+        let flags_dead = flags_dead(module, site.addr);
+        let code = plan.writes.last();
+        let (trampoline, code) = code.map_or((0, &[][..]), |(at, code)| (*at, code));
         Record {
-            flags_dead: code.is_some_and(|code| decode::overwrites_flags(code, site.addr)),
+            flags_dead,
             site: Box::leak(site),
             tactic: plan.tactic,
             head: plan.head,
             is_patched: false,
-            trampoline: plan.writes.last().map_or(0, |(at, _)| *at),
+            trampoline,
             thunk: entry::address(),
             owned: plan.owned.clone(),
             needs: plan.needs,
@@ -79,7 +82,7 @@ impl Record {
             tail: plan.tail,
             entry: Vec::new(),
             exit: Vec::new(),
-            blocks: Blocks::of(plan.writes.last().map_or(&[], |(_, code)| code)),
+            blocks: Blocks::of(trampoline, code, work.map(|work| (work, flags_dead))),
         }
     }
 
@@ -112,6 +115,12 @@ impl Record {
     fn is_idle(&self) -> bool {
         self.entry.is_empty() && self.exit.is_empty()
     }
+}
+
+/// Whether nobody needs the status flags at `addr`.
+fn flags_dead(module: &Module, addr: u64) -> bool {
+    let code = module.original(addr, FLAGS_WINDOW);
+    code.is_some_and(|code| decode::overwrites_flags(code, addr))
 }
 
 /// Bytes of code that are looked at for what overwrites the flags.
@@ -295,7 +304,10 @@ impl Engine {
                 *result = Err(Refusal::OutsideText);
                 continue;
             }
+            let attached = Attached::new(0, *probe, point.kind);
+            let inline = attached.inline().filter(|_| point.kind == Kind::Entry);
             let mut planned = Batch {
+                work: inline.map(|inline| (addr, inline.clone(), attached.hits())),
                 module: &point.module,
                 can_step: self.can_step,
                 wanted: &order.wanted,

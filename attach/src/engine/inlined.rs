@@ -19,31 +19,47 @@ const MOST_BLOCKS: usize = 4;
 #[derive(Default)]
 pub(super) struct Blocks {
     made: Vec<Block>,
-    /// What stands at the trampoline's entry, of which the first is its own.
+    /// Where the trampoline is entered.
+    entry: u64,
+    /// What stands there, and what does when no block fits.
     pub(super) head: [u8; HEAD],
-    own_head: [u8; HEAD],
+    idle_head: [u8; HEAD],
+    /// What the trampoline adds to the stack pointer before its call.
+    lowered: Option<i32>,
     /// No block can be made here.
     is_hopeless: bool,
 }
 
 struct Block {
     work: Work,
-    /// Where it is entered.
-    entry: u64,
+    /// What leads to it.
+    head: [u8; HEAD],
 }
 
 impl Blocks {
-    /// Of the trampoline with this code.
-    pub(super) fn of(code: &[u8]) -> Blocks {
-        let head = code.get(block::head_of(0) as usize..);
-        let head = head.and_then(<[u8]>::first_chunk).copied();
-        let head = head.unwrap_or_default();
-        Blocks {
-            made: Vec::new(),
-            head,
-            own_head: head,
-            is_hopeless: false,
+    /// Of the trampoline at `at` with this code, which may begin with a block.
+    pub(super) fn of(at: u64, code: &[u8], with: Option<(Work, bool)>) -> Blocks {
+        let word = |at: u64| {
+            let word = code.get(at as usize..).and_then(<[u8]>::first_chunk);
+            word.copied().unwrap_or_default()
+        };
+        let own_head = word(block::head_of(0));
+        let mut blocks = Blocks {
+            entry: block::head_of(at),
+            head: own_head,
+            idle_head: own_head,
+            lowered: block::lowered(&own_head),
+            ..Blocks::default()
+        };
+        if let Some((work, flags_dead)) = with {
+            let entry = block::entry_with(&work, flags_dead);
+            let head = word(entry);
+            let idle = block::head_to(at + entry, block::head_of(at), head);
+            blocks.entry = at + entry;
+            (blocks.head, blocks.idle_head) = (head, idle.unwrap_or(head));
+            blocks.made.push(Block { work, head });
         }
+        blocks
     }
 }
 
@@ -86,7 +102,7 @@ impl Record {
         let work = self.work()?;
         let place = Place {
             trampoline: self.trampoline,
-            lowered: block::lowered(&self.blocks.own_head)?,
+            lowered: self.blocks.lowered?,
             flags_dead: self.flags_dead,
             site: core::ptr::from_ref(self.site) as u64,
             number: self.blocks.made.len() as u32 + 1,
@@ -98,15 +114,16 @@ impl Record {
         let code = block::emit(at, &place, &work).filter(|code| code.len() as u64 <= room);
         self.blocks.is_hopeless = code.is_none();
         let code = code?;
-        let entry = at + block::ENTERED;
-        let block = Block { work, entry };
-        self.blocks.made.push(block);
+        let (from, to) = (self.blocks.entry, at + block::ENTERED);
+        let head = block::head_to(from, to, self.blocks.idle_head)?;
+        self.blocks.made.push(Block { work, head });
         Some((at, code))
     }
 
     /// Puts the head that fits into a trampoline that is not written yet.
     pub(super) fn put_head(&mut self, code: &mut [u8]) {
-        let place = code.get_mut(block::head_of(0) as usize..);
+        let entry = self.blocks.entry - self.trampoline;
+        let place = code.get_mut(entry as usize..);
         let place = place.and_then(<[u8]>::first_chunk_mut);
         if let (Some(change), Some(place)) = (self.new_head(), place) {
             *place = change.to;
@@ -117,11 +134,8 @@ impl Record {
     /// The head that fits the probes, unless it is there.
     pub(super) fn new_head(&self) -> Option<Change> {
         let fitting = self.fitting().and_then(|n| self.blocks.made.get(n - 1));
-        let at = block::head_of(self.trampoline);
-        let head = match fitting {
-            Some(block) => block::head_to(at, block.entry, self.blocks.own_head)?,
-            None => self.blocks.own_head,
-        };
+        let head = fitting.map_or(self.blocks.idle_head, |block| block.head);
+        let at = self.blocks.entry;
         (head != self.blocks.head).then(|| Change::new(at, &self.blocks.head, &head))
     }
 }

@@ -8,8 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Record, State, denied, refused};
+use super::{Record, State, denied, flags_dead, refused};
+use crate::arch::block::{self, Work};
 use crate::arch::emit;
+use crate::arch::inline::Inline;
 use crate::arch::plan::{Body, Need, Plan, Planner, Spot};
 use crate::breakpoints::{Breakpoints, table};
 use crate::error::{AttachError, Refusal};
@@ -31,6 +33,16 @@ pub(super) struct Batch<'a> {
     /// Addresses that are asked for.
     pub(super) wanted: &'a BTreeSet<u64>,
     pub(super) plans: &'a mut Vec<(u64, Plan)>,
+    /// What may run in the trampoline at this address, if that is planned now.
+    pub(super) work: Option<(u64, Inline, usize)>,
+}
+
+impl Batch<'_> {
+    /// What may run in a new trampoline for `addr`.
+    fn work_at(&self, addr: u64) -> Option<(Inline, usize)> {
+        let (at, inline, hits) = self.work.as_ref()?;
+        (*at == addr).then(|| (inline.clone(), *hits))
+    }
 }
 
 /// In which order points are planned.
@@ -213,7 +225,7 @@ impl State {
             Ok(held)
         })?;
         if let Some((site, plan)) = second {
-            self.record(addr, site, plan, batch);
+            self.record(addr, site, plan, None, batch);
         }
         Ok(())
     }
@@ -236,19 +248,40 @@ impl State {
     ) -> Result<(), Refusal> {
         let site = Box::new(Site::new(addr));
         let named = &raw const *site as u64;
-        let code = |at, displaced: &[_]| emit::trampoline(at, named, displaced);
-        let plan = plan(&mut self.planner(batch), batch.module, &body(&code))?;
-        self.record(addr, site, plan, batch);
+        let flags_dead = flags_dead(batch.module, addr);
+        let work = batch.work_at(addr);
+        let code = |at, displaced: &[_]| match &work {
+            Some((inline, hits)) => {
+                block::trampoline(at, displaced, (named, flags_dead), (inline, *hits))
+            }
+            None => emit::trampoline(at, named, displaced),
+        };
+        let mut body = body(&code);
+        let work = work.as_ref();
+        let work = work.map(|(inline, hits)| Work::Program(inline.clone(), *hits));
+        if let Some(work) = &work {
+            body.entry = block::entry_with(work, flags_dead);
+            body.room = block::room_with(work, flags_dead).ok_or(Refusal::Immovable)?;
+        }
+        let plan = plan(&mut self.planner(batch), batch.module, &body)?;
+        self.record(addr, site, plan, work, batch);
         Ok(())
     }
 
-    fn record(&mut self, addr: u64, site: Box<Site>, plan: Plan, batch: &mut Batch<'_>) {
+    fn record(
+        &mut self,
+        addr: u64,
+        site: Box<Site>,
+        plan: Plan,
+        work: Option<Work>,
+        batch: &mut Batch<'_>,
+    ) {
         self.owned.insert(plan.owned.clone());
         if let Some(padding) = &plan.padding {
             let end = padding.addr + padding.len as u64;
             self.owned.insert(padding.addr..end);
         }
-        let record = Record::new(site, &plan, batch.module);
+        let record = Record::new(site, &plan, work, batch.module);
         self.sites.insert(addr, record);
         batch.plans.push((addr, plan));
     }

@@ -1,5 +1,5 @@
 //! What runs where the target runs itself: *blocks* of code that a trampoline
-//! jumps to in place of calling a thunk. A block keeps to what thunks do
+//! begins with, or jumps to, in place of calling a thunk. A block keeps to what thunks do
 //! (guard, count, registers, flags, red zone), for one short program whose code
 //! is part of it, or for the entry of functions that only have return probes.
 //! It changes no text.
@@ -12,10 +12,12 @@
 
 use core::arch::asm;
 
-use super::emit::{Emitter, JUMP_LEN, TRAMPOLINE_ENTRY, near_jump};
+use super::decode::First;
+use super::emit::{self, Emitter, JUMP_LEN, TRAMPOLINE_BYTES, TRAMPOLINE_ENTRY, near_jump};
 use super::entry;
 use super::inline::{Around, Inline};
 use super::stub;
+use crate::error::Refusal;
 use crate::guard::MARK;
 use crate::shadow::offsets as thread;
 use crate::site::offsets as site;
@@ -33,6 +35,8 @@ const LEA_RSP: &[u8; 4] = &[0x48, 0x8d, 0xa4, 0x24];
 /// In a trampoline, its call, and the code that it has displaced.
 const CALL: u64 = TRAMPOLINE_ENTRY + 8;
 const DISPLACED: u64 = CALL + 6 + entry::DISPLACED_AFTER_RETURN as u64;
+/// Bytes of a trampoline before that.
+const GENERAL: usize = DISPLACED as usize;
 /// A frame begins with the mark, rcx, rax, flags, and two words of the code's
 /// own; other registers follow.
 const SAVED: i32 = Around::OWN as i32 + 16;
@@ -90,7 +94,7 @@ impl Work {
 }
 
 /// What a block belongs to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Place {
     pub(crate) trampoline: u64,
     /// What the trampoline's first instruction adds to the stack pointer.
@@ -108,31 +112,89 @@ pub(crate) const ENTERED: u64 = ENTRY as u64;
 
 /// A block that will stand at `at`; `None` if something is out of reach.
 pub(crate) fn emit(at: u64, place: &Place, work: &Work) -> Option<Vec<u8>> {
-    let saved = work.saved();
-    let mut block = Block {
-        code: Emitter::new(at),
-        lowered: RED_ZONE + SAVED + 8 * saved.len() as i32,
-        saved,
-        place,
-        gives_up: Vec::new(),
-    };
+    let mut block = Block::new(Emitter::new(at), place, work);
+    block
+        .code
+        .bytes(&[0xcc; ENTRY][back_len(place.flags_dead)..]);
     let guarded = block.enter()?;
     match work {
-        Work::Program(inline, hits) => block.program(inline, *hits)?,
+        Work::Program(inline, hits) => {
+            block.program(inline, *hits)?;
+            block.code.jump(place.trampoline + DISPLACED);
+        }
         Work::Return => block.hijack()?,
     }
-    // The ends that give up: the registers as they were, and back.
-    let end = block.code.here();
-    block.load_saved();
-    block.code.bytes(&near_jump(block.code.here(), guarded)?);
-    let Block { code, gives_up, .. } = block;
-    let mut code = code.into_bytes();
-    for jump in gives_up {
-        let distance = i32::try_from(end.checked_sub(at + jump as u64 + 4)?).ok()?;
-        let place = code.get_mut(jump..)?.first_chunk_mut()?;
-        *place = distance.to_le_bytes();
+    let end = block.position();
+    block.give_up(guarded)?;
+    block.finish(end)
+}
+
+/// Where a trampoline is entered that begins with a program's block.
+pub(crate) fn entry_with(work: &Work, flags_dead: bool) -> u64 {
+    let way_out = 16 * work.saved().len() + JUMP_LEN;
+    let before = GENERAL + JUMP_LEN + way_out + back_len(flags_dead);
+    before.next_multiple_of(ENTRY) as u64
+}
+
+/// Room for such a trampoline.
+pub(crate) fn room_with(work: &Work, flags_dead: bool) -> Option<u64> {
+    let place = Place {
+        flags_dead,
+        ..Place::default()
+    };
+    let block = emit(0, &place, work)?.len() - ENTRY;
+    let displaced = TRAMPOLINE_BYTES as usize - GENERAL;
+    Some(entry_with(work, flags_dead) + (block + displaced).next_multiple_of(ENTRY) as u64)
+}
+
+/// A trampoline at `at`, with the block of a program in it that goes on in what
+/// is displaced, without a jump. Its own words and call are where others have
+/// them, its last jump, too.
+pub(crate) fn trampoline(
+    at: u64,
+    displaced: &[First],
+    (site, flags_dead): (u64, bool),
+    (inline, hits): (&Inline, usize),
+) -> Result<Vec<u8>, Refusal> {
+    let plain = emit::trampoline(at, site, displaced)?;
+    let general = plain.get(..GENERAL).ok_or(Refusal::Immovable)?;
+    let own: Option<&[u8; HEAD]> = general[TRAMPOLINE_ENTRY as usize..].first_chunk();
+    let place = Place {
+        trampoline: at,
+        lowered: own.and_then(lowered).ok_or(Refusal::Immovable)?,
+        flags_dead,
+        site,
+        number: 1,
+    };
+    let work = Work::Program(inline.clone(), hits);
+    let entry = entry_with(&work, flags_dead) as usize;
+    let back = entry - back_len(flags_dead);
+    let mut block = Block::new(Emitter::new(at), &place, &work);
+    block.code.bytes(general);
+    block.code.bytes(&[0xcc; JUMP_LEN]);
+    let end = block.position();
+    block.give_up(at + back as u64).ok_or(Refusal::Immovable)?;
+    block.code.bytes(&vec![0xcc; back - block.position()]);
+    block.enter().ok_or(Refusal::Immovable)?;
+    block.program(inline, hits).ok_or(Refusal::Immovable)?;
+    let go_on = block.code.here();
+    emit::displace(&mut block.code, displaced)?;
+    let jump = near_jump(at + GENERAL as u64, go_on).ok_or(Refusal::Immovable)?;
+    let mut code = block.finish(end).ok_or(Refusal::Immovable)?;
+    code[GENERAL..GENERAL + JUMP_LEN].copy_from_slice(&jump);
+    let room = room_with(&work, flags_dead);
+    match room.is_some_and(|room| code.len() as u64 <= room) {
+        true => Ok(code),
+        false => Err(Refusal::Immovable),
     }
-    Some(code)
+}
+
+/// Bytes of the way back, before the entry.
+fn back_len(flags_dead: bool) -> usize {
+    match flags_dead {
+        true => BACK,
+        false => BACK + RESTORE_FLAGS.len(),
+    }
 }
 
 const _: () = assert!(thread::GUARD < 128 && thread::TOP < 128 && thread::END < 128);
@@ -150,15 +212,40 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
+    fn new<'a>(code: Emitter, place: &'a Place, work: &Work) -> Block<'a> {
+        let saved = work.saved();
+        Block {
+            code,
+            lowered: RED_ZONE + SAVED + 8 * saved.len() as i32,
+            saved,
+            place,
+            gives_up: Vec::new(),
+        }
+    }
+
+    /// The end that gives up: the registers as they were, and back.
+    fn give_up(&mut self, guarded: u64) -> Option<()> {
+        self.load_saved();
+        let jump = near_jump(self.code.here(), guarded)?;
+        self.code.bytes(&jump);
+        Some(())
+    }
+
+    /// All of it, with the end that gives up at `end`.
+    fn finish(self, end: usize) -> Option<Vec<u8>> {
+        let mut code = self.code.into_bytes();
+        for jump in self.gives_up {
+            let distance = i32::try_from(end as i64 - (jump as i64 + 4)).ok()?;
+            let place = code.get_mut(jump..)?.first_chunk_mut()?;
+            *place = distance.to_le_bytes();
+        }
+        Some(code)
+    }
+
     /// The way back, then the entry: with the thread's block in rcx, the site in
     /// rax, the guard set, and all of `saved` saved. Gives the way back of then.
     fn enter(&mut self) -> Option<u64> {
         let place = self.place;
-        let back = match place.flags_dead {
-            true => BACK,
-            false => BACK + RESTORE_FLAGS.len(),
-        };
-        self.code.bytes(&[0xcc; ENTRY][back..]);
         let guarded = self.code.here();
         self.clear_guard();
         let unguarded = self.code.here();
@@ -207,7 +294,6 @@ impl Block<'_> {
         }
         self.leave();
         self.move_stack(self.lowered);
-        self.code.jump(self.place.trampoline + DISPLACED);
         Some(())
     }
 

@@ -164,16 +164,21 @@ pub(crate) fn trampoline(at: u64, site: u64, displaced: &[First]) -> Result<Vec<
         code.here() - after_call,
         entry::DISPLACED_AFTER_RETURN as u64
     );
-    for first in lead {
-        code.bytes(&first.relocate(code.here())?);
-    }
-    code.bytes(&last.relocate(code.here())?);
-    code.jump(last.next());
+    displace(&mut code, displaced)?;
     let code = code.into_bytes();
     if code.len() as u64 > TRAMPOLINE_BYTES {
         return Err(Refusal::Immovable);
     }
     Ok(code)
+}
+
+/// The displaced instructions, and a jump behind them.
+pub(super) fn displace(code: &mut Emitter, displaced: &[First]) -> Result<(), Refusal> {
+    for first in displaced {
+        code.bytes(&first.relocate(code.here())?);
+    }
+    code.jump(displaced.last().map_or(0, First::next));
+    Ok(())
 }
 
 /// Most bytes that [`any_jump`] gives.
