@@ -273,8 +273,11 @@ impl State {
         match self.allow_breakpoints() {
             Ok(()) => self.hooks.place_breakpoints(),
             Err(why) => {
-                self.hooks.refuse_breakpoints(&why, false);
-                if !has_some {
+                // Threads may need longer to get past instructions that are
+                // hooked now.
+                let for_now = self.syscalls.is_whole() && !crate::syscalls::sees_all();
+                self.hooks.refuse_breakpoints(&why, for_now);
+                if !has_some && !for_now {
                     self.breakpoints.leave();
                 }
             }

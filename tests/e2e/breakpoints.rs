@@ -125,3 +125,62 @@ fn an_attached_process_is_left_without_a_trace() {
     expect_no_trace(&mut target);
     end(target);
 }
+
+#[test]
+fn busy_threads_survive_their_coming_and_going() {
+    let world = World::new();
+    let mut target = greeted(Program::on_pipes(world.plain(&[world.fixture("tight")])));
+    let pid = target.pid().to_string();
+    let mut counter = tool(&world);
+    assert_eq!(target.ask("busy 3"), "ok");
+    for _ in 0..2 {
+        // Who blocks SIGTRAP already is never sent into a breakpoint.
+        assert_eq!(world.run(&["attach", "--breakpoints", &pid]).code, 0);
+        wait::until_true("a refusal", SECONDS, || {
+            row(&world, &target).contains("blocks SIGTRAP")
+        });
+        assert_eq!(target.ask("text"), "53");
+        assert_eq!(target.ask("rest"), "ok");
+        for round in 0..4 {
+            assert_eq!(counter.ask("detach"), "detached");
+            assert_eq!(counter.ask("attach"), "ready");
+            wait::until_true("a breakpoint", SECONDS, || target.ask("text") == "cc");
+            if round == 0 {
+                assert_eq!(target.ask("busy 3"), "ok");
+            }
+            let before = counter.ask("total");
+            wait::until_true("hits", SECONDS, || counter.ask("total") != before);
+        }
+        assert_eq!(world.run(&["detach", &pid]).code, 0);
+        expect_no_trace(&mut target);
+        assert_eq!(target.ask("rest"), "ok");
+        assert_eq!(target.ask("busy 3"), "ok");
+    }
+    assert_eq!(target.ask("rest"), "ok");
+    end(target);
+    counter.tell("quit");
+    assert_eq!(counter.finish().code, 0);
+}
+
+#[test]
+fn memory_that_may_hold_any_code_takes_them_away() {
+    let world = World::new();
+    let path = world.fixture("tight");
+    let words = ["start", "--breakpoints", path.to_str().expect("a name")];
+    let mut target = greeted(Program::on_pipes(world.bpftime(&words)));
+    let mut counter = tool(&world);
+    assert_eq!(target.ask("call 10"), "ok");
+    assert_eq!(counter.ask("total"), "10");
+    assert_eq!(target.ask("writable"), "ok");
+    wait::until_true("the breakpoint's end", SECONDS, || {
+        target.ask("text") == "53"
+    });
+    expect_no_trace(&mut target);
+    assert_eq!(target.ask("block"), "ok");
+    let shown = row(&world, &target);
+    assert!(shown.contains("its breakpoint was taken away"), "{shown}");
+    assert_eq!(counter.ask("total"), "10");
+    end(target);
+    counter.tell("quit");
+    assert_eq!(counter.finish().code, 0);
+}
