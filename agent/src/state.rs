@@ -66,6 +66,8 @@ pub struct State {
     next_number: u64,
     /// Sessions that cannot be followed, and why.
     unjoined: BTreeMap<PathBuf, String>,
+    /// Rounds in this process, as far as they matter.
+    rounds: u32,
     /// Why there is no way to the sessions any more.
     lost: Option<&'static str>,
     /// The hook on the loader was tried.
@@ -95,6 +97,7 @@ impl State {
             joined: BTreeMap::new(),
             next_number: 0,
             unjoined: BTreeMap::new(),
+            rounds: 0,
             lost: None,
             loader_followed: false,
             injected: false,
@@ -147,11 +150,7 @@ impl State {
                     .inspect_err(|error| debug!("cannot join: {error}"))
                     .ok()
             });
-            if let Some(slot) = &self.slot
-                && guest::is_guest()
-            {
-                guest::mark(&self.dirs.sessions, slot.process().pid);
-            }
+            self.rounds = 0;
         }
         self.slot.as_ref()
     }
@@ -324,6 +323,7 @@ impl State {
 
     fn follow_sessions(&mut self) {
         let same_root = root() == self.root;
+        self.mark();
         self.lost = guest::lost();
         let (present, gone) = match session::try_list(&self.dirs) {
             _ if self.lost.is_some() => (Vec::new(), self.joined_where(|_| true)),
@@ -367,6 +367,20 @@ impl State {
                 }
                 Err(_) => {}
             }
+        }
+    }
+
+    /// Marks the sessions directory for a guest that has lived for a while: the
+    /// first one is marked already, and most children are short-lived and leave
+    /// no time to take a mark away.
+    fn mark(&mut self) {
+        const A_WHILE: u32 = 3;
+        self.rounds = self.rounds.saturating_add(1);
+        if guest::is_guest()
+            && self.rounds == A_WHILE
+            && let Some(slot) = &self.slot
+        {
+            guest::mark(&self.dirs.sessions, slot.process().pid);
         }
     }
 

@@ -22,8 +22,8 @@ use crate::thread::ThreadIds;
 
 /// Longest path, with its zero.
 const PATH_MAX: usize = libc::PATH_MAX as usize;
-/// Kept fds end below this number, or below the process's limit; programs that
-/// close or count fds by hand begin at the low ones.
+/// Kept fds are near the end of the numbers up to this one, or to the process's
+/// limit: programs expect the low ones in order.
 const HIGH: u64 = 1024;
 const BELOW: u64 = 32;
 /// Name prefix of a guest's mark in the sessions directory.
@@ -196,7 +196,8 @@ fn least_fd() -> RawFd {
     // SAFETY: `limit` lives on this stack frame.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
     let end = if known { limit.rlim_cur } else { HIGH };
-    end.min(HIGH).saturating_sub(BELOW) as RawFd
+    let end = end.min(HIGH);
+    end.saturating_sub(BELOW).max(end / 2) as RawFd
 }
 
 /// The kept fd if it still is what it was.

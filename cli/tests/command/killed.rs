@@ -4,6 +4,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -207,16 +208,21 @@ fn while_it_hands_files_over() {
     let before = fds();
     let mut kills = 0;
     // Each time at another moment of it.
-    for moment in (50..).step_by(stride(7)) {
+    for moment in (50..).step_by(stride(13)) {
         let attach = place.bpftime(["attach", &pid.to_string()]);
         if killed_at(attach, moment).is_some() {
             break;
         }
         kills += 1;
     }
-    assert!(kills > 20, "{kills}");
+    assert!(kills > 10, "{kills}");
     check(&mut place.bpftime(["attach", &pid.to_string()]), 0, "", "");
-    assert_eq!(fds(), before + 2);
+    // The agent opens others for moments.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fds() != before + 2 {
+        assert!(Instant::now() < deadline, "{} fds", fds());
+        std::thread::sleep(Duration::from_millis(10));
+    }
     check(&mut place.bpftime(["detach", &pid.to_string()]), 0, "", "");
     assert_eq!(fds(), before);
     assert_eq!(
