@@ -60,6 +60,17 @@ impl Target {
     /// mind.
     pub fn inspect(pid: Pid, library: &Path, sessions: &Path) -> Result<Self, Problem> {
         permission::check(pid)?;
+        // What is missing in one that has ended is no news.
+        Self::look(pid, library, sessions).map_err(|problem| {
+            if permission::has_ended(pid) {
+                permission::ended(pid)
+            } else {
+                problem
+            }
+        })
+    }
+
+    fn look(pid: Pid, library: &Path, sessions: &Path) -> Result<Self, Problem> {
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let exe = proc.join("exe");
         let head = File::open(exe).and_then(|file| Head::read(&file));
@@ -83,9 +94,6 @@ impl Target {
             _ => {}
         }
         let mappings = maps::read(pid).map_err(|error| no_access(pid, &error))?;
-        if mappings.is_empty() && permission::has_ended(pid) {
-            return Err(permission::ended(pid));
-        }
         let libc = find_libc(pid, &mappings)?;
         check_library(pid, &mappings, library)?;
         let is_guest = guest::is_one(pid, library, sessions);
