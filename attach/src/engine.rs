@@ -31,9 +31,11 @@ use crate::syscalls::sites::{Lacking, Sites, Work};
 use crate::syscalls::{Memo, SyscallProbe, SyscallSite, Text};
 use crate::text::{self, Change, Outcome, TextWriter};
 
+mod forgotten;
 mod inlined;
 mod ladder;
 
+use forgotten::ForgottenSites;
 use inlined::Blocks;
 use ladder::Batch;
 
@@ -139,6 +141,7 @@ pub struct Traced {
 /// All that the engine's lock protects.
 struct State {
     sites: BTreeMap<u64, Record>,
+    forgotten: ForgottenSites,
     hooks: BTreeMap<HookId, (u64, Kind)>,
     arena: Option<Arena>,
     owned: Intervals,
@@ -161,6 +164,7 @@ unsafe impl Send for State {}
 /// There is one text per process, so there is one state, whoever opens it.
 static STATE: Lock<State> = Lock::new(State {
     sites: BTreeMap::new(),
+    forgotten: ForgottenSites::new(),
     hooks: BTreeMap::new(),
     arena: None,
     owned: Intervals::new(),
@@ -374,6 +378,7 @@ impl Backend for Engine {
         }
         state.hooks.retain(|_, (addr, _)| !range.contains(addr));
         state.owned.remove_starting_in(&range);
+        state.forgotten.forget_range(&range);
         state.syscalls.forget_range(&range);
         table::forget_range(&range);
     }

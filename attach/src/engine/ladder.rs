@@ -111,13 +111,16 @@ impl State {
         depth: usize,
         batch: &mut Batch<'_>,
     ) -> Result<(), Refusal> {
-        if self.sites.contains_key(&addr) {
+        if self.sites.contains_key(&addr) || self.revive(addr, batch) {
             return Ok(());
         }
         let mut planned = self.plan_one(addr, batch, |planner, module, body| {
             planner.plan(module, addr, body)
         });
         if planned == Err(Refusal::Overlap) && self.forget_idle_near(addr, batch) {
+            if self.revive(addr, batch) {
+                return Ok(());
+            }
             planned = self.plan_one(addr, batch, |planner, module, body| {
                 planner.plan(module, addr, body)
             });
@@ -152,11 +155,7 @@ impl State {
         let near = self.sites.range(around(LONGEST_LEAD));
         let idle = near.filter(|(addr, record)| is_idle(**addr, record) && !needed.contains(*addr));
         let idle: Vec<u64> = idle.map(|(addr, _)| *addr).collect();
-        for addr in &idle {
-            if let Some(record) = self.sites.remove(addr) {
-                self.owned.remove(&record.owned);
-            }
-        }
+        self.forget(&idle);
         !idle.is_empty()
     }
 
