@@ -9,7 +9,11 @@ use runtime::maps::{Map, MapSpec};
 use runtime::program::LoadedProgram;
 use runtime::run::ProcessEnv;
 use runtime::session::SessionView;
-use uapi::helper::{BPF_FUNC_GET_STACK, BPF_FUNC_GET_STACKID};
+use uapi::helper::{
+    BPF_FUNC_COPY_FROM_USER, BPF_FUNC_GET_STACK, BPF_FUNC_GET_STACKID, BPF_FUNC_PROBE_READ,
+    BPF_FUNC_PROBE_READ_KERNEL, BPF_FUNC_PROBE_READ_KERNEL_STR, BPF_FUNC_PROBE_READ_STR,
+    BPF_FUNC_PROBE_READ_USER, BPF_FUNC_PROBE_READ_USER_STR,
+};
 use uapi::insn::{BPF_CALL, BPF_JMP};
 use uapi::map::BPF_MAP_TYPE_PROG_ARRAY;
 use vm::ProgramSpec;
@@ -29,6 +33,8 @@ pub struct Joined {
     rings: HashSet<u32>,
     /// Some program asks for stacks.
     pub walks_stacks: bool,
+    /// Some program read memory of the process at addresses that it was given.
+    pub reads_memory: bool,
     /// Links, read once each: they never change.
     links: HashMap<u32, Option<Wanted>>,
     /// What `view.changes` was at the last look at the objects.
@@ -52,6 +58,7 @@ impl Joined {
             programs: HashMap::new(),
             rings: HashSet::new(),
             walks_stacks: false,
+            reads_memory: false,
             links: HashMap::new(),
             seen: None,
         })
@@ -104,12 +111,12 @@ impl Joined {
         }
         self.seen = Some(changes);
         let programs = self.view.programs();
-        let walks = |(id, _): &(u32, _)| {
-            self.view
-                .program(*id)
-                .is_some_and(|spec| walks_stacks(&spec))
+        let any_calls = |helpers: &[u32]| {
+            let specs = programs.iter().filter_map(|(id, _)| self.view.program(*id));
+            specs.into_iter().any(|spec| calls(&spec, helpers))
         };
-        self.walks_stacks = self.walks_stacks || programs.iter().any(walks);
+        self.reads_memory = self.reads_memory || any_calls(&READ_MEMORY);
+        self.walks_stacks = self.walks_stacks || any_calls(&WALK_STACKS);
         self.view.meet_inner_maps();
         for id in self.view.perf_rings() {
             if !self.rings.contains(&id)
@@ -159,12 +166,24 @@ impl Joined {
     }
 }
 
-/// Does a program call a helper that walks the stack?
-fn walks_stacks(spec: &ProgramSpec) -> bool {
+/// Helpers that walk the stack.
+const WALK_STACKS: [u32; 2] = [BPF_FUNC_GET_STACKID, BPF_FUNC_GET_STACK];
+/// Helpers that read the process's memory.
+const READ_MEMORY: [u32; 7] = [
+    BPF_FUNC_PROBE_READ,
+    BPF_FUNC_PROBE_READ_STR,
+    BPF_FUNC_PROBE_READ_USER,
+    BPF_FUNC_PROBE_READ_KERNEL,
+    BPF_FUNC_PROBE_READ_USER_STR,
+    BPF_FUNC_PROBE_READ_KERNEL_STR,
+    BPF_FUNC_COPY_FROM_USER,
+];
+
+/// Does a program call one of these helpers?
+fn calls(spec: &ProgramSpec, helpers: &[u32]) -> bool {
     const CALL: u8 = BPF_JMP | BPF_CALL;
     spec.insns.iter().any(|insn| {
         let helper = insn.imm as u32;
-        let walks = [BPF_FUNC_GET_STACKID, BPF_FUNC_GET_STACK].contains(&helper);
-        insn.code == CALL && insn.src() == 0 && walks
+        insn.code == CALL && insn.src() == 0 && helpers.contains(&helper)
     })
 }

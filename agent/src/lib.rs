@@ -8,7 +8,7 @@
 //!
 //! Reading order: this file (how it gets in), [`agent`] (its thread),
 //! [`state`] (what a round does), [`hooks`] (what is hooked), [`joined`] (one session), [`hit`] (what a hook runs), [`modules`],
-//! [`maps`] and [`stacks`] (where things are), [`breakpoints`], [`fork`], [`exit`], [`alone`] and [`loader`]
+//! [`maps`], [`stacks`] and [`readable`] (where things are), [`breakpoints`], [`fork`], [`exit`], [`alone`] and [`loader`]
 //! (what the process does meanwhile).
 
 mod agent;
@@ -25,6 +25,7 @@ mod lock;
 mod log;
 mod maps;
 mod modules;
+mod readable;
 mod room;
 mod sandbox;
 mod semaphores;
@@ -129,6 +130,7 @@ fn start_with(dirs: Dirs, roster: Option<Roster>) -> bool {
     }
     loader::find();
     exit::find();
+    readable::find();
     runtime::thread::init();
     let agent = match agent::get_or_make(dirs.clone()) {
         Ok(agent) => agent,

@@ -17,6 +17,7 @@ use crate::joined::Joined;
 use crate::log::debug;
 use crate::maps;
 use crate::modules::Image;
+use crate::readable::Readable;
 use crate::stacks::Stacks;
 use crate::syscalls::{self, Syscalls};
 use crate::{alone, exit, loader, sandbox};
@@ -60,6 +61,7 @@ pub struct State {
     syscalls: Syscalls,
     breakpoints: Breakpoints,
     stacks: Stacks,
+    readable: Readable,
     roster: Option<Roster>,
     slot: Option<AgentSlot>,
     joined: BTreeMap<PathBuf, Joined>,
@@ -92,6 +94,7 @@ impl State {
             syscalls,
             breakpoints: Breakpoints::default(),
             stacks: Stacks::default(),
+            readable: Readable::default(),
             roster: None,
             slot: None,
             joined: BTreeMap::new(),
@@ -190,6 +193,8 @@ impl State {
         let calls_traced = !self.syscalls.is_empty();
         self.hooks.clear();
         self.stacks.forget();
+        // Before calls go unseen.
+        self.readable.want(false);
         self.breakpoints.leave_now();
         self.syscalls.clear();
         self.loader_followed = false;
@@ -397,6 +402,9 @@ impl State {
         let mut blind = false;
         let of_syscalls = |wanted: &mut Wanted| wanted.spec.kind.is_of_syscalls();
         let calls: Vec<Wanted> = links.extract_if(.., of_syscalls).collect();
+        // From the round after the one that hooks something.
+        let is_hooked = self.hooks.counts().0 + self.syscalls.counts().0 > 0;
+        self.readable.want(is_hooked && self.reads_memory());
         let is_idle = self.hooks.is_empty() && self.syscalls.is_empty();
         if !links.is_empty() || !calls.is_empty() || !is_idle {
             self.syscalls.round_begins();
@@ -415,6 +423,7 @@ impl State {
                 }
                 Err(_) => blind = self.hooks.follow_blindly(&links),
             }
+            self.readable.follow();
         }
         if !self.walks_stacks() {
             self.stacks.forget();
@@ -440,6 +449,10 @@ impl State {
             sessions: !self.joined.is_empty(),
             resting: !self.resting.is_empty(),
         }
+    }
+
+    fn reads_memory(&self) -> bool {
+        self.joined.values().any(|joined| joined.reads_memory)
     }
 
     fn walks_stacks(&self) -> bool {

@@ -18,14 +18,15 @@ const FUNCTIONS: [(&str, &str); 4] = [
 ];
 
 /// What is measured on each function: program, kind of probe, name.
-const PROBES: [(&str, &str, &str); 7] = [
+const PROBES: [(&str, &str, &str); 8] = [
     ("empty", "entry", "empty uprobe"),
     ("empty", "return", "empty uretprobe"),
     ("hash", "entry", "uprobe + hash ++"),
     ("percpu", "entry", "uprobe + per-CPU array ++"),
     ("record", "entry", "uprobe + 16-byte ring record"),
     ("read_stack", "entry", "uprobe + read 16 bytes, stack"),
-    ("read_text", "entry", "uprobe + read 16 bytes, other"),
+    ("read_heap", "entry", "uprobe + read 16 bytes, heap"),
+    ("read_text", "entry", "uprobe + read 16 bytes, program"),
 ];
 
 const ROUNDS: usize = 9;

@@ -1,7 +1,9 @@
 //! Helpers that read the target's memory, beside the kernel's: the same
 //! results and the same bytes, and never a signal.
 
-use bpftime_tests::{Program, World};
+use std::fs;
+
+use bpftime_tests::{Program, World, wait};
 
 /// What the reads of a target said in one world.
 fn said(world: &World, command: &str) -> Vec<String> {
@@ -36,7 +38,10 @@ fn print(reads: &mut Program) -> Vec<String> {
 
 /// Both worlds say the same `records` lines, five for each read.
 fn same(command: &str, reads: usize) {
-    let ours = said(&World::new(), command);
+    as_the_kernel(command, reads, &said(&World::new(), command));
+}
+
+fn as_the_kernel(command: &str, reads: usize, ours: &[String]) {
     assert_eq!(ours.len(), 5 * reads);
     let Some(kernel) = World::kernel() else {
         return;
@@ -52,9 +57,50 @@ fn same(command: &str, reads: usize) {
     );
 }
 
+const EDGES: usize = 9 * 12 * 10 + 9 * 10;
+
 #[test]
 fn reads_at_borders_of_mappings() {
-    same("edges", 9 * 12 * 10 + 9 * 10);
+    same("edges", EDGES);
+}
+
+/// Waits until the agent says that a target's memory is read by plain loads.
+fn await_table(world: &World, target: &Program, address: u64) {
+    let log = world.home().join(format!("state/log-{}", target.pid()));
+    let is_in = |range: &str| {
+        let (start, end) = range.split_once("..")?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some((number(start)?..number(end)?).contains(&address))
+    };
+    let holds = |line: &str| {
+        let ranges = line.strip_prefix("readable: [")?.strip_suffix(']')?;
+        Some(ranges.split(", ").any(|range| is_in(range) == Some(true)))
+    };
+    wait::until_true("memory that is known to be readable", wait::LONG, || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let mut told = text.lines().rev().filter_map(holds);
+        told.next() == Some(true)
+    });
+}
+
+#[test]
+fn reads_by_plain_loads_at_borders_of_mappings() {
+    let world = World::new();
+    let path = world.fixture("pages");
+    let mut reads = world.fixture_tool("reads", &[], &path, "read_here");
+    let mut command = world.target(&[path]);
+    command.env("BPFTIME_LOG", "debug");
+    let mut pages = Program::on_pipes(command);
+    assert_eq!(pages.line(), format!("pid {}", pages.pid()));
+    assert_eq!(pages.ask("edges"), "ok");
+    print(&mut reads);
+    let address = u64::from_str_radix(&pages.ask("where"), 16).unwrap();
+    await_table(&world, &pages, address);
+    assert_eq!(pages.ask("edges"), "ok");
+    let ours = print(&mut reads);
+    assert_eq!(pages.finish().code, 0);
+    assert_eq!(reads.finish().code, 0);
+    as_the_kernel("edges", EDGES, &ours);
 }
 
 #[test]

@@ -49,6 +49,9 @@ use table::{Board, Look};
 /// What the copy's instructions know of the board.
 pub(crate) use table::offsets as layout;
 
+/// What libc registers threads with.
+pub const RSEQ_SIGNATURE: u32 = sequence::SIGNATURE;
+
 /// The process cannot have a table any more, nor can its forked children.
 static OFF: AtomicBool = AtomicBool::new(false);
 
@@ -188,7 +191,7 @@ pub fn switch_off() {
 
 /// A look at the memory of the process, during which no call took any away if
 /// in the end it can be published.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "the board is large")]
 pub struct Publisher {
     board: &'static Board,
     look: Look,

@@ -22,7 +22,6 @@ const HINTS: usize = 256;
 /// come closer, so whatever a reader finds in the two words is part of what was
 /// published, and without what had been taken away when it began to look.
 #[repr(C)]
-#[derive(Debug)]
 struct Entry {
     start: AtomicU64,
     end: AtomicU64,
@@ -30,7 +29,6 @@ struct Entry {
 
 /// Sorted ranges that do not overlap.
 #[repr(C)]
-#[derive(Debug)]
 pub(super) struct Table {
     entries: [Entry; RANGES],
     count: AtomicU32,
@@ -114,13 +112,11 @@ impl Table {
 
 /// One thread's word, alone in its cache line: others read it.
 #[repr(C, align(64))]
-#[derive(Debug)]
 pub(super) struct Word(pub(super) AtomicU64);
 
 /// All that readers and takers share: zeros at first, and in a forked child,
 /// where the kernel wipes it.
 #[repr(C)]
-#[derive(Debug)]
 pub(super) struct Board {
     /// What readers look at.
     active: AtomicPtr<Table>,
@@ -133,7 +129,6 @@ pub(super) struct Board {
 }
 
 #[repr(C, align(64))]
-#[derive(Debug)]
 struct StateWord {
     /// Two bits: which table is published, if any. Then 20 bits: calls under way
     /// that take memory away. Then how often one began or ended.

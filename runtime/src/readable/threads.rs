@@ -26,8 +26,8 @@ static AREA_LEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Where `rseq_cs` is in an rseq area (uapi/linux/rseq.h).
 const RSEQ_CS: usize = 8;
-/// Beside how many calls are under way: the thread gets no word.
-const BARRED: u64 = 1 << 63;
+/// Above the number of calls under way: how often the thread was barred.
+const BARRED: u64 = 1 << 32;
 
 fn own_words() -> &'static [AtomicU64; 4] {
     // SAFETY: the words live as long as the thread, which is the only user of
@@ -45,7 +45,7 @@ pub(super) fn call_begins() {
 pub(super) fn call_ends() -> bool {
     let [_, _, _, calls] = own_words();
     let before = calls.load(Relaxed);
-    let is_known = before & !BARRED != 0;
+    let is_known = before % BARRED != 0;
     if is_known {
         calls.store(before - 1, Relaxed);
     }
@@ -93,7 +93,7 @@ pub(super) fn give_word(board: &'static Board) -> bool {
     let pointer = arch::thread_pointer();
     let area = pointer.wrapping_add(distance).wrapping_sub(RSEQ_CS);
     let [_, _, own, calls] = own_words();
-    let is_barred = calls.load(Relaxed) & BARRED != 0;
+    let is_barred = calls.load(Relaxed) >= BARRED;
     if len == 0 || is_barred || !is_registered(area, len) {
         return false;
     }
@@ -254,12 +254,15 @@ fn stat_path(path: &mut [u8; 40], id: i32) -> bool {
 /// Whoever runs on this thread's words has no word on the board from now on.
 pub(super) fn bar() {
     let [_, _, word, calls] = own_words();
-    calls.store(calls.load(Relaxed) | BARRED, Relaxed);
+    calls.store(calls.load(Relaxed).wrapping_add(BARRED), Relaxed);
     word.store(0, Relaxed);
 }
 
 /// Ends what [`bar`] began: a later read finds the word again.
 pub(super) fn unbar() {
     let [_, _, _, calls] = own_words();
-    calls.store(calls.load(Relaxed) & !BARRED, Relaxed);
+    let before = calls.load(Relaxed);
+    if before >= BARRED {
+        calls.store(before - BARRED, Relaxed);
+    }
 }

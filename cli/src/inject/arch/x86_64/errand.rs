@@ -547,7 +547,8 @@ global_asm!(
     MMAP = const libc::SYS_mmap,
     MUNMAP = const libc::SYS_munmap,
     PROT = const libc::PROT_READ | libc::PROT_WRITE,
-    FLAGS = const libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
+    // Shared: nobody takes it for memory that only calls of the program give back.
+    FLAGS = const libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_STACK,
     EINTR = const -(libc::EINTR as i64),
     ALWAYS = const Interruptible::Always as u64,
     STACK = const LENGTH,
