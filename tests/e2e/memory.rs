@@ -116,3 +116,30 @@ fn reads_of_what_is_unmapped_meanwhile() {
     assert_eq!(pages.finish().code, 0);
     assert_eq!(reads.finish().code, 0);
 }
+
+/// Seconds that the storm takes; more by `TORTURE_SECONDS`.
+fn storm_ms() -> u64 {
+    let seconds = std::env::var("TORTURE_SECONDS").ok();
+    seconds
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or(5)
+        * 1000
+        / 6
+}
+
+#[test]
+fn reads_by_plain_loads_of_what_is_taken_away_meanwhile() {
+    let world = World::new();
+    let path = world.fixture("pages");
+    let reads = world.fixture_tool("reads", &[], &path, "read_here");
+    let mut command = world.target(&[path]);
+    command.env("BPFTIME_LOG", "debug");
+    let mut pages = Program::on_pipes(command);
+    assert_eq!(pages.line(), format!("pid {}", pages.pid()));
+    assert_eq!(pages.ask("edges"), "ok");
+    let address = u64::from_str_radix(&pages.ask("where"), 16).unwrap();
+    await_table(&world, &pages, address);
+    assert_eq!(pages.ask(&format!("storm {}", storm_ms())), "ok");
+    assert_eq!(pages.finish().code, 0);
+    assert_eq!(reads.finish().code, 0);
+}
