@@ -8,7 +8,7 @@
 //! [`crate::readiness`].
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::command::Object;
 use runtime::command::timer::with_signals_blocked;
@@ -21,6 +21,8 @@ use crate::{log, raw};
 
 /// How long a record may stay unread before its producer is looked after.
 const UNREAD: Duration = Duration::from_millis(100);
+/// Between two looks for targets that died.
+const DEATHS: Duration = Duration::from_secs(1);
 
 /// The rings of the tool, and the thread that watches them.
 #[derive(Default)]
@@ -151,6 +153,17 @@ impl Bridge {
         wakers.retain(|waker| waker.strong_count() > 0);
         wakers.push(Arc::downgrade(waker));
         drop(wakers);
+        self.start()?;
+        // The thread may sleep: let it see the new ring.
+        waker.raise();
+        Ok(())
+    }
+
+    /// Starts the thread, which also takes back what targets held that died.
+    ///
+    /// # Errors
+    /// EAGAIN when it cannot be made.
+    pub fn start(&self) -> Result<(), Errno> {
         if self.thread.get().is_none() {
             let made = with_signals_blocked(|| {
                 std::thread::Builder::new()
@@ -161,8 +174,6 @@ impl Bridge {
             // Two first rings at once make two threads, which does no harm.
             let _ = self.thread.set(());
         }
-        // The thread may sleep without a deadline: let it see the new ring.
-        waker.raise();
         Ok(())
     }
 
@@ -186,6 +197,7 @@ fn watch_all() {
         log::debug(format_args!("the session has no doorbell"));
         return;
     };
+    let mut looked = Instant::now();
     loop {
         let heard = doorbell.listen();
         let mut pending = false;
@@ -193,7 +205,13 @@ fn watch_all() {
             waker.raise();
             pending |= waker.is_pending();
         }
-        doorbell.wait(heard, pending.then_some(UNREAD));
+        doorbell.wait(heard, Some(if pending { UNREAD } else { DEATHS }));
         doorbell.awake();
+        if looked.elapsed() >= DEATHS
+            && let Ok(session) = bpf.session()
+        {
+            looked = Instant::now();
+            session.reclaim();
+        }
     }
 }

@@ -373,6 +373,19 @@ impl Roster {
         })
     }
 
+    /// Packed ids of the processes with agents, also of those that were killed
+    /// and whose place nobody has taken.
+    pub fn agents(&self) -> Vec<u64> {
+        let owner = |index: u32| {
+            let owner = self.owner_word(index).load(Ordering::Acquire);
+            let role = self
+                .word(slot_at(index) + slot::ROLE)
+                .load(Ordering::Acquire);
+            (owner != 0 && role == Role::Agent as u32).then_some(owner)
+        };
+        (0..self.high()).filter_map(owner).collect()
+    }
+
     /// All living members.
     pub fn members(&self) -> Vec<Member> {
         (0..self.high())

@@ -11,6 +11,7 @@ mod of_maps;
 mod perf_ring;
 mod process;
 mod queue;
+mod reclaim;
 mod ringbuf;
 mod segment;
 mod stack_trace;

@@ -69,6 +69,10 @@ impl Call {
             _ => 0,
         };
         let hosted = self.server.bpf.session().is_ok();
+        if matches!(object, Object::Link(_)) && hosted {
+            // Without it what dead targets held comes back when it is missed.
+            let _ = self.server.bridge.start();
+        }
         if map_type == BPF_MAP_TYPE_USER_RINGBUF && hosted {
             return self.user_ring_fd(object);
         }

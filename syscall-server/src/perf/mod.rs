@@ -270,5 +270,9 @@ fn set_bpf(event: &runtime::command::PerfEvent, argument: u64) -> Result<i64, Er
         return Err(Errno::EINVAL);
     };
     event.attach(prog, 0)?;
+    if let Some(server) = crate::server::existing() {
+        // Without it what dead targets held comes back when it is missed.
+        let _ = server.bridge.start();
+    }
     Ok(0)
 }

@@ -3,9 +3,10 @@
 //! bpf(2) command.
 //!
 //! Reading order: this file (its life), `create` (its objects), `storage` (its
-//! files).
+//! files), `deaths` (of its targets).
 
 mod create;
+mod deaths;
 mod storage;
 
 use std::collections::HashMap;
@@ -46,6 +47,7 @@ pub struct Session {
     slot: AgentSlot,
     inner: Mutex<Inner>,
     laggards: Mutex<Laggards>,
+    agents: Mutex<deaths::Agents>,
 }
 
 struct Inner {
@@ -158,6 +160,7 @@ impl Session {
             roster,
             slot,
             laggards: Mutex::default(),
+            agents: Mutex::default(),
         })
     }
 
