@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use runtime::command::Object;
 use uapi::Errno;
+use uapi::map::{BPF_F_RDONLY, BPF_F_WRONLY};
 
 use crate::bridge::Waker;
 use crate::raw;
@@ -20,8 +21,46 @@ use crate::raw;
 pub struct File {
     /// The object it refers to.
     pub object: Object,
+    /// What bpf(2) may do with a map through it.
+    pub rights: Rights,
     /// Makes the fd readable while the ring behind it has data.
     pub waker: Option<Arc<Waker>>,
+}
+
+/// The mode of an open file (kernel: `FMODE_CAN_READ`, `FMODE_CAN_WRITE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Elements may be read.
+    pub read: bool,
+    /// And changed.
+    pub write: bool,
+}
+
+impl Rights {
+    /// Both.
+    pub const ALL: Rights = Rights {
+        read: true,
+        write: true,
+    };
+
+    /// What `BPF_F_RDONLY` and `BPF_F_WRONLY` leave (`bpf_get_file_flag`).
+    ///
+    /// # Errors
+    /// EINVAL for other flags, and for both.
+    pub fn of(flags: u32) -> Result<Rights, Errno> {
+        match flags {
+            0 => Ok(Rights::ALL),
+            BPF_F_RDONLY => Ok(Rights {
+                write: false,
+                ..Rights::ALL
+            }),
+            BPF_F_WRONLY => Ok(Rights {
+                read: false,
+                ..Rights::ALL
+            }),
+            _ => Err(Errno::EINVAL),
+        }
+    }
 }
 
 /// An fd that is ours but not the tool's: it cannot close it.

@@ -68,19 +68,52 @@ pub fn map(request: Request) -> Option<Result<usize, Errno>> {
     }
     let file = FDS.get(request.fd)?;
     let server = existing()?;
+    // As mmap(2) of a file that was not opened for that.
+    let writes = request.is_shared() && request.is_writable();
+    if !file.rights.read || (writes && !file.rights.write) {
+        return Some(Err(Errno::EACCES));
+    }
     Some(match &file.object {
-        Object::Map(map) => of_map(server, map, request),
+        // What cannot be written through the fd is not shared either (`do_mmap`).
+        Object::Map(map) => of_map(server, map, request, file.rights.write),
         Object::Event(event) => of_event(server, event, request),
         _ => Err(Errno::ENODEV),
     })
 }
 
-fn of_map(server: &Server, map: &MapObject, request: Request) -> Result<usize, Errno> {
-    if request.prot & libc::PROT_EXEC != 0 || !request.is_shared() {
+/// Whether the tool has mapped an array's file for writing; the server has, once.
+pub fn is_written(server: &Server, map: &MapObject) -> bool {
+    let Ok(session) = server.bpf.session() else {
+        return false;
+    };
+    let path = session.array_path(map.id());
+    let Some(path) = path.to_str() else {
+        return false;
+    };
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let writes = |line: &&str| {
+        let mut fields = line.split_ascii_whitespace();
+        let shared = fields
+            .nth(1)
+            .is_some_and(|prot| prot.starts_with("rw") && prot.ends_with('s'));
+        shared && fields.nth(3) == Some(path)
+    };
+    text.lines().filter(writes).count() > 1
+}
+
+fn of_map(
+    server: &Server,
+    map: &MapObject,
+    request: Request,
+    shares: bool,
+) -> Result<usize, Errno> {
+    let len = (request.len as u64).next_multiple_of(PAGE);
+    let pieces = map.map().mmap(request.offset, len, request.is_writable());
+    let is_private = request.prot & libc::PROT_EXEC != 0 || !request.is_shared() || !shares;
+    if is_private && pieces != Err(Errno::ENOTSUPP) {
         return Err(Errno::EINVAL);
     }
-    let len = (request.len as u64).next_multiple_of(PAGE);
-    let pieces = map.map().mmap(request.offset, len, request.is_writable())?;
+    let pieces = pieces?;
     if map.has_file() {
         return request.native();
     }

@@ -151,6 +151,16 @@ fn values_with_locks_are_copied_as_by_the_kernel() {
 }
 
 #[test]
+fn fds_have_the_rights_that_the_kernel_gives() {
+    let stage = Stage::new("rights", &[]);
+    if kernel_is_the_oracle() {
+        let theirs = stage.on_the_kernel();
+        check_lines(&stage.under_us(), &theirs, "we differ from the kernel");
+        assert!(theirs.matches("errno 0").count() > 50);
+    }
+}
+
+#[test]
 fn a_libbpf_tool_runs() {
     let stage = Stage::new("tool", &["-lbpf"]);
     let expected = "\

@@ -299,7 +299,7 @@ impl Batch {
 }
 
 /// Has the map the batch operations of kernel/bpf/hashtab.c?
-fn is_hash(map: &MapObject) -> bool {
+pub fn is_hash(map: &MapObject) -> bool {
     matches!(
         map.map().spec().map_type,
         BPF_MAP_TYPE_HASH

@@ -247,13 +247,18 @@ impl Map {
     /// arrays without `BPF_F_MMAPABLE`, `EPERM` for writing where it is not
     /// allowed, `EACCES` for writing with `BPF_F_RDONLY_PROG`.
     pub fn mmap(&self, offset: u64, len: u64, writable: bool) -> Result<Vec<(u64, u64)>, Errno> {
+        let ranges = self.kind.mmap(offset, len, writable);
+        // Values that are more than bytes are nobody's to write.
+        if ranges == Err(Errno::ENOTSUPP) || self.spec.field_count != 0 {
+            return Err(Errno::ENOTSUPP);
+        }
         if writable {
             self.check_writable()?;
             if self.spec.has(BPF_F_RDONLY_PROG) {
                 return Err(Errno::EACCES);
             }
         }
-        self.kind.mmap(offset, len, writable)
+        ranges
     }
 
     /// Where byte `offset` of an array's only value lies, for

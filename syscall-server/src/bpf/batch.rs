@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use runtime::command::MapObject;
-use runtime::command::batch::{BatchKind, Stopped, cursor_size};
+use runtime::command::batch::{BatchKind, Stopped, cursor_size, is_hash};
 use uapi::Errno;
 use uapi::attr::{MapBatch, out};
 
 use super::call::{self, Call};
 use super::elem;
+use crate::fds::Rights;
 use crate::user;
 
 pub fn lookup(call: &Call) -> Result<i64, Errno> {
@@ -22,7 +23,11 @@ pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
 /// The map, after the checks; `None` when there is nothing to do. Once they
 /// are through the kernel writes 0, so that a failure reports no elements.
 fn begin(call: &Call, attr: &MapBatch, kind: BatchKind) -> Result<Option<Arc<MapObject>>, Errno> {
-    let map = call::map(attr.map_fd)?;
+    let needed = Rights {
+        read: matches!(kind, BatchKind::Lookup | BatchKind::LookupAndDelete),
+        write: kind != BatchKind::Lookup,
+    };
+    let map = call::map_with(attr.map_fd, needed)?;
     call.server
         .bpf
         .map_batch_check(&map, kind, attr.elem_flags, attr.flags)?;
@@ -52,6 +57,10 @@ fn walk(call: &Call, kind: BatchKind) -> Result<i64, Errno> {
     )?;
     user::write(attr.keys, &batch.keys)?;
     user::write(attr.values, &batch.values)?;
+    // Which of the two is written before the other fails, differs.
+    if !is_hash(&map) {
+        call.put_u32(out::BATCH_COUNT, batch.count)?;
+    }
     user::write(attr.out_batch, &batch.cursor)?;
     call.put_u32(out::BATCH_COUNT, batch.count)?;
     if batch.ended {

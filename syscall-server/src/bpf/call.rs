@@ -11,7 +11,7 @@ use uapi::attr::{ATTR_BYTES, AttrBytes};
 use uapi::map::{BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_USER_RINGBUF};
 
 use crate::bridge::Waker;
-use crate::fds::{self, FDS, File};
+use crate::fds::{self, FDS, File, Rights};
 use crate::server::Server;
 use crate::{raw, user};
 
@@ -64,6 +64,11 @@ impl Call {
     /// an array that can be mmapped, a pipe that follows the room in a user
     /// ring, else an eventfd, which follows the data of a ring.
     pub fn new_fd(&self, object: Object) -> Result<i64, Errno> {
+        self.new_fd_with(object, Rights::ALL)
+    }
+
+    /// The same, with these rights.
+    pub fn new_fd_with(&self, object: Object, rights: Rights) -> Result<i64, Errno> {
         let map_type = match &object {
             Object::Map(map) => map.map().spec().map_type,
             _ => 0,
@@ -74,7 +79,7 @@ impl Call {
             let _ = self.server.bridge.start();
         }
         if map_type == BPF_MAP_TYPE_USER_RINGBUF && hosted {
-            return self.user_ring_fd(object);
+            return self.user_ring_fd(object, rights);
         }
         let fd = match &object {
             Object::Map(map) if map.has_file() => match self.server.bpf.session() {
@@ -98,19 +103,28 @@ impl Call {
         } else {
             None
         };
-        FDS.insert(fd, Arc::new(File { object, waker }))?;
+        let file = File {
+            object,
+            rights,
+            waker,
+        };
+        FDS.insert(fd, Arc::new(file))?;
         Ok(i64::from(fd))
     }
 
     /// An fd that is writable while a user ring has room.
-    fn user_ring_fd(&self, object: Object) -> Result<i64, Errno> {
+    fn user_ring_fd(&self, object: Object, rights: Rights) -> Result<i64, Errno> {
         let [from, to] = fds::pipe()?;
         let waker = Waker::of_room(object.clone(), from, to);
         raw::close(from);
         match waker.and_then(|waker| self.watch(waker)) {
             Ok(waker) => {
-                let waker = Some(waker);
-                FDS.insert(to, Arc::new(File { object, waker }))?;
+                let file = File {
+                    object,
+                    rights,
+                    waker: Some(waker),
+                };
+                FDS.insert(to, Arc::new(file))?;
                 Ok(i64::from(to))
             }
             Err(errno) => {
@@ -154,6 +168,30 @@ pub fn map(fd: c_int) -> Result<Arc<MapObject>, Errno> {
         _ => Err(wrong(fd)),
     }
 }
+
+/// The map that an fd stands for, if the fd has these rights to it
+/// (`map_get_sys_perms`).
+pub fn map_with(fd: c_int, needed: Rights) -> Result<Arc<MapObject>, Errno> {
+    let map = map(fd)?;
+    let rights = FDS.get(fd).map_or(Rights::ALL, |file| file.rights);
+    let writable = rights.write && !map.map().frozen();
+    let lacks = (needed.read && !rights.read) || (needed.write && !writable);
+    match lacks {
+        true => Err(Errno::EPERM),
+        false => Ok(map),
+    }
+}
+
+/// To read elements.
+pub const READ: Rights = Rights {
+    read: true,
+    write: false,
+};
+/// To change elements.
+pub const WRITE: Rights = Rights {
+    read: false,
+    write: true,
+};
 
 /// The program that an fd stands for.
 pub fn prog(fd: c_int) -> Result<Arc<ProgObject>, Errno> {

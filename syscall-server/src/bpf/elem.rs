@@ -8,8 +8,10 @@ use runtime::command::map::Elements;
 use runtime::command::{MapObject, Object};
 use uapi::Errno;
 use uapi::attr::MapElem;
+use uapi::map::BPF_F_LOCK;
 
 use super::call::{self, Call};
+use crate::fds::Rights;
 use crate::user;
 
 /// One past the last byte that a deletion reads.
@@ -18,9 +20,13 @@ pub const KEY_END: usize = 16;
 pub const VALUE_END: usize = 24;
 
 /// The map and key of a call; a map without keys wants a null pointer.
-fn map_and_key(attr: &MapElem) -> Result<(Arc<MapObject>, Vec<u8>), Errno> {
-    let map = call::map(attr.map_fd)?;
-    let key_size = map.map().spec().key_size as usize;
+fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Vec<u8>), Errno> {
+    let map = call::map_with(attr.map_fd, needed)?;
+    let spec = map.map().spec();
+    if attr.flags & BPF_F_LOCK != 0 && spec.lock().is_none() {
+        return Err(Errno::EINVAL);
+    }
+    let key_size = spec.key_size as usize;
     if key_size == 0 && attr.key != 0 {
         return Err(Errno::EINVAL);
     }
@@ -28,9 +34,18 @@ fn map_and_key(attr: &MapElem) -> Result<(Arc<MapObject>, Vec<u8>), Errno> {
     Ok((map, key))
 }
 
+/// The kernel looks at the flags of a look-up before it looks at the fd.
+fn check_read_flags(attr: &MapElem) -> Result<(), Errno> {
+    match attr.flags & !BPF_F_LOCK {
+        0 => Ok(()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 pub fn lookup(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
-    let (map, key) = map_and_key(&attr)?;
+    check_read_flags(&attr)?;
+    let (map, key) = map_and_key(&attr, call::READ)?;
     let mut value = vec![0; value_size(&map)];
     call.server
         .bpf
@@ -41,7 +56,8 @@ pub fn lookup(call: &Call) -> Result<i64, Errno> {
 
 pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
-    let (map, key) = map_and_key(&attr)?;
+    check_read_flags(&attr)?;
+    let (map, key) = map_and_key(&attr, Rights::ALL)?;
     let mut value = vec![0; value_size(&map)];
     call.server
         .bpf
@@ -52,7 +68,7 @@ pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
 
 pub fn update(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
-    let (map, key) = map_and_key(&attr)?;
+    let (map, key) = map_and_key(&attr, call::WRITE)?;
     let bytes = user::read_vec(attr.value, value_size(&map))?;
     let value = match map.elements() {
         Elements::Bytes => NewValue::Bytes(&bytes),
@@ -84,14 +100,14 @@ fn behind(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> 
 
 pub fn delete(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
-    let (map, key) = map_and_key(&attr)?;
+    let (map, key) = map_and_key(&attr, call::WRITE)?;
     call.server.bpf.map_delete(&map, &key)?;
     Ok(0)
 }
 
 pub fn next_key(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
-    let map = call::map(attr.map_fd)?;
+    let map = call::map_with(attr.map_fd, call::READ)?;
     let key_size = map.map().spec().key_size as usize;
     let key = match attr.key {
         0 => None,

@@ -5,6 +5,7 @@ use uapi::Errno;
 use uapi::attr::{GetFdById, GetNextId, out};
 
 use super::call::Call;
+use crate::fds::Rights;
 
 /// One past the last byte that a step of the walk reads.
 pub const NEXT_END: usize = 12;
@@ -34,9 +35,14 @@ pub fn next_link(call: &Call) -> Result<i64, Errno> {
 
 fn open(call: &Call, kind: Kind) -> Result<i64, Errno> {
     let attr = GetFdById::decode(&call.bytes);
-    // Restricted fds are not made here; a full one serves as well.
+    // Only those of maps are opened for half.
+    let rights = match kind {
+        Kind::Map => Rights::of(attr.open_flags)?,
+        _ if attr.open_flags == 0 => Rights::ALL,
+        _ => return Err(Errno::EINVAL),
+    };
     let object = call.server.bpf.by_id(kind, attr.id)?;
-    call.new_fd(object)
+    call.new_fd_with(object, rights)
 }
 
 pub fn map(call: &Call) -> Result<i64, Errno> {

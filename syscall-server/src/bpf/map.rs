@@ -9,7 +9,10 @@ use uapi::attr;
 use uapi::map::{BPF_F_NUMA_NODE, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS};
 
 use super::call::{self, Call};
-use crate::log;
+use crate::{log, mapping, user};
+
+/// `SHA256_DIGEST_SIZE`.
+const SHA256_BYTES: u32 = 32;
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::MapCreate::decode(&call.bytes);
@@ -33,8 +36,8 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
         ));
     };
     call.server.bpf.map_check(&spec).inspect_err(refused)?;
-    // A map for a network device, or for one program by its hash.
-    if attr.map_ifindex != 0 || attr.excl_prog_hash != 0 || attr.excl_prog_hash_size != 0 {
+    // A map for a network device.
+    if attr.map_ifindex != 0 {
         return Err(Errno::EINVAL);
     }
     let inner = match attr.map_type {
@@ -48,6 +51,13 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
         true => Some(call::btf(attr.btf_fd)?),
         false => None,
     };
+    // Nor for one program, whose hash the kernel makes of what it loads.
+    if attr.excl_prog_hash != 0 && attr.excl_prog_hash_size == SHA256_BYTES {
+        user::read(attr.excl_prog_hash, &mut [0; SHA256_BYTES as usize])?;
+    }
+    if attr.excl_prog_hash != 0 || attr.excl_prog_hash_size != 0 {
+        return Err(Errno::EINVAL);
+    }
     let map = call.server.bpf.map_create(spec, btf, inner.as_deref());
     call.new_fd(Object::Map(map.inspect_err(refused)?))
 }
@@ -77,6 +87,14 @@ fn has_node(number: u32) -> bool {
 pub fn freeze(call: &Call) -> Result<i64, Errno> {
     let attr = attr::MapFreeze::decode(&call.bytes);
     let map = call::map(attr.map_fd)?;
+    // A kernel freezes no map whose values are more than bytes.
+    if map.map().spec().field_count != 0 {
+        return Err(Errno::ENOTSUPP);
+    }
+    let map = call::map_with(attr.map_fd, call::WRITE)?;
+    if !map.map().frozen() && map.has_file() && mapping::is_written(call.server, &map) {
+        return Err(Errno::EBUSY);
+    }
     call.server.bpf.map_freeze(&map)?;
     Ok(0)
 }

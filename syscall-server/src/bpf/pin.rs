@@ -1,9 +1,11 @@
 //! `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
 
+use runtime::command::Object;
 use uapi::Errno;
 use uapi::attr::ObjPin;
 
 use super::call::{self, Call};
+use crate::fds::Rights;
 use crate::user;
 
 /// The name of a pin; only paths relative to the working directory or
@@ -30,6 +32,11 @@ pub fn get(call: &Call) -> Result<i64, Errno> {
     if attr.bpf_fd != 0 {
         return Err(Errno::EINVAL);
     }
+    let rights = Rights::of(attr.file_flags)?;
     let object = call.server.bpf.pinned(&path(&attr)?)?;
-    call.new_fd(object)
+    // Programs have no elements, and links are not opened for half.
+    if matches!(object, Object::Link(_)) && rights != Rights::ALL {
+        return Err(Errno::EINVAL);
+    }
+    call.new_fd_with(object, rights)
 }

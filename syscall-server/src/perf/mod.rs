@@ -25,7 +25,7 @@ use uapi::perf::{
 };
 
 use crate::bridge::Waker;
-use crate::fds::{self, FDS, File};
+use crate::fds::{self, FDS, File, Rights};
 use crate::server::{self, Server};
 use crate::{files, log, own_process, raw, tracefs, user};
 
@@ -236,7 +236,15 @@ fn new_fd(
     } else {
         None
     };
-    FDS.insert(fd, Arc::new(File { object, waker }))?;
+    let rights = Rights::ALL;
+    FDS.insert(
+        fd,
+        Arc::new(File {
+            object,
+            rights,
+            waker,
+        }),
+    )?;
     Ok(i64::from(fd))
 }
 

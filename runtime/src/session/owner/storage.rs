@@ -47,7 +47,8 @@ impl Session {
         Ok((region, Place::Data, offset, None))
     }
 
-    pub(super) fn array_path(&self, id: u32) -> PathBuf {
+    /// The file of a `BPF_F_MMAPABLE` array.
+    pub fn array_path(&self, id: u32) -> PathBuf {
         self.path.join(format!("{ARRAY_PREFIX}{id}"))
     }
 
