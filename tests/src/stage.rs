@@ -41,13 +41,15 @@ impl Stage {
             .parent()
             .context("the workspace")?;
         let built = root.join("target/fixtures");
-        let status = Command::new("make")
-            .arg("-s")
+        // Test processes start together, and one of them builds.
+        let status = Command::new("flock")
+            .arg(root.join("target/fixtures.lock"))
+            .args(["make", "-s"])
             .arg("-C")
             .arg(root.join("fixtures"))
             .arg(format!("OUT={}", built.display()))
             .status()
-            .context("make")?;
+            .context("flock make")?;
         ensure!(
             status.success(),
             "fixtures did not build; `make deps` installs what they need"
