@@ -233,6 +233,12 @@ impl Engine {
         STATE.lock().syscalls.doubts()
     }
 
+    /// How many instructions of these texts make system calls and are of no
+    /// kind that is hooked: `int 0x80`.
+    pub fn other_syscalls(&self) -> usize {
+        STATE.lock().syscalls.others()
+    }
+
     /// The memory that holds trampolines.
     pub fn own_text(&self) -> Vec<Range<usize>> {
         let state = STATE.lock();

@@ -119,6 +119,12 @@ global_asm!(
     syscall
     ret
     .size test_variable, . - test_variable
+    // The other way to make one; nobody calls it.
+    test_function test_int80
+    mov eax, 20
+    int 0x80
+    ret
+    .size test_int80, . - test_int80
     // Bytes of a system call inside another instruction.
     test_function test_hidden
     mov eax, 0x050f050f
@@ -320,6 +326,8 @@ fn every_instruction_of_libc_is_hooked() {
     engine.trace_syscalls(&modules(), &[]);
     let refused: Vec<_> = sites.iter().filter(|site| site.tactic.is_err()).collect();
     assert!(sites.len() > 300);
+    // That of `test_int80`.
+    assert_eq!(engine.other_syscalls(), 1);
     assert!(refused.is_empty(), "{refused:x?}");
 }
 

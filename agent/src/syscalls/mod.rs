@@ -212,7 +212,7 @@ impl Syscalls {
 
     fn tell(&mut self, probes: Vec<SyscallProbe>, image: &Image, modules: &mut Modules) {
         let was_empty = self.told.as_ref().is_none_or(|(told, _)| told.is_empty());
-        let memory = text::new_text();
+        let mut memory = text::new_text();
         let is_told = |(told, seen): &(Vec<SyscallProbe>, Image)| {
             *told == probes && memory.is_empty() && (probes.is_empty() || seen == image)
         };
@@ -220,6 +220,9 @@ impl Syscalls {
             return;
         }
         let Ok(engine) = Engine::new() else { return };
+        if was_empty {
+            memory.extend(text::text_before(&engine.own_text()));
+        }
         let looked_at = memory.iter().flat_map(|module| module.ranges());
         self.looked_at.extend(looked_at);
         let mut texts: Vec<Arc<Text>> = memory.into_iter().map(of_module).collect();
@@ -242,7 +245,8 @@ impl Syscalls {
         }
         let refused = engine.syscall_sites();
         let refused = refused.iter().filter(|site| site.tactic.is_err());
-        self.refused_sites = refused.inspect(|site| debug!("{site:x?}")).count() as u32;
+        let refused = refused.inspect(|site| debug!("{site:x?}")).count();
+        self.refused_sites = (refused + engine.other_syscalls()) as u32;
         self.told = Some((probes, image.clone()));
     }
 }

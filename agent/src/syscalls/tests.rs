@@ -127,7 +127,7 @@ fn the_agents_own_thread_is_observed_and_told_apart() {
 
 /// Rounds until all is seen, or not for a while.
 fn comes_to_see_all(world: &mut World) -> bool {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !sees_all() && std::time::Instant::now() < deadline {
         world.round();
         std::thread::yield_now();
@@ -161,4 +161,24 @@ fn text_that_may_change_ends_the_sight_of_everything_before_it_is_there() {
     // SAFETY: mapped above, and nobody uses it.
     unsafe { libc::munmap(text, 4096) };
     assert!(comes_to_see_all(&mut world));
+}
+
+#[test]
+fn text_that_was_made_before_is_hooked() {
+    let page = map(libc::PROT_READ | libc::PROT_WRITE);
+    // mov eax, getpriority; syscall; ret
+    let code = [0xb8, libc::SYS_getpriority as u8, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    // SAFETY: the page is ours; then it is text of a C function.
+    let made = unsafe {
+        page.cast::<[u8; 8]>().write(code);
+        let text = libc::PROT_READ | libc::PROT_EXEC;
+        assert_eq!(libc::mprotect(page, 4096, text), 0);
+        std::mem::transmute::<*mut libc::c_void, extern "C" fn(i32, u32) -> i64>(page)
+    };
+    observers::add(&OBSERVER);
+    World::new().round();
+    let result = made(libc::PRIO_PROCESS as i32, 0);
+    assert_eq!((seen(&BEFORE), seen(&AFTER)), ([1, 0, 0], [1, 0, result]));
+    // SAFETY: nobody uses it any more.
+    unsafe { libc::munmap(page, 4096) };
 }

@@ -111,6 +111,23 @@ pub fn new_text() -> Vec<Arc<Module>> {
     modules
 }
 
+/// Text without a file that was there before anything was traced, but for
+/// `own` memory of this library.
+pub fn text_before(own: &[Range<usize>]) -> Vec<Arc<Module>> {
+    let odd = maps::odd_text().unwrap_or_default();
+    let is_own = |range: &Range<usize>| own.iter().any(|own| own.contains(&range.start));
+    let before = odd
+        .into_iter()
+        .filter(|text| !text.changes && !is_own(&text.range));
+    let read = before.filter_map(|text| {
+        let mut bytes = vec![0; text.range.len().min(LONGEST_TEXT as usize)];
+        let start = text.range.start;
+        let holds = read(start as u64, &mut bytes) && attach::syscalls::may_hold(&bytes);
+        holds.then(|| Arc::new(Module::of_memory(start, &bytes)))
+    });
+    read.collect()
+}
+
 /// Copies this process's memory; false where there is none.
 fn read(from: u64, to: &mut [u8]) -> bool {
     let local = [to.as_mut_ptr() as usize, to.len()];

@@ -8,7 +8,7 @@
 
 use crate::probe::Tactic;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"bpfsys01");
+const MAGIC: u64 = u64::from_le_bytes(*b"bpfsys02");
 /// Most instructions before a system call that a memo tells of.
 pub(crate) const MOST_BEFORE: usize = 8;
 /// Most bytes of an instruction.
@@ -23,6 +23,8 @@ pub(crate) const JUMP: usize = 5;
 pub struct Memo {
     /// Places that may be system calls and are not hooked.
     pub(crate) doubts: u32,
+    /// Those of them that certainly are: `int 0x80`.
+    pub(crate) others: u32,
     pub(crate) places: Vec<Place>,
 }
 
@@ -88,6 +90,7 @@ impl Memo {
         bytes.extend(MAGIC.to_le_bytes());
         bytes.extend([0; 8]);
         bytes.extend(self.doubts.to_le_bytes());
+        bytes.extend(self.others.to_le_bytes());
         bytes.extend((self.places.len() as u32).to_le_bytes());
         for place in &self.places {
             bytes.extend(place.offset.to_le_bytes());
@@ -119,10 +122,15 @@ impl Memo {
             return None;
         }
         let doubts = at.u32()?;
+        let others = at.u32()?;
         let count = at.u32()?;
         let places = (0..count).map(|_| place(&mut at));
         let places = places.collect::<Option<Vec<Place>>>()?;
-        at.0.is_empty().then_some(Memo { doubts, places })
+        at.0.is_empty().then_some(Memo {
+            doubts,
+            others,
+            places,
+        })
     }
 }
 
@@ -208,6 +216,7 @@ mod tests {
         };
         Memo {
             doubts: 3,
+            others: 1,
             places: vec![place(100, Some(padding)), place(200, Some(jump)), bare],
         }
     }

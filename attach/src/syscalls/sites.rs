@@ -58,6 +58,8 @@ struct Known {
     found: Vec<(Found, Option<Recipe>)>,
     /// See [`find::doubts`].
     doubts: OnceCell<usize>,
+    /// See [`find::others`].
+    others: usize,
 }
 
 /// A module is missing.
@@ -75,17 +77,18 @@ pub(crate) struct Work {
 impl Known {
     /// By the module, if there is one, else by the memo; neither may do.
     fn look(text: &Arc<Text>, mappings: &[Mapping]) -> Option<Known> {
-        let (found, doubts) = match (text.module(), &text.memo) {
-            (Some(module), _) if module.is_own() => (Vec::new(), OnceCell::from(0)),
+        let (found, doubts, others) = match (text.module(), &text.memo) {
+            (Some(module), _) if module.is_own() => (Vec::new(), OnceCell::from(0), 0),
             (Some(module), _) => {
                 let found = find::find(module).into_iter();
-                (found.map(|found| (found, None)).collect(), OnceCell::new())
+                let found = found.map(|found| (found, None)).collect();
+                (found, OnceCell::new(), find::others(module))
             }
             (None, Some(memo)) => {
                 let places = memo.places.iter();
                 let found = places.map(|place| locate(text, place, mappings));
                 let doubts = OnceCell::from(memo.doubts as usize);
-                (found.collect::<Option<_>>()?, doubts)
+                (found.collect::<Option<_>>()?, doubts, memo.others as usize)
             }
             (None, None) => return None,
         };
@@ -93,6 +96,7 @@ impl Known {
             text: text.clone(),
             found,
             doubts,
+            others,
         })
     }
 
@@ -308,6 +312,7 @@ impl Sites {
         });
         Some(Memo {
             doubts: u32::try_from(known.doubts()).ok()?,
+            others: u32::try_from(known.others).ok()?,
             places: places.collect::<Option<_>>()?,
         })
     }
@@ -354,6 +359,12 @@ impl Sites {
     /// Places in known modules that may be instructions that are not hooked.
     pub(crate) fn doubts(&self) -> usize {
         self.known.iter().map(Known::doubts).sum()
+    }
+
+    /// Instructions of known texts that make calls and are of no kind that is
+    /// hooked.
+    pub(crate) fn others(&self) -> usize {
+        self.known.iter().map(|known| known.others).sum()
     }
 
     /// The sites that the probes want.

@@ -87,6 +87,37 @@ pub(crate) fn doubts(module: &Module, found: &[u64]) -> usize {
         .count()
 }
 
+/// How many instructions of a module's functions make system calls in other
+/// ways, which are not hooked: `int 0x80` and `sysenter`.
+pub(crate) fn others(module: &Module) -> usize {
+    let places = module.pieces().flat_map(|(start, bytes)| {
+        let calls = bytes.windows(2).enumerate();
+        let calls = calls.filter(|(_, two)| is_call(two) && *two != SYSCALL);
+        calls.map(move |(at, _)| start + at as u64)
+    });
+    places
+        .filter(|addr| module.is_in_function(*addr) && decodes_to(module, *addr))
+        .count()
+}
+
+/// Whether straight decoding of the function around `addr` arrives there.
+fn decodes_to(module: &Module, addr: u64) -> bool {
+    let code = module.code_around(addr);
+    let bytes = code.and_then(|code| {
+        let len = (addr + 2).checked_sub(code.start)?;
+        Some((code.start, module.original(code.start, len as usize)?))
+    });
+    let Some((start, bytes)) = bytes else {
+        return false;
+    };
+    let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.ip() < addr && decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+    }
+    decoder.ip() == addr
+}
+
 /// Whether the bytes at `addr` are the inside of an instruction, in a function
 /// that decodes to its end.
 fn is_inside_instruction(module: &Module, addr: u64) -> bool {
