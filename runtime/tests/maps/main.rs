@@ -15,4 +15,6 @@ mod reclaim;
 mod ringbuf;
 mod segment;
 mod stack_trace;
+mod states;
+mod step;
 mod user_ringbuf;

@@ -74,7 +74,7 @@ fn shrink(commands: &Commands, case: &Case, mut ops: Vec<Op>) -> Vec<Op> {
 
 /// Thousands of random operations on maps of one spec.
 pub fn check(case: Case) {
-    const SEQUENCES: u64 = 60;
+    const SEQUENCES: u64 = 40;
     const LENGTH: usize = 200;
     if !oracle() {
         return;
