@@ -9,7 +9,7 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use shm::{DoubleMapping, Region, sys};
+use shm::{DoubleMapping, Region};
 use uapi::Errno;
 use uapi::map::{
     BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT,
@@ -224,8 +224,7 @@ fn total(len: u32) -> u64 {
 }
 
 fn is_dead(holder: u64) -> bool {
-    let ids = ThreadIds::from_pid_tgid(holder);
-    !sys::can_run(ids.pid, ids.tid)
+    !ThreadIds::from_pid_tgid(holder).can_run()
 }
 
 impl MapKind for UserRing {
