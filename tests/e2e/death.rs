@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bpftime_tests::{Counted, Hot, World, hot, wait};
+use bpftime_tests::{Counted, Hot, Program, World, hot, wait};
 
 /// Time to the kill in round `round`: a few milliseconds, never the same.
 fn moment(round: u64) -> Duration {
@@ -97,4 +97,36 @@ fn a_tool_killed_under_load_lets_the_target_run_on() {
     }
     let (exit, _) = hot.kill();
     assert_eq!((exit.code, exit.stderr.as_str()), (128 + 9, ""));
+}
+
+#[test]
+fn a_tool_killed_while_it_attaches_leaves_the_target_as_it_was() {
+    let world = World::new();
+    let mut puppet = world.puppet();
+    let before = (puppet.ask("text"), puppet.ask("fds"));
+    for round in 0..12 {
+        let words = [world.fixture("points"), world.fixture("puppet")];
+        let mut tool = Program::on_pipes(world.tool(&words));
+        assert_eq!(tool.line(), "ready");
+        for line in [
+            "perf entry puppet_step 1 -1 0",
+            "multi session puppet_step 2 -1 0",
+            "many entry puppet_",
+        ] {
+            tool.tell(line);
+        }
+        std::thread::sleep(moment(round));
+        tool.kill();
+        for line in ["call 2000", "threads 3 500", "fork 50", "recurse 20"] {
+            assert_eq!(puppet.ask(line), "ok", "{line}");
+        }
+    }
+    // Agents look for tools that were killed every half second.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while (puppet.ask("text"), puppet.ask("fds")) != before {
+        assert!(std::time::Instant::now() < deadline, "probes stay");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    puppet.tell("quit");
+    assert_eq!(puppet.finish().code, 0);
 }
