@@ -161,6 +161,15 @@ fn fds_have_the_rights_that_the_kernel_gives() {
 }
 
 #[test]
+fn pins_are_names_as_in_bpffs() {
+    let stage = Stage::new("pins", &[]);
+    if kernel_is_the_oracle() && Path::new("/sys/fs/bpf").exists() {
+        let theirs = stage.on_the_kernel();
+        check_lines(&stage.under_us(), &theirs, "we differ from the kernel");
+    }
+}
+
+#[test]
 fn a_libbpf_tool_runs() {
     let stage = Stage::new("tool", &["-lbpf"]);
     let expected = "\

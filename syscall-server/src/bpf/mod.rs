@@ -10,7 +10,7 @@ mod ids;
 mod info;
 mod link;
 mod map;
-mod pin;
+pub(crate) mod pin;
 mod prog;
 
 use uapi::attr::{self, AttrBytes};

@@ -7,6 +7,7 @@ use libc::{FILE, mode_t};
 use uapi::Errno;
 
 use super::next::next_function;
+use crate::bpf::pin;
 use crate::files::{self, Content};
 use crate::raw::{self, errno, fail};
 use crate::user;
@@ -249,4 +250,35 @@ extern "C" fn fstatat64(
     flags: c_int,
 ) -> c_int {
     stat_at(directory, path, to, flags)
+}
+
+/// unlink(2): where the kernel has no such name, a pin of ours may have it.
+fn unlink_at(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    let arguments = [directory as usize, path as usize, flags as usize, 0, 0, 0];
+    match raw::pass(libc::SYS_unlinkat, arguments) {
+        -1 => or_virtual(|| {
+            if !files::may_stand_in(errno()) || flags != 0 {
+                return None;
+            }
+            let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
+            Some(match pin::remove(&path)? {
+                Ok(()) => 0,
+                Err(errno) => fail(errno) as c_int,
+            })
+        })
+        .unwrap_or(-1),
+        answer => answer as c_int,
+    }
+}
+
+/// unlink(2).
+#[unsafe(no_mangle)]
+extern "C" fn unlink(path: *const c_char) -> c_int {
+    unlink_at(libc::AT_FDCWD, path, 0)
+}
+
+/// unlinkat(2).
+#[unsafe(no_mangle)]
+extern "C" fn unlinkat(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    unlink_at(directory, path, flags)
 }
