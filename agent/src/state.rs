@@ -402,15 +402,14 @@ impl State {
         let mut blind = false;
         let of_syscalls = |wanted: &mut Wanted| wanted.spec.kind.is_of_syscalls();
         let calls: Vec<Wanted> = links.extract_if(.., of_syscalls).collect();
-        // From the round after the one that hooks something.
-        let is_hooked = self.hooks.counts().0 + self.syscalls.counts().0 > 0;
-        self.readable.want(is_hooked && self.reads_memory());
         let is_idle = self.hooks.is_empty() && self.syscalls.is_empty();
         if !links.is_empty() || !calls.is_empty() || !is_idle {
             self.syscalls.round_begins();
             let image = Image::read();
             if let Ok(image) = &image {
                 self.follow_modules(image, &links, &calls);
+                let concerns = !calls.is_empty() || links.iter().any(|link| is_here(link, image));
+                self.readable.want(concerns && self.reads_memory());
             }
             let sessions = self.joined.values_mut();
             let mut sessions = sessions.map(|joined| (joined.number, joined)).collect();
@@ -461,11 +460,8 @@ impl State {
 
     /// Reads the unwind tables of what is mapped, when hooks may ask for stacks.
     fn follow_modules(&mut self, image: &Image, links: &[Wanted], calls: &[Wanted]) {
-        let is_here = |wanted: &Wanted| {
-            let file = (wanted.spec.dev, wanted.spec.ino);
-            image.mappings_of(file).next().is_some()
-        };
-        if self.walks_stacks() && (!calls.is_empty() || links.iter().any(is_here)) {
+        let concerns = !calls.is_empty() || links.iter().any(|link| is_here(link, image));
+        if self.walks_stacks() && concerns {
             self.stacks.follow(image);
         }
     }
@@ -554,6 +550,12 @@ impl State {
             .collect();
         lines.join("\n")
     }
+}
+
+/// Whether a link's file is mapped.
+fn is_here(wanted: &Wanted, image: &Image) -> bool {
+    let file = (wanted.spec.dev, wanted.spec.ino);
+    image.mappings_of(file).next().is_some()
 }
 
 /// Which directory this thread's `/` is.
