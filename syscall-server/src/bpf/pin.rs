@@ -82,7 +82,8 @@ pub fn remove(path: &[u8]) -> Option<Result<(), Errno>> {
     }
 }
 
-pub fn pin(call: &Call) -> Result<i64, Errno> {
+/// `BPF_OBJ_PIN`.
+pub(super) fn pin(call: &Call) -> Result<i64, Errno> {
     let attr = ObjPin::decode(&call.bytes);
     if attr.file_flags & !PATH_FD != 0 {
         return Err(Errno::EINVAL);
@@ -96,7 +97,8 @@ pub fn pin(call: &Call) -> Result<i64, Errno> {
     Ok(0)
 }
 
-pub fn get(call: &Call) -> Result<i64, Errno> {
+/// `BPF_OBJ_GET`.
+pub(super) fn get(call: &Call) -> Result<i64, Errno> {
     let attr = ObjPin::decode(&call.bytes);
     if attr.bpf_fd != 0 {
         return Err(Errno::EINVAL);
