@@ -8,7 +8,7 @@ use runtime::command::map::Elements;
 use runtime::command::{MapObject, Object};
 use uapi::Errno;
 use uapi::attr::MapElem;
-use uapi::map::BPF_F_LOCK;
+use uapi::map::{BPF_F_LOCK, BPF_MAP_TYPE_BLOOM_FILTER};
 
 use super::call::{self, Call};
 use crate::fds::Rights;
@@ -46,7 +46,11 @@ pub fn lookup(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
     check_read_flags(&attr)?;
     let (map, key) = map_and_key(&attr, call::READ)?;
-    let mut value = vec![0; value_size(&map)];
+    // Of a bloom filter the value is what is asked for.
+    let mut value = match map.map().spec().map_type {
+        BPF_MAP_TYPE_BLOOM_FILTER => user::read_vec(attr.value, value_size(&map))?,
+        _ => vec![0; value_size(&map)],
+    };
     call.server
         .bpf
         .map_lookup(&map, &key, &mut value, attr.flags)?;

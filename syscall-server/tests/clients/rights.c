@@ -103,7 +103,34 @@ static void frozen(void) {
 	close(fd);
 }
 
+// Maps without keys.
+static void keyless(int type) {
+	uint32_t key = 1, value;
+	int fd = CALL("keyless", BPF_MAP_CREATE, attr.map_type = type; attr.value_size = 4; attr.max_entries = 4;
+		      attr.map_flags = type == BPF_MAP_TYPE_BLOOM_FILTER ? BPF_F_ZERO_SEED : 0);
+	for (value = 100; value < 106; value++)
+		CALL("push", BPF_MAP_UPDATE_ELEM, attr.map_fd = fd; attr.value = PTR(&value));
+	CALL("push with a key", BPF_MAP_UPDATE_ELEM, attr.map_fd = fd; attr.key = PTR(&key); attr.value = PTR(&value));
+	CALL("push from nowhere", BPF_MAP_UPDATE_ELEM, attr.map_fd = fd; attr.value = 8);
+	for (int i = 0; i < 6; i++) {
+		value = 98 + i;
+		CALL("look", BPF_MAP_LOOKUP_ELEM, attr.map_fd = fd; attr.value = PTR(&value));
+		printf("value %u\n", value);
+		CALL("take", BPF_MAP_LOOKUP_AND_DELETE_ELEM, attr.map_fd = fd; attr.value = PTR(&value));
+		printf("value %u\n", value);
+	}
+	CALL("look nowhere", BPF_MAP_LOOKUP_ELEM, attr.map_fd = fd; attr.value = 8);
+	CALL("take with flags", BPF_MAP_LOOKUP_AND_DELETE_ELEM, attr.map_fd = fd; attr.value = PTR(&value);
+	     attr.flags = BPF_F_LOCK);
+	CALL("next", BPF_MAP_GET_NEXT_KEY, attr.map_fd = fd; attr.value = PTR(&value));
+	CALL("delete", BPF_MAP_DELETE_ELEM, attr.map_fd = fd);
+	close(fd);
+}
+
 int main(void) {
+	keyless(BPF_MAP_TYPE_QUEUE);
+	keyless(BPF_MAP_TYPE_STACK);
+	keyless(BPF_MAP_TYPE_BLOOM_FILTER);
 	int types[] = {BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY};
 	for (int t = 0; t < 3; t++)
 		opened(types[t], 0);
