@@ -92,8 +92,11 @@ fn prepare(map: &Map) {
     }
 }
 
+/// Something that a process does.
+type Act = fn(&Map);
+
 /// An operation on keys 3 and 4 and what it may leave of both.
-type Operation = (&'static str, fn(&Map), &'static [(u64, u64)]);
+type Operation = (&'static str, Act, &'static [(u64, u64)]);
 
 /// 0 for no entry.
 const OPERATIONS: [Operation; 4] = [
@@ -195,11 +198,11 @@ fn a_kill_while_a_full_map_evicts_leaves_a_whole_map() {
 /// of the first one.
 #[test]
 fn others_may_come_between_at_any_store() {
-    const REPLACE: fn(&Map) = |map| _ = store(map, 3, 7, BPF_EXIST);
-    const INSERT: fn(&Map) = |map| _ = store(map, 4, 7, BPF_NOEXIST);
-    const DELETE: fn(&Map) = |map| _ = map.delete(&key(3));
-    const DELETE_OTHER: fn(&Map) = |map| map.delete(&key(1)).unwrap();
-    let pairs: [(fn(&Map), &[fn(&Map)]); 3] = [
+    const REPLACE: Act = |map| _ = store(map, 3, 7, BPF_EXIST);
+    const INSERT: Act = |map| _ = store(map, 4, 7, BPF_NOEXIST);
+    const DELETE: Act = |map| _ = map.delete(&key(3));
+    const DELETE_OTHER: Act = |map| map.delete(&key(1)).unwrap();
+    let pairs: [(Act, &[Act]); 3] = [
         (
             |map| _ = store(map, 4, 44, BPF_NOEXIST),
             &[INSERT, DELETE_OTHER],

@@ -137,14 +137,8 @@ fn words<T: ?Sized>(at: *const T) -> [u32; 2] {
     [address as u32, (address >> 32) as u32]
 }
 
-/// The same in the kernel; EPERM where programs cannot be loaded.
-fn kernels(
-    insns: &[Insn],
-    functions: &HashMap<String, u32>,
-    specs: &[MapSpec],
-) -> Result<Left, Errno> {
-    let mut maps = Vec::new();
-    for spec in specs {
+fn their_maps(specs: &[MapSpec]) -> Result<Vec<OwnedFd>, Errno> {
+    let make = |spec: &MapSpec| {
         let mut attr = [0; 32];
         attr[..5].copy_from_slice(&[
             spec.map_type,
@@ -154,15 +148,30 @@ fn kernels(
             spec.map_flags,
         ]);
         attr[16] = spec.map_extra as u32;
-        maps.push(descriptor(0, &mut attr)?);
-    }
-    let id = |name: &str| functions.get(name).map_or(-1, |&id| id as i32);
-    let insns = renamed(insns, |map| maps[map as usize - 1].as_raw_fd(), id);
+        descriptor(0, &mut attr)
+    };
+    specs.iter().map(make).collect()
+}
+
+fn their_program(prog_type: u32, prog_flags: u32, insns: &[Insn]) -> Result<OwnedFd, Errno> {
     let mut attr = [0; 32];
-    attr[..2].copy_from_slice(&[BPF_PROG_TYPE_RAW_TRACEPOINT, insns.len() as u32]);
+    attr[..2].copy_from_slice(&[prog_type, insns.len() as u32]);
     attr[2..4].copy_from_slice(&words(insns.as_ptr()));
     attr[4..6].copy_from_slice(&words(c"GPL".as_ptr()));
-    let prog = descriptor(5, &mut attr)?;
+    attr[11] = prog_flags;
+    descriptor(5, &mut attr)
+}
+
+/// The same in the kernel; EPERM where programs cannot be loaded.
+fn kernels(
+    insns: &[Insn],
+    functions: &HashMap<String, u32>,
+    specs: &[MapSpec],
+) -> Result<Left, Errno> {
+    let maps = their_maps(specs)?;
+    let id = |name: &str| functions.get(name).map_or(-1, |&id| id as i32);
+    let insns = renamed(insns, |map| maps[map as usize - 1].as_raw_fd(), id);
+    let prog = their_program(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, &insns)?;
     let mut attr = [0; 32];
     attr[0] = prog.as_raw_fd() as u32;
     bpf(10, &mut attr)?;

@@ -4,13 +4,17 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::os::fd::AsRawFd;
 
+use bpftime_runtime::command::prog::ProgLoad;
 use bpftime_runtime::maps::MapSpec;
 use uapi::Errno;
 use uapi::helper::*;
 use uapi::map::*;
+use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_KPROBE};
+use vm::ProgramSpec;
 
-use super::{commands, kernels, ours, results};
+use super::{commands, kernels, ours, renamed, results, their_maps, their_program};
 
 /// Calls of one program, and results that each leaves: three words.
 const CALLS: u32 = 24;
@@ -186,4 +190,53 @@ fn helpers_answer_programs_as_the_kernel_does() {
         }
     }
     assert_eq!(compared, specs().len() as u64 * PROGRAMS);
+}
+
+/// Maps whose elements may go while a program sleeps are not for those that
+/// may.
+#[test]
+fn sleepable_programs_name_the_maps_that_the_kernel_lets_them() {
+    let (commands, _root) = commands();
+    let others = [BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY].map(|map_type| MapSpec {
+        map_type,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 2,
+        ..MapSpec::default()
+    });
+    let stacks = MapSpec {
+        map_type: BPF_MAP_TYPE_STACK_TRACE,
+        value_size: 80,
+        ..others[0]
+    };
+    for spec in specs().into_iter().chain(others).chain([stacks]) {
+        for flags in [0, BPF_F_SLEEPABLE] {
+            let map = commands.map_create(spec, None, None).unwrap();
+            let insns = super::program("r1 = map[1]\nr0 = 0\nexit\n");
+            let load = ProgLoad {
+                spec: ProgramSpec {
+                    prog_type: BPF_PROG_TYPE_KPROBE,
+                    prog_flags: flags,
+                    gpl: true,
+                    insns: renamed(&insns, |_| map.id() as i32, |_| 0),
+                    ..ProgramSpec::default()
+                },
+                maps: vec![map.clone()],
+                btf: None,
+            };
+            let ours = commands.prog_load(load, None).map(drop);
+            let theirs = their_maps(&[spec]).and_then(|maps| {
+                let insns = renamed(&insns, |_| maps[0].as_raw_fd(), |_| 0);
+                their_program(BPF_PROG_TYPE_KPROBE, flags, &insns).map(drop)
+            });
+            if theirs == Err(Errno::EPERM) {
+                assert!(
+                    std::env::var_os("CI").is_none(),
+                    "in CI the kernel loads programs"
+                );
+                return;
+            }
+            assert_eq!(ours, theirs, "flags {flags}: {spec:?}");
+        }
+    }
 }

@@ -42,6 +42,36 @@ pub(super) fn check(proto: &Proto, map: Option<&MapInfo>, prog_type: u32) -> Res
     Ok(())
 }
 
+/// Whether a program that may sleep may name these maps: elements of the
+/// others can go while it sleeps (`check_map_prog_compatibility`).
+pub(super) fn check_sleepable(prog_flags: u32, maps: &[MapInfo]) -> Result<(), Fail> {
+    const STAY: [u32; 17] = [
+        BPF_MAP_TYPE_HASH,
+        BPF_MAP_TYPE_LRU_HASH,
+        BPF_MAP_TYPE_ARRAY,
+        BPF_MAP_TYPE_PERCPU_HASH,
+        BPF_MAP_TYPE_PERCPU_ARRAY,
+        BPF_MAP_TYPE_LRU_PERCPU_HASH,
+        BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        BPF_MAP_TYPE_HASH_OF_MAPS,
+        BPF_MAP_TYPE_RINGBUF,
+        BPF_MAP_TYPE_USER_RINGBUF,
+        BPF_MAP_TYPE_INODE_STORAGE,
+        BPF_MAP_TYPE_SK_STORAGE,
+        BPF_MAP_TYPE_TASK_STORAGE,
+        BPF_MAP_TYPE_CGRP_STORAGE,
+        BPF_MAP_TYPE_QUEUE,
+        BPF_MAP_TYPE_STACK,
+        BPF_MAP_TYPE_ARENA,
+    ];
+    let stay = maps.iter().all(|map| STAY.contains(&map.map_type));
+    if prog_flags & BPF_F_SLEEPABLE == 0 || stay {
+        return Ok(());
+    }
+    let text = "Sleepable programs can only use array, hash, ringbuf and local storage maps";
+    Err(Fail::einval(text))
+}
+
 /// Whether programs may not write into the map's values. Those of a device map
 /// are the devices' own.
 pub(super) fn is_read_only(map: &MapInfo) -> bool {

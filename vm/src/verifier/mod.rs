@@ -161,7 +161,9 @@ fn verify_paths(
         Err((at, refusal)) => return Err(refuse(&spec, &mut trace, at, refusal, None)),
     };
     let layout = layout::check(&spec.info, &cfg, &spec.insns);
-    let checked = layout.and_then(|()| lock::check_maps(spec.prog_type, cfg.named()));
+    let checked = layout
+        .and_then(|()| lock::check_maps(spec.prog_type, cfg.named()))
+        .and_then(|()| compat::check_sleepable(spec.prog_flags, cfg.named()));
     if let Err(refusal) = checked {
         return Err(refuse(&spec, &mut trace, 0, refusal, None));
     }

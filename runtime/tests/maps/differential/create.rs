@@ -4,7 +4,7 @@ use bpftime_runtime::maps::MapSpec;
 use uapi::Errno;
 use uapi::map::*;
 
-use super::side::Commands;
+use super::side::{Commands, Side};
 use crate::kernel::KernelMap;
 use crate::process::Random;
 use crate::segment;
@@ -142,6 +142,39 @@ fn creation_takes_and_refuses_the_same() {
         }
         for map_extra in [1, 2, 15, 16, 1 << 32] {
             same(&commands, MapSpec { map_extra, ..usual });
+        }
+    }
+}
+
+/// Storage is sparse: what is not used costs nothing, however large.
+#[test]
+fn millions_of_entries_cost_memory_when_used() {
+    const MOST: u64 = 1 << 20;
+    let commands = Commands::new();
+    for &(map_type, key, value) in TYPES {
+        let flags = match map_type {
+            BPF_MAP_TYPE_LPM_TRIE => BPF_F_NO_PREALLOC,
+            _ => 0,
+        };
+        let before = commands.memory();
+        let spec = segment::spec(map_type, key, value, 4 << 20, flags);
+        let map = commands
+            .create(spec)
+            .unwrap_or_else(|errno| panic!("{errno:?} {spec:?}"));
+        let mut value = vec![7; map.value_size()];
+        for number in 0..50u32 {
+            let key = super::plain_key(&spec, number * 80_000);
+            let _ = map.update(&key, &value, BPF_ANY);
+            let _ = map.lookup(&key, &mut value, 0);
+            let _ = map.lookup_and_delete(&key, &mut value, 0);
+            if number % 10 == 0 && map_type != BPF_MAP_TYPE_RINGBUF {
+                let _ = map.delete(&key);
+            }
+        }
+        let used = commands.memory() - before;
+        assert!(used < MOST, "type {map_type}: {used} bytes");
+        if map_type == BPF_MAP_TYPE_ARRAY {
+            assert!(used >= 50 * 4096, "that many pages were written");
         }
     }
 }

@@ -157,6 +157,12 @@ impl Commands {
         }
     }
 
+    /// Bytes of memory that maps' storage takes.
+    pub fn memory(&self) -> u64 {
+        let data = self.bpf.session().unwrap().path().join("data");
+        std::os::unix::fs::MetadataExt::blocks(&data.metadata().unwrap()) * 512
+    }
+
     pub fn create(&self, spec: MapSpec) -> Result<OurMap<'_>, Errno> {
         let map = self.bpf.map_create(spec, None, None)?;
         Ok(OurMap {
