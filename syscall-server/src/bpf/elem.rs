@@ -54,7 +54,9 @@ pub fn lookup(call: &Call) -> Result<i64, Errno> {
     call.server
         .bpf
         .map_lookup(&map, &key, &mut value, attr.flags)?;
-    user::write(attr.value, &value)?;
+    if map.map().spec().map_type != BPF_MAP_TYPE_BLOOM_FILTER {
+        user::write(attr.value, &value)?;
+    }
     Ok(0)
 }
 
@@ -115,6 +117,7 @@ pub fn next_key(call: &Call) -> Result<i64, Errno> {
     let key_size = map.map().spec().key_size as usize;
     let key = match attr.key {
         0 => None,
+        _ if key_size == 0 => return Err(Errno::EINVAL),
         address => Some(user::read_vec(address, key_size)?),
     };
     let mut next = vec![0; key_size];

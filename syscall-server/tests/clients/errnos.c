@@ -388,6 +388,33 @@ static void ring_maps(void) {
 	elem("next key of a ring", BPF_MAP_GET_NEXT_KEY, fd, NULL, &key, 0);
 }
 
+static void without_keys(const char *kind, int type) {
+	static const uint64_t constant = 7;
+	uint64_t value = 7, key = 1;
+	char what[80];
+	int fd = map_of(type, 0, 8, 2, 0);
+	ELEM("lookup of nothing", BPF_MAP_LOOKUP_ELEM, NULL, &value, 0);
+	ELEM("lookup from nowhere", BPF_MAP_LOOKUP_ELEM, NULL, (void *)8, 0);
+	ELEM("removal of nothing", BPF_MAP_LOOKUP_AND_DELETE_ELEM, NULL, &value, 0);
+	ELEM("update", BPF_MAP_UPDATE_ELEM, NULL, &value, 0);
+	ELEM("update with a key", BPF_MAP_UPDATE_ELEM, &key, &value, 0);
+	ELEM("update that must not exist", BPF_MAP_UPDATE_ELEM, NULL, &value, BPF_NOEXIST);
+	ELEM("update that must exist", BPF_MAP_UPDATE_ELEM, NULL, &value, BPF_EXIST);
+	ELEM("update", BPF_MAP_UPDATE_ELEM, NULL, &value, 0);
+	ELEM("update of a full map", BPF_MAP_UPDATE_ELEM, NULL, &value, 0);
+	ELEM("lookup", BPF_MAP_LOOKUP_ELEM, NULL, &value, 0);
+	ELEM("lookup with a key", BPF_MAP_LOOKUP_ELEM, &key, &value, 0);
+	ELEM("lookup with flags", BPF_MAP_LOOKUP_ELEM, NULL, &value, BPF_F_LOCK);
+	ELEM("lookup to a constant", BPF_MAP_LOOKUP_ELEM, NULL, (void *)&constant, 0);
+	ELEM("removal with flags", BPF_MAP_LOOKUP_AND_DELETE_ELEM, NULL, &value, BPF_F_LOCK);
+	ELEM("removal", BPF_MAP_LOOKUP_AND_DELETE_ELEM, NULL, &value, 0);
+	ELEM("delete", BPF_MAP_DELETE_ELEM, NULL, NULL, 0);
+	ELEM("first key", BPF_MAP_GET_NEXT_KEY, NULL, &value, 0);
+	ELEM("next key", BPF_MAP_GET_NEXT_KEY, &key, &value, 0);
+	CALL("batch without keys", BPF_MAP_LOOKUP_BATCH, attr.batch.map_fd = fd; attr.batch.count = 1);
+	close(fd);
+}
+
 int main(void) {
 	attributes();
 	map_creation();
@@ -395,6 +422,9 @@ int main(void) {
 	elements("hash", BPF_MAP_TYPE_HASH);
 	elements("per-CPU array", BPF_MAP_TYPE_PERCPU_ARRAY);
 	elements("per-CPU hash", BPF_MAP_TYPE_PERCPU_HASH);
+	without_keys("queue", BPF_MAP_TYPE_QUEUE);
+	without_keys("stack", BPF_MAP_TYPE_STACK);
+	without_keys("bloom filter", BPF_MAP_TYPE_BLOOM_FILTER);
 	batches();
 	programs();
 	descriptions();
