@@ -22,9 +22,10 @@ const ROUND: u32 = LOOKED_UP - 1;
 /// Elements in a row that may have a second chance; then the next one goes,
 /// whatever it is, so that an insertion takes bounded time.
 const CHANCES: u64 = 4096;
-/// Rounds of the hand before an insertion fails, because all elements are in
-/// the hands of others.
+/// Rounds of the hand, and elements, before an insertion fails because all are
+/// in the hands of others, or nonsense.
 const ROUNDS: u64 = 64;
+const MOST: u64 = 1 << 17;
 
 /// Notes that a program looked an element up.
 #[inline]
@@ -62,12 +63,12 @@ impl Table {
         let count = self.pool.layout.count;
         let mut chances = CHANCES;
         let mut held = self.pool.take(Stock::Regular, start);
-        for step in 0..count.saturating_mul(ROUNDS) {
+        for step in 0..count.saturating_mul(ROUNDS).min(MOST) {
             if held.is_some() {
                 break;
             }
             // After a whole round without success, see whose hands they are in.
-            let freed = self.turn(&mut chances, step > count);
+            let freed = self.turn(&mut chances, step > count.min(MOST / 2));
             if freed || step % count == 0 {
                 held = self.pool.take(Stock::Regular, start);
             }
