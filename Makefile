@@ -2,6 +2,7 @@
 # test     install what is missing, build, check style, run every test
 # bench    measure beside the kernel (as root) and write target/bench.json
 # bench-probes  what every kind of probe costs, beside the kernel; write target/bench-probes.json
+# bench-maps    what operations of programs cost on maps and the like, beside the kernel
 # bench-vm time the JIT beside native code and other engines; write target/bench-vm.json
 # install  put the one binary under PREFIX (/usr/local)
 # check    style and types only
@@ -51,6 +52,10 @@ bench-probes: fixtures build
 	cargo build --release -p bpftime-attach --example library
 	cargo run --release -p bpftime-benches --bin bench-probes
 
+bench-maps:
+	@bash xtask/deps.sh build
+	cargo run --release -p bpftime-benches --bin bench-maps
+
 bench-vm:
 	@bash xtask/deps.sh build bench-vm
 	cargo run --release -p bpftime-benches --bin bench-vm
@@ -62,4 +67,4 @@ install: build
 clean:
 	cargo clean
 
-.PHONY: build deps demo fixtures check test bench bench-probes bench-vm install clean
+.PHONY: build deps demo fixtures check test bench bench-probes bench-maps bench-vm install clean
