@@ -28,6 +28,10 @@ pub(super) const TYPE: MapType = MapType {
     per_cpu: false,
 };
 
+/// How long bpf(2) waits for a writer, in ns: one that was stopped, or a word
+/// that someone wrote, must not hang the tool.
+const PATIENCE_NS: u64 = 100_000_000;
+
 /// `STACK_CREATE_FLAG_MASK`, without `BPF_F_STACK_BUILD_ID`: frames are
 /// addresses here.
 const KNOWN_FLAGS: u32 = BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY;
@@ -209,9 +213,14 @@ impl StackTrace {
     /// Copies a stack out, zeros behind it, and takes it away if `delete`.
     fn read(&self, id: u32, value: &mut [u8], delete: bool) -> Result<(), Errno> {
         let place = self.place(id).ok_or(Errno::ENOENT)?;
+        let mut begun = None;
         for _ in 0..TRIES {
             let state = StackTrace::state(place);
             if state.is_being_written() && thread::exists(state.writer()) {
+                let now = sys::clock_ns(libc::CLOCK_MONOTONIC);
+                if now.saturating_sub(*begun.get_or_insert(now)) > PATIENCE_NS {
+                    return Err(Errno::EBUSY);
+                }
                 sys::sched_yield();
                 continue;
             }

@@ -2,6 +2,7 @@
 //! what is left when processes are killed.
 
 mod differential;
+mod hostile;
 mod kernel;
 mod kill;
 mod locks;

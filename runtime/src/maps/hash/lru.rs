@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::element::{Element, Stock};
 use super::layout::header;
 use super::pool::Held;
-use super::table::Table;
+use super::table::{Steps, Table};
 
 /// A program has looked the element up since the hand came by.
 const LOOKED_UP: u32 = 1 << 31;
@@ -62,13 +62,14 @@ impl Table {
     pub(super) fn take_or_evict(&self, start: u32) -> Option<Held<'_>> {
         let count = self.pool.layout.count;
         let mut chances = CHANCES;
+        let mut steps = self.steps(ROUNDS);
         let mut held = self.pool.take(Stock::Regular, start);
         for step in 0..count.saturating_mul(ROUNDS).min(MOST) {
-            if held.is_some() {
+            if held.is_some() || steps.are_over() {
                 break;
             }
             // After a whole round without success, see whose hands they are in.
-            let freed = self.turn(&mut chances, step > count.min(MOST / 2));
+            let freed = self.turn(&mut chances, step > count.min(MOST / 2), &mut steps);
             if freed || step % count == 0 {
                 held = self.pool.take(Stock::Regular, start);
             }
@@ -77,7 +78,7 @@ impl Table {
     }
 
     /// Moves the hand by one element: whether one came free.
-    fn turn(&self, chances: &mut u64, desperate: bool) -> bool {
+    fn turn(&self, chances: &mut u64, desperate: bool, steps: &mut Steps) -> bool {
         let Some(hand) = self.hand() else {
             return false;
         };
@@ -93,6 +94,6 @@ impl Table {
             element.used().store(0, Relaxed);
             return false;
         }
-        self.evict(element) || (desperate && self.rescue(element))
+        self.evict(element, steps) || (desperate && self.rescue(element, steps))
     }
 }

@@ -236,7 +236,7 @@ impl MapKind for Hash {
     }
 
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        loop {
+        for _ in 0..table::LOOKS {
             // SAFETY: `key` has the map's key size (`MapKind`).
             let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
             let entry = found.ok_or(Errno::ENOENT)?;
@@ -245,10 +245,11 @@ impl MapKind for Hash {
                 return Ok(());
             }
         }
+        Err(Errno::EBUSY)
     }
 
     fn lookup_locked(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        loop {
+        for _ in 0..table::LOOKS {
             // SAFETY: `key` has the map's key size (`MapKind`).
             let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
             let entry = found.ok_or(Errno::ENOENT)?;
@@ -259,6 +260,7 @@ impl MapKind for Hash {
                 return Ok(());
             }
         }
+        Err(Errno::EBUSY)
     }
 
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
@@ -287,7 +289,7 @@ impl MapKind for Hash {
     }
 
     fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
-        loop {
+        for _ in 0..table::LOOKS {
             let from = key.and_then(|key| {
                 // SAFETY: `key` has the map's key size (`MapKind`).
                 let hash = unsafe { self.table.hash(key.as_ptr()) };
@@ -302,6 +304,7 @@ impl MapKind for Hash {
                 return Ok(());
             }
         }
+        Err(Errno::EBUSY)
     }
 
     fn lookup_and_delete(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {

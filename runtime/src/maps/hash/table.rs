@@ -11,6 +11,7 @@
 //! a reader who stands on an element that is used anew sees another
 //! generation and starts again.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
 
@@ -20,15 +21,21 @@ use uapi::map::{BPF_EXIST, BPF_NOEXIST};
 use super::super::{bytes, hasher};
 use super::element::{Element, Link, Phase, State, Stock};
 use super::lru;
-use super::pool::{Held, Pool};
+use super::pool::{Held, Pool, Reachable};
 
 /// How often an operation starts again before it gives up with `EBUSY`. Each
 /// time another process has got something done.
-const RESTARTS: u32 = 1 << 16;
+pub(in crate::maps) const RESTARTS: u32 = 1 << 16;
+
+/// How often a walk over all buckets looks at one anew that changes.
+pub(in crate::maps) const LOOKS: u32 = 1 << 10;
 
 /// Least time between two scans by operations that find the table full, in
 /// ns: a full table must not cost a scan for each insertion.
 const SCAN_EVERY_NS: u64 = 1_000_000_000;
+
+/// Elements of lists that a scan may look at for each element.
+const SCAN_ROUNDS: u64 = 16;
 
 pub(in crate::maps) struct Table {
     pub pool: Pool,
@@ -36,6 +43,23 @@ pub(in crate::maps) struct Table {
     pub seed: u64,
     /// A full table evicts instead of refusing.
     pub evicts: bool,
+}
+
+/// How many elements an operation may still look at. Lists are no longer than
+/// there are elements, and nobody strays for ever, unless someone wrote
+/// nonsense: cycles, or links that lead astray whenever they are followed.
+pub(in crate::maps) struct Steps(u64);
+
+impl Steps {
+    #[inline]
+    fn step(&mut self) -> Result<(), Strayed> {
+        self.0 = self.0.checked_sub(1).ok_or(Strayed)?;
+        Ok(())
+    }
+
+    pub fn are_over(&self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// A key that was found, at the time it was.
@@ -70,6 +94,12 @@ impl Table {
         unsafe { hasher::hash(key, self.key_size, self.seed) }
     }
 
+    /// Steps for an operation that goes over all elements `rounds` times.
+    #[inline]
+    pub fn steps(&self, rounds: u64) -> Steps {
+        Steps(rounds * self.pool.layout.count + u64::from(RESTARTS))
+    }
+
     /// Is the element still the entry that was found?
     #[inline]
     pub fn is_current(&self, entry: Entry<'_>) -> bool {
@@ -83,10 +113,11 @@ impl Table {
     /// `key` is readable for the table's key size.
     #[inline]
     pub unsafe fn find(&self, key: *const u8, hash: u32) -> Option<Entry<'_>> {
-        for _ in 0..RESTARTS {
+        let mut steps = self.steps(1);
+        while !steps.are_over() {
             let first = Link(self.pool.bucket(hash).load(Acquire));
             // SAFETY: the caller's contract.
-            if let Ok(found) = unsafe { self.walk(first, key, hash) } {
+            if let Ok(found) = unsafe { self.walk(first, key, hash, &mut steps) } {
                 return found;
             }
         }
@@ -101,14 +132,14 @@ impl Table {
         first: Link,
         key: *const u8,
         hash: u32,
+        steps: &mut Steps,
     ) -> Result<Option<Entry<'_>>, Strayed> {
         let mut link = first;
-        // A list is no longer than there are elements, unless someone wrote
-        // nonsense.
-        for _ in 0..=self.pool.layout.count {
+        loop {
             let Some(element) = self.pool.element(link.number()) else {
                 return Ok(None);
             };
+            steps.step()?;
             let next = Link(element.next().load(Acquire));
             let hit = !next.marked()
                 && element.hash().load(Relaxed) == hash
@@ -127,7 +158,6 @@ impl Table {
             }
             link = next;
         }
-        Ok(None)
     }
 
     /// Finds a key in order to change it; takes marked elements out on the
@@ -135,10 +165,15 @@ impl Table {
     ///
     /// # Safety
     /// `key` is null or readable for the table's key size.
-    unsafe fn seek(&self, key: *const u8, hash: u32) -> Result<Place<'_>, Errno> {
-        for _ in 0..RESTARTS {
+    unsafe fn seek(
+        &self,
+        key: *const u8,
+        hash: u32,
+        steps: &mut Steps,
+    ) -> Result<Place<'_>, Errno> {
+        while !steps.are_over() {
             // SAFETY: the caller's contract.
-            if let Ok(place) = unsafe { self.seek_once(key, hash) } {
+            if let Ok(place) = unsafe { self.seek_once(key, hash, steps) } {
                 return Ok(place);
             }
         }
@@ -147,15 +182,21 @@ impl Table {
 
     /// # Safety
     /// As [`Table::seek`].
-    unsafe fn seek_once(&self, key: *const u8, hash: u32) -> Result<Place<'_>, Strayed> {
+    unsafe fn seek_once(
+        &self,
+        key: *const u8,
+        hash: u32,
+        steps: &mut Steps,
+    ) -> Result<Place<'_>, Strayed> {
         let bucket = self.pool.bucket(hash);
         let mut cell = bucket;
         let mut link = Link(bucket.load(Acquire));
         let mut head = link;
-        for _ in 0..=self.pool.layout.count {
+        loop {
             let Some(element) = self.pool.element(link.number()) else {
                 return Ok(Place::Absent { head });
             };
+            steps.step()?;
             let next = Link(element.next().load(Acquire));
             let hit = !key.is_null()
                 && element.hash().load(Relaxed) == hash
@@ -185,7 +226,6 @@ impl Table {
             cell = element.next();
             link = next;
         }
-        Ok(Place::Absent { head })
     }
 
     /// Writes a taken element's key and, by `fill`, its value, and links it
@@ -236,9 +276,10 @@ impl Table {
         // SAFETY: the caller's contract.
         let hash = unsafe { self.hash(key) };
         let start = start.wrapping_mul(8);
+        let mut steps = self.steps(1);
         for _ in 0..RESTARTS {
             // SAFETY: the caller's contract.
-            let place = unsafe { self.seek(key, hash) }?;
+            let place = unsafe { self.seek(key, hash, &mut steps) }?;
             match place {
                 Place::Found { .. } if flags == BPF_NOEXIST => return Err(Errno::EEXIST),
                 Place::Absent { .. } if flags == BPF_EXIST => return Err(Errno::ENOENT),
@@ -315,9 +356,10 @@ impl Table {
     ) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
         let hash = unsafe { self.hash(key) };
+        let mut steps = self.steps(1);
         for _ in 0..RESTARTS {
             // SAFETY: the caller's contract.
-            let place = unsafe { self.seek(key, hash) }?;
+            let place = unsafe { self.seek(key, hash, &mut steps) }?;
             let Place::Found { entry, cell, link } = place else {
                 return Err(Errno::ENOENT);
             };
@@ -347,7 +389,7 @@ impl Table {
         let out = cell
             .compare_exchange(link.0, link.leading_to(after).0, AcqRel, Relaxed)
             .is_ok()
-            || self.sweep(hash);
+            || self.sweep(hash, &mut self.steps(1));
         // An element that may still be linked stays signed with our id until
         // a scan finds it.
         if out {
@@ -356,7 +398,7 @@ impl Table {
     }
 
     /// Takes an entry out that somebody else chose: whether this call did.
-    pub(super) fn evict(&self, element: Element<'_>) -> bool {
+    pub(super) fn evict(&self, element: Element<'_>, steps: &mut Steps) -> bool {
         let state = State(element.state().load(Acquire));
         let next = Link(element.next().load(Acquire));
         let hash = element.hash().load(Relaxed);
@@ -371,7 +413,7 @@ impl Table {
             .compare_exchange(next.0, next.mark(Stock::Regular).0, AcqRel, Relaxed)
             .is_ok()
             && self.pool.begin_end(element, generation)
-            && self.sweep(hash)
+            && self.sweep(hash, steps)
             && {
                 self.pool.free(element, generation);
                 true
@@ -380,15 +422,28 @@ impl Table {
 
     /// Finishes what a dead process has begun with an element: whether there
     /// may be a free one now.
-    pub(super) fn rescue(&self, element: Element<'_>) -> bool {
-        self.pool
-            .rescue(element, &|hash, link| self.is_reachable(hash, link))
+    pub(super) fn rescue(&self, element: Element<'_>, steps: &mut Steps) -> bool {
+        self.with_steps(steps, |reachable| self.pool.rescue(element, reachable))
+    }
+
+    /// Calls `body` with what says whether elements are linked, and which may
+    /// take so many steps in all.
+    fn with_steps(&self, steps: &mut Steps, body: impl FnOnce(&Reachable<'_>) -> bool) -> bool {
+        let left = Cell::new(steps.0);
+        let done = body(&|hash, link| {
+            let mut steps = Steps(left.get());
+            let found = self.is_reachable(hash, link, &mut steps);
+            left.set(steps.0);
+            found
+        });
+        steps.0 = left.get();
+        done
     }
 
     /// Takes all marked elements out of a bucket's list.
-    fn sweep(&self, hash: u32) -> bool {
+    fn sweep(&self, hash: u32, steps: &mut Steps) -> bool {
         // SAFETY: a null key is not read.
-        unsafe { self.seek(core::ptr::null(), hash) }.is_ok()
+        unsafe { self.seek(core::ptr::null(), hash, steps) }.is_ok()
     }
 
     fn take(&self, stock: Stock, start: u32) -> Option<Held<'_>> {
@@ -414,30 +469,30 @@ impl Table {
 
     /// Takes back what killed processes held; `true` if an element came free.
     pub fn reclaim(&self) -> bool {
-        self.pool.scan(&|hash, link| self.is_reachable(hash, link))
+        self.with_steps(&mut self.steps(SCAN_ROUNDS), |reachable| {
+            self.pool.scan(reachable)
+        })
     }
 
     /// Does the list of a bucket lead to `wanted`, after marked elements were
     /// taken out of it? `None` if others change it all the time.
-    fn is_reachable(&self, hash: u32, wanted: Link) -> Option<bool> {
-        for _ in 0..RESTARTS {
-            if !self.sweep(hash) {
-                return None;
-            }
+    fn is_reachable(&self, hash: u32, wanted: Link, steps: &mut Steps) -> Option<bool> {
+        while self.sweep(hash, steps) {
             let first = Link(self.pool.bucket(hash).load(Acquire));
-            if let Ok(reached) = self.leads_to(first, wanted) {
+            if let Ok(reached) = self.leads_to(first, wanted, steps) {
                 return Some(reached);
             }
         }
         None
     }
 
-    fn leads_to(&self, first: Link, wanted: Link) -> Result<bool, Strayed> {
+    fn leads_to(&self, first: Link, wanted: Link, steps: &mut Steps) -> Result<bool, Strayed> {
         let mut link = first;
-        for _ in 0..=self.pool.layout.count {
+        loop {
             let Some(element) = self.pool.element(link.number()) else {
                 return Ok(false);
             };
+            steps.step()?;
             if link.same_target(wanted) {
                 return Ok(true);
             }
@@ -451,16 +506,17 @@ impl Table {
             }
             link = entry.next;
         }
-        Err(Strayed)
     }
 
     /// The first entry behind `entry` in its list, or in a later bucket; from
     /// the first bucket for `None`.
     pub fn after(&self, entry: Option<(Entry<'_>, u32)>) -> Option<Entry<'_>> {
         let mut bucket = 0;
+        let mut steps = self.steps(1);
+        let mut looks = LOOKS;
         if let Some((entry, hash)) = entry {
             bucket = (u64::from(hash) & self.pool.layout.bucket_mask) + 1;
-            match self.first_live(entry.next) {
+            match self.first_live(entry.next, &mut steps) {
                 Ok(Some(found)) => return Some(found),
                 Ok(None) => {}
                 Err(Strayed) => bucket -= 1,
@@ -468,10 +524,14 @@ impl Table {
         }
         while bucket <= self.pool.layout.bucket_mask {
             let head = Link(self.pool.bucket(bucket as u32).load(Acquire));
-            match self.first_live(head) {
+            match self.first_live(head, &mut steps) {
                 Ok(Some(found)) => return Some(found),
-                Ok(None) => bucket += 1,
-                Err(Strayed) => {}
+                Err(Strayed) if steps.are_over() => return None,
+                Err(Strayed) if looks > 0 => looks -= 1,
+                Ok(None) | Err(Strayed) => {
+                    bucket += 1;
+                    looks = LOOKS;
+                }
             }
         }
         None
@@ -483,10 +543,11 @@ impl Table {
     pub fn each(&self, turn: &mut dyn FnMut(Element<'_>) -> bool) {
         // Others may insert faster than we go.
         let mut left = self.pool.layout.count;
+        let mut steps = self.steps(2);
         for bucket in 0..=self.pool.layout.bucket_mask {
             let mut link = Link(self.pool.bucket(bucket as u32).load(Acquire));
             while left > 0
-                && let Ok(Some(entry)) = self.first_live(link)
+                && let Ok(Some(entry)) = self.first_live(link, &mut steps)
             {
                 left -= 1;
                 if !turn(entry.element) {
@@ -499,12 +560,20 @@ impl Table {
 
     /// Calls `see` for the entries of a bucket: whether the list stayed as it
     /// was. If not, what was seen is nothing.
-    pub fn see_bucket(&self, bucket: u64, see: &mut dyn FnMut(Element<'_>)) -> bool {
+    pub fn see_bucket(
+        &self,
+        bucket: u64,
+        steps: &mut Steps,
+        see: &mut dyn FnMut(Element<'_>),
+    ) -> bool {
         let mut link = Link(self.pool.bucket(bucket as u32).load(Acquire));
-        for _ in 0..=self.pool.layout.count {
+        loop {
             let Some(element) = self.pool.element(link.number()) else {
                 return true;
             };
+            if steps.step().is_err() {
+                return false;
+            }
             let entry = Entry {
                 element,
                 generation: link.generation(),
@@ -518,15 +587,15 @@ impl Table {
             }
             link = entry.next;
         }
-        false
     }
 
-    fn first_live(&self, first: Link) -> Result<Option<Entry<'_>>, Strayed> {
+    fn first_live(&self, first: Link, steps: &mut Steps) -> Result<Option<Entry<'_>>, Strayed> {
         let mut link = first;
-        for _ in 0..=self.pool.layout.count {
+        loop {
             let Some(element) = self.pool.element(link.number()) else {
                 return Ok(None);
             };
+            steps.step()?;
             let entry = Entry {
                 element,
                 generation: link.generation(),
@@ -540,9 +609,8 @@ impl Table {
             }
             link = entry.next;
         }
-        Ok(None)
     }
 }
 
-/// The element that a search stood on is used anew.
+/// The element that a search stood on is used anew, or there are no steps left.
 struct Strayed;

@@ -26,7 +26,7 @@ use super::bytes;
 use super::hash::element::Element;
 use super::hash::layout::{Layout, header};
 use super::hash::pool::Pool;
-use super::hash::table::{Entry, Table};
+use super::hash::table::{self, Entry, Table};
 use super::kind::{MapKind, MapType, Start};
 use super::spec::{ACCESS_MASK, KMALLOC_MAX_SIZE, MapSpec, PAGE, WORD};
 use crate::thread;
@@ -269,17 +269,18 @@ impl LpmTrie {
     /// All keys, as they were given, in no order.
     fn all_keys(&self) -> Vec<Box<[u8]>> {
         let mut keys = Vec::new();
+        let mut steps = self.table.steps(1);
         for bucket in 0..=self.table.pool.layout.bucket_mask {
             let before = keys.len();
             for _ in 0..order::RESTARTS {
                 keys.truncate(before);
-                let whole = self.table.see_bucket(bucket, &mut |element| {
+                let whole = self.table.see_bucket(bucket, &mut steps, &mut |element| {
                     let mut key = vec![0; self.key_size];
                     // SAFETY: the element's key, into as many bytes.
                     unsafe { bytes::copy(key.as_mut_ptr(), self.key(element), self.key_size) };
                     keys.push(key.into_boxed_slice());
                 });
-                if whole {
+                if whole || steps.are_over() {
                     break;
                 }
             }
@@ -314,7 +315,7 @@ impl MapKind for LpmTrie {
     }
 
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        loop {
+        for _ in 0..table::LOOKS {
             // SAFETY: `key` has the map's key size (`MapKind`).
             let entry = unsafe { self.find(key.as_ptr()) }.ok_or(Errno::ENOENT)?;
             // SAFETY: a value in storage, into as many bytes (`MapKind`).
@@ -323,6 +324,7 @@ impl MapKind for LpmTrie {
                 return Ok(());
             }
         }
+        Err(Errno::EBUSY)
     }
 
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {

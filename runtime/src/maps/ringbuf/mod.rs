@@ -239,7 +239,8 @@ impl Ring {
     /// Where the bytes of the record at `position` are.
     #[inline]
     fn bytes(&self, position: u64) -> *mut u8 {
-        let offset = (position & (self.size - 1)) + HEADER;
+        // Aligned whatever the words say: programs use atomics on records.
+        let offset = (position & (self.size - 1) & !7) + HEADER;
         self.data.as_ptr().wrapping_add(offset as usize)
     }
 
