@@ -107,8 +107,10 @@ fn trust(dir: &Path) -> Result<(), Problem> {
             "remove it, or set BPFTIME_STATE_DIR to a directory of your own",
         ))
     };
-    match fs::metadata(dir) {
+    match fs::symlink_metadata(dir) {
         Err(_) => distrust("cannot be read"),
+        // Whose it is may lead elsewhere by the time a process loads from it.
+        Ok(meta) if !meta.is_dir() => distrust("is not a directory"),
         Ok(meta) if meta.uid() != geteuid().as_raw() => distrust("belongs to another user"),
         Ok(meta) if meta.mode() & 0o022 != 0 => distrust("can be written by others"),
         Ok(_) => Ok(()),

@@ -290,6 +290,20 @@ fn directories_that_cannot_be_used() {
             open.display()
         ),
     );
+    // Who made the link could let it lead to other libraries later.
+    let link = place.path("link");
+    std::os::unix::fs::symlink(place.path("."), &link).expect("symlink");
+    check(
+        place
+            .bpftime(["start", "true"])
+            .env("BPFTIME_STATE_DIR", &link),
+        1,
+        "",
+        &format!(
+            "bpftime: {}: state directory is not a directory: remove it, or set BPFTIME_STATE_DIR to a directory of your own\n",
+            link.display()
+        ),
+    );
     let spaced = place.path("my state");
     let output = place
         .bpftime(["start", "true"])
