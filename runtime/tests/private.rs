@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bpftime_runtime::maps::MapSpec;
 use bpftime_runtime::session::{Dirs, Roster, Session, SessionError, SessionView, list};
+use shm::{Access, Segment};
 use uapi::map::{BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY};
 
 /// An ordinary user.
@@ -160,4 +161,18 @@ fn links_are_not_followed() {
     fs::rename(roster.path(), &kept).unwrap();
     symlink(&kept, roster.path()).unwrap();
     assert!(Roster::open(&dirs).is_err());
+}
+
+#[test]
+fn what_is_mapped_for_reading_cannot_become_writable() {
+    let (_root, dirs) = place();
+    let session = Session::create(&dirs).unwrap();
+    let objects = session.path().join("objects");
+    let name = std::ffi::CString::new(objects.as_os_str().as_encoded_bytes()).unwrap();
+    let segment = Segment::open(&name, Access::ReadOnly).unwrap();
+    let at = segment.region(0, 4096).unwrap().as_ptr();
+    // SAFETY: a page of our own mapping; nothing is written to it.
+    let done = unsafe { libc::mprotect(at.cast(), 4096, libc::PROT_READ | libc::PROT_WRITE) };
+    let errno = std::io::Error::last_os_error().raw_os_error();
+    assert_eq!((done, errno), (-1, Some(libc::EACCES)));
 }
