@@ -19,6 +19,7 @@ use crate::arena::{Arena, Intervals};
 use crate::backend::{Backend, HookId, SiteInfo};
 use crate::breakpoints::{Breakpoints, table};
 use crate::error::{AttachError, Refusal};
+use crate::leaving;
 use crate::libraries;
 use crate::lock::Lock;
 use crate::mappings;
@@ -34,6 +35,7 @@ use crate::text::{self, Change, Outcome, TextWriter};
 mod forgotten;
 mod inlined;
 mod ladder;
+mod moved;
 
 use forgotten::ForgottenSites;
 use inlined::Blocks;
@@ -45,6 +47,8 @@ struct Record {
     tactic: Tactic,
     head: Change,
     is_patched: bool,
+    /// Taken back since its text was about to be moved.
+    is_away: bool,
     /// Where the trampoline begins, with the address of its thunk.
     trampoline: u64,
     thunk: u64,
@@ -75,6 +79,7 @@ impl Record {
             tactic: plan.tactic,
             head: plan.head,
             is_patched: false,
+            is_away: false,
             trampoline,
             thunk: entry::address(),
             owned: plan.owned.clone(),
@@ -374,14 +379,7 @@ impl Backend for Engine {
     fn forget_range(&self, range: Range<usize>) {
         let mut state = STATE.lock();
         let range = range.start as u64..range.end as u64;
-        let gone: Vec<u64> = state
-            .sites
-            .range(range.clone())
-            .map(|(addr, _)| *addr)
-            .collect();
-        for addr in gone {
-            state.sites.remove(&addr);
-        }
+        state.forget_sites(&range, self.can_step);
         state.hooks.retain(|_, (addr, _)| !range.contains(addr));
         state.owned.remove_starting_in(&range);
         state.forgotten.forget_range(&range);
@@ -427,6 +425,7 @@ impl State {
     /// Brings the text in line with the probes at system calls.
     fn hook_syscalls(&mut self, texts: &[Arc<Text>], can_step: bool) -> Traced {
         let mut traced = Traced::default();
+        self.forget_moved();
         let mappings = mappings::own();
         let known = mappings.as_deref().unwrap_or_default();
         let Work { mut new, lacking } = self.syscalls.work(texts, known);
@@ -665,5 +664,6 @@ extern "C" fn after_fork() {
 extern "C" fn in_child() {
     // SAFETY: `before_fork` has acquired it on the thread that became us.
     unsafe { STATE.release() };
+    leaving::forget();
     shadow::after_fork(thread::current());
 }

@@ -23,6 +23,7 @@ mod error;
 mod frida;
 mod guard;
 mod hit;
+mod leaving;
 mod libraries;
 mod lock;
 mod mappings;

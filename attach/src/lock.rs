@@ -33,16 +33,32 @@ impl<T> Lock<T> {
         Guard { lock: self, mask }
     }
 
+    /// Waits for the lock, for a second or so.
+    pub(crate) fn lock_soon(&self) -> Option<Guard<'_, T>> {
+        const WAITS: usize = 100;
+        let mask = sys::block_signals();
+        if self.acquire_within(WAITS) {
+            return Some(Guard { lock: self, mask });
+        }
+        sys::restore_signals(mask);
+        None
+    }
+
     /// Takes the lock without a guard, for the prepare handler of fork(2).
     pub(crate) fn acquire(&self) {
+        while !self.acquire_within(usize::MAX) {}
+    }
+
+    /// Whether the lock was had after so many waits.
+    fn acquire_within(&self, waits: usize) -> bool {
         let me = sys::getpid();
-        loop {
+        for _ in 0..waits {
             let free = 0;
             match self
                 .holder
                 .compare_exchange(free, me, Ordering::Acquire, Ordering::Relaxed)
             {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(holder) if holder != me => {
                     // Its holder is in the process that forked us.
                     let taken = Ordering::Acquire;
@@ -51,12 +67,13 @@ impl<T> Lock<T> {
                         .compare_exchange(holder, me, taken, Ordering::Relaxed)
                         .is_ok()
                     {
-                        return;
+                        return true;
                     }
                 }
                 Err(holder) => sys::futex_wait(&self.holder, holder),
             }
         }
+        false
     }
 
     /// Gives the lock back, for the handlers of fork(2) in parent and child.

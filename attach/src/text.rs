@@ -27,6 +27,7 @@ use uapi::Errno;
 
 use crate::arch::sys::{self, OwnMemory};
 use crate::arch::words;
+use crate::leaving;
 use crate::mappings::{self, Mapping};
 
 const WORD: u64 = 8;
@@ -261,6 +262,9 @@ pub(crate) fn is_possible(change: &Change, can_step: bool) -> bool {
 /// without, in readable and mapped text, and `to` may be executed by any thread
 /// from now on. `can_step` says whether [`sys::sync_cores`] works.
 pub(crate) unsafe fn change(changes: &[Change], can_step: bool) -> Vec<Outcome> {
+    for change in changes {
+        leaving::note_change(change.addr);
+    }
     let mappings = mappings::own();
     let writer = TextWriter::open_for(changes, mappings.as_deref().unwrap_or_default());
     let is_gone = |addr| {
@@ -270,7 +274,8 @@ pub(crate) unsafe fn change(changes: &[Change], can_step: bool) -> Vec<Outcome> 
     let mut outcomes = vec![Outcome::Unexpected; changes.len()];
     let mut stepped = Vec::with_capacity(changes.len());
     for (change, outcome) in changes.iter().zip(&mut outcomes) {
-        if is_gone(change.addr) || is_gone(change.end() - 1) {
+        let is_moving = leaving::is_moving(change.addr) || leaving::is_moving(change.end() - 1);
+        if is_moving || is_gone(change.addr) || is_gone(change.end() - 1) {
             continue;
         }
         if change.is_in_one_word() {
@@ -321,6 +326,50 @@ pub(crate) unsafe fn change(changes: &[Change], can_step: bool) -> Vec<Outcome> 
     }
     serialise();
     outcomes
+}
+
+/// Makes one change of text that is being moved, on a thread of the program:
+/// allocates nothing, and changes no page's protection where that can be
+/// helped, for what was one mapping has to stay one.
+///
+/// # Safety
+/// As for [`change`].
+pub(crate) unsafe fn change_moving(change: &Change, can_step: bool) -> Outcome {
+    let writer = TextWriter::open();
+    if change.is_in_one_word() {
+        let bytes = change.difference();
+        let (from, to) = (&change.from[bytes.clone()], &change.to[bytes.clone()]);
+        // SAFETY: the caller's contract.
+        return unsafe { writer.swap(change.addr + bytes.start as u64, from, to) };
+    }
+    if !is_at(change) {
+        return Outcome::Unexpected;
+    }
+    let steps = can_step && change.can_be_stepped();
+    if steps {
+        // SAFETY: the caller's contract; `jmp self` only delays.
+        let waits = unsafe { writer.swap(change.addr, &change.from[..2], &WAIT_HERE) };
+        if waits != Outcome::Done {
+            return waits;
+        }
+        serialise();
+    }
+    // What cannot be stepped is written at once, as far as the kernel does so.
+    let start = if steps { WAIT_HERE.len() } else { 0 };
+    let to = &change.to[start..change.len];
+    // SAFETY: the caller's contract; of steps, no thread executes the tail.
+    let written = unsafe { writer.write(change.addr + start as u64, to) };
+    let head = match written {
+        Ok(()) => &change.to[..2],
+        Err(_) => &change.from[..2],
+    };
+    if steps {
+        serialise();
+        // SAFETY: the instruction behind the head is whole again.
+        unsafe { writer.swap(change.addr, &WAIT_HERE, head) };
+    }
+    serialise();
+    written.map_or_else(Outcome::Denied, |()| Outcome::Done)
 }
 
 /// Whether the bytes are `from`.

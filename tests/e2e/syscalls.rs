@@ -105,6 +105,11 @@ fn text_that_comes_later() {
     same("late", |_| false);
 }
 
+#[test]
+fn text_that_moves_and_becomes_other_text() {
+    same("moved", |_| false);
+}
+
 /// Runs a tool beside `calls` of an own name until it has shown so many lines
 /// about files of the story; gives what it printed.
 fn tool_beside(world: &World, tool: &[&str], name: &str, lines: u32) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use attach::{Module, SyscallEvent, SyscallProbe, When};
+use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
 use uapi::PtRegs;
 
 use super::{observers, sight};
@@ -35,7 +35,11 @@ pub fn probes(is_observed: bool) -> impl Iterator<Item = SyscallProbe> {
     let before = TEXT.map(probe(When::Enter, on_text_comes));
     let odd = ODD.map(probe(When::Enter, on_odd));
     let observed = before.into_iter().chain(odd).filter(move |_| is_observed);
-    behind.into_iter().chain(observed)
+    let moves = [
+        probe(When::Enter, on_move as attach::SyscallCallback)(libc::SYS_mremap),
+        probe(When::Exit, on_moved)(libc::SYS_mremap),
+    ];
+    behind.into_iter().chain(observed).chain(moves)
 }
 
 /// Whether it is one of these calls.
@@ -44,7 +48,7 @@ pub fn brings_text(nr: i64) -> bool {
 }
 
 /// Memory that has become text in calls that wait for a round; an empty place
-/// has length 0.
+/// has length 0. The address of memory that was moved is odd.
 static NEW_TEXT: [[AtomicU64; 2]; 16] = [const { [const { AtomicU64::new(0) }; 2] }; 16];
 /// Text that is writable, too, was seen: its bytes may change at any time.
 static WRITABLE: AtomicBool = AtomicBool::new(false);
@@ -103,12 +107,25 @@ pub fn new_text() -> Vec<Arc<Module>> {
             continue;
         }
         let start = at.swap(0, Ordering::Relaxed);
-        let mut bytes = vec![0; len as usize];
-        if read(start, &mut bytes) {
-            modules.push(Arc::new(Module::of_memory(start as usize, &bytes)));
+        if start & MOVED != 0 {
+            let start = (start & !MOVED) as usize;
+            // Of more than one mapping some may be no text.
+            let text = maps::odd_text().unwrap_or_default();
+            let text = text.into_iter().filter(|text| !text.changes);
+            let (from, to) = (start, start + len as usize);
+            let parts = text.map(|text| text.range.start.max(from)..text.range.end.min(to));
+            modules.extend(parts.filter_map(|part| of_memory(part.start, part.len())));
+        } else {
+            modules.extend(of_memory(start as usize, len as usize));
         }
     }
     modules
+}
+
+fn of_memory(start: usize, len: usize) -> Option<Arc<Module>> {
+    let mut bytes = vec![0; len];
+    let is_there = len != 0 && read(start as u64, &mut bytes);
+    is_there.then(|| Arc::new(Module::of_memory(start, &bytes)))
 }
 
 /// Text without a file that was there before anything was traced, but for
@@ -207,9 +224,60 @@ unsafe extern "C" fn on_odd(event: *mut SyscallEvent, _data: *const ()) {
     }
 }
 
+const MOVED: u64 = 1;
+
+/// The range that mremap(2) takes, if the program calls it.
+///
+/// # Safety
+/// The engine's event.
+unsafe fn moving<'a>(event: *const SyscallEvent) -> Option<(Range<u64>, &'a PtRegs)> {
+    // SAFETY: the caller's contract.
+    let event = unsafe { &*event };
+    // SAFETY: valid during the engine's call.
+    let regs = unsafe { &*event.regs };
+    let end = regs.di.checked_add(regs.si)?;
+    (!event.is_own && regs.si != 0).then_some((regs.di..end, regs))
+}
+
+/// Memory is about to be moved. Hooks in it are taken back: a jump leads
+/// elsewhere from another address.
+unsafe extern "C" fn on_move(event: *mut SyscallEvent, _data: *const ()) {
+    // SAFETY: the engine's event.
+    if let Some((range, _)) = unsafe { moving(event) }
+        && Engine::text_moves(&range)
+    {
+        sight::text_comes();
+    }
+}
+
+/// Memory was moved, or was not.
+unsafe extern "C" fn on_moved(event: *mut SyscallEvent, _data: *const ()) {
+    // SAFETY: the engine's event.
+    let Some((range, regs)) = (unsafe { moving(event) }) else {
+        return;
+    };
+    let has_failed = (-MAX_ERRNO..0).contains(&(regs.ax as i64));
+    // What is left of a file's text is as in the file.
+    let is_there = has_failed || regs.r10 & libc::MREMAP_DONTUNMAP as u64 != 0;
+    if !Engine::text_has_moved(&range, is_there) {
+        return;
+    }
+    sight::text_came();
+    if has_failed {
+        return;
+    }
+    if !note_text(regs.ax | MOVED, regs.dx.min(LONGEST_TEXT)) {
+        ODD_SEEN.store(true, Ordering::Relaxed);
+    }
+    if let Some(agent) = agent::get() {
+        preserved(|| agent.follow_now(TIMEOUT));
+    }
+}
+
+const MAX_ERRNO: i64 = 4095;
+
 /// Text was mapped, or made of memory.
 unsafe extern "C" fn on_text(event: *mut SyscallEvent, _data: *const ()) {
-    const MAX_ERRNO: i64 = 4095;
     // SAFETY: the engine's event.
     let Some(regs) = (unsafe { text_call(event) }) else {
         return;

@@ -424,7 +424,7 @@ impl State {
         failed
     }
 
-    fn changed(&mut self, addr: u64, is_patched: bool) {
+    pub(super) fn changed(&mut self, addr: u64, is_patched: bool) {
         let Some(record) = self.sites.get_mut(&addr) else {
             return;
         };

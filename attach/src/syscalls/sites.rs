@@ -18,6 +18,7 @@ use crate::arch::syscalls::pool::Exit;
 use crate::arch::syscalls::{light, thunk};
 use crate::arena::{Arena, Intervals};
 use crate::error::Refusal;
+use crate::leaving;
 use crate::mappings::{self, Mapping};
 use crate::module::Module;
 use crate::probe::Tactic;
@@ -50,6 +51,16 @@ struct Hooked {
     tactic: Tactic,
     head: Change,
     is_patched: bool,
+    /// Taken back since its text was about to be moved.
+    is_away: bool,
+}
+
+/// A hook in text that is about to be moved.
+pub(crate) struct Moving<'a> {
+    /// Takes it back, or puts it back.
+    pub(crate) change: Change,
+    pub(crate) is_patched: &'a mut bool,
+    pub(crate) is_away: &'a mut bool,
 }
 
 /// What was found in text.
@@ -288,6 +299,7 @@ impl Sites {
                 tactic: plan.tactic,
                 head: plan.head,
                 is_patched: false,
+                is_away: false,
             });
             plan
         });
@@ -323,7 +335,7 @@ impl Sites {
         let due = self.by_addr.iter().filter_map(|(addr, site)| {
             let hooked = site.hooked.as_ref().ok()?;
             let wants = site.is_memory || self.wants(site.nr);
-            let is_due = wants == to_patch && hooked.is_patched != to_patch;
+            let is_due = wants == to_patch && hooked.is_patched != to_patch && !hooked.is_away;
             let change = match to_patch {
                 true => hooked.head,
                 false => hooked.head.reversed(),
@@ -341,6 +353,44 @@ impl Sites {
         {
             hooked.is_patched = is_patched;
         }
+    }
+
+    /// The first hook whose jump is in text that is about to be moved, or, with
+    /// `is_away`, the first that was taken back there.
+    pub(crate) fn next_moving(
+        &mut self,
+        range: &Range<u64>,
+        is_away: bool,
+    ) -> Option<(u64, Moving<'_>)> {
+        // The jump may stand before the instruction.
+        let sites = self.by_addr.range_mut(range.clone());
+        let mut hooked = sites.filter_map(|(addr, site)| Some((*addr, site.hooked.as_mut().ok()?)));
+        hooked.find_map(|(addr, hooked)| {
+            let is_due = hooked.is_away == is_away && hooked.is_patched != is_away;
+            let change = if is_away {
+                hooked.head
+            } else {
+                hooked.head.reversed()
+            };
+            let (is_patched, is_away) = (&mut hooked.is_patched, &mut hooked.is_away);
+            let moving = Moving {
+                change,
+                is_patched,
+                is_away,
+            };
+            is_due.then_some((addr, moving))
+        })
+    }
+
+    /// What was taken back and is not where it was any more; gives its bytes.
+    pub(crate) fn forget_moved(&mut self) -> Vec<u64> {
+        let is_moved = |addr: &u64, site: &mut Site| {
+            let is_away = site.hooked.as_ref().is_ok_and(|hooked| hooked.is_away);
+            is_away && !leaving::is_moving(*addr)
+        };
+        let moved = self.by_addr.extract_if(.., is_moved);
+        let heads = moved.filter_map(|(_, site)| Some(site.hooked.ok()?.head.addr));
+        heads.collect()
     }
 
     /// A trampoline could not be written, or the bytes were not as expected.
