@@ -114,6 +114,12 @@ impl LinkCounters {
     }
 }
 
+/// Where the counters of a link lie, and their bytes.
+pub(super) fn counters_at(link: u32) -> (u64, u64) {
+    const LINK: u64 = size_of::<[CounterLine; COUNTER_LINES]>() as u64;
+    (COUNTERS + u64::from(slot_of(link)) * LINK, LINK)
+}
+
 /// The fixed areas of a mapped `data` file.
 #[derive(Clone)]
 pub(super) struct Data {
@@ -144,10 +150,9 @@ impl Data {
 
     /// The counters of a link.
     pub fn counters(&self, link: u32) -> Option<LinkCounters> {
-        const LINK: u64 = size_of::<[CounterLine; COUNTER_LINES]>() as u64;
-        let offset = COUNTERS + u64::from(slot_of(link)) * LINK;
+        let (offset, len) = counters_at(link);
         Some(LinkCounters {
-            region: self.region.sub(offset, LINK)?,
+            region: self.region.sub(offset, len)?,
         })
     }
 

@@ -258,6 +258,12 @@ impl Session {
         let places = encode(&link.places);
         let mut inner = self.lock();
         let id = inner.table.reserve()?;
+        // Targets count there: a full file system must not be their SIGBUS.
+        let (offset, len) = data::counters_at(id);
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        file::fallocate(&self.data_fd, keep, offset, len)
+            .map_err(no_memory)
+            .inspect_err(|_| inner.table.release(id))?;
         if let Some(counters) = self.data.counters(id) {
             counters.reset();
         }
