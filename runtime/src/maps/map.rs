@@ -163,7 +163,7 @@ impl Map {
 
     /// `bpf_for_each_map_elem` from a program on `vcpu`: calls `turn` with the
     /// address of each key and value until it returns `false`.
-    pub(crate) fn for_each(&self, vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
+    pub fn for_each(&self, vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
         self.kind.for_each(vcpu, turn);
     }
 

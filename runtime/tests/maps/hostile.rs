@@ -20,6 +20,7 @@ use bpftime_runtime::session::{Dirs, Laggards, Roster};
 use bpftime_runtime::vcpu;
 use shm::{Access, Region, Segment};
 use uapi::map::*;
+use vm::verifier::{FieldKind, MapField, MapFields};
 
 use crate::process::Random;
 use crate::segment;
@@ -198,6 +199,21 @@ fn hash_tables() {
     maps("many entries", 0.5, &large);
     let large = segment::spec(BPF_MAP_TYPE_LRU_HASH, 8, 8, 5000, 0);
     maps("many entries that go", 0.5, &large);
+}
+
+#[test]
+fn values_with_locks() {
+    for map_type in [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY] {
+        let mut spec = small(map_type, 4, 16, 0);
+        spec.set_fields(&MapFields {
+            list: vec![MapField {
+                kind: FieldKind::SpinLock,
+                offset: 8,
+                size: 4,
+            }],
+        });
+        maps(&format!("type {map_type} with locks"), 0.3, &spec);
+    }
 }
 
 #[test]

@@ -136,7 +136,8 @@ impl OfMap {
         let flags = random.below(3);
         // SAFETY: key and value have the map's sizes.
         unsafe {
-            match random.below(9) {
+            match random.below(10) {
+                9 => self.each(vcpu, random),
                 0 | 1 => self.look(map.lookup_ptr(key.as_ptr(), vcpu), random),
                 2 => self.look(map.lookup_percpu_ptr(key.as_ptr(), vcpu + 1), random),
                 3 | 4 => drop(map.update_prog(key.as_ptr(), value.as_ptr(), flags, vcpu)),
@@ -146,6 +147,21 @@ impl OfMap {
                 _ => drop(map.peek(value.as_mut_ptr())),
             }
         }
+    }
+
+    /// `bpf_for_each_map_elem`, with a callback that changes the map.
+    fn each(&self, vcpu: u32, random: &mut Random) {
+        let (map, size) = (&self.map, self.map.spec().value_size as usize);
+        let mut left = 20_000;
+        map.for_each(vcpu, &mut |key, value| {
+            touch(value, size, random);
+            if random.below(4) == 0 {
+                // SAFETY: a key of the map.
+                unsafe { map.delete_prog(key) };
+            }
+            left -= 1;
+            left > 0
+        });
     }
 
     fn look(&self, found: *mut u8, random: &mut Random) {
