@@ -264,3 +264,64 @@ fn a_filter_answers_calls_in_the_kernels_place() {
     assert_eq!(tool.finish().code, 0);
     assert_eq!(remove(&["keep_one", "keep_two"]).code, 0);
 }
+
+/// Programs of one kind run as they came. What kind is first depends, in the
+/// kernel, on whatever else traces calls at the time.
+#[test]
+fn programs_run_in_the_kernels_order() {
+    const NAME: &str = "calls-lineup";
+    const KINDS: [&str; 6] = ["abc", "mn", "xy", "AB", "M", "X"];
+    let story = |world: &World| {
+        let calls = world.home().join(NAME);
+        fs::copy(world.fixture("calls"), &calls).expect("a copy of its own");
+        let library = world.fixture("libplug.so").into_os_string();
+        let words = [calls.into_os_string(), "plain".into(), library];
+        let tool = world.fixture("lineup").into_os_string();
+        let mut tool = Program::on_pipes(world.tool(&[tool, NAME.into()]));
+        assert_eq!(tool.line(), "ready");
+        let (mut all, mut of_kinds) = (Vec::new(), Vec::new());
+        for line in [
+            "+abc",
+            "-b",
+            "+b",
+            "+x",
+            "-a",
+            "+ma",
+            "+dyn",
+            "-m",
+            "+m",
+            "+AXMB",
+            "-A",
+            "+A",
+            "-cbad",
+            "+ba",
+            "-bamnxyAXMB",
+            "+nXbxBAay",
+        ] {
+            assert_eq!(tool.ask(line), "ok", "{line}");
+            assert_eq!(world.start(&words).finish().code, 0);
+            let notes = tool.ask("notes");
+            // The same at each of 20 calls.
+            let once = notes.get(..notes.len() / 20).unwrap_or_default();
+            assert_eq!(once.repeat(20), notes, "{line}");
+            let of_kind = |kind: &&str| once.replace(|letter| !kind.contains(letter), "");
+            let kinds: Vec<String> = KINDS.iter().map(of_kind).collect();
+            of_kinds.push(format!("{line}: {}", kinds.join(" ")));
+            all.push(once.to_owned());
+        }
+        tool.hang_up();
+        assert_eq!(tool.finish().code, 0);
+        (of_kinds.join("\n"), all)
+    };
+    let (ours, all) = story(&World::new());
+    if let Some(kernel) = World::kernel() {
+        assert_eq!(ours, story(&kernel).0, "left: bpftime, right: kernel");
+    }
+    // As in a kernel where nothing else is traced.
+    let expected = ["abc", "ac", "acb", "acbx", "cbx", "cbaxm", "cbaxmny"];
+    assert_eq!(
+        all.get(..expected.len()),
+        Some(&expected.map(str::to_owned)[..])
+    );
+    assert_eq!(all.last().map(String::as_str), Some("nbaxyXBA"));
+}

@@ -136,7 +136,9 @@ impl Syscalls {
                 }
             }
         }
-        let in_order = links.iter().filter_map(|wanted| {
+        let mut in_order: Vec<&Wanted> = links.iter().collect();
+        in_order.sort_by_key(|wanted| begun(wanted, links));
+        let in_order = in_order.into_iter().filter_map(|wanted| {
             let traced = self.at.get(&wanted.link)?;
             Some(traced.probe(&wanted.spec))
         });
@@ -259,6 +261,21 @@ fn of_module(module: Arc<Module>) -> Arc<Text> {
 /// this one: on the thread that starts this program.
 pub fn executed() {
     Engine::syscall_returned(libc::SYS_execve, 0);
+}
+
+/// When the kernel would have begun to run a link's program and those that it
+/// runs with it: all programs of perf events of one kind, of whatever number,
+/// are behind one callback of the tracepoint, which comes with the first.
+/// Of programs that have gone since nothing is known.
+fn begun(wanted: &Wanted, links: &[Wanted]) -> u64 {
+    let is_alone = matches!(
+        wanted.spec.kind,
+        LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit
+    );
+    let kind = |other: &&Wanted| other.spec.kind == wanted.spec.kind;
+    let others = links.iter().filter(kind).map(|other| other.made);
+    let first = others.min().filter(|_| !is_alone);
+    first.unwrap_or(wanted.made)
 }
 
 fn prepare(
