@@ -1,7 +1,9 @@
 //! `bpftime detach`: makes agents leave running processes.
 
-use std::path::Path;
-use std::time::Duration;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use runtime::session::{self, Dirs, Role, Roster};
 
@@ -10,6 +12,8 @@ use crate::problem::Problem;
 
 /// How long an agent may take to unhook and leave.
 const LEAVE: Duration = Duration::from_secs(5);
+/// How long its thread may take to end after that.
+const END: Duration = Duration::from_secs(1);
 
 /// Take the agent out of running processes
 ///
@@ -61,8 +65,10 @@ fn detach(roster: &Roster, pid: i32) -> Result<(), Problem> {
             )
         });
     }
+    let threads = agent_threads(pid);
     // A process that ends meanwhile has no agent either.
     if roster.detach(pid, LEAVE) || !is_there() {
+        wait_for_the_end(&threads);
         return Ok(());
     }
     Err(Problem::new(
@@ -70,4 +76,31 @@ fn detach(roster: &Roster, pid: i32) -> Result<(), Problem> {
         format_args!("its agent did not leave within {} s", LEAVE.as_secs()),
         "it leaves as soon as the process runs again; try again then",
     ))
+}
+
+/// What an agent's thread is named.
+const THREAD: &str = "bpftime";
+
+/// The threads of a process that are named as an agent's, as paths in /proc.
+fn agent_threads(pid: i32) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let names_agent = |task: &PathBuf| {
+        fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == THREAD)
+    };
+    tasks
+        .into_iter()
+        .flatten()
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(names_agent)
+        .collect()
+}
+
+/// An agent says that it left, then its thread ends: only then is the process
+/// one of a single thread again, as unshare(2) and setns(2) ask. Given up
+/// silently after a while: a stopped process ends its thread when it goes on.
+fn wait_for_the_end(threads: &[PathBuf]) {
+    let deadline = Instant::now() + END;
+    while threads.iter().any(|thread| thread.exists()) && Instant::now() < deadline {
+        sleep(Duration::from_millis(1));
+    }
 }
