@@ -130,8 +130,9 @@ impl Segment {
 /// kernel's own choice is right below them, where trampolines must find room
 /// within the reach of a jump. 0 leaves it to the kernel.
 fn wished_address(bytes: u64) -> usize {
-    /// Far above a sanitizer's shadow memory and below programs.
-    const AREA: Range<u64> = 0x2000_0000_0000..0x5000_0000_0000;
+    /// Far above a sanitizer's shadow memory and below programs, and not from a
+    /// round address on: those are what programs choose that map at fixed ones.
+    const AREA: Range<u64> = 0x2b5d_c000_0000..0x5000_0000_0000;
     const LARGE: u64 = 16 << 20;
     const UNIT: u64 = 1 << 30;
     static NEXT: AtomicU64 = AtomicU64::new(0);
