@@ -38,6 +38,7 @@ for set in "$@"; do
 		need /usr/include/bpf/libbpf.h libbpf-dev
 		need /usr/include/linux/bpf.h linux-libc-dev
 		need bpftool bpftool
+		need valgrind valgrind
 		need bashreadline libbpf-tools
 		need bpftrace bpftrace
 		need g++ g++

@@ -33,6 +33,7 @@ mod signals;
 mod stacks;
 mod state;
 mod syscalls;
+mod valgrind;
 
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
@@ -124,8 +125,12 @@ fn start(dirs: Dirs) -> bool {
 
 /// [`start`], with the roster if that was handed over.
 fn start_with(dirs: Dirs, roster: Option<Roster>) -> bool {
+    if valgrind::is_around() {
+        debug!("no agent: valgrind emulates this program");
+        return false;
+    }
     if !room::is_enough() {
-        debug!("no agent: the address space is limited (ulimit -v)");
+        debug!("no agent: memory is limited (ulimit -v or -d)");
         return false;
     }
     loader::find();

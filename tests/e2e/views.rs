@@ -84,3 +84,18 @@ fn a_target_without_address_space_is_named() {
     assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
     assert_eq!(counter.ask("total"), "0");
 }
+
+/// Code that valgrind emulates cannot be changed under it: no agent there.
+#[test]
+fn a_target_under_valgrind_runs_on() {
+    let world = World::new();
+    let tgt = world.fixture("tgt");
+    let mut counter = world.fixture_tool("counter", &["-m", "0"], &tgt, "tgt_add");
+    let command = ["valgrind".as_ref(), "-q".as_ref(), tgt.as_os_str()];
+    let arguments = ["3", "0", "wait"].map(std::ffi::OsStr::new);
+    let mut target = world.start(&[&command[..], &arguments].concat());
+    assert_eq!(target.line(), format!("pid {}", target.pid()));
+    target.tell("go");
+    assert_eq!(target.finish().code, 0);
+    assert_eq!(counter.ask("total"), "0");
+}

@@ -189,8 +189,8 @@ fn result(pid: Pid, outcome: Result<Outcome, Lost>) -> Result<(), Problem> {
         )),
         Ok(Outcome::NoMemory) => Err(Problem::new(
             pid,
-            "it may not map more memory (ulimit -v)",
-            "raise its limit (prlimit --as)",
+            "it may not map more memory (ulimit -v or -d)",
+            "raise its limit (prlimit --as or --data)",
         )),
         Err(lost) => Err(explain(pid, lost)),
     }

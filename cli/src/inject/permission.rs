@@ -122,33 +122,41 @@ pub fn other_namespace(pid: Pid, kind: &str) -> bool {
     theirs.is_some() && theirs != of("self")
 }
 
-/// Address space that the agent may come to need: where an allocation fails, it
-/// could only end the process.
+/// Memory that the agent may come to need: where an allocation fails, it could
+/// only end the process.
 const ROOM: u64 = 256 << 20;
 
-/// Says so if the process may not map much more (ulimit -v).
+/// Says so if the process may not map much more (ulimit -v), or not much more
+/// that can be written (ulimit -d).
 fn check_room(pid: Pid, status: &str) -> Result<(), Problem> {
     const KIB: u64 = 1024;
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
-    let limit = limits.lines().find_map(|line| {
-        let rest = line.strip_prefix("Max address space")?;
-        rest.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    let size = status.lines().find_map(|line| {
-        let rest = line.strip_prefix("VmSize:")?;
-        rest.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    match (limit, size) {
-        (Some(limit), Some(size)) if limit < size * KIB + ROOM => Err(Problem::new(
-            pid,
-            format_args!("may map only {} MiB (ulimit -v)", limit >> 20),
-            format_args!(
-                "allow it {} MiB more than it has (prlimit --pid {pid} --as=BYTES)",
-                ROOM >> 20
-            ),
-        )),
-        _ => Ok(()),
+    let kinds = [
+        ("Max address space", "VmSize:", "-v", "as"),
+        ("Max data size", "VmData:", "-d", "data"),
+    ];
+    for (limited, used, ulimit, prlimit) in kinds {
+        let (Some(limit), Some(used)) = (number(&limits, limited), number(status, used)) else {
+            continue;
+        };
+        if limit < used * KIB + ROOM {
+            return Err(Problem::new(
+                pid,
+                format_args!("may map only {} MiB (ulimit {ulimit})", limit >> 20),
+                format_args!(
+                    "allow it {} MiB more than it has (prlimit --pid {pid} --{prlimit}=BYTES)",
+                    ROOM >> 20
+                ),
+            ));
+        }
     }
+    Ok(())
+}
+
+/// The first number of the line that begins so.
+fn number(lines: &str, begin: &str) -> Option<u64> {
+    let line = lines.lines().find_map(|line| line.strip_prefix(begin))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Whether a process runs under a filter that we do not run under.

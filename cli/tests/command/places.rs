@@ -160,23 +160,29 @@ fn another_root_without_proc() {
 }
 
 #[test]
-fn little_address_space() {
+fn little_memory() {
     let place = Place::new();
     let path = waits(&place, "waits");
-    for (kib, mib) in [(20_000, 19), (100_000, 97)] {
-        let script = format!("ulimit -v {kib}; exec {}", path.display());
+    let limits = [
+        ("-v", "as", 20_000, 19),
+        ("-v", "as", 100_000, 97),
+        ("-d", "data", 2_000, 1),
+        ("-d", "data", 40_000, 39),
+    ];
+    for (ulimit, prlimit, kib, mib) in limits {
+        let script = format!("ulimit {ulimit} {kib}; exec {}", path.display());
         let mut command = Command::new("sh");
         command.args(["-c", &script]);
         let running = Running::start(command);
         let pid = running.pid().parse().expect("a pid");
         let line = format!(
-            "may map only {mib} MiB (ulimit -v): allow it 256 MiB more than it has (prlimit --pid {pid} --as=BYTES)"
+            "may map only {mib} MiB (ulimit {ulimit}): allow it 256 MiB more than it has (prlimit --pid {pid} --{prlimit}=BYTES)"
         );
         refuses(&place, pid, &line);
         ends_well(running);
         // And one that brings the agent along runs as ever.
         let start = format!(
-            "ulimit -v {kib}; exec {} start {}",
+            "exec {} start sh -c 'ulimit {ulimit} {kib}; exec {}'",
             env!("CARGO_BIN_EXE_bpftime"),
             path.display()
         );
