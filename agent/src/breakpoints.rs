@@ -55,7 +55,21 @@ pub struct Breakpoints {
     /// The program's dealings with SIGTRAP are ours.
     is_armed: bool,
     /// When the last one was taken away: the time each thread had run.
-    leaving: Option<BTreeMap<i32, u64>>,
+    leaving: Leaving,
+}
+
+/// Waits for the threads that may be about to run the handler.
+#[derive(Default)]
+pub struct Leaving(Option<BTreeMap<i32, u64>>);
+
+impl Leaving {
+    /// Whether none is, since this was asked first.
+    pub fn is_over(&mut self) -> bool {
+        let times = || threads().map(|tid| (tid, time_run(tid))).collect();
+        let before = self.0.get_or_insert_with(times);
+        before.retain(|tid, then| !has_passed(*tid, *then));
+        before.is_empty()
+    }
 }
 
 impl Breakpoints {
@@ -70,7 +84,7 @@ impl Breakpoints {
 
     /// Sees to it that breakpoints may be placed; every system call is seen.
     pub fn arm(&mut self) -> Result<(), String> {
-        self.leaving = None;
+        self.leaving = Leaving::default();
         if self.is_armed {
             return Ok(());
         }
@@ -113,11 +127,7 @@ impl Breakpoints {
             observers::remove(&OBSERVER);
             return true;
         }
-        let times = || threads().map(|tid| (tid, time_run(tid))).collect();
-        let before = self.leaving.get_or_insert_with(times);
-        let is_clear = |tid: &i32, before: &u64| has_passed(*tid, *before);
-        before.retain(|tid, then| !is_clear(tid, then));
-        if !before.is_empty() {
+        if !self.leaving.is_over() {
             return false;
         }
         self.disarm();
@@ -139,7 +149,7 @@ impl Breakpoints {
         breakpoints::leave_thread();
         observers::remove(&OBSERVER);
         self.is_armed = false;
-        self.leaving = None;
+        self.leaving = Leaving::default();
     }
 }
 
@@ -153,7 +163,7 @@ fn has_passed(tid: i32, before: u64) -> bool {
     let Some(status) = read(tid, "status") else {
         return true;
     };
-    if has_trap(&status, "SigPnd:") {
+    if has(&status, "SigPnd:", TAKEN) {
         return false;
     }
     // Nothing on that way sleeps.
@@ -195,7 +205,7 @@ fn blocks_trap(tid: i32) -> Option<String> {
 }
 
 fn is_blocked(tid: i32) -> bool {
-    read(tid, "status").is_some_and(|status| has_trap(&status, "SigBlk:"))
+    read(tid, "status").is_some_and(|status| has(&status, "SigBlk:", TRAP))
 }
 
 /// Whether a thread is in a call that will give it another signal mask at its
@@ -232,16 +242,28 @@ fn read(tid: i32, what: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Whether system calls are filtered in this process.
+pub fn is_filtered() -> bool {
+    threads().any(|tid| {
+        let status = read(tid, "status").unwrap_or_default();
+        field(&status, "Seccomp:").is_none_or(|mode| mode != "0")
+    })
+}
+
 /// A line of proc_pid_status(5).
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     let line = status.lines().find(|line| line.starts_with(name))?;
     line.get(name.len()..).map(str::trim)
 }
 
-/// Whether a set of signals in it holds SIGTRAP.
-fn has_trap(status: &str, name: &str) -> bool {
+const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
+/// Signals that are ever taken over.
+const TAKEN: u64 = TRAP | 1 << (libc::SIGSYS - 1);
+
+/// Whether a set of signals in it holds one of these.
+fn has(status: &str, name: &str, signals: u64) -> bool {
     let set = field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
-    set.is_some_and(|set| set & 1 << (libc::SIGTRAP - 1) != 0)
+    set.is_some_and(|set| set & signals != 0)
 }
 
 #[cfg(test)]
@@ -253,9 +275,9 @@ mod tests {
         let status =
             "Name:\tx\nState:\tR (running)\nSigPnd:\t0000000000000010\nSigBlk:\t00000000000000ef\n";
         assert_eq!(field(status, "State:"), Some("R (running)"));
-        assert!(has_trap(status, "SigPnd:"));
-        assert!(!has_trap(status, "SigBlk:"));
-        assert!(!has_trap(status, "SigCgt:"));
+        assert!(has(status, "SigPnd:", TRAP));
+        assert!(!has(status, "SigBlk:", TRAP));
+        assert!(!has(status, "SigCgt:", TRAP));
     }
 
     #[test]

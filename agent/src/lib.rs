@@ -14,6 +14,7 @@
 mod agent;
 mod alone;
 mod breakpoints;
+mod dispatch;
 mod errno;
 mod exit;
 mod fork;

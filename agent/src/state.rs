@@ -12,6 +12,7 @@ use runtime::guest;
 use runtime::session::{self, AgentSlot, Dirs, Role, Roster};
 
 use crate::breakpoints::{self, Breakpoints};
+use crate::dispatch::{self, Dispatch};
 use crate::hooks::{Hooks, Wanted};
 use crate::joined::Joined;
 use crate::log::debug;
@@ -60,6 +61,7 @@ pub struct State {
     hooks: Hooks,
     syscalls: Syscalls,
     breakpoints: Breakpoints,
+    dispatch: Dispatch,
     stacks: Stacks,
     readable: Readable,
     roster: Option<Roster>,
@@ -93,6 +95,7 @@ impl State {
             hooks: Hooks::new(engine),
             syscalls,
             breakpoints: Breakpoints::default(),
+            dispatch: Dispatch::default(),
             stacks: Stacks::default(),
             readable: Readable::default(),
             roster: None,
@@ -196,6 +199,8 @@ impl State {
         // Before calls go unseen.
         self.readable.want(false);
         self.breakpoints.leave_now();
+        self.dispatch.leave_now();
+        self.syscalls.is_dispatched = false;
         self.syscalls.clear();
         self.loader_followed = false;
         self.calls_followed = false;
@@ -249,6 +254,9 @@ impl State {
         if breakpoints::are_wanted() && self.follow_breakpoints() {
             round = self.follow_links();
         }
+        if breakpoints::are_wanted() && self.follow_dispatch() {
+            round = self.follow_links();
+        }
         if let Some(slot) = &self.slot {
             slot.ack(generation, round.hooks, round.refused, &round.reasons);
         }
@@ -287,6 +295,40 @@ impl State {
             }
         }
         true
+    }
+
+    /// Has calls of text that may change dispatched while that is wanted and
+    /// safe. Whether anything has changed.
+    fn follow_dispatch(&mut self) -> bool {
+        let is_wanted = self.dispatch.is_tried(self.syscalls.wants_changing());
+        if dispatch::is_on() {
+            // What is hooked no more, or not yet, raises SIGSYS as well.
+            if is_wanted && self.dispatch.is_sound() {
+                return false;
+            }
+        } else if is_wanted && self.allow_dispatch() {
+            return true;
+        }
+        if !self.dispatch.is_prepared() {
+            return false;
+        }
+        let is_over = self.dispatch.leave();
+        self.syscalls.is_dispatched = !is_over;
+        is_over
+    }
+
+    /// Makes it safe, and begins.
+    fn allow_dispatch(&mut self) -> bool {
+        self.syscalls.is_dispatched = self.dispatch.prepare();
+        let deadline = Instant::now() + CALLS_HOOKED;
+        while self.syscalls.is_dispatched && Instant::now() < deadline {
+            self.follow_links();
+            if self.syscalls.is_whole_but_changing() {
+                return self.dispatch.arm().is_ok();
+            }
+            std::thread::sleep(LOOK);
+        }
+        false
     }
 
     /// Makes breakpoints safe.

@@ -6,6 +6,7 @@ mod breakpoints;
 mod children;
 mod containers;
 mod death;
+mod dispatch;
 mod drains;
 mod dumps;
 mod errors;

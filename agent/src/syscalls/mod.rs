@@ -27,6 +27,7 @@ use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 use vm::link::Entry;
 
 use crate::breakpoints;
+use crate::dispatch;
 use crate::hit::{Hit, Tally};
 use crate::hooks::Wanted;
 use crate::joined::Joined;
@@ -67,6 +68,8 @@ pub struct Syscalls {
     /// What the engine was told last.
     told: Option<(Vec<SyscallProbe>, Image)>,
     files: Files,
+    /// Threads are to dispatch calls of text that may change.
+    pub is_dispatched: bool,
     /// The kernel's library, once it was looked for.
     vdso: Option<Option<Arc<Text>>>,
 }
@@ -86,7 +89,7 @@ impl Syscalls {
     }
 
     fn sees_writable(&self) -> bool {
-        !self.at.is_empty() && text::is_writable_seen()
+        !self.at.is_empty() && text::is_writable_seen() && !dispatch::is_on()
     }
 
     /// Why links and instructions were refused, and how often.
@@ -151,6 +154,9 @@ impl Syscalls {
         }
         if observers::observe(libc::SYS_rt_sigprocmask) && breakpoints::are_wanted() {
             attach::breakpoints::surround(&mut probes);
+            if self.is_dispatched {
+                attach::syscalls::dispatch::surround(&mut probes);
+            }
         }
         self.tell(probes, image, modules);
         if is_observed {
@@ -177,13 +183,28 @@ impl Syscalls {
             // Nothing has brought text since this was found out.
             return true;
         }
+        self.is_hooked(false)
+    }
+
+    /// Whether all text is, but for what may change; and every thread has left
+    /// what was not.
+    pub fn is_whole_but_changing(&self) -> bool {
+        self.sight.is_settled() && self.is_hooked(true)
+    }
+
+    /// Whether programs trace calls that text which may change can make.
+    pub fn wants_changing(&self) -> bool {
+        !self.at.is_empty() && Engine::new().is_ok_and(|e| text::has_changing(&e.own_text()))
+    }
+
+    fn is_hooked(&self, but_changing: bool) -> bool {
         let Ok(engine) = Engine::new() else {
             return false;
         };
         self.has_read_all
             && self.refused_sites == 0
             && engine.syscall_doubts() == 0
-            && text::is_known(&self.looked_at, &engine.own_text())
+            && text::is_known(&self.looked_at, &engine.own_text(), but_changing)
     }
 
     /// Drops what belongs to links that `goes` picks; [`Syscalls::follow`]

@@ -100,6 +100,11 @@ impl Sight {
         self.passing = threads().map(|tid| (tid, user_ticks(tid))).collect();
     }
 
+    /// Whether every thread has left what was not hooked.
+    pub fn is_settled(&self) -> bool {
+        self.before & UNDER_WAY_MASK == 0 && self.passing.is_empty()
+    }
+
     /// At the end of a round, which found out whether all text that was there is
     /// hooked where it has to be.
     pub fn round_ends(&mut self, is_whole: bool) {

@@ -63,7 +63,8 @@ pub fn is_writable_seen() -> bool {
 
 /// Whether all text that is there now and that no file vouches for makes no
 /// calls that are not hooked. `looked_at` was, `own` is this library's.
-pub fn is_known(looked_at: &[Range<usize>], own: &[Range<usize>]) -> bool {
+/// With `but_changing`, text whose bytes may change does not count.
+pub fn is_known(looked_at: &[Range<usize>], own: &[Range<usize>], but_changing: bool) -> bool {
     let within = |range: &Range<usize>, all: &[Range<usize>]| {
         // Neighbours are shown as one.
         let mut at = range.start;
@@ -76,11 +77,19 @@ pub fn is_known(looked_at: &[Range<usize>], own: &[Range<usize>]) -> bool {
         let range = &text.range;
         let (start, len) = (range.start as u64, range.len() as u64);
         within(range, own)
+            || text.changes && but_changing
             || !text.changes
                 && (within(range, looked_at)
                     || !may_hold_calls(start, len, attach::syscalls::may_hold_any))
     };
     !ODD_SEEN.load(Ordering::Relaxed) && maps::odd_text().is_ok_and(|odd| odd.iter().all(is_known))
+}
+
+/// Whether there is text, but for `own`, whose bytes may change.
+pub fn has_changing(own: &[Range<usize>]) -> bool {
+    let is_own = |range: &Range<usize>| own.iter().any(|own| own.contains(&range.start));
+    let odd = maps::odd_text().unwrap_or_default();
+    odd.iter().any(|text| text.changes && !is_own(&text.range))
 }
 
 /// Longest memory that is looked at for system calls.

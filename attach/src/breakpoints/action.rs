@@ -1,4 +1,4 @@
-//! What the program believes SIGTRAP to do: its own action, beside ours, which
+//! What the program believes the signal to do: its own action, beside ours, which
 //! the kernel has. Reachable from a signal handler: no allocation, no lock, no
 //! libc, no panic.
 #![deny(
@@ -8,7 +8,7 @@
     clippy::panic
 )]
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use uapi::Errno;
 
@@ -28,8 +28,19 @@ pub(crate) struct Action {
 
 pub(crate) const ACTION_BYTES: usize = size_of::<Action>();
 
-/// The bit of SIGTRAP in a signal set.
-pub(crate) const TRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
+/// The signal that is taken over, or was last: one at a time.
+pub(super) static HELD: AtomicI32 = AtomicI32::new(libc::SIGTRAP);
+
+/// The signal that is taken over.
+pub(super) fn held() -> i32 {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Its bit in a signal set.
+pub(super) fn held_bit() -> u64 {
+    1 << (held() - 1)
+}
+
 /// Signals that no set holds.
 const UNBLOCKABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
 /// Flags that the kernel keeps (UAPI_SA_FLAGS, 6.18).
@@ -64,14 +75,14 @@ impl Action {
     }
 }
 
-/// The program's actions for SIGTRAP, the last ones in a ring: who reads the
+/// The program's actions for it, the last ones in a ring: who reads the
 /// current one is not disturbed by who writes the next.
 const RING: usize = 64;
 static ACTIONS: [[AtomicU64; 4]; RING] = [const { [const { AtomicU64::new(0) }; 4] }; RING];
 static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
-/// The program's action for SIGTRAP.
+/// The program's action for it.
 pub(crate) fn current() -> Action {
     let index = CURRENT.load(Ordering::Acquire) % RING;
     let words = ACTIONS.get(index);
@@ -87,7 +98,7 @@ pub(crate) fn current() -> Action {
     }
 }
 
-/// The program has another action for SIGTRAP from now on.
+/// The program has another action for it from now on.
 pub(crate) fn set(action: Action) {
     let index = WRITTEN.fetch_add(1, Ordering::Relaxed) % RING;
     let words = [action.handler, action.flags, action.restorer, action.mask];
@@ -103,7 +114,7 @@ pub(crate) fn ours() -> Action {
     let theirs = current();
     let alike = (libc::SA_ONSTACK | libc::SA_RESTART) as u64;
     let (alike, mask) = match theirs.is_function() {
-        true => (theirs.flags & alike, theirs.mask & !TRAP_BIT),
+        true => (theirs.flags & alike, theirs.mask & !held_bit()),
         // What the program did not ask to be interrupted is restarted.
         false => (libc::SA_RESTART as u64, 0),
     };
@@ -118,7 +129,7 @@ pub(crate) fn ours() -> Action {
 
 /// Tells the kernel of our handler; gives what it had.
 pub(crate) fn install() -> Result<Action, Errno> {
-    change(libc::SIGTRAP, Some(ours()))
+    change(held(), Some(ours()))
 }
 
 /// The kernel's action for a signal, which becomes another if one is given.
@@ -133,7 +144,7 @@ pub(crate) fn change(signal: i32, new: Option<Action>) -> Result<Action, Errno> 
     })
 }
 
-/// rt_sigaction(2) for SIGTRAP, answered in the kernel's place. With
+/// rt_sigaction(2) for it, answered in the kernel's place. With
 /// `is_child`, nothing changes: the child of a vfork(2) sees to its own.
 pub(super) fn answer(new: u64, old: u64, set_bytes: u64, is_child: bool) -> Result<u64, Errno> {
     if set_bytes != 8 {

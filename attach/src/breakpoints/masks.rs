@@ -1,6 +1,6 @@
-//! Keeps SIGTRAP from being blocked: a thread that hits a breakpoint then is
+//! Keeps the signal from being blocked: a thread on which it is raised then is
 //! killed by the kernel. Every call that passes a set of signals is given one
-//! without SIGTRAP, and the program is told of one with it. Reachable from
+//! without it, and the program is told of one with it. Reachable from
 //! trampolines: no allocation, no lock, no libc, no panic.
 //!
 //! The argument that points to the set points to memory of ours while the call
@@ -18,12 +18,13 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use uapi::{Errno, PtRegs};
 
-use super::action::{self, ACTION_BYTES, Action, TRAP_BIT};
+use super::action::{self, ACTION_BYTES, Action, held, held_bit};
 use super::slots::{self, Slot};
 use super::{process, trap, user};
 use crate::arch::thread;
 use crate::arch::trap as signals;
 use crate::counter::Hits;
+use crate::syscalls::dispatch;
 use crate::syscalls::{SyscallEvent, SyscallProbe, When};
 
 /// Calls with a set of signals that may be blocked by them, calls that make
@@ -55,7 +56,7 @@ const MASK_WORD: usize = 3;
 const MASK_BYTE: u64 = 24;
 
 /// Signals whose actions block SIGTRAP as far as the program knows.
-pub(super) static BLOCK_TRAP: AtomicU64 = AtomicU64::new(0);
+pub(super) static BLOCK_HELD: AtomicU64 = AtomicU64::new(0);
 /// A set got through as it was.
 pub(super) static ESCAPED: AtomicBool = AtomicBool::new(false);
 
@@ -84,7 +85,7 @@ unsafe extern "C" fn on_enter(event: *mut SyscallEvent, _data: *const ()) {
     let needs_slot = match event.nr {
         // A program has answered, so there is no call.
         _ if event.is_answered => false,
-        libc::SYS_rt_sigaction if regs.di as i32 == libc::SIGTRAP => {
+        libc::SYS_rt_sigaction if regs.di as i32 == held() => {
             let is_child = process::shares_memory();
             let answer = action::answer(regs.si, regs.dx, regs.r10, is_child);
             event.is_answered = true;
@@ -94,16 +95,16 @@ unsafe extern "C" fn on_enter(event: *mut SyscallEvent, _data: *const ()) {
         libc::SYS_rt_sigaction => enter_action(regs).unwrap_or_default(),
         libc::SYS_rt_sigprocmask => enter_mask(regs).unwrap_or_default(),
         libc::SYS_execve | libc::SYS_execveat => {
-            if thread::current().blocks_trap.get() {
+            if thread::current().blocks.get() & held_bit() != 0 {
                 // The new program inherits it; until then only our code runs.
-                signals::change_mask(libc::SIG_BLOCK, TRAP_BIT);
+                signals::change_mask(libc::SIG_BLOCK, held_bit());
             }
             false
         }
         nr if is_child_maker(nr) => {
             process::shares_memory();
             let thread = thread::current();
-            thread.blocked_trap_before.set(thread.blocks_trap.get());
+            thread.blocked_before.set(thread.blocks.get());
             false
         }
         nr => enter_wait(regs, nr).unwrap_or_default(),
@@ -118,8 +119,8 @@ unsafe extern "C" fn on_exit(event: *mut SyscallEvent, _data: *const ()) {
     let (nr, regs) = unsafe { ((*event).nr, &mut *(*event).regs) };
     match nr {
         libc::SYS_execve | libc::SYS_execveat => {
-            if thread::current().blocks_trap.get() {
-                signals::change_mask(libc::SIG_UNBLOCK, TRAP_BIT);
+            if thread::current().blocks.get() & held_bit() != 0 {
+                signals::change_mask(libc::SIG_UNBLOCK, held_bit());
             }
         }
         nr if is_child_maker(nr) => exit_child_maker(regs, nr),
@@ -142,14 +143,14 @@ fn is_child_maker(nr: i64) -> bool {
 /// rt_sigaction(2) of another signal. Whether its end has something to do.
 fn enter_action(regs: &mut PtRegs) -> Result<bool, Errno> {
     let signal = regs.di as u32;
-    let blocked = BLOCK_TRAP.load(Ordering::Relaxed) & bit(signal) != 0;
+    let blocked = BLOCK_HELD.load(Ordering::Relaxed) & bit(signal) != 0;
     let mut action = Action::default();
     if regs.si != 0 {
         let mut bytes = [0; ACTION_BYTES];
         user::read(regs.si, &mut bytes)?;
         action = Action::from_bytes(&bytes);
     }
-    let blocks = action.mask & TRAP_BIT != 0;
+    let blocks = action.mask & held_bit() != 0;
     let concerns = blocks || blocked && (regs.si != 0 || regs.dx != 0);
     let Some(slot) = concerns
         .then(|| take(regs, libc::SYS_rt_sigaction))
@@ -163,7 +164,7 @@ fn enter_action(regs: &mut PtRegs) -> Result<bool, Errno> {
         for (at, word) in words.into_iter().enumerate() {
             slot.put(at, word);
         }
-        slot.put(MASK_WORD, action.mask & !TRAP_BIT);
+        slot.put(MASK_WORD, action.mask & !held_bit());
         regs.si = slot.address();
     }
     Ok(true)
@@ -175,12 +176,12 @@ fn enter_mask(regs: &mut PtRegs) -> Result<bool, Errno> {
         return Ok(false);
     }
     let thread = thread::current();
-    let blocked = thread.blocks_trap.get();
+    let blocked = thread.blocks.get() & held_bit() != 0;
     let mut set = 0;
     let mut now = blocked;
     if regs.si != 0 {
         set = user::read_word(regs.si)?;
-        let named = set & TRAP_BIT != 0;
+        let named = set & held_bit() != 0;
         now = match regs.di as i32 {
             libc::SIG_BLOCK => blocked || named,
             libc::SIG_UNBLOCK => blocked && !named,
@@ -188,17 +189,18 @@ fn enter_mask(regs: &mut PtRegs) -> Result<bool, Errno> {
             _ => return Ok(false),
         };
     }
-    let replaces = set & TRAP_BIT != 0 && regs.di as i32 != libc::SIG_UNBLOCK;
+    let replaces = set & held_bit() != 0 && regs.di as i32 != libc::SIG_UNBLOCK;
     let told = blocked && regs.dx != 0;
     let slot = match replaces || told {
         true => take(regs, libc::SYS_rt_sigprocmask),
         false => None,
     };
-    thread.blocks_trap.set(now);
+    let others = thread.blocks.get() & !held_bit();
+    thread.blocks.set(others | if now { held_bit() } else { 0 });
     if let Some(slot) = slot {
         slot.note.store(note(false, told), Ordering::Relaxed);
         if replaces {
-            slot.put(0, set & !TRAP_BIT);
+            slot.put(0, set & !held_bit());
             regs.si = slot.address();
         }
     }
@@ -233,7 +235,7 @@ fn enter_wait(regs: &mut PtRegs, nr: i64) -> Result<bool, Errno> {
         return Ok(false);
     }
     let set = user::read_word(at)?;
-    if set & TRAP_BIT == 0 {
+    if set & held_bit() == 0 {
         return Ok(false);
     }
     let Some(slot) = take(regs, nr) else {
@@ -241,9 +243,9 @@ fn enter_wait(regs: &mut PtRegs, nr: i64) -> Result<bool, Errno> {
     };
     const SET: usize = 4;
     if of_structure == 0 {
-        slot.put(0, set & !TRAP_BIT);
+        slot.put(0, set & !held_bit());
     } else {
-        slot.put(SET, set & !TRAP_BIT);
+        slot.put(SET, set & !held_bit());
         slot.put(0, slot.address() + 8 * SET as u64);
         slot.put(1, size);
         slot.put(2, last);
@@ -262,7 +264,10 @@ fn take(regs: &mut PtRegs, nr: i64) -> Option<&'static Slot> {
             slot.original.store(original, Ordering::Relaxed);
             slot.note.store(0, Ordering::Relaxed);
         }
-        None => ESCAPED.store(true, Ordering::Relaxed),
+        None => {
+            ESCAPED.store(true, Ordering::Relaxed);
+            dispatch::forbid();
+        }
     }
     slot
 }
@@ -296,8 +301,8 @@ fn exit(regs: &mut PtRegs, nr: i64, slot: &Slot) {
             let bit = bit(regs.di as u32);
             if regs.si != 0 && !process::shares_memory() {
                 match blocks {
-                    true => BLOCK_TRAP.fetch_or(bit, Ordering::Relaxed),
-                    false => BLOCK_TRAP.fetch_and(!bit, Ordering::Relaxed),
+                    true => BLOCK_HELD.fetch_or(bit, Ordering::Relaxed),
+                    false => BLOCK_HELD.fetch_and(!bit, Ordering::Relaxed),
                 };
             }
             MASK_BYTE
@@ -307,7 +312,7 @@ fn exit(regs: &mut PtRegs, nr: i64, slot: &Slot) {
     if told && regs.dx != 0 {
         let at = regs.dx + of_old;
         if let Ok(set) = user::read_word(at) {
-            let _written = user::write(at, &(set | TRAP_BIT).to_le_bytes());
+            let _written = user::write(at, &(set | held_bit()).to_le_bytes());
         }
     }
 }
@@ -327,7 +332,7 @@ fn exit_child_maker(regs: &PtRegs, nr: i64) {
         }
     } else if has(libc::CLONE_VFORK) && has(libc::CLONE_VM) && !has(libc::CLONE_THREAD) {
         let thread = thread::current();
-        thread.blocks_trap.set(thread.blocked_trap_before.get());
+        thread.blocks.set(thread.blocked_before.get());
     }
 }
 

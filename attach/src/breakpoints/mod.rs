@@ -21,7 +21,7 @@ mod process;
 mod slots;
 pub(crate) mod table;
 mod trap;
-mod user;
+pub(crate) mod user;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +30,7 @@ use uapi::Errno;
 use crate::arch::sys;
 use crate::arch::trap as signals;
 use crate::syscalls::{SyscallProbe, When};
-use action::{Action, TRAP_BIT};
+use action::{Action, held_bit};
 
 /// Which places get a breakpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,18 +66,46 @@ pub fn surround(probes: &mut Vec<SyscallProbe>) {
 /// # Errors
 /// The kernel's. Nothing has changed then.
 pub fn arm() -> Result<(), Errno> {
+    take_over(libc::SIGTRAP)
+}
+
+/// As [`arm`], for another signal: one at a time.
+pub(crate) fn take_over(signal: i32) -> Result<(), Errno> {
     if ARMED.load(Ordering::Relaxed) {
-        return Ok(());
+        return match action::held() == signal {
+            true => Ok(()),
+            false => Err(Errno::EBUSY),
+        };
     }
     process::init()?;
-    action::set(action::change(libc::SIGTRAP, None)?);
+    let before = action::change(signal, None)?;
+    action::HELD.store(signal, Ordering::Relaxed);
+    action::set(before);
     action::install()?;
     ARMED.store(true, Ordering::Relaxed);
-    sys::NEVER_BLOCKED.store(TRAP_BIT, Ordering::Relaxed);
-    for signal in (1..=SIGNALS).filter(|signal| *signal != libc::SIGTRAP) {
-        unblock_in_action(signal)?;
+    sys::NEVER_BLOCKED.store(held_bit(), Ordering::Relaxed);
+    unblock_in_actions()
+}
+
+/// All handlers are to run without the signal blocked.
+pub(crate) fn unblock_in_actions() -> Result<(), Errno> {
+    (1..=SIGNALS)
+        .filter(|signal| *signal != action::held())
+        .try_for_each(unblock_in_action)
+}
+
+/// Whether the signal can be taken over, or is, and was the program's default.
+pub(crate) fn is_free_for(signal: i32) -> bool {
+    match is_armed() {
+        true => action::held() == signal,
+        false => action::change(signal, None).is_ok_and(|before| before.handler == 0),
     }
-    Ok(())
+}
+
+/// Whether the kernel has our handler still.
+pub(crate) fn is_ours() -> bool {
+    let now = action::change(action::held(), None);
+    now.is_ok_and(|now| now.handler == trap::handler_address())
 }
 
 /// The handler of a signal is to run without SIGTRAP blocked.
@@ -87,10 +115,10 @@ fn unblock_in_action(signal: i32) -> Result<(), Errno> {
         Err(Errno::EINVAL) => return Ok(()),
         Err(error) => return Err(error),
     };
-    while action.is_function() && action.mask & TRAP_BIT != 0 {
-        masks::BLOCK_TRAP.fetch_or(1 << (signal - 1), Ordering::Relaxed);
+    while action.is_function() && action.mask & held_bit() != 0 {
+        masks::BLOCK_HELD.fetch_or(1 << (signal - 1), Ordering::Relaxed);
         let new = Action {
-            mask: action.mask & !TRAP_BIT,
+            mask: action.mask & !held_bit(),
             ..action
         };
         let old = action::change(signal, Some(new))?;
@@ -111,22 +139,24 @@ pub fn disarm() {
     }
     for signal in 1..=SIGNALS {
         let bit = 1 << (signal - 1);
-        if masks::BLOCK_TRAP.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
+        if masks::BLOCK_HELD.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
             continue;
         }
         let Ok(action) = action::change(signal, None) else {
             continue;
         };
         if action.is_function() {
-            let mask = action.mask | TRAP_BIT;
+            let mask = action.mask | held_bit();
             let _given_back = action::change(signal, Some(Action { mask, ..action }));
         }
     }
-    let _given_back = action::change(libc::SIGTRAP, Some(action::current()));
+    if is_ours() {
+        let _given_back = action::change(action::held(), Some(action::current()));
+    }
     sys::NEVER_BLOCKED.store(0, Ordering::Relaxed);
 }
 
-/// Whether SIGTRAP is taken over.
+/// Whether a signal is taken over.
 pub fn is_armed() -> bool {
     ARMED.load(Ordering::Relaxed)
 }
@@ -134,13 +164,13 @@ pub fn is_armed() -> bool {
 /// To be called on a new thread of the agent's own.
 pub fn enter_thread() {
     if is_armed() {
-        signals::change_mask(libc::SIG_UNBLOCK, TRAP_BIT);
+        signals::change_mask(libc::SIG_UNBLOCK, held_bit());
     }
 }
 
 /// To be called on a thread of the agent's own when SIGTRAP was given back.
 pub fn leave_thread() {
-    signals::change_mask(libc::SIG_BLOCK, TRAP_BIT);
+    signals::change_mask(libc::SIG_BLOCK, held_bit());
 }
 
 /// Whether a set of signals got through with SIGTRAP in it, so that breakpoints

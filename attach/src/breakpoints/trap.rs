@@ -1,4 +1,4 @@
-//! Our handler for SIGTRAP: a breakpoint's thread goes on in its trampoline, as
+//! Our handler: a breakpoint's thread goes on in its trampoline, as
 //! if a jump had led there; what is not ours is the program's. It allocates
 //! nothing, takes no lock, calls no libc and does not panic.
 #![deny(
@@ -12,10 +12,11 @@ use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::action::{self, Action, TRAP_BIT};
+use super::action::{self, Action, held_bit};
 use super::table;
 use crate::arch::trap as signals;
 use crate::arch::{sys, thread};
+use crate::syscalls::dispatch;
 
 /// `si_code` of a breakpoint (arch/x86/kernel/traps.c, do_int3_user, 6.18).
 const SI_KERNEL: i32 = 0x80;
@@ -38,7 +39,12 @@ unsafe extern "C" fn on_trap(
     let code = unsafe { (*info).si_code };
     // SAFETY: the caller's contract.
     let ip = unsafe { signals::instruction_pointer(context) };
-    if code == SI_KERNEL {
+    if signal == libc::SIGSYS {
+        // SAFETY: as above.
+        if unsafe { dispatch::redirect(info, context) } {
+            return;
+        }
+    } else if code == SI_KERNEL {
         // SAFETY: as above. A breakpoint is one byte.
         let addr = unsafe { ip.read() }.wrapping_sub(1);
         if let Some(entry) = table::find(addr) {
@@ -65,7 +71,7 @@ unsafe fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::u
         let _sent = unsafe { signals::send(sys::getpid(), signal, info as u64) };
         return;
     }
-    if is_sent && thread.blocks_trap.get() && keep(info) {
+    if is_sent && thread.blocks.get() & held_bit() != 0 && keep(info) {
         return;
     }
     let action = action::current();
@@ -73,7 +79,7 @@ unsafe fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::u
         IGNORED if is_sent => {}
         // What the kernel forces on a thread is not ignored.
         0 | IGNORED => {
-            signals::change_mask(libc::SIG_BLOCK, TRAP_BIT);
+            signals::change_mask(libc::SIG_BLOCK, held_bit());
             let _default = action::change(signal, Some(Action::default()));
             // Delivered when this handler has returned, at the program's own
             // instruction.
@@ -141,7 +147,7 @@ pub(super) fn unblocked() {
     let mut info = unsafe { KEPT.info.get().read() };
     KEPT.state.store(NONE, Ordering::Release);
     // SAFETY: a copy of the kernel's structure.
-    let _sent = unsafe { signals::send(sys::gettid(), libc::SIGTRAP, &raw mut info as u64) };
+    let _sent = unsafe { signals::send(sys::gettid(), info.si_signo, &raw mut info as u64) };
 }
 
 const _: () = assert!(offset_of!(libc::siginfo_t, si_code) == 8);

@@ -37,7 +37,7 @@ pub(crate) const CHILDREN: [i64; 4] = [
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// Behind the instruction; the thunk reads it.
-    pub(crate) continuation: u64,
+    pub(crate) continuation: AtomicU64,
     /// The stub that makes the call; of a constant number, the one that knows
     /// it.
     pub(crate) plain: u64,
@@ -130,7 +130,7 @@ pub(crate) unsafe extern "C" fn on_enter(regs: &mut PtRegs, entry: &Entry) {
             if let Some(list) = EXIT.get(nr) {
                 run(list, &admission, regs, nr);
             }
-            regs.cx = entry.continuation;
+            regs.cx = entry.continuation.load(Ordering::Relaxed);
         }
         None => {
             if nr == libc::SYS_rt_sigreturn {

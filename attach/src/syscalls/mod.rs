@@ -12,6 +12,7 @@
 //! `arch::syscalls` (finding them, trampolines, stubs), [`hit`] (what happens at
 //! one).
 
+pub mod dispatch;
 pub(crate) mod hit;
 pub(crate) mod light;
 pub(crate) mod memo;

@@ -2,6 +2,7 @@
 //! by a look at the text around it. It keeps nothing.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hit::{Entry, WATCHED};
 use super::memo::{JUMP, Recipe};
@@ -10,8 +11,10 @@ use crate::arch::decode::First;
 use crate::arch::plan::{Body, Plan, Planner};
 use crate::arch::syscalls::body::{self, Names};
 use crate::arch::syscalls::find::Found;
+use crate::arch::syscalls::light;
 use crate::arch::syscalls::pool::{self, Exit, Kind};
 use crate::arch::syscalls::replay;
+use crate::arch::syscalls::thunk;
 use crate::error::Refusal;
 use crate::module::Module;
 use crate::probe::Tactic;
@@ -144,7 +147,7 @@ fn make_entry(found: &Found) -> Option<(&'static Entry, Vec<&'static Exit>)> {
     };
     let entry = match found.nr {
         Some(nr) => Entry {
-            continuation,
+            continuation: AtomicU64::new(continuation),
             plain: stub(Kind::Plain, i64::from(nr))?,
             deep: 0,
             children: [0; 4],
@@ -155,7 +158,7 @@ fn make_entry(found: &Found) -> Option<(&'static Entry, Vec<&'static Exit>)> {
                 *child = stub(Kind::Plain, nr)?;
             }
             Entry {
-                continuation,
+                continuation: AtomicU64::new(continuation),
                 plain: stub(Kind::Plain, NONE)?,
                 deep: stub(Kind::Deep, DEEP)?,
                 children,
@@ -163,6 +166,41 @@ fn make_entry(found: &Found) -> Option<(&'static Entry, Vec<&'static Exit>)> {
         }
     };
     Some((Box::leak(Box::new(entry)), exits))
+}
+
+/// An entry for a place that is known only when a call is made there.
+pub(super) struct Dispatched {
+    pub(super) entry: &'static Entry,
+    /// Its stubs.
+    exits: Vec<(u64, &'static Exit)>,
+}
+
+/// Makes one. Never freed.
+pub(super) fn make_dispatched() -> Option<&'static mut Dispatched> {
+    let (entry, exits) = make_entry(&Found::new(0, None, Vec::new()))?;
+    let [children @ .., _plain, deep] = exits.as_slice() else {
+        return None;
+    };
+    for child in children {
+        child.target.store(light::exit_address(), Ordering::Release);
+    }
+    let addresses = entry.children.iter().chain([&entry.plain, &entry.deep]);
+    deep.target
+        .store(thunk::exit_deep_address(), Ordering::Release);
+    let exits = addresses.copied().zip(exits.iter().copied()).collect();
+    Some(Box::leak(Box::new(Dispatched { entry, exits })))
+}
+
+impl Dispatched {
+    /// Sends calls on to `continuation`. Reachable from a signal handler.
+    pub(super) fn aim(&self, continuation: u64) {
+        for (stub, exit) in &self.exits {
+            pool::set_continuation(*stub, exit, continuation);
+        }
+        self.entry
+            .continuation
+            .store(continuation, Ordering::Release);
+    }
 }
 
 /// Where the jump may stand, in order of preference: not at the start of a

@@ -13,11 +13,13 @@ pub(crate) struct Thread {
     pub(crate) shadow: Cell<*mut Shadow>,
     /// Probes are skipped on this thread; it never has a block.
     pub(crate) is_exempt: Cell<bool>,
-    /// The program believes this thread to block SIGTRAP; and did so before it
-    /// made a child in this memory.
-    pub(crate) blocks_trap: Cell<bool>,
-    /// See `blocks_trap`.
-    pub(crate) blocked_trap_before: Cell<bool>,
+    /// Not 0: its calls from elsewhere raise SIGSYS.
+    pub(crate) dispatched: Cell<u32>,
+    /// Signals that the program believes this thread to block; and did before
+    /// it made a child in this memory. Of those that are ever taken over.
+    pub(crate) blocks: Cell<u64>,
+    /// See `blocks`.
+    pub(crate) blocked_before: Cell<u64>,
 }
 
 const _: () = assert!(size_of::<Thread>() <= 32);

@@ -58,6 +58,35 @@ pub(crate) unsafe fn instruction_pointer(context: *mut libc::ucontext_t) -> *mut
     unsafe { registers.cast::<u64>().add(libc::REG_RIP as usize) }
 }
 
+/// The register r11 in a signal's context.
+///
+/// # Safety
+/// As for [`instruction_pointer`].
+pub(crate) unsafe fn r11(context: *mut libc::ucontext_t) -> *mut u64 {
+    // SAFETY: the caller's contract.
+    let registers = unsafe { &raw mut (*context).uc_mcontext.gregs };
+    // SAFETY: the array has a place for it.
+    unsafe { registers.cast::<u64>().add(libc::REG_R11 as usize) }
+}
+
+/// prctl(2).
+///
+/// # Safety
+/// What the call needs stays valid.
+pub(crate) unsafe fn prctl(arguments: [u64; 6]) -> Result<u64, Errno> {
+    // SAFETY: the caller's contract.
+    unsafe { syscall(libc::SYS_prctl, arguments) }
+}
+
+/// The signals that the calling thread blocks.
+pub(crate) fn blocked() -> u64 {
+    let mut set = 0_u64;
+    let arguments = [0, 0, &raw mut set as u64, 8, 0, 0];
+    // SAFETY: the set is valid for eight bytes.
+    let _asked = unsafe { syscall(libc::SYS_rt_sigprocmask, arguments) };
+    set
+}
+
 /// rt_sigaction(2): the words of a `struct sigaction` as the kernel has it.
 pub(crate) fn action(signal: i32, new: Option<&[u64; 4]>) -> Result<[u64; 4], Errno> {
     let mut old = [0; 4];

@@ -27,7 +27,7 @@ pub(crate) struct Exit {
     /// Where the stub jumps, with the address of this in rcx: `thunk::...`.
     pub(crate) target: AtomicU64,
     /// Where the program goes on.
-    pub(crate) continuation: u64,
+    pub(crate) continuation: AtomicU64,
     /// The number of the system call; of a deep stub, unused.
     pub(crate) nr: i64,
 }
@@ -120,6 +120,22 @@ pub(crate) enum Kind {
     Deep,
 }
 
+/// Tells where the program goes on behind a stub that was made for a place to be
+/// known later.
+pub(crate) fn set_continuation(stub: u64, exit: &Exit, continuation: u64) {
+    exit.continuation.store(continuation, Ordering::Relaxed);
+    let slot = |start: u64, table: &'static [Slot]| {
+        table.get((stub.checked_sub(start)? as usize) / STRIDE)
+    };
+    // SAFETY: zeroed atomics of this library, changed by atomics only.
+    let (plain, deep) = unsafe { (&bpftime_syscalls_plain_table, &bpftime_syscalls_deep_table) };
+    let plain = slot(bpftime_syscalls_plain as *const () as u64, plain);
+    let slot = plain.or_else(|| slot(bpftime_syscalls_deep as *const () as u64, deep));
+    if let Some(slot) = slot {
+        slot.address.store(continuation, Ordering::Release);
+    }
+}
+
 /// Stubs given away; they never come back.
 static PLAIN_USED: AtomicUsize = AtomicUsize::new(0);
 static DEEP_USED: AtomicUsize = AtomicUsize::new(0);
@@ -153,7 +169,7 @@ pub(crate) fn stub(kind: Kind, continuation: u64, nr: i64) -> Option<(u64, &'sta
     }?;
     let exit: &'static Exit = Box::leak(Box::new(Exit {
         target: AtomicU64::new(thunk::pass_address()),
-        continuation,
+        continuation: AtomicU64::new(continuation),
         nr,
     }));
     slot.address.store(continuation, Ordering::Relaxed);
