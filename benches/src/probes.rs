@@ -3,6 +3,9 @@
 //! and a tool that attaches and detaches for each measurement. Rounds are
 //! interleaved: drift of the machine meets everything alike.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use tests::{Program, World};
 
@@ -45,6 +48,10 @@ const PLAIN_CALLS: u64 = 1_000_000;
 struct Pair {
     victim: Program,
     tool: Program,
+    /// Another tool, with a program that reads memory at a place that is not
+    /// passed again: what lasts of a process is found out once such a program
+    /// is there, within a second.
+    _reader: Program,
     calls: u64,
     counted: u64,
 }
@@ -52,13 +59,20 @@ struct Pair {
 impl Pair {
     fn start(world: &World, calls: u64) -> Pair {
         let path = world.fixture("victim");
-        let mut tool = Program::on_pipes(world.tool(&[world.fixture("cost"), path.clone()]));
-        assert_eq!(tool.line(), "ready");
-        let mut victim = world.start(&[path]);
+        let start_tool = || {
+            let mut tool = Program::on_pipes(world.tool(&[world.fixture("cost"), path.clone()]));
+            assert_eq!(tool.line(), "ready");
+            tool
+        };
+        let (tool, mut reader) = (start_tool(), start_tool());
+        let mut victim = world.start(std::slice::from_ref(&path));
         assert_eq!(victim.line(), format!("pid {}", victim.pid()));
+        assert_eq!(reader.ask("attach read_heap main entry"), "attached");
+        sleep(Duration::from_secs(2));
         Pair {
             victim,
             tool,
+            _reader: reader,
             calls,
             counted: 0,
         }
