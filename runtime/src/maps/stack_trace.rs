@@ -28,7 +28,7 @@ pub(super) const TYPE: MapType = MapType {
     per_cpu: false,
 };
 
-/// How long bpf(2) waits for a writer, in ns: one that was stopped, or a word
+/// How long bpf(2) waits for one writer, in ns: one that was stopped, or a word
 /// that someone wrote, must not hang the tool.
 const PATIENCE_NS: u64 = 100_000_000;
 
@@ -213,12 +213,14 @@ impl StackTrace {
     /// Copies a stack out, zeros behind it, and takes it away if `delete`.
     fn read(&self, id: u32, value: &mut [u8], delete: bool) -> Result<(), Errno> {
         let place = self.place(id).ok_or(Errno::ENOENT)?;
-        let mut begun = None;
+        let mut seen = (State(0), 0);
         for _ in 0..TRIES {
             let state = StackTrace::state(place);
             if state.is_being_written() && thread::exists(state.writer()) {
                 let now = sys::clock_ns(libc::CLOCK_MONOTONIC);
-                if now.saturating_sub(*begun.get_or_insert(now)) > PATIENCE_NS {
+                if state != seen.0 {
+                    seen = (state, now);
+                } else if now.saturating_sub(seen.1) > PATIENCE_NS {
                     return Err(Errno::EBUSY);
                 }
                 sys::sched_yield();
