@@ -8,15 +8,13 @@
 //! one of these is no longer so.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use attach::breakpoints;
-use runtime::session::file;
-
 use crate::log::debug;
 use crate::syscalls::observers::{self, Observer};
+use crate::threads;
+use attach::breakpoints;
 
 /// The user asked for them.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -60,13 +58,16 @@ pub struct Breakpoints {
 
 /// Waits for the threads that may be about to run the handler.
 #[derive(Default)]
-pub struct Leaving(Option<BTreeMap<i32, u64>>);
+pub struct Leaving(Option<BTreeMap<i32, Option<u64>>>);
 
 impl Leaving {
     /// Whether none is, since this was asked first.
     pub fn is_over(&mut self) -> bool {
-        let times = || threads().map(|tid| (tid, time_run(tid))).collect();
-        let before = self.0.get_or_insert_with(times);
+        let Some(before) = &mut self.0 else {
+            self.0 = threads::others()
+                .map(|all| all.into_iter().map(|tid| (tid, time_run(tid))).collect());
+            return self.0.as_ref().is_some_and(BTreeMap::is_empty);
+        };
         before.retain(|tid, then| !has_passed(*tid, *then));
         before.is_empty()
     }
@@ -91,12 +92,8 @@ impl Breakpoints {
         breakpoints::arm().map_err(|error| format!("SIGTRAP cannot be handled: {error}"))?;
         breakpoints::enter_thread();
         self.is_armed = true;
-        if std::fs::read_dir("/proc/self/task").is_err() {
-            self.disarm();
-            return Err("its threads are not shown in /proc".to_owned());
-        }
         let deadline = Instant::now() + MOMENT;
-        while let Some(doubt) = threads().find_map(blocks_trap) {
+        while let Some(doubt) = of_threads(blocks_trap, unknown) {
             if Instant::now() >= deadline {
                 // None is there, so nobody is about to run the handler.
                 self.disarm();
@@ -118,7 +115,7 @@ impl Breakpoints {
         if is_traced() {
             return Some("it is being debugged".to_owned());
         }
-        threads().find_map(|tid| is_blocked(tid).then(|| blocked(tid)))
+        of_threads(|tid| is_blocked(tid).then(|| blocked(tid)), unknown)
     }
 
     /// None is in the text. Whether all that was done for them is undone.
@@ -159,36 +156,56 @@ const WAY_TO_HANDLER: u64 = 2_000_000;
 
 /// Whether a thread that had run for `before` when the last breakpoint went can
 /// not be about to run the handler.
-fn has_passed(tid: i32, before: u64) -> bool {
-    let Some(status) = read(tid, "status") else {
-        return true;
+fn has_passed(tid: i32, before: Option<u64>) -> bool {
+    let Some(status) = threads::read(tid, "status") else {
+        return threads::has_gone(tid);
     };
     if has(&status, "SigPnd:", TAKEN) {
         return false;
     }
     // Nothing on that way sleeps.
-    let is_running = field(&status, "State:").is_none_or(|state| state.starts_with('R'));
-    !is_running || time_run(tid).saturating_sub(before) > WAY_TO_HANDLER
+    let is_running = threads::field(&status, "State:").is_none_or(|state| state.starts_with('R'));
+    let has_run = time_run(tid).zip(before);
+    !is_running || has_run.is_some_and(|(now, then)| now.saturating_sub(then) > WAY_TO_HANDLER)
 }
 
-/// Nanoseconds that a thread has run; `u64::MAX` if the kernel does not tell.
-fn time_run(tid: i32) -> u64 {
-    let text = read(tid, "schedstat").unwrap_or_default();
-    let first = text.split_ascii_whitespace().next();
-    first
-        .and_then(|first| first.parse().ok())
-        .unwrap_or(u64::MAX)
+/// Nanoseconds that a thread has run, if the kernel tells.
+fn time_run(tid: i32) -> Option<u64> {
+    let text = threads::read(tid, "schedstat")?;
+    text.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Whether the process is being debugged. A debugger takes breakpoints for its
 /// own; and whoever attaches is one until the agent has started.
 pub fn is_traced() -> bool {
-    let status = read(shm::sys::gettid(), "status").unwrap_or_default();
-    field(&status, "TracerPid:").is_none_or(|pid| pid != "0")
-        || threads().any(|tid| {
-            let status = read(tid, "status").unwrap_or_default();
-            field(&status, "TracerPid:").is_some_and(|pid| pid != "0")
-        })
+    let is_not_zero = |tid| says_otherwise(tid, "TracerPid:", "0");
+    is_not_zero(shm::sys::gettid()) || any_thread(is_not_zero)
+}
+
+/// What `why` says of the first thread of which it says something; `unknown`
+/// where threads cannot be listed.
+fn of_threads<T>(why: impl Fn(i32) -> Option<T>, unknown: impl Fn() -> T) -> Option<T> {
+    match threads::others() {
+        Some(all) => all.into_iter().find_map(why),
+        None => Some(unknown()),
+    }
+}
+
+/// Whether one is so, or they cannot be listed.
+fn any_thread(is_so: impl Fn(i32) -> bool) -> bool {
+    of_threads(|tid| is_so(tid).then_some(()), || ()).is_some()
+}
+
+fn unknown() -> String {
+    "its threads cannot be looked at".to_owned()
+}
+
+/// Whether a thread's status has a line that is not `value`, or cannot be read.
+fn says_otherwise(tid: i32, line: &str, value: &str) -> bool {
+    match threads::read(tid, "status") {
+        Some(status) => threads::field(&status, line).is_none_or(|found| found != value),
+        None => !threads::has_gone(tid),
+    }
 }
 
 fn blocked(tid: i32) -> String {
@@ -205,14 +222,17 @@ fn blocks_trap(tid: i32) -> Option<String> {
 }
 
 fn is_blocked(tid: i32) -> bool {
-    read(tid, "status").is_some_and(|status| has(&status, "SigBlk:", TRAP))
+    match threads::read(tid, "status") {
+        Some(status) => has(&status, "SigBlk:", TRAP),
+        None => !threads::has_gone(tid),
+    }
 }
 
 /// Whether a thread is in a call that will give it another signal mask at its
 /// end than it has now.
 fn waits_with_another_mask(tid: i32) -> bool {
-    let Some(line) = read(tid, "syscall") else {
-        return false;
+    let Some(line) = threads::read(tid, "syscall") else {
+        return !threads::has_gone(tid);
     };
     let mut words = line.split_ascii_whitespace();
     let number: Option<i64> = words.next().and_then(|word| word.parse().ok());
@@ -228,32 +248,9 @@ fn waits_with_another_mask(tid: i32) -> bool {
 
 const SYS_IO_PGETEVENTS: i64 = 333;
 
-/// This process's threads but the calling one.
-fn threads() -> impl Iterator<Item = i32> {
-    let own = shm::sys::gettid();
-    let all = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    let ids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    ids.filter(move |tid| *tid != own)
-}
-
-fn read(tid: i32, what: &str) -> Option<String> {
-    let path = CString::new(format!("/proc/self/task/{tid}/{what}")).ok()?;
-    let bytes = file::read_small(&path, 1 << 16).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 /// Whether system calls are filtered in this process.
 pub fn is_filtered() -> bool {
-    threads().any(|tid| {
-        let status = read(tid, "status").unwrap_or_default();
-        field(&status, "Seccomp:").is_none_or(|mode| mode != "0")
-    })
-}
-
-/// A line of proc_pid_status(5).
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    let line = status.lines().find(|line| line.starts_with(name))?;
-    line.get(name.len()..).map(str::trim)
+    any_thread(|tid| says_otherwise(tid, "Seccomp:", "0"))
 }
 
 const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
@@ -262,8 +259,8 @@ const TAKEN: u64 = TRAP | 1 << (libc::SIGSYS - 1);
 
 /// Whether a set of signals in it holds one of these.
 fn has(status: &str, name: &str, signals: u64) -> bool {
-    let set = field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
-    set.is_some_and(|set| set & signals != 0)
+    let set = threads::field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
+    set.is_none_or(|set| set & signals != 0)
 }
 
 #[cfg(test)]
@@ -274,10 +271,11 @@ mod tests {
     fn lines_of_proc() {
         let status =
             "Name:\tx\nState:\tR (running)\nSigPnd:\t0000000000000010\nSigBlk:\t00000000000000ef\n";
-        assert_eq!(field(status, "State:"), Some("R (running)"));
+        assert_eq!(threads::field(status, "State:"), Some("R (running)"));
         assert!(has(status, "SigPnd:", TRAP));
         assert!(!has(status, "SigBlk:", TRAP));
-        assert!(!has(status, "SigCgt:", TRAP));
+        // What is not told is feared.
+        assert!(has(status, "SigCgt:", TRAP));
     }
 
     #[test]
@@ -296,10 +294,13 @@ mod tests {
         });
         let tid = told.recv().expect("a thread");
         assert_eq!(blocks_trap(tid), Some(blocked(tid)));
-        assert!(has_passed(tid, time_run(tid)) || time_run(tid) != u64::MAX);
+        // It is about to sleep.
+        while !has_passed(tid, None) {
+            std::thread::yield_now();
+        }
         drop(ask);
         thread.join().expect("no panic");
         assert_eq!(blocks_trap(tid), None);
-        assert!(has_passed(tid, 0));
+        assert!(has_passed(tid, None));
     }
 }

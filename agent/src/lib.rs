@@ -34,6 +34,7 @@ mod signals;
 mod stacks;
 mod state;
 mod syscalls;
+mod threads;
 mod valgrind;
 
 use std::ffi::{CStr, OsStr, c_char};

@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use runtime::session::file;
 
+use crate::breakpoints;
+
 /// The file of the running program, where it is known that nobody can write to
 /// it or truncate it meanwhile (ETXTBSY).
 struct Program {
@@ -269,7 +271,7 @@ pub(super) fn find_guards() -> Result<bool, &'static str> {
 
 /// Whether nothing in this process makes what [`readable`] tells wrong.
 pub(super) fn is_fit(has_guards: bool) -> Result<(), &'static str> {
-    if any_filtered() {
+    if breakpoints::is_filtered() {
         return Err("a system call filter may forbid what a withdrawal takes");
     }
     for entry in fs::read_dir("/proc/thread-self/fd").map_err(|_| "no list of fds")? {
@@ -288,18 +290,6 @@ pub(super) fn is_fit(has_guards: bool) -> Result<(), &'static str> {
         None if has_keys() => Err("the process is too large to ask for protection keys"),
         _ => Ok(()),
     }
-}
-
-/// Whether a thread is under seccomp(2).
-fn any_filtered() -> bool {
-    let Ok(tasks) = fs::read_dir("/proc/thread-self/../") else {
-        return true;
-    };
-    tasks.flatten().any(|task| {
-        let status = fs::read(task.path().join("status")).unwrap_or_default();
-        let mut lines = status.split(|&byte| byte == b'\n');
-        lines.any(|line| line.starts_with(b"Seccomp:") && !line.ends_with(b"\t0"))
-    })
 }
 
 /// Whether the processor has protection keys and the kernel uses them.

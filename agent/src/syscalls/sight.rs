@@ -7,12 +7,10 @@
 //! written, or a debugger writes), and a thread that was stopped by a signal,
 //! when hooks came, right before the very instruction.
 
-use std::ffi::CString;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use runtime::session::file;
-
 use super::{observers, text};
+use crate::threads;
 
 /// Bit 0: all is seen. Then, 16 bits: calls under way that bring text. Then
 /// how often one began or ended.
@@ -73,7 +71,9 @@ pub struct Sight {
     before: u64,
     /// Threads that may be right before an instruction, from before it was
     /// hooked, with their time in user mode then.
-    passing: Vec<(i32, u64)>,
+    passing: Vec<(i32, Option<u64>)>,
+    /// Those threads could not be listed.
+    is_unknown: bool,
 }
 
 /// Ticks in user mode (of 10 ms) behind which a thread has passed.
@@ -97,23 +97,31 @@ impl Sight {
         if is_whole() {
             return;
         }
-        self.passing = threads().map(|tid| (tid, user_ticks(tid))).collect();
+        let all = threads::others();
+        self.is_unknown = all.is_none();
+        let all = all.unwrap_or_default().into_iter();
+        self.passing = all.map(|tid| (tid, user_ticks(tid))).collect();
     }
 
     /// Whether every thread has left what was not hooked.
     pub fn is_settled(&self) -> bool {
-        self.before & UNDER_WAY_MASK == 0 && self.passing.is_empty()
+        self.before & UNDER_WAY_MASK == 0 && !self.is_unknown && self.passing.is_empty()
     }
 
     /// At the end of a round, which found out whether all text that was there is
     /// hooked where it has to be.
     pub fn round_ends(&mut self, is_whole: bool) {
-        let has_passed = |tid: i32, since: u64| {
-            is_elsewhere(tid) || user_ticks(tid).saturating_sub(since) >= PASSED
+        if self.is_unknown {
+            // They may be listed by now.
+            self.hooked();
+        }
+        let has_passed = |tid: i32, since: Option<u64>| {
+            let ran = user_ticks(tid).zip(since);
+            is_elsewhere(tid) || ran.is_some_and(|(now, then)| now.saturating_sub(then) >= PASSED)
         };
         self.passing
             .retain(|(tid, since)| !has_passed(*tid, *since));
-        let sees_all = is_whole && self.before & UNDER_WAY_MASK == 0 && self.passing.is_empty();
+        let sees_all = is_whole && self.is_settled();
         if sees_all {
             let (old, new) = (self.before, self.before | ALL);
             // If anything has changed since, the next round says so.
@@ -124,39 +132,23 @@ impl Sight {
     }
 }
 
-/// This process's threads but the calling one.
-fn threads() -> impl Iterator<Item = i32> {
-    let own = shm::sys::gettid();
-    let all = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    let ids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    ids.filter(move |tid| *tid != own)
-}
-
-fn read_of(tid: i32, what: &str) -> Option<Vec<u8>> {
-    let path = CString::new(format!("/proc/self/task/{tid}/{what}")).ok()?;
-    file::read_small(&path, 4096).ok()
-}
-
 /// Whether a thread has gone or is blocked in a call that nobody observes: what
 /// it does next it does behind that.
 fn is_elsewhere(tid: i32) -> bool {
-    let Some(line) = read_of(tid, "syscall") else {
-        return !runtime::session::process::has_thread(tid);
+    let Some(line) = threads::read(tid, "syscall") else {
+        return threads::has_gone(tid);
     };
-    let number = line.split(|&b| b == b' ').next().unwrap_or_default();
-    let number = std::str::from_utf8(number)
-        .ok()
-        .and_then(|n| n.parse().ok());
+    let number = line.split(' ').next().and_then(|n| n.parse().ok());
     number.is_some_and(|nr: i64| nr >= 0 && !observers::observe(nr) && !text::brings_text(nr))
 }
 
-/// Time in user mode (field 14 of proc_pid_stat(5)).
-fn user_ticks(tid: i32) -> u64 {
-    let Some(line) = read_of(tid, "stat") else {
-        return 0;
-    };
-    let behind_name = line.rsplit(|&b| b == b')').next().unwrap_or_default();
-    let fields = String::from_utf8_lossy(behind_name);
-    let ticks = fields.split_ascii_whitespace().nth(14 - 3);
-    ticks.and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+/// Time in user mode (field 14 of proc_pid_stat(5)), if it can be read.
+fn user_ticks(tid: i32) -> Option<u64> {
+    let line = threads::read(tid, "stat")?;
+    let behind_name = line.rsplit(')').next()?;
+    behind_name
+        .split_ascii_whitespace()
+        .nth(14 - 3)?
+        .parse()
+        .ok()
 }
