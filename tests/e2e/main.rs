@@ -10,6 +10,7 @@ mod dispatch;
 mod drains;
 mod dumps;
 mod errors;
+mod exact;
 mod known;
 mod libraries;
 mod memory;
