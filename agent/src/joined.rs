@@ -50,6 +50,7 @@ impl Joined {
             .zip(view.doorbell())
             .and_then(|(vcpus, doorbell)| ProcessEnv::new(vcpus, doorbell))
             .map(|env| env.with_return_addresses(attach::true_return_address))
+            .map(|env| env.with_tasks(view.tasks()))
             .ok_or("its data is too short")?;
         Ok(Joined {
             number,

@@ -15,6 +15,14 @@ pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct KernelStructures(OnceLock<Option<KernelBtf>>);
 
 impl KernelStructures {
+    /// The types themselves.
+    pub(crate) fn types(&self) -> Option<&Btf> {
+        self.0
+            .get_or_init(KernelBtf::read)
+            .as_ref()
+            .map(KernelBtf::types)
+    }
+
     pub(crate) fn get(&self) -> Option<&dyn KernelTypes> {
         let types = self.0.get_or_init(KernelBtf::read).as_ref();
         types.map(|types| types as &dyn KernelTypes)

@@ -19,6 +19,7 @@ pub mod program;
 pub mod readable;
 pub mod run;
 pub mod session;
+pub mod tasks;
 pub mod thread;
 pub mod types;
 pub mod unwind;

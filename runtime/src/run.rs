@@ -11,6 +11,7 @@ use vm::Run;
 use crate::doorbell::Doorbell;
 use crate::id_table::IdTable;
 use crate::maps::{PerfRing, Ring};
+use crate::tasks::TaskFields;
 use crate::vcpu::Vcpus;
 
 /// No vCPU was claimed for the run.
@@ -153,6 +154,7 @@ pub struct ProcessEnv {
     pub doorbell: Doorbell,
     /// For stack walkers.
     pub return_address: ReturnAddress,
+    tasks: Option<TaskFields>,
     perf_rings: IdTable<PerfRing>,
     programs: IdTable<TailTarget>,
 }
@@ -174,6 +176,7 @@ impl ProcessEnv {
             vcpus: Vcpus::new(vcpus)?,
             doorbell: Doorbell::new(doorbell)?,
             return_address: |_, found| found,
+            tasks: None,
             perf_rings: IdTable::new(),
             programs: IdTable::new(),
         })
@@ -186,6 +189,16 @@ impl ProcessEnv {
             return_address: lookup,
             ..self
         }
+    }
+
+    /// The same, where programs read fields of tasks.
+    pub fn with_tasks(self, tasks: Option<TaskFields>) -> ProcessEnv {
+        ProcessEnv { tasks, ..self }
+    }
+
+    /// Where the kernel has a task's fields.
+    pub(crate) fn tasks(&self) -> Option<&TaskFields> {
+        self.tasks.as_ref()
     }
 
     /// Makes a perf ring known to `bpf_perf_event_output`.

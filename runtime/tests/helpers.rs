@@ -71,6 +71,23 @@ fn page_before_a_hole() -> *mut u8 {
 }
 
 #[test]
+fn tasks_that_no_session_describes_cannot_be_read() {
+    let bench = Bench::new();
+    let task = bench.call(BPF_FUNC_GET_CURRENT_TASK, [0; 5]) as u64;
+    assert_eq!(task >> 47, (1 << 17) - 1, "the kernel's half");
+    for id in [
+        BPF_FUNC_PROBE_READ,
+        BPF_FUNC_PROBE_READ_USER,
+        BPF_FUNC_PROBE_READ_KERNEL,
+        BPF_FUNC_PROBE_READ_KERNEL_STR,
+    ] {
+        let mut to = [0xffu8; 8];
+        let ret = bench.call(id, [address(&raw mut to), 8, task + 2500, 0, 0]);
+        assert_eq!((ret, to), (Errno::EFAULT.ret(), [0; 8]), "{id}");
+    }
+}
+
+#[test]
 fn reads_copy_or_fail_whole() {
     let bench = Bench::new();
     let from = *b"0123456789abcdef";

@@ -33,6 +33,11 @@ pub fn getpid() -> i32 {
     simple(libc::SYS_getpid, 0, 0, 0) as i32
 }
 
+/// The parent's process id in the own pid namespace; 0 if it has none there.
+pub fn getppid() -> i32 {
+    simple(libc::SYS_getppid, 0, 0, 0) as i32
+}
+
 /// Ends the process.
 pub fn exit_group(status: i32) -> ! {
     loop {
@@ -193,6 +198,7 @@ mod tests {
     #[test]
     fn ids_agree_with_libc() {
         assert_eq!(getpid() as u32, std::process::id());
+        assert_eq!(getppid() as u32, std::os::unix::process::parent_id());
         assert!(alive(getpid(), gettid()));
         assert!(!alive(getpid(), 0x3fff_ffff));
         assert!(can_run(getpid(), gettid()));

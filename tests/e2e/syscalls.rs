@@ -218,8 +218,9 @@ fn execsnoop_sees_children_become_programs() {
         let mut tool = world.load(&["execsnoop", "-n", "true"]);
         tool.wait_idle();
         let script = "for i in 1 2 3; do /bin/true marked-$i; done";
-        let exit = world.start(&["sh", "-c", script]).finish();
-        assert_eq!(exit.code, 0);
+        let shell = world.start(&["sh", "-c", script]);
+        let parent = shell.pid().to_string();
+        assert_eq!(shell.finish().code, 0);
         tool.lines_until(|line| line.contains("marked-3"));
         let text = tool.interrupt().stdout;
         let rows: Vec<Vec<&str>> = text
@@ -232,8 +233,50 @@ fn execsnoop_sees_children_become_programs() {
         for (row, i) in rows.iter().zip(1..) {
             let argument = format!("marked-{i}");
             assert_eq!((row[0], row[3], row[5]), ("true", "0", argument.as_str()));
+            assert_eq!(row[2], parent, "{text}");
         }
     }
+}
+
+/// What a program finds that walks from its task.
+#[test]
+fn tasks_are_the_kernels() {
+    let of_task = |name: &str, script: &str| {
+        both(&["bpftrace", "-e", script], name, 0, |text| {
+            let lines = text.lines().filter(|line| line.starts_with('@'));
+            lines.map(str::to_owned).collect()
+        })
+    };
+    let rows = of_task(
+        "calls-task",
+        r#"
+        tracepoint:syscalls:sys_enter_openat /comm == "calls-task"/ {
+            $t = (struct task_struct *)curtask;
+            @own[$t->pid == tid, $t->tgid == pid, $t->comm, $t->group_leader->pid == pid,
+                $t->group_leader->tgid == pid, $t->group_leader->comm] = 1;
+            @parent[$t->real_parent->tgid, $t->parent->tgid,
+                $t->real_parent->group_leader->comm,
+                $t->real_parent->group_leader->pid] = 1;
+            @above[$t->real_parent->real_parent->tgid] = 1;
+            @cred[$t->cred->uid.val, $t->cred->euid.val, $t->real_cred->gid.val] = 1;
+            @ns[$t->nsproxy->mnt_ns->ns.inum, $t->nsproxy->pid_ns_for_children->ns.inum,
+                $t->nsproxy->net_ns->ns.inum] = 1;
+            @ns2[$t->nsproxy->uts_ns->ns.inum, $t->nsproxy->ipc_ns->ns.inum,
+                $t->nsproxy->cgroup_ns->ns.inum, $t->nsproxy->time_ns->ns.inum] = 1;
+            @host[$t->nsproxy->uts_ns->name.nodename] = 1;
+            @zero[$t->exit_code, $t->mm == 0, $t->exit_state] = 1;
+            $age = nsecs - $t->start_time;
+            @young[$age > 0 && $age < 60000000000] = 1;
+            @boot[$t->start_boottime >= $t->start_time] = 1;
+        }"#,
+    );
+    let me = std::process::id();
+    assert!(rows.contains(&"@own[1, 1, calls-task, 1, 1, calls-task]: 1".to_owned()));
+    let starts = |text: String| rows.iter().any(|row| row.starts_with(&text));
+    assert!(starts(format!("@parent[{me}, {me}, ")), "{rows:#?}");
+    assert!(starts("@zero[0, 0, 0]".to_owned()), "{rows:#?}");
+    assert!(starts("@young[1]".to_owned()), "{rows:#?}");
+    assert!(starts("@boot[1]".to_owned()), "{rows:#?}");
 }
 
 /// The kernel has no such thing for tracepoints.

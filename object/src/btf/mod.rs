@@ -4,13 +4,14 @@
 //! bytes. It knows no program and no map.
 //!
 //! Reading order: `types` (the shapes), `header`, `parse` (bytes to shapes),
-//! `check` (what shapes say of each other), `access` (what lies where).
+//! `check` (what shapes say of each other), `access` (what lies where), `member` (where a name lies).
 
 mod access;
 #[cfg(any(test, feature = "testing"))]
 pub mod build;
 mod check;
 mod header;
+mod member;
 mod parse;
 mod types;
 

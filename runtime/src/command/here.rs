@@ -23,6 +23,7 @@ impl Here {
     pub(super) fn new(session: &Session) -> Option<Here> {
         thread::init();
         let env = ProcessEnv::new(session.vcpus()?, session.doorbell()?)?;
+        let env = env.with_tasks(session.tasks());
         Some(Here {
             env,
             runs: RwLock::default(),

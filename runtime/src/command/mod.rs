@@ -68,6 +68,8 @@ pub struct Bpf {
     /// Read when the first program calls one.
     kernel_functions: OnceLock<KernelFunctions>,
     kernel_structures: KernelStructures,
+    /// What sessions note of its tasks.
+    tasks: OnceLock<Option<Vec<u8>>>,
     kernel_btf: OnceLock<Option<Arc<BtfObject>>>,
 }
 
@@ -78,6 +80,7 @@ impl Bpf {
             home: Arc::new(Home::new(Some(session))),
             kernel_functions: OnceLock::new(),
             kernel_structures: KernelStructures::default(),
+            tasks: OnceLock::new(),
             kernel_btf: OnceLock::new(),
         }
     }
@@ -90,6 +93,7 @@ impl Bpf {
             home: Arc::new(Home::new(None)),
             kernel_functions: OnceLock::new(),
             kernel_structures: KernelStructures::default(),
+            tasks: OnceLock::new(),
             kernel_btf: OnceLock::new(),
         }
     }

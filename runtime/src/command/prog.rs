@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use uapi::helper::BPF_FUNC_GET_CURRENT_TASK;
 use uapi::insn::{
     BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE,
     BPF_PSEUDO_MAP_VALUE,
@@ -22,6 +23,8 @@ use super::object::{Home, check_name, locked};
 use super::{Bpf, BtfObject, MapObject};
 use crate::maps::Map;
 use crate::program::{self, Objects};
+use crate::session::Session;
+use crate::tasks::TaskFields;
 use crate::types::{self, Records};
 
 /// Program types that are loaded, fewer than can be verified. All but
@@ -40,6 +43,9 @@ const RUNNABLE: &str = "kprobe (uprobe), tracepoint, raw_tracepoint and perf_eve
 /// strict and any alignment, the two kinds of test runs of the verifier's
 /// own state, sleepable, register invariants.
 const PROG_FLAGS: u32 = 0b1001_1111;
+
+/// Helpers that give tasks.
+const TASKS: [u32; 1] = [BPF_FUNC_GET_CURRENT_TASK];
 
 /// `BPF_LD | BPF_IMM | BPF_DW`.
 const LD_IMM64: u8 = BPF_LD | BPF_IMM | BPF_DW;
@@ -191,6 +197,9 @@ impl Bpf {
         let (verified, id) = match self.session() {
             Ok(session) => {
                 let verified = program::verify(session, load.spec, log).map_err(|e| e.errno)?;
+                if verified.facts().helpers.iter().any(|id| TASKS.contains(id)) {
+                    self.note_tasks(session);
+                }
                 let id = session.create_program(verified.spec())?;
                 (verified, id)
             }
@@ -214,6 +223,15 @@ impl Bpf {
         });
         self.home.tables().progs.insert(id, &prog);
         Ok(prog)
+    }
+
+    /// Lets programs of the session find the fields of tasks.
+    fn note_tasks(&self, session: &Session) {
+        let types = self.kernel_structures.types();
+        let note = self.tasks.get_or_init(|| types.map(TaskFields::of_kernel));
+        if let Some(note) = note {
+            session.note_tasks(note);
+        }
     }
 
     /// `BPF_PROG_BIND_MAP`: the map lives as long as the program.

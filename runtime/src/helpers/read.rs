@@ -12,7 +12,8 @@ use uapi::Errno;
 
 use super::row::{Any, LenOrZero, Room, helper};
 use crate::maps::bytes;
-use crate::{own_stack, readable, thread};
+use crate::run::RunState;
+use crate::{own_stack, readable, tasks, thread};
 
 /// Copies `len` bytes from `from`; all or nothing.
 ///
@@ -20,17 +21,65 @@ use crate::{own_stack, readable, thread};
 /// `to` is writable for `len` bytes.
 #[inline]
 pub(crate) unsafe fn read(to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
+    // SAFETY: the caller vouches for `to`.
+    match unsafe { at_hand(to, from, len) } {
+        true => Ok(()),
+        // SAFETY: as above.
+        false => unsafe { read_anywhere(to, from, len) },
+    }
+}
+
+/// Copies what a thread can load by itself: whether it was.
+///
+/// # Safety
+/// As [`read`].
+#[inline(always)]
+unsafe fn at_hand(to: *mut u8, from: u64, len: usize) -> bool {
     if own_stack::holds(from, len as u64) {
         // SAFETY: the caller vouches for `to`; `from` can be read.
         unsafe { bytes::copy_unaligned(to, from as *const u8, len) };
-        return Ok(());
+        return true;
     }
     // SAFETY: the caller vouches for `to`.
-    if len != 0 && unsafe { readable::copy(to, from, len) } {
-        return Ok(());
+    len != 0 && unsafe { readable::copy(to, from, len) }
+}
+
+/// As [`read`], and fields of tasks, where a run may read the kernel's memory.
+///
+/// # Safety
+/// As [`read`].
+#[inline]
+unsafe fn read_for(
+    run: Option<&RunState>,
+    to: *mut u8,
+    from: u64,
+    len: usize,
+) -> Result<(), Errno> {
+    // SAFETY: the caller vouches for `to`.
+    match unsafe { at_hand(to, from, len) } {
+        true => Ok(()),
+        // SAFETY: as above.
+        false => unsafe { read_far(run, to, from, len) },
     }
-    // SAFETY: as above.
-    unsafe { read_anywhere(to, from, len) }
+}
+
+/// # Safety
+/// As [`read`].
+#[cold]
+unsafe fn read_far(
+    run: Option<&RunState>,
+    to: *mut u8,
+    from: u64,
+    len: usize,
+) -> Result<(), Errno> {
+    match run {
+        // SAFETY: the caller vouches for `to`.
+        Some(run) if len != 0 && tasks::holds(from) => unsafe {
+            tasks::read(run.env().tasks(), to, from, len)
+        },
+        // SAFETY: as above.
+        _ => unsafe { read_anywhere(to, from, len) },
+    }
 }
 
 /// # Safety
@@ -74,9 +123,9 @@ fn failed(to: Room, len: LenOrZero, errno: Errno) -> i64 {
 /// The kernel's `copy_from_user_nofault` and its kin: on failure the
 /// destination is zeroed.
 #[inline]
-fn probe_read_bytes(to: Room, len: LenOrZero, from: Any) -> i64 {
+fn probe_read_bytes(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) -> i64 {
     // SAFETY: the verifier proved that `to` has `len` bytes.
-    match unsafe { read(to.0, from.0, len.0) } {
+    match unsafe { read_for(run, to.0, from.0, len.0) } {
         Ok(()) => 0,
         Err(errno) => failed(to, len, errno),
     }
@@ -104,7 +153,7 @@ fn kernel_errno(from: u64) -> Option<Errno> {
 /// `len - 1` bytes and ends with a zero; returns the length with the zero.
 /// Nothing that follows the zero in memory reaches the destination, so that
 /// equal strings make equal keys.
-fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
+fn probe_read_text(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) -> i64 {
     /// Bytes read at a time.
     const STEP: usize = 256;
     if len.0 == 0 {
@@ -120,7 +169,7 @@ fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
         let page = (shm::PAGE - address % shm::PAGE) as usize;
         let step = STEP.min(page).min(len.0 - done);
         // SAFETY: `bounce` has STEP bytes.
-        if let Err(errno) = unsafe { read(bounce, address, step) } {
+        if let Err(errno) = unsafe { read_for(run, bounce, address, step) } {
             return failed(to, len, errno);
         }
         // SAFETY: `step` bytes were just read into what is ours alone.
@@ -139,7 +188,7 @@ fn probe_read_text(to: Room, len: LenOrZero, from: Any) -> i64 {
             // SAFETY: `bounce` has more than a word; the `word` bytes are at
             // most `len`.
             unsafe {
-                if word <= len.0 && (beyond == 0 || read(bounce, next, beyond).is_ok()) {
+                if word <= len.0 && (beyond == 0 || read_for(run, bounce, next, beyond).is_ok()) {
                     bytes::zero(to.0.wrapping_add(done), word - done);
                 }
             }
@@ -156,8 +205,9 @@ helper! {
     /// nor kernel space.
     gpl fn probe_read(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ {
         match kernel_errno(from.0) {
-            None => probe_read_bytes(to, len, from),
+            None => probe_read_bytes(None, to, len, from),
             Some(Errno::EFAULT) if len.0 == 0 => 0,
+            Some(_) if tasks::holds(from.0) => probe_read_bytes(Some(run), to, len, from),
             Some(errno) => failed(to, len, errno),
         }
     }
@@ -171,7 +221,7 @@ helper! {
         if from.0 > USER_END {
             return failed(to, len, Errno::EFAULT);
         }
-        probe_read_bytes(to, len, from)
+        probe_read_bytes(None, to, len, from)
     }
 }
 
@@ -179,7 +229,7 @@ helper! {
     /// bpf_probe_read_kernel: programs also use it on their own stack and on
     /// map values, which lie in the process here.
     gpl fn probe_read_kernel(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_KERNEL {
-        probe_read_bytes(to, len, from)
+        probe_read_bytes(Some(run), to, len, from)
     }
 }
 
@@ -187,8 +237,9 @@ helper! {
     /// bpf_probe_read_str: as bpf_probe_read_user_str.
     gpl fn probe_read_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_STR {
         match kernel_errno(from.0) {
+            Some(_) if tasks::holds(from.0) => probe_read_text(Some(run), to, len, from),
             Some(errno) if len.0 > 0 => failed(to, len, errno),
-            _ => probe_read_text(to, len, from),
+            _ => probe_read_text(None, to, len, from),
         }
     }
 }
@@ -197,21 +248,21 @@ helper! {
     /// bpf_probe_read_user_str: a string of at most `len` bytes with its zero;
     /// returns its length with the zero, or EFAULT with the destination zeroed.
     gpl fn probe_read_user_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_USER_STR {
-        probe_read_text(to, len, from)
+        probe_read_text(None, to, len, from)
     }
 }
 
 helper! {
     /// bpf_probe_read_kernel_str: as bpf_probe_read_user_str.
     gpl fn probe_read_kernel_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_KERNEL_STR {
-        probe_read_text(to, len, from)
+        probe_read_text(Some(run), to, len, from)
     }
 }
 
 helper! {
     /// bpf_copy_from_user: as bpf_probe_read_user; nothing needs paging in.
     fn copy_from_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_COPY_FROM_USER {
-        probe_read_bytes(to, len, from)
+        probe_read_bytes(None, to, len, from)
     }
 }
 

@@ -14,9 +14,10 @@ use shm::Region;
 use uapi::Errno;
 
 use crate::maps::MapSpec;
+use crate::tasks::{self, TaskFields};
 
 /// First word of the file ("bpfobj\0" and the layout's number).
-const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x05");
+const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x06");
 
 /// Where the table begins; before it lies the header.
 const TABLE: u64 = 4096;
@@ -56,6 +57,9 @@ mod header {
     pub const OWNER: u64 = 24;
     /// The tool's command name, for people.
     pub const COMMAND: u64 = 64;
+    /// Where the kernel has a task's fields ([`crate::tasks`]); zeros until a
+    /// program asks for tasks.
+    pub const TASKS: u64 = 1024;
 }
 
 /// Offsets in a record.
@@ -227,6 +231,11 @@ impl Objects {
         text(&name)
     }
 
+    /// Where the kernel has a task's fields.
+    pub fn tasks(&self) -> Option<TaskFields> {
+        TaskFields::new(self.region.sub(header::TASKS, tasks::NOTE)?)
+    }
+
     /// A number that changes whenever a record changes.
     pub fn changes(&self) -> u32 {
         self.u32(header::CHANGES)
@@ -360,6 +369,13 @@ impl Table {
     /// Byte range of a record, for whoever must have its pages allocated.
     pub fn range(id: u32) -> (u64, u64) {
         (TABLE + u64::from(slot_of(id)) * RECORD, RECORD)
+    }
+
+    /// Notes where the kernel has a task's fields, before the first program
+    /// that asks is published.
+    pub fn note_tasks(&self, note: &[u8]) -> Option<()> {
+        let fits = note.len() as u64 <= TABLE - header::TASKS;
+        fits.then(|| self.objects.region.write(header::TASKS, note))?
     }
 
     /// Writes bytes that no record names yet.

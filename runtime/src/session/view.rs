@@ -21,6 +21,7 @@ use super::objects::{
 use super::process::ProcessId;
 use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
 use crate::maps::{Map, MapSpec, PerfRing};
+use crate::tasks::TaskFields;
 
 /// A session opened for reading its objects and sharing its data.
 pub struct SessionView {
@@ -274,6 +275,11 @@ impl SessionView {
     /// The vCPU claims.
     pub fn vcpus(&self) -> Option<Region> {
         self.data.vcpus(self.nr_cpus())
+    }
+
+    /// Where the kernel has a task's fields.
+    pub fn tasks(&self) -> Option<TaskFields> {
+        self.objects.tasks()
     }
 
     /// The doorbell's page.

@@ -24,6 +24,7 @@ use super::process::{ProcessId, possible_cpus};
 use super::roster::{ACK_TIMEOUT, AgentSlot, Laggards, Role, Roster};
 use super::{DATA, Dirs, OBJECTS, SessionError, file, sweep, view};
 use crate::maps::{Map, PerfRing};
+use crate::tasks::TaskFields;
 
 use storage::{Made, create_file, make_directory};
 
@@ -192,6 +193,17 @@ impl Session {
     /// The doorbell's page.
     pub fn doorbell(&self) -> Option<Region> {
         self.data.doorbell()
+    }
+
+    /// Where the kernel has a task's fields.
+    pub fn tasks(&self) -> Option<TaskFields> {
+        self.objects.tasks()
+    }
+
+    /// Notes where that is, for programs that are about to be made.
+    pub fn note_tasks(&self, note: &[u8]) {
+        // Fits: a test of `tasks` says so.
+        let _ = self.lock().table.note_tasks(note);
     }
 
     /// Hit and miss counts of a link.
