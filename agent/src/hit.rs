@@ -2,8 +2,7 @@
 //! functions: no allocation, no lock, no libc call, no panic. It knows neither
 //! how the point was hooked nor who asked for it.
 
-mod on_vcpu;
-
+use std::mem::offset_of;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -16,7 +15,7 @@ use runtime::thread;
 use uapi::PtRegs;
 use vm::link::Entry;
 
-use self::on_vcpu::{Claims, bpftime_agent_on_vcpu};
+use crate::arch::on_vcpu::{Claims, bpftime_agent_on_vcpu};
 
 /// The words of `PtRegs` that cost nothing: [`Needs::LITTLE`].
 const CHEAP_WORDS: u64 = 0b0111_1111_1100_0000;
@@ -95,6 +94,10 @@ impl Tally {
 }
 
 impl Hit {
+    /// Where the callback in `arch` finds what it looks at.
+    pub(crate) const ENTRY: usize = offset_of!(Hit, entry);
+    pub(crate) const CLAIMS: usize = offset_of!(Hit, claims);
+
     /// The data of a new hook at `address`, if it is at one.
     pub fn new(
         program: &LoadedProgram,
@@ -321,7 +324,11 @@ impl Hit {
 }
 
 /// The engine's callback, where every hit is the same.
-unsafe extern "C" fn on_hit(regs: *mut PtRegs, data: *const (), _: *mut attach::Hit) -> u64 {
+pub(crate) unsafe extern "C" fn on_hit(
+    regs: *mut PtRegs,
+    data: *const (),
+    _: *mut attach::Hit,
+) -> u64 {
     // SAFETY: `data` is what `probe` gave, and lives during the call.
     let hit = unsafe { &*data.cast::<Hit>() };
     let mut run = RunState::new(hit.env, regs, hit.cookie, hit.func_ip);

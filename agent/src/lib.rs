@@ -13,6 +13,7 @@
 
 mod agent;
 mod alone;
+mod arch;
 mod breakpoints;
 mod dispatch;
 mod errno;

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use runtime::session::file;
 
-use crate::breakpoints;
+use crate::{arch, breakpoints};
 
 /// The file of the running program, where it is known that nobody can write to
 /// it or truncate it meanwhile (ETXTBSY).
@@ -287,17 +287,11 @@ pub(super) fn is_fit(has_guards: bool) -> Result<(), &'static str> {
     }
     match any_marked() {
         Some(true) => Err("mappings have protection keys or userfaultfds"),
-        None if has_keys() => Err("the process is too large to ask for protection keys"),
+        None if arch::has_protection_keys() => {
+            Err("the process is too large to ask for protection keys")
+        }
         _ => Ok(()),
     }
-}
-
-/// Whether the processor has protection keys and the kernel uses them.
-fn has_keys() -> bool {
-    /// CPUID.(EAX=7,ECX=0):ECX.OSPKE.
-    const OSPKE: u32 = 1 << 4;
-    std::arch::x86_64::__cpuid(0).eax >= 7
-        && std::arch::x86_64::__cpuid_count(7, 0).ecx & OSPKE != 0
 }
 
 /// Whether a mapping has a protection key, or is registered with userfaultfd(2);

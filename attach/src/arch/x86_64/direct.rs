@@ -51,31 +51,20 @@ pub(super) const SLOW: Needs = Needs::HIT;
 // A probe's address is kept in memory during its call: no register that a
 // callback preserves is touched, so that unwinders find them where they are.
 global_asm!(
+    include_str!("macros.s"),
     include_str!("run.s"),
     r#"
     .macro bpftime_attach_thunk name, flags, returns
-    .globl \name
-    .hidden \name
-    .type \name,@function
-    .p2align 6
-\name:
-    .cfi_startproc
+    bpftime_attach_function \name, 6
     .cfi_def_cfa rsp, 152
     lea rsp, [rsp - 208]
     .cfi_adjust_cfa_offset 208
     mov [rsp + 120], rax
     .if \flags
-    lahf
-    seto al
-    mov [rsp + 24], eax
+    bpftime_attach_save_flags
     .endif
     mov [rsp + 128], rcx
-    mov rax, bpftime_attach_thread@gottpoff[rip]
-    mov rax, fs:[rax]
-    test rax, rax
-    jz 6f
-    cmp qword ptr [rax + {guard}], 0
-    jne 6f
+    bpftime_attach_block rax, {guard}, 6f
     bpftime_attach_save_rest
     mov qword ptr [rsp], {mark}
     mov [rax + {guard}], rsp
@@ -136,9 +125,7 @@ global_asm!(
     .endif
     mov qword ptr [rax + {guard}], 0
     .if \flags
-    mov eax, [rsp + 24]
-    add al, 127
-    sahf
+    bpftime_attach_restore_flags
     .endif
     bpftime_attach_restore_rest
     mov rcx, [rsp + 128]
@@ -177,17 +164,14 @@ global_asm!(
     bpftime_attach_restore_rest
 6:
     .if \flags
-    mov eax, [rsp + 24]
-    add al, 127
-    sahf
+    bpftime_attach_restore_flags
     .endif
     mov rcx, [rsp + 128]
     mov rax, [rsp + 120]
     lea rsp, [rsp + 208]
     .cfi_adjust_cfa_offset -208
     jmp bpftime_attach_entry
-    .cfi_endproc
-    .size \name, . - \name
+    bpftime_attach_end \name
     .endm
 
     .pushsection .text.bpftime_attach_direct,"ax",@progbits
@@ -195,13 +179,6 @@ global_asm!(
     bpftime_attach_thunk bpftime_attach_direct_flags, 1, 0
     bpftime_attach_thunk bpftime_attach_direct_return, 1, 1
     .popsection
-    .purgem bpftime_attach_thunk
-    .purgem bpftime_attach_save_rest
-    .purgem bpftime_attach_restore_rest
-    .purgem bpftime_attach_run_one
-    .purgem bpftime_attach_run_all
-    .purgem bpftime_attach_fill
-    .purgem bpftime_attach_run_vectors
 "#,
     hits = const offsets::HITS,
     data = const offsets::DATA,

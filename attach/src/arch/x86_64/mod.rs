@@ -21,4 +21,5 @@ pub(crate) mod sys;
 pub(crate) mod syscalls;
 pub(crate) mod thread;
 pub(crate) mod trap;
+pub(crate) mod vectors;
 pub(crate) mod words;

@@ -1,6 +1,8 @@
-# How a frame of `direct` or of the return stub runs probes. Included where it is
-# used, for each unit of compilation has an assembler of its own; whoever
-# includes it purges the macros.
+# How a frame of `direct` or of the return stub runs probes; included like, and
+# behind, `macros.s`.
+.ifndef .Lbpftime_attach_run
+.set .Lbpftime_attach_run, 1
+
 .macro bpftime_attach_save_rest
 mov [rsp + 136], rdx
 mov [rsp + 144], rsi
@@ -89,41 +91,9 @@ mov [rbp + 28], esi
 jns 8f
 cld
 8:
-sub rsp, 256
-and rsp, -16
-movaps [rsp], xmm0
-movaps [rsp + 16], xmm1
-movaps [rsp + 32], xmm2
-movaps [rsp + 48], xmm3
-movaps [rsp + 64], xmm4
-movaps [rsp + 80], xmm5
-movaps [rsp + 96], xmm6
-movaps [rsp + 112], xmm7
-movaps [rsp + 128], xmm8
-movaps [rsp + 144], xmm9
-movaps [rsp + 160], xmm10
-movaps [rsp + 176], xmm11
-movaps [rsp + 192], xmm12
-movaps [rsp + 208], xmm13
-movaps [rsp + 224], xmm14
-movaps [rsp + 240], xmm15
+bpftime_attach_save_vectors
 bpftime_attach_run_all rbp
-movaps xmm0, [rsp]
-movaps xmm1, [rsp + 16]
-movaps xmm2, [rsp + 32]
-movaps xmm3, [rsp + 48]
-movaps xmm4, [rsp + 64]
-movaps xmm5, [rsp + 80]
-movaps xmm6, [rsp + 96]
-movaps xmm7, [rsp + 112]
-movaps xmm8, [rsp + 128]
-movaps xmm9, [rsp + 144]
-movaps xmm10, [rsp + 160]
-movaps xmm11, [rsp + 176]
-movaps xmm12, [rsp + 192]
-movaps xmm13, [rsp + 208]
-movaps xmm14, [rsp + 224]
-movaps xmm15, [rsp + 240]
+bpftime_attach_restore_vectors
 cmp dword ptr [rbp + 28], 0
 jns 8f
 std
@@ -132,3 +102,4 @@ mov rsp, rbp
 mov rbp, [rsp + 72]
 .cfi_restore_state
 .endm
+.endif

@@ -75,6 +75,7 @@ pub(crate) fn lost() -> ! {
 // Without bisection an exception through n frames takes n * n steps.
 // libgcc refuses a DW_OP_pick of the bottom element, hence the CFA twice.
 global_asm!(
+    include_str!("macros.s"),
     include_str!("run.s"),
     r#"
     .pushsection .data.bpftime_attach,"aw",@progbits
@@ -91,12 +92,7 @@ bpftime_attach_shadows:
     .p2align 11
 bpftime_attach_return_page:
     .quad bpftime_attach_shadows - .
-    .globl bpftime_attach_return_call
-    .hidden bpftime_attach_return_call
-    .type bpftime_attach_return_call,@function
-    .p2align 4
-bpftime_attach_return_call:
-    .cfi_startproc
+    bpftime_attach_function bpftime_attach_return_call, 4
     .cfi_signal_frame
     .cfi_def_cfa rsp, 144
     .cfi_escape 0x16, 0x10, 0xd1, 0x01
@@ -125,16 +121,9 @@ bpftime_attach_return_label:
     lea rsp, [rsp - 216]
     .cfi_adjust_cfa_offset 216
     mov [rsp + 120], rax
-    lahf
-    seto al
-    mov [rsp + 24], eax
+    bpftime_attach_save_flags
     mov [rsp + 128], rcx
-    mov rax, bpftime_attach_thread@gottpoff[rip]
-    mov rax, fs:[rax]
-    test rax, rax
-    jz 6f
-    cmp qword ptr [rax + {guard}], 0
-    jne 6f
+    bpftime_attach_block rax, {guard}, 6f
     bpftime_attach_save_rest
     mov rcx, [rax + {top}]
     lea rdx, [rsp + 216]
@@ -169,9 +158,7 @@ bpftime_attach_return_label:
     mov qword ptr [rcx], 0
     mov [rax + {top}], rcx
     mov qword ptr [rax + {guard}], 0
-    mov eax, [rsp + 24]
-    add al, 127
-    sahf
+    bpftime_attach_restore_flags
     bpftime_attach_restore_rest
     mov rcx, [rsp + 128]
     mov rax, [rsp + 120]
@@ -204,160 +191,26 @@ bpftime_attach_return_label:
 5:
     bpftime_attach_restore_rest
 6:
-    mov eax, [rsp + 24]
-    add al, 127
-    sahf
+    bpftime_attach_restore_flags
     mov rcx, [rsp + 128]
     mov rax, [rsp + 120]
     lea rsp, [rsp + 208]
     .cfi_adjust_cfa_offset -208
     .cfi_adjust_cfa_offset 8
-    push 0x2b
-    .cfi_adjust_cfa_offset 8
-    push rax
-    .cfi_adjust_cfa_offset 8
-    pushfq
-    .cfi_adjust_cfa_offset 8
-    push 0x33
-    .cfi_adjust_cfa_offset 8
-    push rax
-    .cfi_adjust_cfa_offset 8
-    push -1
-    .cfi_adjust_cfa_offset 8
-    push rdi
-    .cfi_adjust_cfa_offset 8
-    push rsi
-    .cfi_adjust_cfa_offset 8
-    push rdx
-    .cfi_adjust_cfa_offset 8
-    push rcx
-    .cfi_adjust_cfa_offset 8
-    push rax
-    .cfi_adjust_cfa_offset 8
-    push r8
-    .cfi_adjust_cfa_offset 8
-    push r9
-    .cfi_adjust_cfa_offset 8
-    push r10
-    .cfi_adjust_cfa_offset 8
-    push r11
-    .cfi_adjust_cfa_offset 8
-    push rbx
-    .cfi_adjust_cfa_offset 8
-    push rbp
-    .cfi_adjust_cfa_offset 8
-    push r12
-    .cfi_adjust_cfa_offset 8
-    push r13
-    .cfi_adjust_cfa_offset 8
-    push r14
-    .cfi_adjust_cfa_offset 8
-    push r15
-    .cfi_adjust_cfa_offset 8
-    .cfi_offset rbp, -144
-    mov rbp, rsp
-    .cfi_def_cfa rbp, 176
+    bpftime_attach_save_regs 176, rax, -1, rcx, rax
     lea rax, [rbp + 176]
     mov [rbp + 152], rax
-    test byte ptr [rbp + 145], 4
-    jz 2f
-    cld
-2:
-    sub rsp, 256
-    and rsp, -16
-    movaps [rsp], xmm0
-    movaps [rsp + 16], xmm1
-    movaps [rsp + 32], xmm2
-    movaps [rsp + 48], xmm3
-    movaps [rsp + 64], xmm4
-    movaps [rsp + 80], xmm5
-    movaps [rsp + 96], xmm6
-    movaps [rsp + 112], xmm7
-    movaps [rsp + 128], xmm8
-    movaps [rsp + 144], xmm9
-    movaps [rsp + 160], xmm10
-    movaps [rsp + 176], xmm11
-    movaps [rsp + 192], xmm12
-    movaps [rsp + 208], xmm13
-    movaps [rsp + 224], xmm14
-    movaps [rsp + 240], xmm15
-    mov rdi, rbp
+    bpftime_attach_before_call
     lea rsi, [rbp + 168]
     call {on_return}
-    movaps xmm0, [rsp]
-    movaps xmm1, [rsp + 16]
-    movaps xmm2, [rsp + 32]
-    movaps xmm3, [rsp + 48]
-    movaps xmm4, [rsp + 64]
-    movaps xmm5, [rsp + 80]
-    movaps xmm6, [rsp + 96]
-    movaps xmm7, [rsp + 112]
-    movaps xmm8, [rsp + 128]
-    movaps xmm9, [rsp + 144]
-    movaps xmm10, [rsp + 160]
-    movaps xmm11, [rsp + 176]
-    movaps xmm12, [rsp + 192]
-    movaps xmm13, [rsp + 208]
-    movaps xmm14, [rsp + 224]
-    movaps xmm15, [rsp + 240]
-    mov rcx, [rbp + 144]
-    test ch, 4
-    jz 3f
-    std
-3:
-    mov eax, ecx
-    shr eax, 11
-    and eax, 1
-    mov ah, cl
-    add al, 127
-    sahf
-    mov rsp, rbp
-    .cfi_def_cfa rsp, 176
-    pop r15
-    .cfi_adjust_cfa_offset -8
-    pop r14
-    .cfi_adjust_cfa_offset -8
-    pop r13
-    .cfi_adjust_cfa_offset -8
-    pop r12
-    .cfi_adjust_cfa_offset -8
-    pop rbp
-    .cfi_adjust_cfa_offset -8
-    .cfi_restore rbp
-    pop rbx
-    .cfi_adjust_cfa_offset -8
-    pop r11
-    .cfi_adjust_cfa_offset -8
-    pop r10
-    .cfi_adjust_cfa_offset -8
-    pop r9
-    .cfi_adjust_cfa_offset -8
-    pop r8
-    .cfi_adjust_cfa_offset -8
-    pop rax
-    .cfi_adjust_cfa_offset -8
-    pop rcx
-    .cfi_adjust_cfa_offset -8
-    pop rdx
-    .cfi_adjust_cfa_offset -8
-    pop rsi
-    .cfi_adjust_cfa_offset -8
-    pop rdi
-    .cfi_adjust_cfa_offset -8
+    bpftime_attach_restore_regs 176
     lea rsp, [rsp + 48]
     .cfi_adjust_cfa_offset -48
     ret
-    .cfi_endproc
-    .size bpftime_attach_return_call, . - bpftime_attach_return_call
+    bpftime_attach_end bpftime_attach_return_call
     # Refuses to assemble if the stub does not fit.
     .org bpftime_attach_return_page + {stub_bytes}
     .popsection
-    .purgem bpftime_attach_save_rest
-    .purgem bpftime_attach_restore_rest
-    .purgem bpftime_attach_run_one
-    .purgem bpftime_attach_run_all
-    .purgem bpftime_attach_fill
-    .purgem bpftime_attach_run_vectors
 "#,
     hits = const offsets::HITS,
     data = const offsets::DATA,

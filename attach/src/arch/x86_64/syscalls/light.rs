@@ -42,42 +42,86 @@ const LIGHT: usize = offset_of!(List, light);
 // rcx and r11 are free, for the kernel is about to change them; at exit the
 // program finds in them what the kernel leaves.
 global_asm!(
+    include_str!("../macros.s"),
     r#"
-    .macro bpftime_syscalls_light_flags
-    mov eax, [rsp + 24]
-    add al, 127
-    sahf
-    mov rax, [rsp + 16]
-    .endm
-
-    .pushsection .text.bpftime_syscalls_light,"ax",@progbits
-    .globl bpftime_syscalls_enter_light
-    .hidden bpftime_syscalls_enter_light
-    .type bpftime_syscalls_enter_light,@function
-    .p2align 6
-bpftime_syscalls_enter_light:
-    .cfi_startproc
-    .cfi_signal_frame
-    .cfi_def_cfa rsp, 0
-    .cfi_escape 0x16, 0x10, 0x03, 0x7b, 0x00, 0x06
+    // The address behind the system call is at holder + ip. On to 6 where all is
+    // left to the thunk, with the frame there, and to 5 with the guard.
+    .macro bpftime_syscalls_light_begin holder, ip, scratch, block
     lea rsp, [rsp - 256]
     .cfi_def_cfa rsp, 256
     mov [rsp + 16], rax
-    mov rcx, [r11 + {continuation}]
-    mov [rsp + 40], rcx
-    .cfi_offset rip, -216
-    lahf
-    seto al
-    mov [rsp + 24], eax
-    mov rax, bpftime_attach_thread@gottpoff[rip]
-    mov rax, fs:[rax]
-    test rax, rax
-    jz 6f
-    cmp qword ptr [rax + {guard}], 0
-    jne 6f
+    .ifc \scratch, r11
+    mov [rsp + 48], r11
+    .endif
+    mov \scratch, [\holder + \ip]
+    mov [rsp + 40], \scratch
+    .cfi_offset rip, 40 - 256
+    bpftime_attach_save_flags
+    bpftime_attach_block \block, {guard}, 6f
     mov qword ptr [rsp], {mark}
-    mov [rsp + 8], rax
-    mov [rax + {guard}], rsp
+    mov [rsp + 8], \block
+    mov [\block + {guard}], rsp
+    .endm
+
+    // Gets the list for a number: on to 4 where there is none, to 5 where it is
+    // not light. `base` may be `list`.
+    .macro bpftime_syscalls_light_list list, lists, number, base
+    lea \base, [rip + \lists]
+    mov \list, [\base + 8 * \number]
+    test \list, \list
+    jz 4f
+    cmp qword ptr [\list + {code}], 0
+    je 5f
+    .endm
+
+    // Arguments, in the order of the record.
+    .macro bpftime_syscalls_light_save at, last
+    mov [rsp + \at], rdi
+    mov [rsp + \at + 8], rsi
+    mov [rsp + \at + 16], rdx
+    mov [rsp + \at + 24], r10
+    mov [rsp + \at + 32], r8
+    mov [rsp + \last], r9
+    .endm
+
+    .macro bpftime_syscalls_light_load at, last
+    mov rdi, [rsp + \at]
+    mov rsi, [rsp + \at + 8]
+    mov rdx, [rsp + \at + 16]
+    mov r10, [rsp + \at + 24]
+    mov r8, [rsp + \at + 32]
+    mov r9, [rsp + \last]
+    .endm
+
+    .macro bpftime_syscalls_light_run list
+    mov rdx, [rsp + 8]
+    mov esi, [\list + {hits}]
+    inc qword ptr [rdx + rsi]
+    lea rdi, [rsp + 64]
+    xor esi, esi
+    mov [rsp + 64], rdi
+    call [\list + {code}]
+    .endm
+
+    .macro bpftime_syscalls_light_unguard
+    mov rax, [rsp + 8]
+    mov qword ptr [rax + {guard}], 0
+    .endm
+
+    .macro bpftime_syscalls_light_restore
+    bpftime_attach_restore_flags
+    mov rax, [rsp + 16]
+    .endm
+
+    .macro bpftime_syscalls_light_end
+    lea rsp, [rsp + 256]
+    .cfi_def_cfa rsp, 0
+    .endm
+
+    .pushsection .text.bpftime_syscalls_light,"ax",@progbits
+    bpftime_syscalls_function bpftime_syscalls_enter_light, 6
+    bpftime_syscalls_address_by_entry
+    bpftime_syscalls_light_begin r11, {continuation}, rcx, rax
     movsxd rcx, dword ptr [rsp + 16]
     cmp rcx, {numbers}
     jae 5f
@@ -87,42 +131,19 @@ bpftime_syscalls_enter_light:
     cmp qword ptr [r11 + {deep}], 0
     jne 3f
 1:
-    lea rax, [rip + {enter}]
-    mov rcx, [rax + 8 * rcx]
-    test rcx, rcx
-    jz 4f
-    cmp qword ptr [rcx + {code}], 0
-    je 5f
+    bpftime_syscalls_light_list rcx, {enter}, rcx, rax
     mov [rsp + 32], r11
-    mov [rsp + 80], rdi
-    mov [rsp + 88], rsi
-    mov [rsp + 96], rdx
-    mov [rsp + 104], r10
-    mov [rsp + 112], r8
-    mov [rsp + 120], r9
-    mov rax, [rsp + 8]
-    mov edx, [rcx + {hits}]
-    inc qword ptr [rax + rdx]
-    lea rdi, [rsp + 64]
-    xor esi, esi
-    mov [rsp + 64], rdi
-    call [rcx + {code}]
+    bpftime_syscalls_light_save 80, 120
+    bpftime_syscalls_light_run rcx
     mov r11, [rsp + 32]
-    mov rdi, [rsp + 80]
-    mov rsi, [rsp + 88]
-    mov rdx, [rsp + 96]
-    mov r10, [rsp + 104]
-    mov r8, [rsp + 112]
-    mov r9, [rsp + 120]
+    bpftime_syscalls_light_load 80, 120
 4:
     mov rcx, [r11 + {plain}]
-    mov rax, [rsp + 8]
-    mov qword ptr [rax + {guard}], 0
-    bpftime_syscalls_light_flags
+    bpftime_syscalls_light_unguard
+    bpftime_syscalls_light_restore
     .cfi_remember_state
-    .cfi_escape 0x16, 0x10, 0x03, 0x7b, 0x00, 0x06
-    lea rsp, [rsp + 256]
-    .cfi_def_cfa rsp, 0
+    bpftime_syscalls_address_by_entry
+    bpftime_syscalls_light_end
     jmp rcx
     .cfi_restore_state
 3:
@@ -130,106 +151,51 @@ bpftime_syscalls_enter_light:
     cmp qword ptr [rax + 8 * rcx], 0
     je 1b
 5:
-    mov rax, [rsp + 8]
-    mov qword ptr [rax + {guard}], 0
+    bpftime_syscalls_light_unguard
 6:
-    bpftime_syscalls_light_flags
-    .cfi_escape 0x16, 0x10, 0x03, 0x7b, 0x00, 0x06
-    lea rsp, [rsp + 256]
-    .cfi_def_cfa rsp, 0
+    bpftime_syscalls_light_restore
+    bpftime_syscalls_address_by_entry
+    bpftime_syscalls_light_end
     jmp bpftime_syscalls_enter
-    .cfi_endproc
-    .size bpftime_syscalls_enter_light, . - bpftime_syscalls_enter_light
+    bpftime_attach_end bpftime_syscalls_enter_light
 
-    .globl bpftime_syscalls_exit_light
-    .hidden bpftime_syscalls_exit_light
-    .type bpftime_syscalls_exit_light,@function
-    .p2align 6
-bpftime_syscalls_exit_light:
-    .cfi_startproc
-    .cfi_signal_frame
-    .cfi_def_cfa rsp, 0
-    .cfi_escape 0x16, 0x10, 0x03, 0x72, 0x08, 0x06
-    lea rsp, [rsp - 256]
-    .cfi_def_cfa rsp, 256
-    mov [rsp + 16], rax
-    mov [rsp + 48], r11
-    mov r11, [rcx + {exit_continuation}]
-    mov [rsp + 40], r11
-    .cfi_offset rip, -216
-    lahf
-    seto al
-    mov [rsp + 24], eax
-    mov r11, bpftime_attach_thread@gottpoff[rip]
-    mov r11, fs:[r11]
-    test r11, r11
-    jz 6f
-    cmp qword ptr [r11 + {guard}], 0
-    jne 6f
-    mov qword ptr [rsp], {mark}
-    mov [rsp + 8], r11
-    mov [r11 + {guard}], rsp
+    bpftime_syscalls_function bpftime_syscalls_exit_light, 6
+    bpftime_syscalls_address_by_exit
+    bpftime_syscalls_light_begin rcx, {exit_continuation}, r11, r11
     mov rax, [rcx + {exit_nr}]
     cmp rax, {numbers}
     jae 5f
     mov [rsp + 72], rax
-    lea r11, [rip + {exit}]
-    mov r11, [r11 + 8 * rax]
-    test r11, r11
-    jz 4f
-    cmp qword ptr [r11 + {code}], 0
-    je 5f
-    mov [rsp + 88], rdi
-    mov [rsp + 96], rsi
-    mov [rsp + 104], rdx
-    mov [rsp + 112], r10
-    mov [rsp + 120], r8
-    mov [rsp + 56], r9
+    bpftime_syscalls_light_list r11, {exit}, rax, r11
+    bpftime_syscalls_light_save 88, 56
     mov rax, [rsp + 16]
     mov [rsp + 80], rax
     cmp dword ptr [r11 + {raw}], 0
     je 1f
     mov [rsp + 72], rax
 1:
-    mov rdx, [rsp + 8]
-    mov esi, [r11 + {hits}]
-    inc qword ptr [rdx + rsi]
-    lea rdi, [rsp + 64]
-    xor esi, esi
-    mov [rsp + 64], rdi
-    call [r11 + {code}]
-    mov rdi, [rsp + 88]
-    mov rsi, [rsp + 96]
-    mov rdx, [rsp + 104]
-    mov r10, [rsp + 112]
-    mov r8, [rsp + 120]
-    mov r9, [rsp + 56]
+    bpftime_syscalls_light_run r11
+    bpftime_syscalls_light_load 88, 56
 4:
-    mov rcx, [rsp + 8]
-    mov qword ptr [rcx + {guard}], 0
-    bpftime_syscalls_light_flags
+    bpftime_syscalls_light_unguard
+    bpftime_syscalls_light_restore
     mov r11, [rsp + 48]
     mov rcx, [rsp + 40]
     .cfi_remember_state
     .cfi_register rip, rcx
-    lea rsp, [rsp + 256]
-    .cfi_def_cfa rsp, 0
+    bpftime_syscalls_light_end
     jmp rcx
     .cfi_restore_state
 5:
-    mov r11, [rsp + 8]
-    mov qword ptr [r11 + {guard}], 0
+    bpftime_syscalls_light_unguard
 6:
-    bpftime_syscalls_light_flags
+    bpftime_syscalls_light_restore
     mov r11, [rsp + 48]
-    .cfi_escape 0x16, 0x10, 0x03, 0x72, 0x08, 0x06
-    lea rsp, [rsp + 256]
-    .cfi_def_cfa rsp, 0
+    bpftime_syscalls_address_by_exit
+    bpftime_syscalls_light_end
     jmp bpftime_syscalls_exit
-    .cfi_endproc
-    .size bpftime_syscalls_exit_light, . - bpftime_syscalls_exit_light
+    bpftime_attach_end bpftime_syscalls_exit_light
     .popsection
-    .purgem bpftime_syscalls_light_flags
 "#,
     continuation = const offset_of!(Entry, continuation),
     plain = const offset_of!(Entry, plain),

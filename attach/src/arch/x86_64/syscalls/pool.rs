@@ -57,6 +57,7 @@ unsafe extern "C" {
 // The frame is a signal frame: it shares its caller's CFA, and the address is
 // exact.
 global_asm!(
+    include_str!("../macros.s"),
     r#"
     .macro bpftime_syscalls_pool name, pages, depth
     .pushsection .bss.bpftime_syscalls_\name,"aw",@nobits
@@ -70,12 +71,7 @@ bpftime_syscalls_\name\()_table:
     .popsection
 
     .pushsection .text.bpftime_syscalls_\name,"ax",@progbits
-    .globl bpftime_syscalls_\name
-    .hidden bpftime_syscalls_\name
-    .type bpftime_syscalls_\name,@function
-    .p2align 12
-bpftime_syscalls_\name:
-    .cfi_startproc
+    bpftime_attach_function bpftime_syscalls_\name, 12
     .cfi_signal_frame
     .cfi_def_cfa rsp, \depth
     .cfi_escape 0x16, 0x10, 0x13, 0x80, 0x00, 0x12, 0x0b, 0x00, 0xf0, 0x1a, 0x12, 0x06, 0x22, 0x16, 0x0a, 0xf0, 0x0f, 0x1a, 0x22, 0x23, 0x08, 0x06
@@ -93,8 +89,7 @@ bpftime_syscalls_\name:
     .endr
     .set bpftime_syscalls_page, bpftime_syscalls_page + 4096
     .endr
-    .cfi_endproc
-    .size bpftime_syscalls_\name, . - bpftime_syscalls_\name
+    bpftime_attach_end bpftime_syscalls_\name
     .popsection
     .endm
 

@@ -1,22 +1,22 @@
 //! The callback for programs that call nothing but hold a vCPU: claims that of
 //! this CPU, runs the program and gives it back, changing no vector register.
-//! Whatever is not as on most hits is left to [`super::on_hit`].
+//! Whatever is not as on most hits is left to [`on_hit`].
 
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
-use attach::Around;
+use attach::{Around, bpftime_attach_saving_vectors};
 use runtime::run::{ProcessEnv, RunState};
 use runtime::thread::Remembered;
 use runtime::vcpu::CLAIM_BYTES;
 use uapi::PtRegs;
 
-use super::{Hit, on_hit};
+use crate::hit::{Hit, on_hit};
 
 /// What the callback looks at besides the program; valid while the
 /// [`ProcessEnv`] lives that it was made from.
-pub(super) struct Claims {
+pub(crate) struct Claims {
     first: *const AtomicU64,
     count: u32,
     ids: Remembered,
@@ -24,7 +24,7 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Those of `env`; `None` where threads or CPUs are not known so quickly.
-    pub(super) fn of(env: &ProcessEnv) -> Option<Claims> {
+    pub(crate) fn of(env: &ProcessEnv) -> Option<Claims> {
         Some(Claims {
             first: env.vcpus.first_for_rdpid()?,
             count: env.vcpus.count(),
@@ -34,7 +34,7 @@ impl Claims {
 
     /// What the callback does around a program, for a block of code: the claim,
     /// and a run of which only the vCPU's word is there.
-    pub(super) fn around(&self) -> Option<Around> {
+    pub(crate) fn around(&self) -> Option<Around> {
         const RUN: u8 = Around::OWN.wrapping_sub(offset_of!(RunState, vcpu) as u8);
         let words = i32::try_from(self.ids.words() as isize).ok()?;
         let mut code = Code::default();
@@ -76,7 +76,7 @@ impl Claims {
     }
 
     /// Never leads to a claim.
-    pub(super) const NONE: Claims = Claims {
+    pub(crate) const NONE: Claims = Claims {
         first: core::ptr::null(),
         count: 0,
         ids: Remembered::NOTHING,
@@ -107,7 +107,7 @@ impl Code {
 unsafe extern "C" {
     /// An `attach::Callback` that needs little. `data` is a [`Hit`], whose
     /// program looks at the run's vCPU only.
-    pub(super) fn bpftime_agent_on_vcpu(
+    pub(crate) fn bpftime_agent_on_vcpu(
         regs: *mut PtRegs,
         data: *const (),
         hit: *mut attach::Hit,
@@ -118,8 +118,7 @@ unsafe extern "C" {
 // (`thread::ids`), then the claim (`Vcpus::claim`). A store gives the claim
 // back, for x86-64 stores release. The run is uninitialised but for the vCPU.
 //
-// What is left to `on_hit` is what C functions may change: xmm registers, and
-// DF, which they want clear.
+// `on_hit` is a C function: it may change vector registers.
 global_asm!(
     r#"
     .pushsection .text.bpftime_agent_on_vcpu,"ax",@progbits
@@ -162,70 +161,23 @@ bpftime_agent_on_vcpu:
     .cfi_adjust_cfa_offset -{frame}
     ret
 2:
-    push rbp
-    .cfi_adjust_cfa_offset 8
-    .cfi_offset rbp, -16
-    mov rbp, rsp
-    .cfi_def_cfa_register rbp
-    pushfq
-    cld
-    sub rsp, 256
-    and rsp, -16
-    movaps [rsp], xmm0
-    movaps [rsp + 16], xmm1
-    movaps [rsp + 32], xmm2
-    movaps [rsp + 48], xmm3
-    movaps [rsp + 64], xmm4
-    movaps [rsp + 80], xmm5
-    movaps [rsp + 96], xmm6
-    movaps [rsp + 112], xmm7
-    movaps [rsp + 128], xmm8
-    movaps [rsp + 144], xmm9
-    movaps [rsp + 160], xmm10
-    movaps [rsp + 176], xmm11
-    movaps [rsp + 192], xmm12
-    movaps [rsp + 208], xmm13
-    movaps [rsp + 224], xmm14
-    movaps [rsp + 240], xmm15
-    call {on_hit}
-    movaps xmm0, [rsp]
-    movaps xmm1, [rsp + 16]
-    movaps xmm2, [rsp + 32]
-    movaps xmm3, [rsp + 48]
-    movaps xmm4, [rsp + 64]
-    movaps xmm5, [rsp + 80]
-    movaps xmm6, [rsp + 96]
-    movaps xmm7, [rsp + 112]
-    movaps xmm8, [rsp + 128]
-    movaps xmm9, [rsp + 144]
-    movaps xmm10, [rsp + 160]
-    movaps xmm11, [rsp + 176]
-    movaps xmm12, [rsp + 192]
-    movaps xmm13, [rsp + 208]
-    movaps xmm14, [rsp + 224]
-    movaps xmm15, [rsp + 240]
-    test byte ptr [rbp - 7], 4
-    jz 3f
-    std
-3:
-    leave
-    .cfi_def_cfa rsp, 8
-    .cfi_restore rbp
-    ret
+    lea r11, [rip + {on_hit}]
+    jmp {saving_vectors}
     .cfi_endproc
     .size bpftime_agent_on_vcpu, . - bpftime_agent_on_vcpu
     .popsection
 "#,
-    program = const offset_of!(Hit, entry),
-    words = const offset_of!(Hit, claims) + offset_of!(Claims, ids) + Remembered::WORDS,
-    epoch = const offset_of!(Hit, claims) + offset_of!(Claims, ids) + Remembered::EPOCH,
-    first = const offset_of!(Hit, claims) + offset_of!(Claims, first),
-    count = const offset_of!(Hit, claims) + offset_of!(Claims, count),
+    program = const Hit::ENTRY,
+    words = const Hit::CLAIMS + offset_of!(Claims, ids) + Remembered::WORDS,
+    epoch = const Hit::CLAIMS + offset_of!(Claims, ids) + Remembered::EPOCH,
+    first = const Hit::CLAIMS + offset_of!(Claims, first),
+    count = const Hit::CLAIMS + offset_of!(Claims, count),
     claim_shift = const CLAIM_BYTES.trailing_zeros(),
     vcpu = const offset_of!(RunState, vcpu),
     run_bytes = const RUN_BYTES,
     frame = const FRAME,
     on_hit = sym on_hit,
+    saving_vectors = sym bpftime_attach_saving_vectors,
 );
 
 const RUN_BYTES: usize = size_of::<RunState>();
