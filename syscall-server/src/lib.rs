@@ -10,7 +10,7 @@
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
-//! [`files`] and [`tracefs`] (files that are not there), [`raw`], [`user`].
+//! [`files`], [`tracefs`] and [`headers`] (files that are not there), [`raw`], [`user`].
 
 pub mod bpf;
 pub mod bridge;
@@ -20,6 +20,7 @@ mod exports;
 pub mod fds;
 pub mod files;
 pub mod forks;
+pub mod headers;
 pub mod log;
 pub mod mapping;
 mod own_process;

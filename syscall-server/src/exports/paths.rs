@@ -9,6 +9,7 @@ use uapi::Errno;
 use super::next::next_function;
 use crate::bpf::pin;
 use crate::files::{self, Content};
+use crate::headers;
 use crate::raw::{self, errno, fail};
 use crate::user;
 
@@ -35,7 +36,22 @@ fn or_virtual<T>(f: impl FnOnce() -> Option<T> + std::panic::UnwindSafe) -> Opti
 }
 
 fn open_virtual(path: *const c_char, flags: c_int) -> c_int {
-    or_virtual(|| files::open(stand_in(path)?, flags).ok()).unwrap_or(-1)
+    or_virtual(|| {
+        if let Some(real) = redirected(path) {
+            let path = real.as_ptr() as usize;
+            let arguments = [libc::AT_FDCWD as usize, path, flags as usize, 0, 0, 0];
+            let fd = raw::checked(libc::SYS_openat, arguments).ok()?;
+            return Some(fd as c_int);
+        }
+        files::open(stand_in(path)?, flags).ok()
+    })
+    .unwrap_or(-1)
+}
+
+/// The kernel's header that `path` names.
+fn redirected(path: *const c_char) -> Option<CString> {
+    let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
+    headers::redirected(&path)
 }
 
 /// Defines an exported `open`-like function with a path and flags.
@@ -139,6 +155,11 @@ fopens! {
 
 fn access_virtual(path: *const c_char, mode: c_int) -> c_int {
     or_virtual(|| {
+        if let Some(real) = redirected(path) {
+            let arguments = [real.as_ptr() as usize, mode as usize, 0, 0, 0, 0];
+            let allowed = raw::checked(libc::SYS_access, arguments);
+            return allowed.ok().map(|_| 0);
+        }
         let content = stand_in(path)?;
         // Nothing of ours is a program.
         let executable = content == Content::Directory || mode & libc::X_OK == 0;
@@ -179,6 +200,12 @@ unsafe extern "C" fn faccessat(
 
 fn stat_virtual(path: *const c_char, to: *mut libc::stat) -> c_int {
     or_virtual(|| {
+        if let Some(real) = redirected(path) {
+            let (path, at) = (real.as_ptr() as usize, libc::AT_FDCWD as usize);
+            let arguments = [at, path, to as usize, 0, 0, 0];
+            let found = raw::checked(libc::SYS_newfstatat, arguments);
+            return found.ok().map(|_| 0);
+        }
         let stat = files::stat(stand_in(path)?);
         // SAFETY: the bytes of a structure of numbers; padding was zeroed.
         let bytes = unsafe {
@@ -250,6 +277,14 @@ extern "C" fn fstatat64(
     flags: c_int,
 ) -> c_int {
     stat_at(directory, path, to, flags)
+}
+
+/// chdir(2): bcc compiles in the directory of the kernel's headers.
+#[unsafe(no_mangle)]
+extern "C" fn chdir(path: *const c_char) -> c_int {
+    let real = std::panic::catch_unwind(|| redirected(path)).ok().flatten();
+    let path = real.as_ref().map_or(path, |real| real.as_ptr());
+    raw::pass(libc::SYS_chdir, [path as usize, 0, 0, 0, 0, 0]) as c_int
 }
 
 /// unlink(2): where the kernel has no such name, a pin of ours may have it.
