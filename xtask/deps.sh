@@ -41,6 +41,7 @@ for set in "$@"; do
 		need valgrind valgrind
 		need bashreadline libbpf-tools
 		need bpftrace bpftrace
+		need funccount-bpfcc bpfcc-tools
 		need g++ g++
 		need gdb gdb
 		need strace strace

@@ -1,0 +1,6 @@
+//! Unmodified tools from Debian's packages as an ordinary user: a table of
+//! command lines, each with a workload and the exact rows that it shows, under
+//! bpftime and, as root, under the kernel.
+
+mod bcc;
+mod table;

@@ -1,0 +1,113 @@
+//! What a row of the table is, and how it is told in both worlds. It knows no
+//! tool.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use bpftime_tests::{Mode, Program, World};
+
+/// A tool's command line and what it shows of a workload. In both command
+/// lines `{home}` is the directory of the world's own copies of fixtures.
+pub struct Row<'a> {
+    /// The tool and its arguments.
+    pub tool: &'a [&'a str],
+    /// Fixtures that the command lines name.
+    pub fixtures: &'a [&'a str],
+    /// The workload, started when the tool has shown its first line; empty for
+    /// none.
+    pub work: &'a [&'a str],
+    /// The tool is interrupted when it has shown so many lines that
+    /// `Row::row` picks; 0: when the workload has ended.
+    pub lines: usize,
+    /// What is compared of a line, if it is.
+    pub row: fn(&str) -> Option<String>,
+    /// The rows, sorted.
+    pub rows: &'a [&'a str],
+}
+
+impl Row<'_> {
+    /// Tells the row in both worlds.
+    ///
+    /// # Panics
+    /// If one of them shows other rows.
+    pub fn check(&self) {
+        both(|world| self.check_in(world));
+    }
+
+    fn check_in(&self, world: &World) {
+        for name in self.fixtures {
+            world.fixture(name);
+        }
+        let shown = self.shown(world);
+        let mut rows: Vec<String> = shown.lines().filter_map(self.row).collect();
+        rows.sort();
+        let mode = world.mode();
+        assert_eq!(rows, self.rows, "{:?} under {mode:?}:\n{shown}", self.tool);
+    }
+
+    fn shown(&self, world: &World) -> String {
+        let tool = expand(world, self.tool);
+        let mut tool = Program::on_terminal(tool_command(world, &tool));
+        let first = tool.line();
+        let seen = Cell::new(usize::from((self.row)(&first).is_some()));
+        if !self.work.is_empty() {
+            let work = world.start(&expand(world, self.work)).finish();
+            assert_eq!(work.code, 0, "{:?}: {work:?}", self.work);
+        }
+        if self.lines > seen.get() {
+            tool.lines_until(|line| {
+                seen.set(seen.get() + usize::from((self.row)(line).is_some()));
+                seen.get() == self.lines
+            });
+        }
+        tool.interrupt().stdout
+    }
+}
+
+/// Tells a story under bpftime, and under the kernel where that can be had.
+pub fn both(story: impl Fn(&World)) {
+    story(&World::new());
+    if let Some(kernel) = World::kernel() {
+        story(&kernel);
+    }
+}
+
+/// Words of a command line with `{home}` in them.
+pub fn expand(world: &World, words: &[&str]) -> Vec<String> {
+    let home = world.home().display().to_string();
+    let expand = |word: &&str| word.replace("{home}", &home);
+    words.iter().map(expand).collect()
+}
+
+/// A tool's command; in the kernel's world with the headers that bpftime has,
+/// for there may be no others.
+pub fn tool_command(world: &World, words: &[String]) -> Command {
+    let mut command = world.tool(words);
+    if world.mode() == Mode::Kernel {
+        command.env("BCC_KERNEL_SOURCE", headers());
+    }
+    command
+}
+
+/// A tree of the headers that tools find under bpftime.
+fn headers() -> &'static PathBuf {
+    static HEADERS: OnceLock<(World, PathBuf)> = OnceLock::new();
+    let (_, tree) = HEADERS.get_or_init(|| {
+        let world = World::new();
+        let script = "cd /lib/modules/$(uname -r)/build && pwd -P";
+        let found = world.run(&["load", "sh", "-c", script]);
+        assert_eq!((found.code, found.stderr.as_str()), (0, ""));
+        let tree = PathBuf::from(found.stdout.trim());
+        assert!(tree.starts_with(world.home()), "{}", tree.display());
+        (world, tree)
+    });
+    tree
+}
+
+/// The words of a line behind the first `columns`.
+pub fn behind(line: &str, columns: usize) -> String {
+    let words: Vec<&str> = line.split_whitespace().skip(columns).collect();
+    words.join(" ")
+}
