@@ -73,3 +73,29 @@ impl KernelTypes for KernelBtf {
         })
     }
 }
+
+/// Where the running kernel has members of a structure.
+#[derive(Debug)]
+pub struct Places {
+    /// Bytes of the structure.
+    pub bytes: u32,
+    /// First bytes of the members, in the order asked; `None` for one that
+    /// this kernel does not have.
+    pub members: Vec<Option<u32>>,
+}
+
+/// Where the running kernel has members of structures, by their names; `None`
+/// for structures that it does not have, and where it does not tell its types.
+pub fn places(wanted: &[(&str, Vec<&str>)]) -> Vec<Option<Places>> {
+    let kernel = KernelBtf::read();
+    let places = |(structure, members): &(&str, Vec<&str>)| {
+        let types = kernel.as_ref()?.types();
+        let id = types.find(structure, |shape| matches!(shape, Shape::Struct { .. }))?;
+        let place = |name: &&str| types.member(id, &[*name]).map(|(at, _)| at);
+        Some(Places {
+            bytes: types.size(id)?,
+            members: members.iter().map(place).collect(),
+        })
+    };
+    wanted.iter().map(places).collect()
+}

@@ -9,6 +9,8 @@
 //! come first our own files, then those of `linux-libc-dev`, where that is
 //! installed, then a few for machines without it.
 
+mod tasks;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -30,37 +32,36 @@ const SYSTEM: &str = "arch/x86/include/generated/uapi";
 const LAST: &str = "include/uapi";
 
 /// Our own files: directory, path in it, text.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 11] = [
     (
         "include",
         "linux/kconfig.h",
-        include_str!("../headers/linux/kconfig.h"),
+        include_str!("../../headers/linux/kconfig.h"),
     ),
-    (FIRST, "asm/page.h", include_str!("../headers/asm/page.h")),
+    (
+        FIRST,
+        "asm/page.h",
+        include_str!("../../headers/asm/page.h"),
+    ),
     (
         FIRST,
         "asm/ptrace.h",
-        include_str!("../headers/asm/ptrace.h"),
+        include_str!("../../headers/asm/ptrace.h"),
     ),
     (
         FIRST,
         "linux/log2.h",
-        include_str!("../headers/linux/log2.h"),
-    ),
-    (
-        FIRST,
-        "linux/sched.h",
-        include_str!("../headers/linux/sched.h"),
+        include_str!("../../headers/linux/log2.h"),
     ),
     (
         FIRST,
         "linux/types.h",
-        include_str!("../headers/linux/types.h"),
+        include_str!("../../headers/linux/types.h"),
     ),
     (
         FIRST,
         "uapi/linux/bpf_perf_event.h",
-        include_str!("../headers/uapi/bpf_perf_event.h"),
+        include_str!("../../headers/uapi/bpf_perf_event.h"),
     ),
     // bcc includes its own before.
     (FIRST, "uapi/linux/bpf.h", ""),
@@ -98,6 +99,8 @@ const NAMES: [&str; 18] = [
 /// As `NAMES`, but for what the system's files declare.
 const LAST_NAMES: [&str; 4] = ["errno", "kernel", "signal", "stddef"];
 
+/// Begins `linux/sched.h`; tasks follow.
+const SCHED: &str = include_str!("../../headers/linux/sched.h");
 const INCLUDE: &str = "#include <linux/sched.h>\n";
 
 /// The path that `path` leads to, if it is one of the kernel's headers.
@@ -167,6 +170,8 @@ fn fill(tree: &Path, release: &str) -> io::Result<()> {
     // The system's declares other registers.
     write(format!("{FIRST}/uapi/linux/ptrace.h"), INCLUDE)?;
     write(format!("{FIRST}/linux/version.h"), &version(release))?;
+    let sched = format!("{SCHED}{}#endif\n", tasks::declarations());
+    write(format!("{FIRST}/linux/sched.h"), &sched)?;
     let system = tree.join(SYSTEM);
     fs::create_dir_all(&system)?;
     let multiarch = Path::new("/usr/include/x86_64-linux-gnu/asm");
