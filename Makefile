@@ -6,6 +6,7 @@
 # bench-vm time the JIT beside native code and other engines; write target/bench-vm.json
 # install  put the one binary under PREFIX (/usr/local)
 # check    style and types only
+# models   run the structures of shared memory under loom (part of test)
 .POSIX:
 .DEFAULT_GOAL := build
 SHELL = /bin/sh
@@ -36,8 +37,13 @@ check: deps
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	DOCS_RS=1 cargo clippy -p bpftime-attach --features frida -- -D warnings
+	cargo clippy -p bpftime-runtime --features model --lib --test model -- -D warnings
+	cargo clippy -p bpftime-shm --features model -- -D warnings
 
-test: check fixtures build
+models: deps
+	cargo test -p bpftime-runtime --features model --test model
+
+test: check fixtures build models
 	cargo build --release -p bpftime-torture
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo cargo nextest run --workspace; cargo nextest run --workspace --no-fail-fast; \
@@ -67,4 +73,4 @@ install: build
 clean:
 	cargo clean
 
-.PHONY: build deps demo fixtures check test bench bench-probes bench-maps bench-vm install clean
+.PHONY: build deps demo fixtures check models test bench bench-probes bench-maps bench-vm install clean

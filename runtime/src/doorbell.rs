@@ -1,7 +1,7 @@
 //! How a producer in a target wakes the reader in the tool: a word to ring,
 //! and a word that says whether anyone sleeps. It knows no ring.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use shm::sync::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use shm::{Region, futex};

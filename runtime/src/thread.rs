@@ -104,6 +104,10 @@ fn epoch_page() -> Option<*const AtomicU64> {
 /// until it executes another program.
 #[inline]
 pub fn ids() -> ThreadIds {
+    #[cfg(feature = "model")]
+    if let Some(id) = shm::sync::model::thread_id() {
+        return ThreadIds { pid: id, tid: id };
+    }
     // SAFETY: the words live as long as the thread.
     let words = unsafe { &*arch::thread_words() };
     if let Some(page) = EPOCH.get()

@@ -3,9 +3,7 @@
 //! although threads are preempted and migrate. It knows no map. Callable from
 //! trampolines: no allocation, no libc, no panic; waits a bounded time only.
 
-use core::hint::spin_loop;
-use core::sync::atomic::{AtomicU64, Ordering};
-
+use shm::sync::{AtomicU64, Ordering, looks, spin_loop};
 use shm::{Region, sys};
 
 use crate::arch;
@@ -17,7 +15,7 @@ pub const CLAIM_BYTES: u64 = 64;
 /// yielded after each [`SPINS`], then the thread sleeps [`NAP_NS`].
 const ROUNDS: u32 = 4096 + 64 * 1000;
 /// Rounds of plain looking.
-const SPINS: u32 = 64;
+const SPINS: u32 = looks(64);
 /// Rounds after which a yield did not help: the holders wait for a CPU.
 const YIELDS: u32 = 4096;
 /// A nap; a thousand of them are the longest that a target waits.

@@ -1,8 +1,8 @@
 //! Waiting on a word of shared memory. It knows nothing of what the word means.
 
-use core::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use crate::sync::AtomicU32;
 use crate::sys;
 
 /// Why [`wait`] returned.
@@ -17,6 +17,10 @@ pub enum WaitResult {
 /// Sleeps while `word` holds `expected`, at most `timeout`. The futex is
 /// shared between processes. Pairs with [`wake`] after a store to `word`.
 pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> WaitResult {
+    #[cfg(feature = "model")]
+    if crate::sync::model::futex_wait(word, expected) {
+        return WaitResult::Look;
+    }
     let time = timeout.map(|t| libc::timespec {
         tv_sec: t.as_secs() as i64,
         tv_nsec: i64::from(t.subsec_nanos()),
@@ -42,7 +46,12 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> WaitR
 }
 
 /// Wakes up to `count` sleepers of `word`; returns how many.
+#[cfg_attr(feature = "model", track_caller)]
 pub fn wake(word: &AtomicU32, count: u32) -> u32 {
+    #[cfg(feature = "model")]
+    if crate::sync::model::futex_wake(word.as_ptr().addr(), count) {
+        return 0;
+    }
     // SAFETY: `word` is valid for the call; FUTEX_WAKE only uses its address.
     let ret = unsafe {
         sys::syscall6(
@@ -61,7 +70,7 @@ pub fn wake(word: &AtomicU32, count: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::Ordering;
+    use crate::sync::Ordering;
 
     #[test]
     fn waits_and_wakes() {

@@ -5,12 +5,13 @@
 //! every offset at each use and hands out atomics and copies, never references
 //! to plain bytes.
 //!
-//! Reading order: [`segment`], [`region`], [`futex`], [`sys`].
+//! Reading order: [`segment`], [`region`], [`sync`], [`futex`], [`sys`].
 
 mod arch;
 pub mod futex;
 pub mod region;
 pub mod segment;
+pub mod sync;
 pub mod sys;
 
 pub use region::{DoubleMapping, Region};

@@ -1,9 +1,9 @@
 //! A checked range of a segment. It knows nothing of what lies in it.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::segment::Mapping;
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::{PAGE, sys};
 
 /// A range of shared memory. Every access names an offset and is checked.

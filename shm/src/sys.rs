@@ -68,11 +68,19 @@ pub fn geteuid() -> u32 {
 
 /// Lets another thread run.
 pub fn sched_yield() {
+    #[cfg(feature = "model")]
+    if crate::sync::model::sched_yield() {
+        return;
+    }
     simple(libc::SYS_sched_yield, 0, 0, 0);
 }
 
 /// Whether thread `tid` of process `pid` exists; one that we may not signal does.
 pub fn alive(pid: i32, tid: i32) -> bool {
+    #[cfg(feature = "model")]
+    if let Some(alive) = crate::sync::model::is_alive(tid) {
+        return alive;
+    }
     pid > 0
         && tid > 0
         && simple(libc::SYS_tgkill, pid as usize, tid as usize, 0) != -(libc::ESRCH as isize)
@@ -86,6 +94,10 @@ pub fn can_run(pid: i32, tid: i32) -> bool {
 
 /// Whether thread `tid` can still run, of whatever process.
 pub fn thread_can_run(tid: i32) -> bool {
+    #[cfg(feature = "model")]
+    if let Some(alive) = crate::sync::model::is_alive(tid) {
+        return alive;
+    }
     let mut byte = 0u8;
     // A thread gives its memory back when it ends, and then there is nothing
     // to read at any address (`mm_access`). Whether this address can be read
@@ -97,6 +109,10 @@ pub fn thread_can_run(tid: i32) -> bool {
 
 /// Nanoseconds of a clock (`CLOCK_*`); 0 for a clock that does not exist.
 pub fn clock_ns(clock: i32) -> u64 {
+    #[cfg(feature = "model")]
+    if let Some(now) = crate::sync::model::clock() {
+        return now;
+    }
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

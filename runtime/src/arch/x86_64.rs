@@ -134,7 +134,7 @@ pub(crate) unsafe fn load(from: *const u64) -> u64 {
 /// `at` is aligned to 16 and valid for reads and writes of 16 bytes, which
 /// others only touch as atomics.
 #[inline(always)]
-pub(crate) unsafe fn replace_pair(at: *const AtomicU64, old: [u64; 2], new: [u64; 2]) -> bool {
+pub(crate) unsafe fn replace_pair(at: *mut u64, old: [u64; 2], new: [u64; 2]) -> bool {
     let replaced: u64;
     // SAFETY: the caller's contract. `rbx`, which operands cannot name but may
     // be given, is put back; so the address has a register of its own.

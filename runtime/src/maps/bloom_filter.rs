@@ -5,10 +5,9 @@
 //! The hash is the kernel's: filters that begin with the same seed say the
 //! same of all values.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
-
 use shm::Region;
+use shm::sync::AtomicU64;
+use shm::sync::Ordering::Relaxed;
 use uapi::Errno;
 use uapi::map::{BPF_ANY, BPF_F_NUMA_NODE, BPF_F_ZERO_SEED};
 

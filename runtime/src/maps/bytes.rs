@@ -6,7 +6,7 @@
 //! for, so that the compiler may not turn a loop into a call of `memcpy`, and
 //! a word that is written whole is read whole.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use shm::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Copies `len` bytes; the ranges do not overlap.
 ///

@@ -1,10 +1,9 @@
 //! A map as one process sees it. It knows what all map types have in common.
 
 use core::ptr::{self, NonNull};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use shm::Region;
+use shm::sync::{AtomicBool, Ordering};
+use std::sync::Arc;
 use uapi::Errno;
 use uapi::map::{BPF_F_LOCK, BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
 use vm::link::ArrayLayout;

@@ -8,9 +8,8 @@
 //! one that is killed leaves its id in the word, and the next one takes over.
 //! Usable from trampolines.
 
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-
+use shm::sync::Ordering::{Acquire, Relaxed, Release};
+use shm::sync::{AtomicU32, looks, spin_loop};
 use shm::sys;
 
 use super::bytes;
@@ -21,7 +20,7 @@ use crate::thread;
 /// stopped, or a word that someone wrote, must not hang everybody.
 const PATIENCE_NS: u64 = 100_000_000;
 /// Looks at a lock between two system calls.
-const SPINS: u32 = 256;
+const SPINS: u32 = looks(256);
 
 /// The special parts of a map's values.
 pub(super) struct Parts {
@@ -119,7 +118,7 @@ pub(crate) unsafe fn lock(at: *mut u8) {
             if holder == 0 && word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
                 return;
             }
-            core::hint::spin_loop();
+            spin_loop();
             holder = word.load(Relaxed);
         }
         let now = sys::clock_ns(libc::CLOCK_MONOTONIC);

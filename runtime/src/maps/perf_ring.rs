@@ -4,9 +4,8 @@
 //! the caller's promise (the vCPU claim); a writer that died in the middle of
 //! a record has not moved `data_head`, so the next one writes over it.
 
-use core::sync::atomic::Ordering;
-
 use shm::Region;
+use shm::sync::Ordering;
 use uapi::Errno;
 
 use super::bytes;

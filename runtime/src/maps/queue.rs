@@ -16,9 +16,8 @@
 //! is taken out; that nobody changed the pair meanwhile says that the copy is
 //! whole. Elements that killed processes held are found by [`Queue::reclaim`].
 
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use core::sync::atomic::{AtomicU64, fence};
-
+use shm::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use shm::sync::{AtomicU64, fence};
 use shm::{Region, sys};
 use uapi::Errno;
 use uapi::map::{BPF_ANY, BPF_EXIST, BPF_F_NUMA_NODE, BPF_MAP_TYPE_STACK};
@@ -163,7 +162,7 @@ impl Queue {
         };
         // SAFETY: two words of the region's header, aligned to 16, which are
         // only touched as atomics.
-        unsafe { arch::replace_pair(newest, ends.words(), by.words()) }
+        unsafe { arch::replace_pair(newest.as_ptr(), ends.words(), by.words()) }
     }
 
     fn slot(&self, position: u32) -> &AtomicU64 {

@@ -3,9 +3,8 @@
 //! the object's id in the session, or 0. What the object is, and who keeps it
 //! alive, is not known here.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use shm::Region;
+use shm::sync::{AtomicU32, Ordering};
 use uapi::Errno;
 use uapi::map::{
     BPF_ANY, BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, BPF_MAP_TYPE_ARRAY_OF_MAPS,

@@ -6,10 +6,9 @@
 //! and look again whether the word is the same. A writer that was killed is
 //! noticed by whoever needs the place next.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::fence;
-
+use shm::sync::AtomicU64;
+use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use shm::sync::fence;
 use shm::{Region, sys};
 use uapi::Errno;
 use uapi::map::{

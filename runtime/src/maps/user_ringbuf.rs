@@ -6,9 +6,8 @@
 //! killed while it drains leaves its id in `BUSY`; the next one takes over, and
 //! meets the sample again that the dead one looked at.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-
+use shm::sync::AtomicU64;
+use shm::sync::Ordering::{Acquire, Relaxed, Release};
 use shm::{DoubleMapping, Region};
 use uapi::Errno;
 use uapi::map::{

@@ -2,10 +2,9 @@
 //! doorbell, vCPU claims and link counters, then a heap for the storage of
 //! maps and rings. It knows where things are, not what they mean.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use shm::Region;
+use shm::sync::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
 
 use super::objects::{SLOTS, slot_of};
 

@@ -8,9 +8,8 @@
 //! is the record's index plus, above it, how often the index was used: it
 //! never comes back.
 
-use std::sync::atomic::{Ordering, fence};
-
 use shm::Region;
+use shm::sync::{Ordering, fence};
 use uapi::Errno;
 
 use crate::maps::MapSpec;
@@ -203,11 +202,11 @@ impl Objects {
         (magic == MAGIC && (1..=super::data::MAX_CPUS).contains(&cpus)).then_some(objects)
     }
 
-    fn u32(&self, offset: u64) -> Option<&std::sync::atomic::AtomicU32> {
+    fn u32(&self, offset: u64) -> Option<&shm::sync::AtomicU32> {
         self.region.u32_at(offset)
     }
 
-    fn u64(&self, offset: u64) -> Option<&std::sync::atomic::AtomicU64> {
+    fn u64(&self, offset: u64) -> Option<&shm::sync::AtomicU64> {
         self.region.u64_at(offset)
     }
 

@@ -6,9 +6,9 @@
 //! the number of slots, waits by time, and a slot counts only while the
 //! process named in it runs.
 
+use shm::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use shm::{Access, Region, Segment, futex};

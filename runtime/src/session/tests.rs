@@ -1,10 +1,10 @@
 //! Sessions from creation to removal, with both sides in one or two processes.
 
+use shm::sync::{AtomicBool, Ordering};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;

@@ -8,7 +8,7 @@
 //! an element's `next` fails when the element is used anew, even if the same
 //! one follows.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use shm::sync::{AtomicU32, AtomicU64};
 
 /// Bits of an element's number.
 pub(super) const NUMBER_BITS: u32 = 26;

@@ -3,9 +3,8 @@
 //! asks the element itself, and a number whose bit was lost with a killed
 //! process is found again by a scan. It knows no element.
 
-use core::sync::atomic::Ordering::SeqCst;
-
 use shm::Region;
+use shm::sync::Ordering::SeqCst;
 
 /// Levels: 64^5 numbers are more than a table has elements.
 const LEVELS: usize = 5;

@@ -6,8 +6,8 @@
 //! (kernel/bpf/bpf_lru_list.c), which nobody could mend after a kill. The
 //! hand is a counter that any value serves.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use shm::sync::AtomicU64;
+use shm::sync::Ordering::Relaxed;
 
 use super::element::{Element, Stock};
 use super::layout::header;

@@ -6,10 +6,9 @@
 //! used) only helps to find one. So a process that is killed leaves elements
 //! signed with its id, which [`Pool::scan`] takes back.
 
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU64, fence};
-
 use shm::Region;
+use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use shm::sync::{AtomicU64, fence};
 
 use super::element::{Element, Link, Phase, State, Stock};
 use super::hints::Hints;

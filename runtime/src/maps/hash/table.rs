@@ -12,8 +12,8 @@
 //! generation and starts again.
 
 use core::cell::Cell;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU64, fence};
+use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use shm::sync::{AtomicU64, fence};
 
 use uapi::Errno;
 use uapi::map::{BPF_EXIST, BPF_NOEXIST};

@@ -13,10 +13,9 @@ mod order;
 mod prefix;
 
 use core::ptr;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{AcqRel, Acquire};
-
 use shm::Region;
+use shm::sync::AtomicU64;
+use shm::sync::Ordering::{AcqRel, Acquire};
 use uapi::Errno;
 use uapi::map::{BPF_EXIST, BPF_F_NO_PREALLOC, BPF_F_NUMA_NODE};
 

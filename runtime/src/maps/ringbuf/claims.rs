@@ -7,10 +7,9 @@
 //! time, and when those places are other threads', there are claims that are
 //! taken and given back.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-
 use shm::Region;
+use shm::sync::AtomicU64;
+use shm::sync::Ordering::{Acquire, Relaxed, Release};
 
 use super::header::CLAIMS;
 use crate::thread::{self, ThreadIds};

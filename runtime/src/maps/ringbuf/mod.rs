@@ -19,9 +19,8 @@ mod reap;
 mod tests;
 
 use core::ptr;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicU64, fence};
-
+use shm::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use shm::sync::{AtomicU64, fence};
 use shm::{DoubleMapping, Region};
 use uapi::Errno;
 use uapi::map::{BPF_F_NUMA_NODE, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};

@@ -1,7 +1,7 @@
 //! What is done for producers that were killed while they held a record: it
 //! is discarded, so that the reader goes on. It knows no reader.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use shm::sync::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::claims::{Hold, Seen};
 use super::header::{CLAIMS, HEADER, Header};
