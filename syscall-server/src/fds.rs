@@ -4,7 +4,6 @@
 //! Looking at an fd that is not ours takes no lock, so the interposed calls
 //! stay as async-signal-safe for those as libc's are.
 
-use std::collections::HashMap;
 use std::ffi::c_int;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,13 +80,14 @@ enum Entry {
 pub struct Fds {
     /// One bit per fd: a hint that needs no lock.
     ours: [AtomicU64; MAX_FDS / 64],
-    entries: Mutex<Option<HashMap<c_int, Entry>>>,
+    /// By number.
+    entries: Mutex<Vec<Option<Entry>>>,
 }
 
 /// The one table of the process; as fds are global, so is it.
 pub static FDS: Fds = Fds {
     ours: [const { AtomicU64::new(0) }; MAX_FDS / 64],
-    entries: Mutex::new(None),
+    entries: Mutex::new(Vec::new()),
 };
 
 impl Fds {
@@ -101,28 +101,30 @@ impl Fds {
         fd < MAX_FDS && self.ours[fd / 64].load(Ordering::Acquire) & (1 << (fd % 64)) != 0
     }
 
-    fn entries(&self) -> MutexGuard<'_, Option<HashMap<c_int, Entry>>> {
+    fn entries(&self) -> MutexGuard<'_, Vec<Option<Entry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What `fd` stands for.
     pub fn get(&self, fd: c_int) -> Option<Arc<File>> {
+        self.look(fd, Arc::clone)
+    }
+
+    /// What `look`, which may not come back here, sees in what `fd` stands for.
+    pub fn look<T>(&self, fd: c_int, look: impl FnOnce(&Arc<File>) -> T) -> Option<T> {
         if !self.may_be_ours(fd) {
             return None;
         }
-        match self.entries().as_ref()?.get(&fd)? {
-            Entry::File(file) => Some(Arc::clone(file)),
-            Entry::Private => None,
+        match self.entries().get(usize::try_from(fd).ok()?)? {
+            Some(Entry::File(file)) => Some(look(file)),
+            Some(Entry::Private) | None => None,
         }
     }
 
     /// Whether the tool may not touch `fd`.
     pub fn is_private(&self, fd: c_int) -> bool {
         self.may_be_ours(fd)
-            && matches!(
-                self.entries().as_ref().and_then(|entries| entries.get(&fd)),
-                Some(Entry::Private)
-            )
+            && matches!(self.entries().get(fd as usize), Some(Some(Entry::Private)))
     }
 
     /// Enters a new fd. On failure the fd is closed.
@@ -139,7 +141,12 @@ impl Fds {
         let Some(slot) = slot else {
             return Err(Errno::EMFILE);
         };
-        let old = self.entries().get_or_insert_default().insert(fd, entry);
+        let mut entries = self.entries();
+        if entries.len() <= slot {
+            entries.resize_with(slot + 1, || None);
+        }
+        let old = entries[slot].replace(entry);
+        drop(entries);
         self.ours[slot / 64].fetch_or(1 << (slot % 64), Ordering::Release);
         // Dropped with the table unlocked: an object's end takes other locks.
         drop(old);
@@ -155,7 +162,7 @@ impl Fds {
         let mut entries = self.entries();
         let slot = fd as usize;
         self.ours[slot / 64].fetch_and(!(1 << (slot % 64)), Ordering::Release);
-        let old = entries.as_mut().and_then(|entries| entries.remove(&fd));
+        let old = entries.get_mut(slot).and_then(Option::take);
         drop(entries);
         drop(old);
     }
@@ -192,23 +199,20 @@ impl Fds {
 
     /// Our fds from `first` to `last`, ascending.
     pub fn in_range(&self, first: c_int, last: c_int) -> Vec<c_int> {
-        let mut fds: Vec<c_int> = match self.entries().as_ref() {
-            Some(entries) => entries
-                .keys()
-                .copied()
-                .filter(|fd| (first..=last).contains(fd))
-                .collect(),
-            None => Vec::new(),
-        };
-        fds.sort_unstable();
-        fds
+        let entries = self.entries();
+        let taken = (0..)
+            .zip(entries.iter())
+            .filter(|(_, entry)| entry.is_some());
+        taken
+            .map(|(fd, _)| fd)
+            .filter(|fd| (first..=last).contains(fd))
+            .collect()
     }
 }
 
 /// The table, locked while a fork copies it.
 pub struct Locked(
-    #[expect(dead_code, reason = "held, not looked at")]
-    MutexGuard<'static, Option<HashMap<c_int, Entry>>>,
+    #[expect(dead_code, reason = "held, not looked at")] MutexGuard<'static, Vec<Option<Entry>>>,
 );
 
 impl Fds {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use runtime::command::Bpf;
+use runtime::command::timer::with_signals_blocked;
+use runtime::own_stack;
 use runtime::session::{Dirs, Session, SessionError, spawn_sweeper};
 use uapi::Errno;
 
@@ -58,6 +60,7 @@ pub fn server() -> Result<&'static Server, Errno> {
 }
 
 fn start() -> Result<Server, SessionError> {
+    note_stacks();
     // What goes wrong in here is told as an errno, not on the tool's stderr.
     std::panic::set_hook(Box::new(|info| log::debug(format_args!("{info}"))));
     if Environment::read().verify_only {
@@ -84,6 +87,24 @@ fn start() -> Result<Server, SessionError> {
         bpf: Bpf::new(session),
         bridge: Bridge::default(),
     })
+}
+
+/// Has the addresses of attributes, keys and values on stacks recognised.
+fn note_stacks() {
+    // Libc's notes are looked for on a thread that is not the first.
+    let looked = with_signals_blocked(|| std::thread::spawn(own_stack::init).join());
+    if looked.is_err() {
+        return;
+    }
+    let stack = std::fs::read_to_string("/proc/self/maps")
+        .ok()
+        .and_then(|maps| {
+            let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
+            u64::from_str_radix(line.split('-').next()?, 16).ok()
+        });
+    if let Some(low) = stack {
+        own_stack::note_first_thread(low);
+    }
 }
 
 /// The file that this code was loaded from.

@@ -36,13 +36,13 @@ pub fn copy_attr(attr: u64, size: u32) -> Result<AttrBytes, Errno> {
     if size > MAX_ATTR_BYTES {
         return Err(Errno::E2BIG);
     }
-    let all = user::read_vec(attr, size as usize)?;
-    let (known, unknown) = all.split_at(all.len().min(ATTR_BYTES));
+    let mut bytes = [0; ATTR_BYTES];
+    let known = ATTR_BYTES.min(size as usize);
+    let unknown = user::read_vec(attr.wrapping_add(known as u64), size as usize - known)?;
     if unknown.iter().any(|&b| b != 0) {
         return Err(Errno::E2BIG);
     }
-    let mut bytes = [0; ATTR_BYTES];
-    bytes[..known.len()].copy_from_slice(known);
+    user::read(attr, &mut bytes[..known])?;
     Ok(bytes)
 }
 
@@ -163,17 +163,21 @@ fn wrong(fd: c_int) -> Errno {
 
 /// The map that an fd stands for.
 pub fn map(fd: c_int) -> Result<Arc<MapObject>, Errno> {
-    match object(fd) {
-        Ok(Object::Map(map)) => Ok(map),
-        _ => Err(wrong(fd)),
-    }
+    map_and_rights(fd).map(|(map, _)| map)
+}
+
+fn map_and_rights(fd: c_int) -> Result<(Arc<MapObject>, Rights), Errno> {
+    let found = FDS.look(fd, |file| match &file.object {
+        Object::Map(map) => Some((Arc::clone(map), file.rights)),
+        _ => None,
+    });
+    found.flatten().ok_or_else(|| wrong(fd))
 }
 
 /// The map that an fd stands for, if the fd has these rights to it
 /// (`map_get_sys_perms`).
 pub fn map_with(fd: c_int, needed: Rights) -> Result<Arc<MapObject>, Errno> {
-    let map = map(fd)?;
-    let rights = FDS.get(fd).map_or(Rights::ALL, |file| file.rights);
+    let (map, rights) = map_and_rights(fd)?;
     let writable = rights.write && !map.map().frozen();
     let lacks = (needed.read && !rights.read) || (needed.write && !writable);
     match lacks {

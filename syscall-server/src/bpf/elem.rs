@@ -12,7 +12,7 @@ use uapi::map::{BPF_F_LOCK, BPF_MAP_TYPE_BLOOM_FILTER};
 
 use super::call::{self, Call};
 use crate::fds::Rights;
-use crate::user;
+use crate::user::{self, Buffer};
 
 /// One past the last byte that a deletion reads.
 pub const KEY_END: usize = 16;
@@ -20,7 +20,7 @@ pub const KEY_END: usize = 16;
 pub const VALUE_END: usize = 24;
 
 /// The map and key of a call; a map without keys wants a null pointer.
-fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Vec<u8>), Errno> {
+fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Buffer), Errno> {
     let map = call::map_with(attr.map_fd, needed)?;
     let spec = map.map().spec();
     if attr.flags & BPF_F_LOCK != 0 && spec.lock().is_none() {
@@ -30,7 +30,7 @@ fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Vec<u8
     if key_size == 0 && attr.key != 0 {
         return Err(Errno::EINVAL);
     }
-    let key = user::read_vec(attr.key, key_size)?;
+    let key = user::read_buffer(attr.key, key_size)?;
     Ok((map, key))
 }
 
@@ -48,8 +48,8 @@ pub fn lookup(call: &Call) -> Result<i64, Errno> {
     let (map, key) = map_and_key(&attr, call::READ)?;
     // Of a bloom filter the value is what is asked for.
     let mut value = match map.map().spec().map_type {
-        BPF_MAP_TYPE_BLOOM_FILTER => user::read_vec(attr.value, value_size(&map))?,
-        _ => vec![0; value_size(&map)],
+        BPF_MAP_TYPE_BLOOM_FILTER => user::read_buffer(attr.value, value_size(&map))?,
+        _ => Buffer::zeroed(value_size(&map)),
     };
     call.server
         .bpf
@@ -64,7 +64,7 @@ pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
     check_read_flags(&attr)?;
     let (map, key) = map_and_key(&attr, Rights::ALL)?;
-    let mut value = vec![0; value_size(&map)];
+    let mut value = Buffer::zeroed(value_size(&map));
     call.server
         .bpf
         .map_lookup_and_delete(&map, &key, &mut value, attr.flags)?;
@@ -75,7 +75,7 @@ pub fn lookup_and_delete(call: &Call) -> Result<i64, Errno> {
 pub fn update(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
     let (map, key) = map_and_key(&attr, call::WRITE)?;
-    let bytes = user::read_vec(attr.value, value_size(&map))?;
+    let bytes = user::read_buffer(attr.value, value_size(&map))?;
     let value = match map.elements() {
         Elements::Bytes => NewValue::Bytes(&bytes),
         // The kernel looks at the fd after all else.
@@ -118,9 +118,9 @@ pub fn next_key(call: &Call) -> Result<i64, Errno> {
     let key = match attr.key {
         0 => None,
         _ if key_size == 0 => return Err(Errno::EINVAL),
-        address => Some(user::read_vec(address, key_size)?),
+        address => Some(user::read_buffer(address, key_size)?),
     };
-    let mut next = vec![0; key_size];
+    let mut next = Buffer::zeroed(key_size);
     call.server
         .bpf
         .map_next_key(&map, key.as_deref(), &mut next)?;
