@@ -58,8 +58,10 @@ struct Traced {
 pub struct Syscalls {
     at: BTreeMap<(u64, u32), &'static Traced>,
     refused: BTreeMap<(u64, u32), String>,
-    /// Instructions that could not be hooked.
+    /// `syscall` instructions that could not be hooked.
     refused_sites: u32,
+    /// Instructions of the kinds that never are.
+    other_sites: u32,
     /// All text of files could be looked at.
     has_read_all: bool,
     /// Memory that was text and was hooked, or needed no hook.
@@ -78,7 +80,8 @@ impl Syscalls {
     /// Links that are in place, and what was refused: links, and instructions.
     pub fn counts(&self) -> (u32, u32) {
         let writable = u32::from(self.sees_writable());
-        let refused = self.refused.len() as u32 + self.refused_sites + writable;
+        let sites = self.refused_sites + self.other_sites;
+        let refused = self.refused.len() as u32 + sites + writable;
         (self.at.len() as u32, refused)
     }
 
@@ -94,13 +97,22 @@ impl Syscalls {
 
     /// Why links and instructions were refused, and how often.
     pub fn reasons(&self) -> impl Iterator<Item = (&str, u32)> {
-        let sites = "a syscall instruction cannot be hooked, its calls are not seen";
-        let sites = (self.refused_sites != 0).then_some((sites, self.refused_sites));
+        let sites = [
+            (
+                "a syscall instruction cannot be hooked, its calls are not seen",
+                self.refused_sites,
+            ),
+            (
+                "int 0x80 and sysenter are not hooked, their calls are not seen",
+                self.other_sites,
+            ),
+            (
+                "text that is writable, too, is not hooked, its calls are not seen",
+                u32::from(self.sees_writable()),
+            ),
+        ];
         let links = self.refused.values().map(|reason| (reason.as_str(), 1));
-        let writable = "text that is writable, too, is not hooked, its calls are not seen";
-        links
-            .chain(sites)
-            .chain(self.sees_writable().then_some((writable, 1)))
+        links.chain(sites.into_iter().filter(|(_, count)| *count != 0))
     }
 
     /// Tells the sessions what the engine skipped. They are joined or rest.
@@ -203,6 +215,7 @@ impl Syscalls {
         };
         self.has_read_all
             && self.refused_sites == 0
+            && self.other_sites == 0
             && engine.syscall_doubts() == 0
             && text::is_known(&self.looked_at, &engine.own_text(), but_changing)
     }
@@ -269,7 +282,8 @@ impl Syscalls {
         let refused = engine.syscall_sites();
         let refused = refused.iter().filter(|site| site.tactic.is_err());
         let refused = refused.inspect(|site| debug!("{site:x?}")).count();
-        self.refused_sites = (refused + engine.other_syscalls()) as u32;
+        self.refused_sites = refused as u32;
+        self.other_sites = engine.other_syscalls() as u32;
         self.told = Some((probes, image.clone()));
     }
 }
