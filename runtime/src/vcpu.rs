@@ -92,7 +92,8 @@ impl Vcpus {
                 {
                     return Some(slot);
                 }
-                if holder == self.stuck(slot)?.load(Ordering::Relaxed) {
+                // A free slot that another thread was faster to take is not stuck.
+                if holder != 0 && holder == self.stuck(slot)?.load(Ordering::Relaxed) {
                     stuck += 1;
                 }
             }

@@ -66,6 +66,10 @@ pub(crate) fn has_rdpid() -> bool {
 /// system call.
 #[inline(always)]
 pub(crate) fn cpu() -> u32 {
+    #[cfg(feature = "model")]
+    if shm::sync::model::thread_id().is_some() {
+        return 0;
+    }
     const CPUNODE_SEG: u32 = 15 * 8 + 3;
     const CPU_MASK: u32 = 0xfff;
     if has_rdpid() {

@@ -39,10 +39,7 @@ fn body(region: &Region, producers: u64) {
 #[test]
 fn no_ring_is_missed() {
     let region = memory::region(4096);
-    let runs = Model {
-        preemptions: Some(3),
-    }
-    .check(move || body(&region, 2));
+    let runs = Model::preempted(3).check(move || body(&region, 2));
     assert!(runs > 10_000, "{runs}");
 }
 

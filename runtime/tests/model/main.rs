@@ -7,4 +7,6 @@
 //! that it notices; what it does not notice is listed and explained.
 
 mod doorbell;
+mod lock;
 mod memory;
+mod vcpu;

@@ -365,13 +365,32 @@ pub fn spawn_mortal<T: 'static>(
 /// How far a model goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
-    /// Most switches away from a thread that could go on; `None` for any.
-    pub preemptions: Option<usize>,
+    preemptions: Option<usize>,
+    runs: Option<usize>,
 }
 
 impl Model {
     /// Every interleaving.
-    pub const WHOLE: Model = Model { preemptions: None };
+    pub const WHOLE: Model = Model {
+        preemptions: None,
+        runs: None,
+    };
+
+    /// All with at most so many switches away from a thread that could go on.
+    pub const fn preempted(preemptions: usize) -> Model {
+        Model {
+            preemptions: Some(preemptions),
+            runs: None,
+        }
+    }
+
+    /// The first `runs`, about, where all would be too many.
+    pub const fn at_most(self, runs: usize) -> Model {
+        Model {
+            runs: Some(runs),
+            ..self
+        }
+    }
 
     /// Runs `body` in every way that it can go; how many that were.
     ///
@@ -395,6 +414,8 @@ impl Model {
         builder.max_threads = THREADS;
         builder.max_branches = 20_000;
         builder.preemption_bound = self.preemptions;
+        builder.max_permutations = self.runs;
+        builder.checkpoint_interval = 100;
         let counted = Arc::clone(&runs);
         let ended = End;
         builder.check(move || {
