@@ -129,6 +129,24 @@ pub fn spread() -> usize {
     arch::thread_words() as usize >> 12
 }
 
+/// When the calling thread started, in ticks since boot: what it remembers, or
+/// what `find` says.
+#[inline]
+pub(crate) fn start(find: impl FnOnce() -> Option<u64>) -> Option<u64> {
+    // What it remembers is not of the thread that it was forked from.
+    ids();
+    // SAFETY: the words live as long as the thread.
+    let words = unsafe { &*arch::thread_words() };
+    match words[4].load(Ordering::Relaxed) {
+        0 => {
+            let start = find()?;
+            words[4].store(start, Ordering::Relaxed);
+            Some(start)
+        }
+        start => Some(start),
+    }
+}
+
 /// What was remembered of the calling thread is wrong from now on: it runs with
 /// the thread-local memory of another, or did until now (vfork(2)).
 #[inline]
@@ -203,8 +221,9 @@ pub fn exists(pid: i32) -> bool {
 }
 
 #[cold]
-fn ask(words: &[AtomicU64; 4]) -> ThreadIds {
+fn ask(words: &[AtomicU64; 5]) -> ThreadIds {
     let ids = guest::ids().unwrap_or_else(own_ids);
+    words[4].store(0, Ordering::Relaxed);
     if let Some(page) = EPOCH.get()
         && !page.0.is_null()
     {

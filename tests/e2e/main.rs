@@ -18,6 +18,7 @@ mod nested;
 mod oracle;
 mod order;
 mod overrides;
+mod owned;
 mod points;
 mod running;
 mod stacks;

@@ -82,6 +82,8 @@ mod op_flags {
     pub const BPF_F_FAST_STACK_CMP: u64 = 1 << 9;
     pub const BPF_F_REUSE_STACKID: u64 = 1 << 10;
     pub const BPF_F_USER_BUILD_ID: u64 = 1 << 11;
+    /// `bpf_*_storage_get` flags.
+    pub const BPF_LOCAL_STORAGE_GET_F_CREATE: u64 = 1;
 }
 pub use op_flags::*;
 

@@ -6,7 +6,7 @@ pub(crate) mod readable;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-// Four words per thread in the static TLS block. A Rust `thread_local!` would
+// Five words per thread in the static TLS block. A Rust `thread_local!` would
 // go through `__tls_get_addr`, which allocates on first use in a thread when
 // the library was loaded by dlopen(3), possibly inside a probed malloc.
 global_asm!(
@@ -15,19 +15,20 @@ global_asm!(
     .globl bpftime_thread
     .hidden bpftime_thread
     .type bpftime_thread,@object
-    .size bpftime_thread,32
+    .size bpftime_thread,40
     .p2align 4
 bpftime_thread:
-    .zero 32
+    .zero 40
     .popsection
 "#
 );
 
 /// The calling thread's words, all 0 in a new thread: two that say who it is
-/// (`crate::thread`), the address of its word on the board of readers, and how
-/// many calls of it are under way that take memory away (`crate::readable`).
+/// (`crate::thread`), the address of its word on the board of readers, how
+/// many calls of it are under way that take memory away (`crate::readable`), and
+/// when it started.
 #[inline(always)]
-pub(crate) fn thread_words() -> *const [AtomicU64; 4] {
+pub(crate) fn thread_words() -> *const [AtomicU64; 5] {
     let address: usize;
     // SAFETY: reads the thread pointer (`fs:0`, x86-64 psABI) and adds the
     // symbol's offset in the static TLS block; nothing is written.
@@ -39,7 +40,7 @@ pub(crate) fn thread_words() -> *const [AtomicU64; 4] {
             options(nostack, readonly),
         );
     }
-    address as *const [AtomicU64; 4]
+    address as *const [AtomicU64; 5]
 }
 
 /// Whether `rdpid` may be used; [`init`] finds out.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use uapi::helper::BPF_FUNC_GET_CURRENT_TASK;
+use uapi::helper::*;
 use uapi::insn::{
     BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE,
     BPF_PSEUDO_MAP_VALUE,
@@ -44,8 +44,14 @@ const RUNNABLE: &str = "kprobe (uprobe), tracepoint, raw_tracepoint and perf_eve
 /// own state, sleepable, register invariants.
 const PROG_FLAGS: u32 = 0b1001_1111;
 
-/// Helpers that give tasks.
-const TASKS: [u32; 1] = [BPF_FUNC_GET_CURRENT_TASK];
+/// Helpers that give tasks, and those that read them.
+const TASKS: [u32; 2] = [BPF_FUNC_GET_CURRENT_TASK, BPF_FUNC_GET_CURRENT_TASK_BTF];
+const READS: [u32; 4] = [
+    BPF_FUNC_PROBE_READ,
+    BPF_FUNC_PROBE_READ_STR,
+    BPF_FUNC_PROBE_READ_KERNEL,
+    BPF_FUNC_PROBE_READ_KERNEL_STR,
+];
 
 /// `BPF_LD | BPF_IMM | BPF_DW`.
 const LD_IMM64: u8 = BPF_LD | BPF_IMM | BPF_DW;
@@ -197,7 +203,9 @@ impl Bpf {
         let (verified, id) = match self.session() {
             Ok(session) => {
                 let verified = program::verify(session, load.spec, log).map_err(|e| e.errno)?;
-                if verified.facts().helpers.iter().any(|id| TASKS.contains(id)) {
+                let calls =
+                    |ids: &[u32]| verified.facts().helpers.iter().any(|id| ids.contains(id));
+                if calls(&TASKS) && calls(&READS) {
                     self.note_tasks(session);
                 }
                 let id = session.create_program(verified.spec())?;

@@ -95,6 +95,10 @@ words! {
     Callback(u64) = Arg::Func;
     /// What a callback gets: an address on the program's stack, or NULL.
     CallbackCtx(u64) = Arg::StackOrNull;
+    /// A task, or NULL.
+    TaskOrNull(u64) = Arg::BtfIdOrNull("task_struct");
+    /// `value_size` readable bytes, or NULL.
+    GivenOrNull(*const u8) = Arg::MapValueOrNull;
     /// The lock of a map value.
     Lock(*mut u8) = Arg::SpinLock;
     /// A zero-terminated string in read-only map memory.
@@ -191,6 +195,18 @@ impl Returned for RecordOrNull {
     #[inline(always)]
     fn into_register(self) -> u64 {
         self.0 as u64
+    }
+}
+
+/// A task.
+pub(super) struct Task(pub u64);
+
+impl Returned for Task {
+    const RET: Ret = Ret::BtfId("task_struct");
+
+    #[inline(always)]
+    fn into_register(self) -> u64 {
+        self.0
     }
 }
 

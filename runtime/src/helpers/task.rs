@@ -4,9 +4,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use shm::sys;
 use uapi::Errno;
-use uapi::map::BPF_MAP_TYPE_CGROUP_ARRAY;
+use uapi::map::{BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_MAP_TYPE_CGROUP_ARRAY};
 
-use super::row::{Any, Ctx, Len, Room, helper};
+use super::row::{Any, Ctx, GivenOrNull, Len, Room, Task, TaskOrNull, ValueOrNull, helper};
 use crate::maps::{Map, bytes};
 use crate::{guest, tasks, thread};
 
@@ -67,6 +67,40 @@ helper! {
     /// find fields of the thread ([`tasks`]).
     gpl fn get_current_task(run) -> u64 = BPF_FUNC_GET_CURRENT_TASK {
         tasks::address(thread::ids().tid)
+    }
+}
+
+helper! {
+    /// bpf_get_current_task_btf: the same, for the helpers that take tasks.
+    gpl fn get_current_task_btf(run) -> Task = BPF_FUNC_GET_CURRENT_TASK_BTF {
+        Task(tasks::address(thread::ids().tid))
+    }
+}
+
+helper! {
+    /// bpf_task_storage_get: the thread's value, or NULL; with
+    /// BPF_LOCAL_STORAGE_GET_F_CREATE made of `initial`, or zeros, if there is none.
+    fn task_storage_get(run, map: &'static Map, task: TaskOrNull, initial: GivenOrNull, flags: Any) -> ValueOrNull = BPF_FUNC_TASK_STORAGE_GET {
+        let create = flags.0 & BPF_LOCAL_STORAGE_GET_F_CREATE != 0;
+        let known = flags.0 & !BPF_LOCAL_STORAGE_GET_F_CREATE == 0;
+        let storage = map.task_storage().zip(tasks::tid_at(task.0)).filter(|_| known);
+        ValueOrNull(match storage {
+            // SAFETY: the verifier proved that `initial` is NULL or has the
+            // map's value size.
+            Some((storage, tid)) => unsafe { storage.get(tid, initial.0, create) },
+            None => core::ptr::null_mut(),
+        })
+    }
+}
+
+helper! {
+    /// bpf_task_storage_delete: removes it. Errors: EINVAL no task, ENOENT.
+    fn task_storage_delete(run, map: &'static Map, task: TaskOrNull) -> i64 = BPF_FUNC_TASK_STORAGE_DELETE {
+        let storage = map.task_storage().zip(tasks::tid_at(task.0));
+        match storage.map_or(Err(Errno::EINVAL), |(storage, tid)| storage.remove(tid)) {
+            Ok(()) => 0,
+            Err(errno) => errno.ret(),
+        }
     }
 }
 

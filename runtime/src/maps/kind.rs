@@ -13,6 +13,7 @@ use vm::link::ArrayLayout;
 use super::of_maps::{self, InnerMaps};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
+use super::task_storage::{self, TaskStorage};
 use super::user_ringbuf::{self, UserRing};
 use super::{
     array, bloom_filter, hash, lpm_trie, percpu_array, queue, ringbuf, slots, stack_trace,
@@ -58,6 +59,7 @@ pub(super) fn map_type(number: u32) -> Option<&'static MapType> {
         BPF_MAP_TYPE_USER_RINGBUF => &user_ringbuf::TYPE,
         BPF_MAP_TYPE_ARRAY_OF_MAPS => &of_maps::ARRAY,
         BPF_MAP_TYPE_HASH_OF_MAPS => &of_maps::HASH,
+        BPF_MAP_TYPE_TASK_STORAGE => &task_storage::TYPE,
         _ => return None,
     })
 }
@@ -216,6 +218,11 @@ pub(super) trait MapKind: Send + Sync {
 
     /// The map as a user ring buffer.
     fn user_ring(&self) -> Option<&UserRing> {
+        None
+    }
+
+    /// The map as one with a value for each thread.
+    fn task_storage(&self) -> Option<&TaskStorage> {
         None
     }
 

@@ -12,6 +12,7 @@ use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
 use super::spec_only::SpecOnly;
+use super::task_storage::TaskStorage;
 use super::user_ringbuf::UserRing;
 
 /// A process-local view of one map. Its address (keep it boxed or in an `Arc`)
@@ -296,6 +297,11 @@ impl Map {
     /// The map as a user ring buffer, if it is one.
     pub fn user_ring(&self) -> Option<&UserRing> {
         self.kind.user_ring()
+    }
+
+    /// The map as one with a value for each thread, if it is one.
+    pub fn task_storage(&self) -> Option<&TaskStorage> {
+        self.kind.task_storage()
     }
 
     /// Whether a map of maps may hold maps of this spec.

@@ -25,10 +25,12 @@ mod slots;
 mod spec;
 mod spec_only;
 mod stack_trace;
+mod task_storage;
 mod user_ringbuf;
 
 pub use map::Map;
 pub use perf_ring::PerfRing;
 pub use ringbuf::Ring;
 pub use spec::{FieldSpec, InnerSpec, MAX_FIELDS, MapSpec};
+pub use task_storage::TaskStorage;
 pub use user_ringbuf::{Drained, UserRing};

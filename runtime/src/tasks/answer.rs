@@ -163,9 +163,44 @@ fn stat_field(who: Who, place: usize) -> Option<u64> {
     proc::number(field)
 }
 
-/// Time since boot at which a thread started, to a tick.
+/// Time since boot at which a thread started, in nanoseconds.
 fn start(tid: i32) -> Option<u64> {
-    stat_field(who(tid)?, STAT_START)?.checked_mul(TICK)
+    start_of(tid)?.checked_mul(TICK)
+}
+
+/// The same, in ticks.
+pub(crate) fn start_of(tid: i32) -> Option<u64> {
+    stat_field(who(tid)?, STAT_START)
+}
+
+/// That of the calling thread, which remembers it.
+#[inline]
+pub(crate) fn own_start() -> Option<u64> {
+    #[cold]
+    fn find() -> Option<u64> {
+        stat_field(Who::Current, STAT_START)
+    }
+    thread::start(find)
+}
+
+/// The thread whose task is at an address.
+#[inline]
+pub(crate) fn tid_at(task: u64) -> Option<i32> {
+    match Object::at(task) {
+        Some((Object::Task, tid, 0)) => Some(tid),
+        _ => None,
+    }
+}
+
+/// The thread that a pidfd of this process is for, below 1 if it is gone;
+/// `None` for what is no pidfd.
+pub(crate) fn of_pidfd(fd: i32) -> Option<i32> {
+    let mut text = [0u8; 512];
+    let pid = proc::line(proc::fdinfo(fd, &mut text)?, b"Pid:\t")?;
+    Some(match pid.first() {
+        Some(b'-') => -1,
+        _ => i32::try_from(proc::number(pid)?).ok()?,
+    })
 }
 
 /// A user or group id: real, effective, saved or for files.

@@ -20,7 +20,7 @@ mod proc;
 pub(crate) use fields::NOTE;
 pub use fields::TaskFields;
 
-pub(crate) use answer::read;
+pub(crate) use answer::{of_pidfd, own_start, read, start_of, tid_at};
 
 /// Where the kernel maps all memory, so that no field is in the program's.
 const BASE: u64 = 0xffff_8880_0000_0000;

@@ -71,7 +71,22 @@ fn path(who: Who, file: &[u8]) -> Option<Text> {
 
 /// The first bytes of a file of a thread, as many as fit.
 pub(super) fn file<'a>(who: Who, name: &[u8], to: &'a mut [u8]) -> Option<&'a [u8]> {
-    let path = path(who, name)?;
+    open(&path(who, name)?, to)
+}
+
+/// What the system says of an fd of this process.
+pub(super) fn fdinfo(fd: i32, to: &mut [u8]) -> Option<&[u8]> {
+    let mut path = Text {
+        bytes: [0; PATH],
+        len: 0,
+    };
+    path.push(b"/proc/self/fdinfo/")?;
+    path.push_number(fd)?;
+    path.push(b"\0")?;
+    open(&path, to)
+}
+
+fn open<'a>(path: &Text, to: &'a mut [u8]) -> Option<&'a [u8]> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: a path with its zero, a buffer with its length, and an fd that
     // was just made here.
@@ -118,11 +133,15 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     (count > 0).then_some(value)
 }
 
-/// What stands behind a word at the start of a line of `status`, from the first
-/// digit on.
+/// What stands behind a word at the start of a line.
+pub(super) fn line<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    lines.find_map(|line| line.strip_prefix(word))
+}
+
+/// The same of `status`, from the first digit on.
 pub(super) fn entry<'a>(status: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
-    let mut lines = status.split(|&byte| byte == b'\n');
-    let line = lines.find_map(|line| line.strip_prefix(word))?;
+    let line = line(status, word)?;
     let from = line.iter().position(u8::is_ascii_digit)?;
     line.get(from..)
 }

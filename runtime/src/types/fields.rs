@@ -99,12 +99,25 @@ fn parts(btf: &Btf, value: u32, value_size: u32) -> Result<Vec<MapField>, Errno>
 /// have structures (`trie_check_btf`), bloom filters have no keys
 /// (`bloom_map_check_btf`), all others some.
 fn check_key(btf: &Btf, key: u32, value: u32, map: &MapSpec) -> Result<(), Errno> {
+    let is_number = |ty| {
+        let shape = btf.resolved(ty).1;
+        matches!(
+            shape,
+            Shape::Int {
+                bits: 32,
+                offset: 0,
+                ..
+            }
+        )
+    };
     let fits = if !matches!(map.map_type, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_PERCPU_ARRAY) {
         match map.map_type {
             BPF_MAP_TYPE_BLOOM_FILTER => key == 0,
             BPF_MAP_TYPE_LPM_TRIE => {
                 key != 0 && matches!(btf.resolved(key).1, Shape::Struct { .. })
             }
+            // `bpf_local_storage_map_check_btf`.
+            BPF_MAP_TYPE_TASK_STORAGE => is_number(key),
             _ => key != 0,
         }
     } else if key == 0 {
@@ -112,15 +125,7 @@ fn check_key(btf: &Btf, key: u32, value: u32, map: &MapSpec) -> Result<(), Errno
             && map.max_entries == 1
             && matches!(btf.resolved(value).1, Shape::DataSec { .. })
     } else {
-        let index = btf.resolved(key).1;
-        matches!(
-            index,
-            Shape::Int {
-                bits: 32,
-                offset: 0,
-                ..
-            }
-        )
+        is_number(key)
     };
     fits.then_some(()).ok_or(Errno::EINVAL)
 }
@@ -135,7 +140,9 @@ fn holds(map_type: u32, kind: FieldKind) -> bool {
         BPF_MAP_TYPE_LRU_PERCPU_HASH,
     ];
     match kind {
-        FieldKind::SpinLock | FieldKind::ResSpinLock => plain,
+        FieldKind::SpinLock | FieldKind::ResSpinLock => {
+            plain || map_type == BPF_MAP_TYPE_TASK_STORAGE
+        }
         FieldKind::Timer
         | FieldKind::Workqueue
         | FieldKind::TaskWork

@@ -18,4 +18,5 @@ mod segment;
 mod stack_trace;
 mod states;
 mod step;
+mod task_storage;
 mod user_ringbuf;
