@@ -26,10 +26,14 @@ const HOLDER_SHIFT: u32 = GENERATION_SHIFT + GENERATION_BITS;
 const TARGET: u64 = NUMBER | GENERATION << GENERATION_SHIFT;
 
 const PHASE: u64 = 0xf;
-const PID_SHIFT: u32 = 4;
-/// `PID_MAX_LIMIT` is 2^22 (include/linux/threads.h).
-const PID: u64 = (1 << 22) - 1;
-const STATE_GENERATION_SHIFT: u32 = 32;
+const STATE_GENERATION_SHIFT: u32 = 4;
+/// Of a live element all bits from here on count changes of its value, of
+/// one that has an owner those below the owner.
+const COUNT_SHIFT: u32 = 22;
+const OWNED_COUNT: u64 = (1 << 20) - 1;
+const OWNER_SHIFT: u32 = 42;
+/// What a state says whether there is an owner or not.
+const LASTING: u64 = GENERATION << STATE_GENERATION_SHIFT | OWNED_COUNT << COUNT_SHIFT;
 
 /// What an element counts as when it is not in the table: `max_entries`
 /// elements are regular, so a table without a free one is full. Spare ones
@@ -62,10 +66,32 @@ impl Link {
         self.0 >> GENERATION_SHIFT & GENERATION
     }
 
-    /// Is the element that holds this link out of the table?
+    /// Has the element that holds this link left the table for good?
     #[inline]
     pub fn marked(self) -> bool {
-        self.0 & MARK != 0
+        !self.is_live() && !self.is_absent()
+    }
+
+    /// Is the key of the element that holds this link in the table?
+    #[inline]
+    pub fn is_live(self) -> bool {
+        self.0 & MARK == 0
+    }
+
+    /// Was that key deleted, and may come back in the same element?
+    #[inline]
+    pub fn is_absent(self) -> bool {
+        self.0 & MARK == MARK
+    }
+
+    /// As the `next` of an element whose key is deleted.
+    pub fn absent(self) -> Link {
+        Link(self.0 | MARK)
+    }
+
+    /// As the `next` of an element whose key is there.
+    pub fn live(self) -> Link {
+        Link(self.0 & !MARK)
     }
 
     /// Where the element that holds this link goes when it is freed.
@@ -111,11 +137,14 @@ pub(in crate::maps) enum Phase {
     /// Never used; all zero.
     Fresh,
     Free(Stock),
-    /// Taken by a process that prepares it, or has just linked it.
+    /// Taken by a process that prepares it, or that has linked it; then
+    /// nobody has changed its value since.
     Held(Stock),
+    /// Linked. Its value was changed so many times.
     Live,
-    /// Marked, and a process is seeing to its end.
-    Dying,
+    /// Of one process, that changes its value or sees to its end. What others
+    /// see of it is what they saw before.
+    Claimed,
     /// Out of every list; a process clears its words.
     Clearing(Stock),
     /// No phase of ours: someone wrote nonsense.
@@ -130,11 +159,12 @@ impl Phase {
         Phase::Held(Stock::Regular),
         Phase::Held(Stock::Spare),
         Phase::Live,
-        Phase::Dying,
+        Phase::Claimed,
         Phase::Clearing(Stock::Regular),
         Phase::Clearing(Stock::Spare),
     ];
 
+    #[inline]
     fn number(self) -> u64 {
         match self {
             Phase::Fresh => 0,
@@ -143,7 +173,7 @@ impl Phase {
             Phase::Held(Stock::Regular) => 3,
             Phase::Held(Stock::Spare) => 4,
             Phase::Live => 5,
-            Phase::Dying => 6,
+            Phase::Claimed => 6,
             Phase::Clearing(Stock::Regular) => 7,
             Phase::Clearing(Stock::Spare) => 8,
             Phase::Unknown => PHASE,
@@ -151,16 +181,47 @@ impl Phase {
     }
 }
 
-/// The word that says who may do what with an element.
+/// The word that says who may do what with an element, and which of its
+/// values counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::maps) struct State(pub u64);
 
 impl State {
     pub fn new(phase: Phase, owner: u32, generation: u64) -> State {
-        let owner = (u64::from(owner) & PID) << PID_SHIFT;
-        State(phase.number() | owner | (generation & GENERATION) << STATE_GENERATION_SHIFT)
+        let generation = (generation & GENERATION) << STATE_GENERATION_SHIFT;
+        State(phase.number() | generation | u64::from(owner) << OWNER_SHIFT)
     }
 
+    /// The same element and count of changes, live.
+    #[inline]
+    pub fn live(self) -> State {
+        let lasting = match self.phase() {
+            Phase::Live => self.0 & !PHASE,
+            _ => self.0 & LASTING,
+        };
+        State(lasting | Phase::Live.number())
+    }
+
+    /// The same element and count of changes, claimed by a process.
+    #[inline]
+    pub fn claimed_by(self, owner: u32) -> State {
+        let owner = u64::from(owner) << OWNER_SHIFT;
+        State(self.0 & LASTING | owner | Phase::Claimed.number())
+    }
+
+    /// As after so many more changes of the value.
+    #[inline]
+    pub fn changed(self, times: u64) -> State {
+        match self.phase() {
+            Phase::Live => State(self.0.wrapping_add(times << COUNT_SHIFT)),
+            _ => {
+                let count = (self.0 >> COUNT_SHIFT).wrapping_add(times) & OWNED_COUNT;
+                State(self.0 & !(OWNED_COUNT << COUNT_SHIFT) | count << COUNT_SHIFT)
+            }
+        }
+    }
+
+    #[inline]
     pub fn phase(self) -> Phase {
         Phase::ALL
             .get((self.0 & PHASE) as usize)
@@ -169,12 +230,40 @@ impl State {
     }
 
     pub fn owner(self) -> u32 {
-        (self.0 >> PID_SHIFT & PID) as u32
+        (self.0 >> OWNER_SHIFT) as u32
     }
 
     #[inline]
     pub fn generation(self) -> u64 {
         self.0 >> STATE_GENERATION_SHIFT & GENERATION
+    }
+
+    /// Which of the two places holds the value: 0 or 1.
+    #[inline]
+    pub fn place(self) -> usize {
+        (self.0 >> COUNT_SHIFT) as usize & 1
+    }
+
+    /// May a process that finds the element linked claim it?
+    #[inline]
+    pub fn is_idle(self) -> bool {
+        matches!(self.phase(), Phase::Live | Phase::Held(_))
+    }
+
+    /// Does the element have the value still that it had?
+    #[inline]
+    pub fn has_value_of(self, before: State) -> bool {
+        let differs = self.0 ^ before.0;
+        differs == 0
+            || differs & LASTING == 0
+                && !(self.phase() == Phase::Live && before.phase() == Phase::Live)
+    }
+
+    /// Are the bytes still whole of the value that it had? A value that was
+    /// changed once is in the other place, until someone claims it again.
+    pub fn keeps_value_of(self, before: State) -> bool {
+        self.has_value_of(before)
+            || self.phase() == Phase::Live && self.has_value_of(before.changed(1))
     }
 }
 

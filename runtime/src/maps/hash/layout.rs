@@ -1,7 +1,10 @@
 //! Where the parts of a hash table lie in its storage. It knows no operation.
 
 use uapi::Errno;
-use uapi::map::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NUMA_NODE, BPF_F_ZERO_SEED};
+use uapi::map::{
+    BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NUMA_NODE, BPF_F_ZERO_SEED, BPF_MAP_TYPE_HASH,
+    BPF_MAP_TYPE_LRU_HASH,
+};
 
 use super::super::spec::{ACCESS_MASK, MapSpec, PCPU_MIN_UNIT_SIZE, WORD};
 use super::element::{HEADER, NUMBER_BITS};
@@ -20,6 +23,9 @@ const LEAST_SPARES: u64 = 64;
 /// Bytes before the buckets.
 const HEADER_BYTES: u64 = 256;
 const LINE: u64 = 64;
+/// Bytes up to which a value's second place is next to its first, where it
+/// costs no other page. Larger ones cost memory only when they change.
+const NEAR_VALUE: u64 = 16;
 
 /// Words of the header, a cache line each.
 pub(in crate::maps) mod header {
@@ -32,6 +38,15 @@ pub(in crate::maps) mod header {
     pub const LAST_SCAN: u64 = 128;
     /// What other maps than hash tables keep, two words.
     pub const OWN: u64 = 192;
+}
+
+/// Where a table has its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::maps) enum Places {
+    One,
+    /// A value changes by being written to its other place.
+    Two,
+    PerCpu,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +65,12 @@ pub(in crate::maps) struct Layout {
     pub values: u64,
     /// From one element's value to the next one's.
     pub value_step: u64,
+    /// Whether values have two places, which changes use in turns.
+    pub has_twins: bool,
+    /// Where the second place of element 0 lies, and from there to the next
+    /// one's; the first place where there is no other.
+    pub twins: u64,
+    pub twin_step: u64,
     /// From one CPU's values to the next one's.
     pub cpu_step: u64,
     /// All of it.
@@ -83,7 +104,13 @@ impl Layout {
         if bucket_count > MAX_BUCKETS {
             return Err(Errno::E2BIG);
         }
-        Layout::place(spec, nr_cpus, per_cpu, regular, bucket_count).ok_or(Errno::ENOMEM)
+        let places = match per_cpu {
+            true => Places::PerCpu,
+            // What is in a value beside bytes has one place.
+            false if spec.field_count == 0 && has_twins(spec) => Places::Two,
+            false => Places::One,
+        };
+        Layout::place(spec, nr_cpus, places, regular, bucket_count).ok_or(Errno::ENOMEM)
     }
 
     /// Elements of `payload` bytes that other maps than hash tables make of
@@ -115,6 +142,9 @@ impl Layout {
             regular: count,
             values: elements + HEADER,
             value_step: element_bytes,
+            has_twins: false,
+            twins: elements + HEADER,
+            twin_step: element_bytes,
             cpu_step: 0,
             bytes: end,
         })
@@ -124,7 +154,7 @@ impl Layout {
     pub fn place(
         spec: &MapSpec,
         nr_cpus: u32,
-        per_cpu: bool,
+        places: Places,
         regular: u64,
         bucket_count: u64,
     ) -> Option<Layout> {
@@ -143,16 +173,27 @@ impl Layout {
         let regular_hints = take(Hints::bytes(count + 1))?;
         let spare_hints = take(Hints::bytes(count + 1))?;
         let key_bytes = u64::from(spec.key_size).next_multiple_of(WORD);
-        let own_value = if per_cpu { 0 } else { spec.stride() };
-        let element_bytes = HEADER + key_bytes + own_value;
+        let stride = spec.stride();
+        let own_values = match places {
+            Places::PerCpu => 0,
+            Places::Two if stride <= NEAR_VALUE => 2 * stride,
+            Places::One | Places::Two => stride,
+        };
+        let element_bytes = HEADER + key_bytes + own_values;
         let elements = take(count.checked_mul(element_bytes)?)?;
-        let (values, value_step, cpu_step) = match per_cpu {
-            false => (elements + HEADER + key_bytes, element_bytes, 0),
-            true => {
-                let cpu_step = (count * spec.stride()).next_multiple_of(2 * LINE);
+        let own = elements + HEADER + key_bytes;
+        let (values, value_step, cpu_step) = match places {
+            Places::PerCpu => {
+                let cpu_step = (count * stride).next_multiple_of(2 * LINE);
                 let values = take(cpu_step.checked_mul(u64::from(nr_cpus))?)?;
-                (values, spec.stride(), cpu_step)
+                (values, stride, cpu_step)
             }
+            Places::One | Places::Two => (own, element_bytes, 0),
+        };
+        let (twins, twin_step) = match places {
+            Places::Two if stride <= NEAR_VALUE => (own + stride, element_bytes),
+            Places::Two => (take(count.checked_mul(stride)?)?, stride),
+            Places::One | Places::PerCpu => (values, value_step),
         };
         Some(Layout {
             bucket_mask: bucket_count - 1,
@@ -165,8 +206,15 @@ impl Layout {
             regular,
             values,
             value_step,
+            has_twins: places == Places::Two,
+            twins,
+            twin_step,
             cpu_step,
             bytes: end,
         })
     }
+}
+
+fn has_twins(spec: &MapSpec) -> bool {
+    [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH].contains(&spec.map_type)
 }

@@ -63,37 +63,38 @@ impl Table {
         let count = self.pool.layout.count;
         let mut chances = CHANCES;
         let mut steps = self.steps(ROUNDS);
-        let mut held = self.pool.take(Stock::Regular, start);
+        let mut held = self.take_now(Stock::Regular, start);
         for step in 0..count.saturating_mul(ROUNDS).min(MOST) {
             if held.is_some() || steps.are_over() {
                 break;
             }
             // After a whole round without success, see whose hands they are in.
-            let freed = self.turn(&mut chances, step > count.min(MOST / 2), &mut steps);
-            if freed || step % count == 0 {
-                held = self.pool.take(Stock::Regular, start);
+            let desperate = step > count.min(MOST / 2);
+            held = self.turn(&mut chances, desperate, &mut steps);
+            if held.is_none() && (desperate || step % count == 0) {
+                held = self.take_now(Stock::Regular, start);
             }
         }
         held
     }
 
-    /// Moves the hand by one element: whether one came free.
-    fn turn(&self, chances: &mut u64, desperate: bool, steps: &mut Steps) -> bool {
-        let Some(hand) = self.hand() else {
-            return false;
-        };
+    /// Moves the hand by one element: what came free by that.
+    fn turn(&self, chances: &mut u64, desperate: bool, steps: &mut Steps) -> Option<Held<'_>> {
+        let hand = self.hand()?;
         let at = hand.fetch_add(1, Relaxed);
         let number = (at % self.pool.layout.count) as u32 + 1;
-        let Some(element) = self.pool.element(number) else {
-            return false;
-        };
+        let element = self.pool.element(number)?;
         let used = element.used().load(Relaxed);
         let young = used != 0 && used & ROUND == self.round(at.max(1));
         if *chances > 0 && (used & LOOKED_UP != 0 || young) {
             *chances -= 1;
             element.used().store(0, Relaxed);
-            return false;
+            return None;
         }
-        self.evict(element, steps) || (desperate && self.rescue(element, steps))
+        let held = self.evict(element, steps);
+        if held.is_none() && desperate {
+            self.rescue(element, steps);
+        }
+        held
     }
 }

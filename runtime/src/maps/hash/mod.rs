@@ -28,7 +28,7 @@ use uapi::map::{
 use self::element::Element;
 use self::layout::Layout;
 use self::pool::Pool;
-use self::table::Table;
+use self::table::{Entry, Table};
 use super::bytes;
 use super::kind::{MapKind, MapType, Start};
 use super::of_maps::Ids;
@@ -99,6 +99,7 @@ impl Hash {
                     spec.seed
                 },
                 evicts: is_lru(spec),
+                patience: Default::default(),
             },
             value_size: spec.value_size as usize,
             stride: spec.stride() as usize,
@@ -109,20 +110,25 @@ impl Hash {
 
     /// The value that a program on `vcpu` sees; null without a vCPU.
     #[inline]
-    fn value(&self, element: Element<'_>, vcpu: u32) -> *mut u8 {
+    fn value(&self, entry: Entry<'_>, vcpu: u32) -> *mut u8 {
         match self.cpus {
-            None => self.table.pool.value(element, 0),
-            Some(cpus) if vcpu < cpus => self.table.pool.value(element, vcpu),
+            None => self.table.value(entry),
+            Some(cpus) if vcpu < cpus => self.table.pool.value(entry.element, vcpu),
             Some(_) => ptr::null_mut(),
         }
     }
 
-    /// Calls `each` for every value of an element, with its place among the
-    /// bytes that bpf(2) copies.
-    fn values(&self, element: Element<'_>, mut each: impl FnMut(*mut u8, usize)) {
-        for cpu in 0..self.cpus.unwrap_or(1) {
-            let offset = cpu as usize * self.stride;
-            each(self.table.pool.value(element, cpu), offset);
+    /// Calls `each` for every value of an element that has its value in
+    /// `place`, with its place among the bytes that bpf(2) copies.
+    fn values(&self, element: Element<'_>, place: usize, mut each: impl FnMut(*mut u8, usize)) {
+        let Some(cpus) = self.cpus else {
+            return each(self.table.pool.place(element, place), 0);
+        };
+        for cpu in 0..cpus {
+            each(
+                self.table.pool.value(element, cpu),
+                cpu as usize * self.stride,
+            );
         }
     }
 
@@ -134,10 +140,10 @@ impl Hash {
         }
     }
 
-    /// Copies an element's values to `to`, as bpf(2) wants them.
-    fn read(&self, element: Element<'_>, to: &mut [u8]) {
+    /// Copies an entry's values to `to`, as bpf(2) wants them.
+    fn read(&self, entry: Entry<'_>, to: &mut [u8]) {
         let len = self.copied();
-        self.values(element, |value, offset| {
+        self.values(entry.element, entry.place(), |value, offset| {
             if let Some(to) = to.get_mut(offset..offset + len) {
                 // SAFETY: a value of the element, into as many bytes.
                 unsafe { self.parts.load(to.as_mut_ptr(), value, len) };
@@ -146,9 +152,9 @@ impl Hash {
     }
 
     /// Copies what bpf(2) gave to an element's values, which are new or not.
-    fn write(&self, element: Element<'_>, from: &[u8], new: bool) {
+    fn write(&self, element: Element<'_>, place: usize, from: &[u8], new: bool) {
         let len = self.copied();
-        self.values(element, |value, offset| {
+        self.values(element, place, |value, offset| {
             let Some(from) = from.get(offset..offset + len) else {
                 return;
             };
@@ -159,6 +165,20 @@ impl Hash {
                 false => unsafe { self.parts.store(value, from.as_ptr(), len) },
             }
         });
+    }
+
+    /// Finds an entry and lets `read` copy of its value until that is whole.
+    fn read_whole(&self, key: &[u8], mut read: impl FnMut(Entry<'_>)) -> Result<(), Errno> {
+        for _ in 0..table::LOOKS {
+            // SAFETY: `key` has the map's key size (`MapKind`).
+            let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
+            let entry = found.ok_or(Errno::ENOENT)?;
+            read(entry);
+            if self.table.has_kept_value(entry) {
+                return Ok(());
+            }
+        }
+        Err(Errno::EBUSY)
     }
 }
 
@@ -172,7 +192,7 @@ impl MapKind for Hash {
         if self.table.evicts {
             lru::mark_used(entry.element);
         }
-        self.value(entry.element, vcpu)
+        self.value(entry, vcpu)
     }
 
     unsafe fn lookup_percpu_ptr(&self, key: *const u8, cpu: u32) -> *mut u8 {
@@ -191,29 +211,25 @@ impl MapKind for Hash {
         vcpu: u32,
     ) -> Result<(), Errno> {
         let Some(cpus) = self.cpus else {
-            let fill = |element: Element<'_>| {
+            let fill = |element: Element<'_>, place| {
+                let to = self.table.pool.place(element, place);
                 // SAFETY: a value of the element; `value` by the caller's contract.
-                unsafe {
-                    self.parts
-                        .load(self.value(element, 0), value, self.value_size)
-                };
+                unsafe { self.parts.load(to, value, self.value_size) };
             };
             // SAFETY: the caller's contract.
             return unsafe { self.table.update(key, flags, vcpu, &fill, None) };
         };
-        let put = |element: Element<'_>| {
-            // SAFETY: a value of the element; `value` by the caller's contract.
-            unsafe {
-                self.parts
-                    .store(self.value(element, vcpu), value, self.value_size)
-            };
-        };
         if vcpu >= cpus {
             return Err(Errno::EBUSY);
         }
+        let put = |element: Element<'_>| {
+            let to = self.table.pool.value(element, vcpu);
+            // SAFETY: a value of the element; `value` by the caller's contract.
+            unsafe { self.parts.store(to, value, self.value_size) };
+        };
         // `pcpu_init_value`: the other CPUs' values of a new key are 0.
-        let fill = |element: Element<'_>| {
-            self.values(element, |value, _| {
+        let fill = |element: Element<'_>, place| {
+            self.values(element, place, |value, _| {
                 // SAFETY: a value of the element.
                 unsafe { bytes::zero(value, self.stride) };
             });
@@ -224,54 +240,36 @@ impl MapKind for Hash {
     }
 
     fn for_each(&self, vcpu: u32, turn: &mut dyn FnMut(*const u8, *mut u8) -> bool) {
-        self.table.each(&mut |element| {
-            let value = self.value(element, vcpu);
-            !value.is_null() && turn(element.key(), value)
+        self.table.each(&mut |entry| {
+            let value = self.value(entry, vcpu);
+            !value.is_null() && turn(entry.element.key(), value)
         });
     }
 
     unsafe fn delete_prog(&self, key: *const u8) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
-        unsafe { self.table.delete(key, None) }
+        unsafe { self.table.delete(key) }
     }
 
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        for _ in 0..table::LOOKS {
-            // SAFETY: `key` has the map's key size (`MapKind`).
-            let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
-            let entry = found.ok_or(Errno::ENOENT)?;
-            self.read(entry.element, value);
-            if self.table.is_current(entry) {
-                return Ok(());
-            }
-        }
-        Err(Errno::EBUSY)
+        self.read_whole(key, |entry| self.read(entry, value))
     }
 
     fn lookup_locked(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        for _ in 0..table::LOOKS {
-            // SAFETY: `key` has the map's key size (`MapKind`).
-            let found = unsafe { self.table.find(key.as_ptr(), self.table.hash(key.as_ptr())) };
-            let entry = found.ok_or(Errno::ENOENT)?;
-            let at = self.value(entry.element, 0);
+        self.read_whole(key, |entry| {
+            let at = self.value(entry, 0);
             // SAFETY: the value of an element.
-            unsafe { self.parts.locked(at, || self.read(entry.element, value)) };
-            if self.table.is_current(entry) {
-                return Ok(());
-            }
-        }
-        Err(Errno::EBUSY)
+            unsafe { self.parts.locked(at, || self.read(entry, value)) };
+        })
     }
 
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
-        let fill = |element: Element<'_>| self.write(element, value, true);
-        let change = |element: Element<'_>| self.write(element, value, false);
+        let fill = |element: Element<'_>, place| self.write(element, place, value, true);
+        let change = |element: Element<'_>| self.write(element, 0, value, false);
         let change_locked = |element: Element<'_>| {
+            let at = self.table.pool.place(element, 0);
             // SAFETY: the value of an element.
-            unsafe {
-                self.parts
-                    .locked(self.value(element, 0), || change(element))
-            };
+            unsafe { self.parts.locked(at, || change(element)) };
         };
         let in_place: Option<&dyn Fn(Element<'_>)> = match self.cpus {
             Some(_) => Some(&change),
@@ -285,7 +283,7 @@ impl MapKind for Hash {
 
     fn delete(&self, key: &[u8]) -> Result<(), Errno> {
         // SAFETY: `key` has the map's key size (`MapKind`).
-        unsafe { self.table.delete(key.as_ptr(), None) }
+        unsafe { self.table.delete(key.as_ptr()) }
     }
 
     fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
@@ -308,9 +306,9 @@ impl MapKind for Hash {
     }
 
     fn lookup_and_delete(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
-        let mut last = |element: Element<'_>| self.read(element, value);
+        let mut last = |entry: Entry<'_>| self.read(entry, value);
         // SAFETY: `key` has the map's key size (`MapKind`).
-        unsafe { self.table.delete(key.as_ptr(), Some(&mut last)) }
+        unsafe { self.table.take_out(key.as_ptr(), &mut last) }
     }
 
     fn reclaim(&self) {
@@ -326,8 +324,8 @@ impl Ids for Hash {
                 return 0;
             };
             // SAFETY: a value of the element, which has 4 bytes.
-            let id = unsafe { bytes::read_u32(self.table.pool.value(entry.element, 0)) };
-            if self.table.is_current(entry) {
+            let id = unsafe { bytes::read_u32(self.table.value(entry)) };
+            if self.table.has_kept_value(entry) {
                 return id;
             }
         }

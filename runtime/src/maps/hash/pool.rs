@@ -4,7 +4,7 @@
 //! What an element is used for is said by its state word alone, and changes
 //! by one compare-and-swap; everything else (hints, counters of elements ever
 //! used) only helps to find one. So a process that is killed leaves elements
-//! signed with its id, which [`Pool::scan`] takes back.
+//! signed with its id, which a scan takes back.
 
 use shm::Region;
 use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -17,7 +17,10 @@ use crate::thread;
 
 /// Hints tried before a search for a free element gives up; one is stale only
 /// after a kill or while another process takes the same element.
-const TRIES: u32 = 256;
+pub(super) const TRIES: u32 = 256;
+/// Bytes of elements that are used before any is used anew: so a key that
+/// comes and goes finds the element that it had, where there are few.
+const FRESH_FIRST: u64 = 1 << 16;
 
 pub(in crate::maps) struct Pool {
     pub region: Region,
@@ -91,6 +94,18 @@ impl Pool {
         self.base.wrapping_add(at as usize)
     }
 
+    /// Where the value of an element is that has it in `place`, 0 or 1.
+    #[inline]
+    pub fn place(&self, element: Element<'_>, place: usize) -> *mut u8 {
+        let index = u64::from(element.number).wrapping_sub(1) as usize;
+        let layout = &self.layout;
+        let first = (layout.values as usize).wrapping_add(index * layout.value_step as usize);
+        let other = (layout.twins as usize).wrapping_add(index * layout.twin_step as usize);
+        // Without a branch: which one it is cannot be foretold.
+        let offset = first.wrapping_add(other.wrapping_sub(first) & place.wrapping_neg());
+        self.base.wrapping_add(offset)
+    }
+
     /// The head of the bucket for `hash`.
     #[inline]
     pub fn bucket(&self, hash: u32) -> &AtomicU64 {
@@ -115,21 +130,39 @@ impl Pool {
     /// another; `None` if all are in use.
     pub fn take(&self, stock: Stock, start: u32) -> Option<Held<'_>> {
         for _ in 0..TRIES {
-            // Unused spares first: the value of a replaced element stays as it
-            // was for as long as possible, for programs that still look at it.
-            let number = match stock {
-                Stock::Spare => self.fresh(stock).or_else(|| self.spare.take(start)),
-                Stock::Regular => self.regular.take(start).or_else(|| self.fresh(stock)),
-            };
-            let element = self.element(u32::try_from(number?).ok()?)?;
-            if let Some(held) = self.claim(element, stock) {
+            let element = self.candidate(stock, start)?;
+            if let Some(held) = self.hold(element, stock) {
                 return Some(held);
             }
         }
         None
     }
 
-    fn claim<'t>(&'t self, element: Element<'t>, stock: Stock) -> Option<Held<'t>> {
+    /// An element that may be free, and that nobody else is told of.
+    pub(super) fn candidate(&self, stock: Stock, start: u32) -> Option<Element<'_>> {
+        // Unused spares first: the value of a replaced element stays as it
+        // was for as long as possible, for programs that still look at it.
+        let fresh_first = stock == Stock::Spare || self.has_few(stock);
+        let number = match fresh_first {
+            true => self.fresh(stock).or_else(|| self.hints(stock).take(start)),
+            false => self.hints(stock).take(start).or_else(|| self.fresh(stock)),
+        };
+        self.element(u32::try_from(number?).ok()?)
+    }
+
+    fn has_few(&self, stock: Stock) -> bool {
+        let (at, ..) = self.range(stock);
+        let used = self.region.u64_at(at).map_or(0, |word| word.load(Relaxed));
+        used.saturating_mul(self.layout.element_bytes) < FRESH_FIRST
+    }
+
+    /// Notes that an element may be free.
+    pub(super) fn hint(&self, element: Element<'_>, stock: Stock) {
+        self.hints(stock).set(u64::from(element.number));
+    }
+
+    /// Takes an element, if it is free.
+    pub(super) fn hold<'t>(&'t self, element: Element<'t>, stock: Stock) -> Option<Held<'t>> {
         let state = State(element.state().load(Acquire));
         let free = match state.phase() {
             Phase::Fresh => self.first_stock(element) == stock,
@@ -191,7 +224,7 @@ impl Pool {
         self.reset(held.element, held.generation);
         let free = State::new(Phase::Free(held.stock), 0, held.generation);
         held.element.state().store(free.0, Release);
-        self.hints(held.stock).set(u64::from(held.element.number));
+        self.hint(held.element, held.stock);
     }
 
     /// Says that an element was linked. Fails harmlessly when someone has
@@ -205,36 +238,59 @@ impl Pool {
             .compare_exchange(from.0, live.0, AcqRel, Relaxed);
     }
 
-    /// Claims the end of a marked element; one process succeeds.
+    /// Claims a linked element of this generation that nobody has claimed;
+    /// one process succeeds.
     pub fn begin_end(&self, element: Element<'_>, generation: u64) -> bool {
         let mut state = State(element.state().load(Acquire));
         loop {
-            let linked = matches!(state.phase(), Phase::Live | Phase::Held(_));
-            if !linked || state.generation() != generation {
+            if !state.is_idle() || state.generation() != generation {
                 return false;
             }
-            let dying = self.state(Phase::Dying, generation);
-            match element
-                .state()
-                .compare_exchange(state.0, dying.0, AcqRel, Acquire)
-            {
+            match self.claim(element, state) {
                 Ok(_) => return true,
-                Err(now) => state = State(now),
+                Err(now) => state = now,
             }
         }
     }
 
-    /// Frees an element whose end this process has claimed and that is out of
+    /// Claims an element in a state that [is idle](State::is_idle): its state
+    /// as claimed, or the one that it is in.
+    #[inline]
+    pub fn claim(&self, element: Element<'_>, idle: State) -> Result<State, State> {
+        let claimed = idle.claimed_by(thread::ids().pid as u32);
+        let was = element
+            .state()
+            .compare_exchange(idle.0, claimed.0, AcqRel, Acquire);
+        // Who reads a value while it is written over sees the claim.
+        fence(Release);
+        was.map(|_| claimed).map_err(State)
+    }
+
+    /// Frees an element that this process has claimed and that is out of its
+    /// list.
+    pub fn free(&self, element: Element<'_>, generation: u64) {
+        self.give_back(self.renew(element, generation));
+    }
+
+    /// Holds an element anew that this process has claimed and that is out of
     /// its list. The generation counts first, so that whoever still stands on
     /// the element notices.
-    pub fn free(&self, element: Element<'_>, generation: u64) {
+    pub(super) fn renew<'t>(&self, element: Element<'t>, generation: u64) -> Held<'t> {
         let stock = Link(element.next().load(Acquire)).stock();
-        let next = generation.wrapping_add(1);
-        element
-            .state()
-            .store(self.state(Phase::Clearing(stock), next).0, Release);
+        let generation = self
+            .state(Phase::Fresh, generation.wrapping_add(1))
+            .generation();
+        let clearing = self.state(Phase::Clearing(stock), generation);
+        element.state().store(clearing.0, Release);
         fence(Release);
-        self.clear(element, stock, next);
+        self.reset(element, generation);
+        let held = self.state(Phase::Held(stock), generation);
+        element.state().store(held.0, Release);
+        Held {
+            element,
+            stock,
+            generation,
+        }
     }
 
     /// `next` of an element that is nowhere.
@@ -247,17 +303,7 @@ impl Pool {
         self.reset(element, generation);
         let free = State::new(Phase::Free(stock), 0, generation);
         element.state().store(free.0, Release);
-        self.hints(stock).set(u64::from(element.number));
-    }
-
-    /// Looks at every element ever used, for what killed processes left.
-    /// `reachable` says whether a link of a bucket's list leads to an element,
-    /// after taking marked elements out of that list. `true` if there may be
-    /// a free element now.
-    pub fn scan(&self, reachable: &Reachable<'_>) -> bool {
-        let mut freed = false;
-        self.each_used(&mut |element| freed |= self.rescue(element, reachable));
-        freed
+        self.hint(element, stock);
     }
 
     /// Calls `each` for every element that was ever given out.
@@ -281,22 +327,15 @@ impl Pool {
         let generation = state.generation();
         match state.phase() {
             Phase::Fresh => {
-                let stock = self.first_stock(element);
-                self.hints(stock).set(u64::from(element.number));
+                self.hint(element, self.first_stock(element));
                 return true;
             }
             Phase::Free(stock) => {
-                self.hints(stock).set(u64::from(element.number));
+                self.hint(element, stock);
                 return true;
             }
-            Phase::Live if !Link(element.next().load(Acquire)).marked() => return false,
-            Phase::Live => {
-                if !self.begin_end(element, generation) {
-                    return false;
-                }
-            }
             // Nonsense keeps the element out of use.
-            Phase::Unknown => return false,
+            Phase::Live | Phase::Unknown => return false,
             phase => {
                 let owner = state.owner() as i32;
                 if thread::exists(owner) {

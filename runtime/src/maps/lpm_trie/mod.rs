@@ -23,7 +23,7 @@ use self::order::{Change, Order};
 use self::prefix::Prefix;
 use super::bytes;
 use super::hash::element::Element;
-use super::hash::layout::{Layout, header};
+use super::hash::layout::{Layout, Places, header};
 use super::hash::pool::Pool;
 use super::hash::table::{self, Entry, Table};
 use super::kind::{MapKind, MapType, Start};
@@ -65,7 +65,8 @@ fn layout(spec: &MapSpec, nr_cpus: u32) -> Result<(Layout, u64), Errno> {
     };
     let entries = u64::from(spec.max_entries);
     let buckets = entries.next_power_of_two();
-    let table = Layout::place(&element, nr_cpus, false, entries, buckets).ok_or(Errno::ENOMEM)?;
+    let table =
+        Layout::place(&element, nr_cpus, Places::One, entries, buckets).ok_or(Errno::ENOMEM)?;
     let lengths = table.bytes.next_multiple_of(PAGE);
     Ok((table, lengths))
 }
@@ -91,6 +92,7 @@ fn over(
             key_size: spec.key_size as usize,
             seed: spec.seed,
             evicts: false,
+            patience: Default::default(),
         },
         max_length: (spec.key_size - LENGTH) * 8,
         key_size: spec.key_size as usize,
@@ -231,7 +233,7 @@ impl LpmTrie {
         if lengths.load(Acquire) & bit == 0 {
             lengths.fetch_or(bit, AcqRel);
         }
-        let fill = |element: Element<'_>| {
+        let fill = |element: Element<'_>, _place| {
             // SAFETY: key and value of an element that nobody else sees, from
             // the caller's.
             unsafe {
@@ -262,29 +264,17 @@ impl LpmTrie {
         // SAFETY: as above.
         unsafe { prefix.set(key, self.key_size, length) };
         // SAFETY: a prefix has the table's key size.
-        unsafe { self.table.delete(prefix.as_ptr(), None) }
+        unsafe { self.table.delete(prefix.as_ptr()) }
     }
 
     /// All keys, as they were given, in no order.
     fn all_keys(&self) -> Vec<Box<[u8]>> {
-        let mut keys = Vec::new();
-        let mut steps = self.table.steps(1);
-        for bucket in 0..=self.table.pool.layout.bucket_mask {
-            let before = keys.len();
-            for _ in 0..order::RESTARTS {
-                keys.truncate(before);
-                let whole = self.table.see_bucket(bucket, &mut steps, &mut |element| {
-                    let mut key = vec![0; self.key_size];
-                    // SAFETY: the element's key, into as many bytes.
-                    unsafe { bytes::copy(key.as_mut_ptr(), self.key(element), self.key_size) };
-                    keys.push(key.into_boxed_slice());
-                });
-                if whole || steps.are_over() {
-                    break;
-                }
-            }
-        }
-        keys
+        self.table.all(&|element| {
+            let mut key = vec![0; self.key_size];
+            // SAFETY: the element's key, into as many bytes.
+            unsafe { bytes::copy(key.as_mut_ptr(), self.key(element), self.key_size) };
+            key.into_boxed_slice()
+        })
     }
 }
 

@@ -9,8 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::LENGTH;
 
-/// How often a bucket is looked at again when it changed meanwhile.
-pub(super) const RESTARTS: u32 = 1 << 10;
 /// A walk through more keys than these goes on in the order it began with
 /// while others change the map.
 const EXACT: usize = 4096;
