@@ -42,7 +42,7 @@ Examples:
 /// Attaches to every process that lets us.
 pub fn run(args: Args) -> Result<(), Problem> {
     let dirs = Dirs::for_cli();
-    let library = libraries::unpack(&dirs.state, Library::Agent)?;
+    let library = libraries::unpack(&dirs, Library::Agent)?;
     let roster = Roster::open(&dirs)?;
     each(args.pids, |pid| {
         inject::inject(Pid::from_raw(pid), &library, &dirs, args.breakpoints)?;

@@ -36,7 +36,7 @@ Examples:
 pub fn run(args: Args) -> Result<(), Problem> {
     let program = Program::find(&args.command)?;
     let dirs = Dirs::for_cli();
-    let library = libraries::unpack(&dirs.state, Library::SyscallServer)?;
+    let library = libraries::unpack(&dirs, Library::SyscallServer)?;
     sessions_dir::check(&dirs.sessions)?;
     program.exec(&library).map(|never| match never {})
 }

@@ -37,7 +37,7 @@ Examples:
 pub fn run(args: Args) -> Result<(), Problem> {
     let program = Program::find(&args.command)?;
     let dirs = Dirs::for_cli();
-    let library = libraries::unpack(&dirs.state, Library::Agent)?;
+    let library = libraries::unpack(&dirs, Library::Agent)?;
     let program = match args.breakpoints {
         true => program.with_variable("BPFTIME_BREAKPOINTS", "1")?,
         false => program,

@@ -320,6 +320,27 @@ fn directories_that_cannot_be_used() {
     );
 }
 
+#[test]
+fn files_that_may_not_be_large_enough() {
+    let place = Place::new();
+    let mut command = place.bpftime([""; 0]);
+    let bpftime = command.get_program().to_owned();
+    command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 0; exec \"$0\" start true"])
+        .arg(bpftime)
+        .env("BPFTIME_STATE_DIR", place.path("state"));
+    check(
+        &mut command,
+        1,
+        "",
+        &format!(
+            "bpftime: {}/state: the limit on file sizes (ulimit -f) does not allow for bpftime's libraries: raise it, or run a bpftime command once without it\n",
+            place.path("").display().to_string().trim_end_matches('/')
+        ),
+    );
+}
+
 /// A tmpfs of our own plays the full /dev/shm and the noexec home.
 #[test]
 fn file_systems_that_cannot_be_used() {

@@ -20,7 +20,7 @@ pub mod sweep;
 pub mod view;
 
 pub use data::{COUNTER_LINES, CounterLine, Counts, LinkCounters};
-pub use dirs::Dirs;
+pub use dirs::{Dirs, LIBRARY_PREFIX};
 pub use error::SessionError;
 pub use link::{LinkKind, LinkSpec, Place};
 pub use owner::{Session, Storage};

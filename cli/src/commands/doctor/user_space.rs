@@ -90,7 +90,7 @@ fn shared_memory(dirs: &Dirs) -> Finding {
 
 fn state(dirs: &Dirs) -> Finding {
     const WHAT: &str = "libraries";
-    match libraries::unpack(&dirs.state, Library::Agent) {
+    match libraries::unpack(dirs, Library::Agent) {
         Ok(path) => Finding::ok(WHAT, path.parent().unwrap_or(&path).display().to_string()),
         Err(problem) => Finding::missing(
             WHAT,

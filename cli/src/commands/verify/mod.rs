@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         )
         .with_status(BAD_OBJECT));
     }
-    let server = libraries::unpack(&Dirs::for_cli().state, Library::SyscallServer)
+    let server = libraries::unpack(&Dirs::for_cli(), Library::SyscallServer)
         .map_err(|problem| problem.with_status(BAD_OBJECT))?;
     let mut side = Side {
         server: Some(server),

@@ -3,7 +3,10 @@
 //!
 //! Copies lie in `S/lib-HASH/`, where HASH names their contents, so builds
 //! that differ never overwrite each other's files. A file appears there by
-//! rename(2), complete or not at all: concurrent starts are safe.
+//! rename(2), complete or not at all: concurrent starts are safe. [`prune`]
+//! takes away those of other versions.
+
+mod prune;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -12,8 +15,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::geteuid;
+use runtime::session::{Dirs, LIBRARY_PREFIX};
 
 use crate::log::debug;
 use crate::problem::Problem;
@@ -51,11 +56,18 @@ impl Library {
     }
 }
 
-/// Unpacks both libraries under the state directory `state` unless they are
-/// there already, and returns the path of `library`.
-pub fn unpack(state: &Path, library: Library) -> Result<PathBuf, Problem> {
-    let dir = state.join(format!("lib-{}", embedded::HASH));
+/// Unpacks both libraries under the state directory unless they are there
+/// already, and returns the path of `library`.
+pub fn unpack(dirs: &Dirs, library: Library) -> Result<PathBuf, Problem> {
+    let state = dirs.state.as_path();
+    let own = format!("{LIBRARY_PREFIX}{}", embedded::HASH);
+    let dir = state.join(&own);
     let cannot_write = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EFBIG) => Problem::new(
+            state.display(),
+            "the limit on file sizes (ulimit -f) does not allow for bpftime's libraries",
+            "raise it, or run a bpftime command once without it",
+        ),
         Some(libc::ENOSPC | libc::EDQUOT) => Problem::new(
             state.display(),
             "no space left for bpftime's libraries",
@@ -68,15 +80,21 @@ pub fn unpack(state: &Path, library: Library) -> Result<PathBuf, Problem> {
         ),
     };
     create_private_dir(state).map_err(cannot_write)?;
-    create_private_dir(&dir).map_err(cannot_write)?;
     trust(state)?;
+    let held = prune::hold(&dir).map_err(cannot_write)?;
     trust(&dir)?;
+    let mut is_new = false;
     for each in Library::ALL {
         let path = dir.join(each.file_name());
         if !holds(&path, each.bytes()) {
             debug!("unpacking {}", path.display());
             replace(&dir, each).map_err(cannot_write)?;
+            is_new = true;
         }
+    }
+    drop(held);
+    if is_new {
+        prune::prune(dirs, &own);
     }
     executable(&dir, state)?;
     Ok(dir.join(library.file_name()))
@@ -148,13 +166,26 @@ fn replace(dir: &Path, library: Library) -> io::Result<()> {
             .mode(0o700)
             .open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o700))?;
-        file.write_all(library.bytes())?;
+        within_file_limit(|| file.write_all(library.bytes()))?;
         fs::rename(&temporary, dir.join(library.file_name()))
     };
     write().inspect_err(|_| {
         // The first error is the one to tell.
         let _ = fs::remove_file(&temporary);
     })
+}
+
+/// Writes beyond the limit on file sizes (`ulimit -f`) fail instead of ending
+/// this process.
+fn within_file_limit<T>(write: impl FnOnce() -> T) -> T {
+    // SAFETY: changes what SIGXFSZ does; no handler is installed.
+    let before = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    let result = write();
+    if let Ok(before) = before {
+        // SAFETY: as it was.
+        let _ = unsafe { signal(Signal::SIGXFSZ, before) };
+    }
+    result
 }
 
 fn executable(dir: &Path, state: &Path) -> Result<(), Problem> {
