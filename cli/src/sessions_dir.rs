@@ -49,6 +49,11 @@ pub fn check(dir: &Path) -> Result<(), Problem> {
                 "remove files from it, or set BPFTIME_SESSION_DIR to a directory with room"
             ),
         ),
+        Some(libc::EFBIG) => Problem::new(
+            place.display(),
+            "the limit on file sizes (ulimit -f) does not allow for a session",
+            "raise it",
+        ),
         _ => unusable(
             dir,
             &format!("not writable ({})", reason(&error)),
@@ -80,6 +85,9 @@ fn try_room(place: &Path) -> io::Result<()> {
         }
         other => other?,
     };
+    if !shm::sys::may_grow_to(ROOM as u64) {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     // SAFETY: the descriptor is open for writing; no memory is passed.
     match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, ROOM) } {
         0 => Ok(()),

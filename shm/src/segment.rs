@@ -62,6 +62,9 @@ impl Segment {
     /// # Errors
     /// As open(2), ftruncate(2) and mmap(2); EEXIST when the name is taken.
     pub fn create(path: &CStr, bytes: u64) -> io::Result<(Segment, OwnedFd)> {
+        if !sys::may_grow_to(bytes) {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
         let fd = open(path, flags)?;
         // SAFETY: plain numbers.

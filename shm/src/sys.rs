@@ -137,6 +137,24 @@ pub fn clock_ns(clock: i32) -> u64 {
         .wrapping_add(time.tv_nsec as u64)
 }
 
+/// Whether a file of this process may grow to `end` bytes. To be asked before:
+/// where it may not (`ulimit -f`) the kernel sends SIGXFSZ, which ends it.
+pub fn may_grow_to(end: u64) -> bool {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: libc::RLIM64_INFINITY,
+        rlim_max: libc::RLIM64_INFINITY,
+    };
+    let to = &raw mut limit as usize;
+    // SAFETY: the kernel writes one limit; it is given none.
+    unsafe {
+        arch::syscall6(
+            libc::SYS_prlimit64 as usize,
+            [0, libc::RLIMIT_FSIZE as usize, 0, to, 0, 0],
+        )
+    };
+    end <= limit.rlim_cur
+}
+
 /// The CPU this thread runs on at the moment.
 pub fn getcpu() -> u32 {
     let mut cpu = 0u32;

@@ -267,8 +267,12 @@ impl Drop for PrivateFd {
 /// A new file of `bytes` zeros that can be mapped, closed on exec.
 ///
 /// # Errors
-/// EMFILE when the process has no more fds.
+/// EMFILE when the process has no more fds, EFBIG when its files may not be so
+/// large.
 pub fn memory_file(bytes: u64) -> Result<c_int, Errno> {
+    if !shm::sys::may_grow_to(bytes) {
+        return Err(Errno::EFBIG);
+    }
     let name = c"bpftime".as_ptr() as usize;
     let flags = libc::MFD_CLOEXEC as usize;
     let fd = raw::checked(libc::SYS_memfd_create, [name, flags, 0, 0, 0, 0])?;

@@ -43,6 +43,7 @@ errnos! {
     EINVAL = 22, "invalid argument";
     EMFILE = 24, "too many open files";
     ENOTTY = 25, "no such request";
+    EFBIG = 27, "file too large";
     ENOSPC = 28, "no space left";
     EPIPE = 32, "broken pipe";
     EDOM = 33, "out of domain";

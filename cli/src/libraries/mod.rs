@@ -15,7 +15,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::geteuid;
 use runtime::session::{Dirs, LIBRARY_PREFIX};
@@ -153,6 +152,9 @@ fn holds(path: &Path, bytes: &[u8]) -> bool {
 }
 
 fn replace(dir: &Path, library: Library) -> io::Result<()> {
+    if !shm::sys::may_grow_to(library.bytes().len() as u64) {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     let temporary = dir.join(format!(".{}.{}", library.file_name(), std::process::id()));
     let write = || {
         // A leftover of a killed process that had our id.
@@ -166,26 +168,13 @@ fn replace(dir: &Path, library: Library) -> io::Result<()> {
             .mode(0o700)
             .open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o700))?;
-        within_file_limit(|| file.write_all(library.bytes()))?;
+        file.write_all(library.bytes())?;
         fs::rename(&temporary, dir.join(library.file_name()))
     };
     write().inspect_err(|_| {
         // The first error is the one to tell.
         let _ = fs::remove_file(&temporary);
     })
-}
-
-/// Writes beyond the limit on file sizes (`ulimit -f`) fail instead of ending
-/// this process.
-fn within_file_limit<T>(write: impl FnOnce() -> T) -> T {
-    // SAFETY: changes what SIGXFSZ does; no handler is installed.
-    let before = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
-    let result = write();
-    if let Ok(before) = before {
-        // SAFETY: as it was.
-        let _ = unsafe { signal(Signal::SIGXFSZ, before) };
-    }
-    result
 }
 
 fn executable(dir: &Path, state: &Path) -> Result<(), Problem> {

@@ -323,19 +323,41 @@ fn directories_that_cannot_be_used() {
 #[test]
 fn files_that_may_not_be_large_enough() {
     let place = Place::new();
-    let mut command = place.bpftime([""; 0]);
-    let bpftime = command.get_program().to_owned();
-    command = Command::new("sh");
-    command
-        .args(["-c", "ulimit -f 0; exec \"$0\" start true"])
-        .arg(bpftime)
-        .env("BPFTIME_STATE_DIR", place.path("state"));
+    let (state, sessions) = (place.path("state"), place.path("sessions"));
+    let limited = |words: &str| {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("ulimit -f 0; exec \"$0\" {words}")])
+            .arg(place.bpftime([""; 0]).get_program())
+            .env("BPFTIME_STATE_DIR", &state)
+            .env("BPFTIME_SESSION_DIR", &sessions);
+        command
+    };
     check(
-        &mut command,
+        &mut limited("start true"),
         1,
         "",
         &format!(
-            "bpftime: {}/state: the limit on file sizes (ulimit -f) does not allow for bpftime's libraries: raise it, or run a bpftime command once without it\n",
+            "bpftime: {}: the limit on file sizes (ulimit -f) does not allow for bpftime's libraries: raise it, or run a bpftime command once without it\n",
+            state.display()
+        ),
+    );
+    let mut unlimited = place.bpftime(["start", "true"]);
+    unlimited.env("BPFTIME_STATE_DIR", &state);
+    check(&mut unlimited, 0, "", "");
+    // No roster can be made: it runs untraced.
+    for file in fs::read_dir(&state).expect("a directory").flatten() {
+        if file.path().is_file() {
+            fs::remove_file(file.path()).expect("it is ours");
+        }
+    }
+    check(&mut limited("start true"), 0, "", "");
+    check(
+        &mut limited("load true"),
+        1,
+        "",
+        &format!(
+            "bpftime: {}: the limit on file sizes (ulimit -f) does not allow for a session: raise it\n",
             place.path("").display().to_string().trim_end_matches('/')
         ),
     );

@@ -294,8 +294,17 @@ pub(crate) fn flock(fd: &OwnedFd, operation: i32) -> Result<(), Errno> {
     fd_call(libc::SYS_flock, fd, [operation as usize, 0, 0]).map(drop)
 }
 
+/// EFBIG where a file may not end at `end`, before the kernel sends a signal for it.
+fn may_grow_to(end: u64) -> Result<(), Errno> {
+    match shm::sys::may_grow_to(end) {
+        true => Ok(()),
+        false => Err(Errno::EFBIG),
+    }
+}
+
 /// ftruncate(2).
 pub(crate) fn ftruncate(fd: &OwnedFd, bytes: u64) -> Result<(), Errno> {
+    may_grow_to(bytes)?;
     fd_call(libc::SYS_ftruncate, fd, [bytes as usize, 0, 0]).map(drop)
 }
 
@@ -306,6 +315,7 @@ pub(crate) fn ftruncate(fd: &OwnedFd, bytes: u64) -> Result<(), Errno> {
 pub fn append(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
     let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NOFOLLOW;
     let fd = open(&c_path(path)?, flags, 0o600)?;
+    may_grow_to(fstat(&fd)?.size.saturating_add(bytes.len() as u64))?;
     fd_call(
         libc::SYS_write,
         &fd,
@@ -320,6 +330,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
 /// # Errors
 /// As open(2), write(2) and rename(2).
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
+    may_grow_to(bytes.len() as u64)?;
     let directory = c_path(path.parent().ok_or(Errno::ENOENT)?)?;
     match mkdir(&directory, 0o700) {
         Ok(()) | Err(Errno::EEXIST) => {}
@@ -354,6 +365,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
 
 /// fallocate(2).
 pub(crate) fn fallocate(fd: &OwnedFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
+    if mode & libc::FALLOC_FL_KEEP_SIZE == 0 {
+        may_grow_to(offset.saturating_add(len))?;
+    }
     fd_call(
         libc::SYS_fallocate,
         fd,
