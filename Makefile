@@ -58,8 +58,7 @@ bench-probes: fixtures build
 	cargo build --release -p bpftime-attach --example library
 	cargo run --release -p bpftime-benches --bin bench-probes
 
-bench-maps:
-	@bash xtask/deps.sh build
+bench-maps: fixtures build
 	cargo run --release -p bpftime-benches --bin bench-maps
 
 bench-vm:
