@@ -39,6 +39,8 @@ pub struct Joined {
     links: HashMap<u32, Option<Wanted>>,
     /// What `view.changes` was at the last look at the objects.
     seen: Option<u32>,
+    /// Programs whose maps went to the kernel: they are loaded again.
+    outdated: Vec<Arc<LoadedProgram>>,
 }
 
 impl Joined {
@@ -62,6 +64,7 @@ impl Joined {
             reads_memory: false,
             links: HashMap::new(),
             seen: None,
+            outdated: Vec::new(),
         })
     }
 
@@ -111,6 +114,7 @@ impl Joined {
             return;
         }
         self.seen = Some(changes);
+        self.part_from_outdated();
         let programs = self.view.programs();
         let any_calls = |helpers: &[u32]| {
             let specs = programs.iter().filter_map(|(id, _)| self.view.program(*id));
@@ -138,11 +142,34 @@ impl Joined {
         }
     }
 
+    /// Whether programs were forgotten that hooks may still run.
+    pub fn has_outdated(&self) -> bool {
+        !self.outdated.is_empty()
+    }
+
+    /// Forgets programs that use a map which has gone to the kernel since. No
+    /// hook runs them, for links rest while maps go, unless nobody waited for
+    /// this process.
+    fn part_from_outdated(&mut self) {
+        let Joined { view, env, .. } = self;
+        let has_moved = |program: &LoadedProgram| {
+            let mut maps = program.maps();
+            maps.any(|(id, map)| view.has_moved(id, map))
+        };
+        let outdated = |_: &u32, program: &mut Result<Arc<LoadedProgram>, String>| {
+            program.as_ref().is_ok_and(|program| has_moved(program))
+        };
+        for (id, program) in self.programs.extract_if(outdated) {
+            env.remove_program(id);
+            self.outdated.extend(program.ok());
+        }
+    }
+
     /// Forgets what the tool has removed. The programs and maps returned may
     /// still be in use: keep them for a while.
     pub fn part_from_objects(&mut self) -> (Vec<Arc<LoadedProgram>>, Vec<Arc<Map>>) {
         let Joined { view, env, .. } = self;
-        let mut gone = Vec::new();
+        let mut gone = std::mem::take(&mut self.outdated);
         self.programs.retain(|&id, program| {
             let stays = view.has_program(id);
             if !stays {

@@ -436,6 +436,10 @@ impl State {
         let mut links: Vec<Wanted> = Vec::new();
         for joined in self.joined.values_mut() {
             joined.meet_objects();
+            if joined.has_outdated() {
+                self.hooks.forget_session(joined.number);
+                self.syscalls.forget_session(joined.number);
+            }
             links.extend(joined.links_of(pid));
         }
         // Sessions tell theirs by name and index.

@@ -58,6 +58,16 @@ impl Program {
     /// Becomes the program, with `library` appended to the user's LD_PRELOAD.
     pub fn exec(self, library: &Path) -> Result<Infallible, Problem> {
         let preload = crate::libraries::preload(std::env::var_os(LD_PRELOAD).as_deref(), library)?;
+        self.exec_with(Some(&preload))
+    }
+
+    /// Becomes the program, with nothing of ours in it.
+    pub fn exec_plain(self) -> Result<Infallible, Problem> {
+        let preload = std::env::var_os(LD_PRELOAD);
+        self.exec_with(preload.as_deref().map(OsStr::as_bytes))
+    }
+
+    fn exec_with(self, preload: Option<&[u8]>) -> Result<Infallible, Problem> {
         let mut environment = self.added.clone();
         let is_added = |name: &OsStr| {
             let start = [name.as_bytes(), b"="].concat();
@@ -68,11 +78,13 @@ impl Program {
                 environment.push(variable(&name, value.as_bytes())?);
             }
         }
-        environment.push(variable(OsStr::new(LD_PRELOAD), &preload)?);
+        if let Some(preload) = preload {
+            environment.push(variable(OsStr::new(LD_PRELOAD), preload)?);
+        }
         debug!(
             "exec {} with LD_PRELOAD={}",
             self.path.display(),
-            String::from_utf8_lossy(&preload)
+            String::from_utf8_lossy(preload.unwrap_or_default())
         );
         let path = c_string(self.path.as_os_str().as_bytes())?;
         execve(&path, &self.args, &environment).map_err(|errno| self.refused(errno))

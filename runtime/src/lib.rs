@@ -12,6 +12,7 @@ pub mod doorbell;
 pub mod guest;
 pub mod helpers;
 mod id_table;
+pub mod kernel;
 pub mod kernel_types;
 pub mod maps;
 pub mod own_stack;

@@ -195,7 +195,7 @@ pub struct LoadedProgram {
     facts: Facts,
     needs_vcpu: bool,
     /// Their addresses are in the code.
-    _maps: Vec<Arc<Map>>,
+    maps: Vec<Arc<Map>>,
 }
 
 impl LoadedProgram {
@@ -233,7 +233,7 @@ impl LoadedProgram {
             calls_kfuncs: verified.insns().iter().any(is_kfunc_call),
             needs_vcpu: needs_vcpu(&facts, &maps),
             facts,
-            _maps: maps,
+            maps,
         })
     }
 
@@ -246,6 +246,11 @@ impl LoadedProgram {
     /// What a tail call into the program jumps to; valid while this lives.
     pub fn tail_target(&self) -> *const u8 {
         self.compiled.tail_target()
+    }
+
+    /// The maps that it was compiled with, and their ids.
+    pub fn maps(&self) -> impl Iterator<Item = (u32, &Arc<Map>)> {
+        self.facts.maps.iter().copied().zip(&self.maps)
     }
 
     /// The machine code.

@@ -21,7 +21,7 @@ use uapi::map::{
 };
 use uapi::prog::{
     BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_RAW_TRACEPOINT,
-    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP, BPF_TRACE_UPROBE_MULTI,
+    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP, BPF_TRACE_UPROBE_MULTI, type_name,
 };
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
@@ -404,7 +404,7 @@ fn packet_programs_are_proven_but_not_loaded() {
         let mut log = Log::new(1, Keep::End(1 << 16));
         let errno = tool.bpf.prog_load(load, Some(&mut log)).err();
         assert_eq!(errno, Some(Errno::EINVAL));
-        let words = format!("program type {prog_type} cannot run in user space");
+        let words = format!("only the kernel hosts {} programs", type_name(prog_type));
         assert!(log.text.contains(&words), "{}", log.text);
         struct Nothing;
         impl vm::verifier::Env for Nothing {

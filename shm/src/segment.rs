@@ -111,6 +111,37 @@ impl Segment {
         map(fd, stat.st_size as u64, access)
     }
 
+    /// Maps the memory of a kernel's object, such as a BPF map, whole.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn of_kernel(fd: RawFd, bytes: u64, access: Access) -> io::Result<Segment> {
+        let prot = match access {
+            Access::ReadOnly => libc::PROT_READ,
+            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        // SAFETY: a fresh mapping where nothing is.
+        let base = check(unsafe {
+            sys::syscall6(
+                libc::SYS_mmap as usize,
+                0,
+                bytes as usize,
+                prot as usize,
+                libc::MAP_SHARED as usize,
+                fd as usize,
+                0,
+            )
+        })?;
+        let mapping = Mapping {
+            base: base as *mut u8,
+            len: bytes,
+            access,
+        };
+        Ok(Segment {
+            mapping: Arc::new(mapping),
+        })
+    }
+
     /// Bytes mapped.
     #[expect(clippy::len_without_is_empty, reason = "an empty segment cannot be")]
     pub fn len(&self) -> u64 {

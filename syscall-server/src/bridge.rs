@@ -189,7 +189,7 @@ impl Bridge {
 
 fn watch_all() {
     // The thread is made by a server that exists.
-    let Ok(Server { bpf, bridge }) = server::server() else {
+    let Ok(Server { bpf, bridge, .. }) = server::server() else {
         return;
     };
     let doorbell = bpf.session().ok().and_then(|session| session.doorbell());

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::kernel::placement::Runtime;
 use crate::log;
 
 const LD_PRELOAD: &str = "LD_PRELOAD";
@@ -15,10 +16,15 @@ pub const AGENT: &str = "libbpftime-agent.so";
 /// Set by `bpftime verify`.
 const VERIFY_ONLY: &str = "BPFTIME_VERIFY_ONLY";
 
+/// Set by `bpftime load --runtime`.
+const RUNTIME: &str = "BPFTIME_RUNTIME";
+
 /// What the environment asks for, read once.
 pub struct Environment {
     /// Programs are verified only: no session, no storage, no links.
     pub verify_only: bool,
+    /// Where programs may run.
+    pub runtime: Runtime,
 }
 
 impl Environment {
@@ -26,6 +32,10 @@ impl Environment {
     pub fn read() -> Environment {
         Environment {
             verify_only: std::env::var_os(VERIFY_ONLY).is_some_and(|value| value == "1"),
+            runtime: match std::env::var_os(RUNTIME) {
+                Some(value) if value == "user" => Runtime::User,
+                _ => Runtime::Auto,
+            },
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use runtime::command::Object;
+use runtime::command::{MapObject, Object};
 use uapi::Errno;
 use uapi::map::{BPF_F_RDONLY, BPF_F_WRONLY};
 
@@ -195,6 +195,19 @@ impl Fds {
                 let _ = self.put(fd, Entry::Private);
             }
         }
+    }
+
+    /// The fds of a map, and what may be done through each.
+    pub fn of_map(&self, map: &Arc<MapObject>) -> Vec<(c_int, Rights)> {
+        let entries = self.entries();
+        let of_it = |(fd, entry): (c_int, &Option<Entry>)| match entry {
+            Some(Entry::File(file)) => match &file.object {
+                Object::Map(other) if Arc::ptr_eq(other, map) => Some((fd, file.rights)),
+                _ => None,
+            },
+            _ => None,
+        };
+        (0..).zip(entries.iter()).filter_map(of_it).collect()
     }
 
     /// Our fds from `first` to `last`, ascending.

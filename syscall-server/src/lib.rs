@@ -9,7 +9,7 @@
 //!
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
-//! [`perf`], `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
+//! [`perf`], [`kernel`] (what only the kernel can host), `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
 //! [`files`], [`tracefs`] and [`headers`] (files that are not there), [`raw`], [`user`].
 
 pub mod bpf;
@@ -21,6 +21,7 @@ pub mod fds;
 pub mod files;
 pub mod forks;
 pub mod headers;
+pub mod kernel;
 pub mod log;
 pub mod mapping;
 mod own_process;

@@ -8,12 +8,16 @@ use crate::raw;
 
 static ON: OnceLock<bool> = OnceLock::new();
 
+/// Whether the user asked for more.
+pub fn is_on() -> bool {
+    *ON.get_or_init(|| {
+        std::env::var("BPFTIME_LOG").is_ok_and(|level| matches!(level.as_str(), "debug" | "trace"))
+    })
+}
+
 /// Writes one line if the user asked for it.
 pub fn debug(line: fmt::Arguments<'_>) {
-    let on = ON.get_or_init(|| {
-        std::env::var("BPFTIME_LOG").is_ok_and(|level| matches!(level.as_str(), "debug" | "trace"))
-    });
-    if *on {
+    if is_on() {
         write(format_args!("bpftime: debug: {line}\n"));
     }
 }

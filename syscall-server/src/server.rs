@@ -15,6 +15,7 @@ use uapi::Errno;
 use crate::bridge::Bridge;
 use crate::environment::{self, Environment};
 use crate::fds::FDS;
+use crate::kernel::Kernel;
 use crate::{forks, log};
 
 /// The tool's session and what serves it.
@@ -23,6 +24,8 @@ pub struct Server {
     pub bpf: Bpf,
     /// Wakes readers of rings.
     pub bridge: Bridge,
+    /// What the kernel hosts.
+    pub kernel: Kernel,
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -63,11 +66,13 @@ fn start() -> Result<Server, SessionError> {
     note_stacks();
     // What goes wrong in here is told as an errno, not on the tool's stderr.
     std::panic::set_hook(Box::new(|info| log::debug(format_args!("{info}"))));
-    if Environment::read().verify_only {
+    let environment = Environment::read();
+    if environment.verify_only {
         forks::watch();
         return Ok(Server {
             bpf: Bpf::verify_only(),
             bridge: Bridge::default(),
+            kernel: Kernel::none(),
         });
     }
     let own_path = own_path();
@@ -86,6 +91,7 @@ fn start() -> Result<Server, SessionError> {
     Ok(Server {
         bpf: Bpf::new(session),
         bridge: Bridge::default(),
+        kernel: Kernel::new(environment.runtime),
     })
 }
 

@@ -11,6 +11,7 @@ mod drains;
 mod dumps;
 mod errors;
 mod exact;
+mod kernel;
 mod known;
 mod libraries;
 mod memory;

@@ -69,6 +69,19 @@ impl World {
         None
     }
 
+    /// bpftime as root, for whom the kernel hosts what user space cannot, or
+    /// `None` without root. In CI that is an error.
+    ///
+    /// # Panics
+    /// In CI, without root.
+    pub fn privileged() -> Option<World> {
+        let mut world = World::kernel()?;
+        world.mode = Mode::Bpftime;
+        world.user = None;
+        chown(world.home.path(), Some(0), Some(0)).expect("a home");
+        Some(world)
+    }
+
     fn with(mode: Mode) -> World {
         let home = tempfile::Builder::new()
             .prefix("bpftime-home-")

@@ -30,3 +30,46 @@ mod numbers {
     pub const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 }
 pub use numbers::*;
+
+/// Names of the program types, in the order of `enum bpf_prog_type`.
+pub const TYPE_NAMES: [&str; 33] = [
+    "unspec",
+    "socket_filter",
+    "kprobe",
+    "sched_cls",
+    "sched_act",
+    "tracepoint",
+    "xdp",
+    "perf_event",
+    "cgroup_skb",
+    "cgroup_sock",
+    "lwt_in",
+    "lwt_out",
+    "lwt_xmit",
+    "sock_ops",
+    "sk_skb",
+    "cgroup_device",
+    "sk_msg",
+    "raw_tracepoint",
+    "cgroup_sock_addr",
+    "lwt_seg6local",
+    "lirc_mode2",
+    "sk_reuseport",
+    "flow_dissector",
+    "cgroup_sysctl",
+    "raw_tracepoint_writable",
+    "cgroup_sockopt",
+    "tracing",
+    "struct_ops",
+    "ext",
+    "lsm",
+    "sk_lookup",
+    "syscall",
+    "netfilter",
+];
+
+/// Name of a program type.
+pub fn type_name(number: u32) -> &'static str {
+    let known = TYPE_NAMES.get(number as usize);
+    known.copied().unwrap_or("unknown")
+}

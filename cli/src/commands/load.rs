@@ -16,6 +16,12 @@ use runtime::session::Dirs;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Where the tool's programs run: what user space can host there and the
+    /// rest in the kernel, if you may load programs there; all in user space;
+    /// or all in the kernel
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = Runtime::Auto)]
+    runtime: Runtime,
+
     /// The tool and its arguments
     #[arg(
         value_name = "CMD",
@@ -24,6 +30,14 @@ pub struct Args {
         allow_hyphen_values = true
     )]
     command: Vec<OsString>,
+}
+
+/// Where programs run.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Runtime {
+    Auto,
+    User,
+    Kernel,
 }
 
 const EXAMPLES: &str = "\
@@ -35,6 +49,11 @@ Examples:
 /// Becomes the tool.
 pub fn run(args: Args) -> Result<(), Problem> {
     let program = Program::find(&args.command)?;
+    let program = match args.runtime {
+        Runtime::Auto => program.with_variable("BPFTIME_RUNTIME", "auto")?,
+        Runtime::User => program.with_variable("BPFTIME_RUNTIME", "user")?,
+        Runtime::Kernel => return program.exec_plain().map(|never| match never {}),
+    };
     let dirs = Dirs::for_cli();
     let library = libraries::unpack(&dirs, Library::SyscallServer)?;
     sessions_dir::check(&dirs.sessions)?;

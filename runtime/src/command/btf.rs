@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use object::btf::{Btf, BtfError};
 
-use super::Bpf;
 use super::object::Home;
+use super::{Bpf, Extra};
 use crate::kernel_types::KERNEL_BTF;
 
 /// The kernel's own description has the first id, as in the kernel.
@@ -19,6 +19,8 @@ pub struct BtfObject {
     types: Btf,
     /// Its id in the session, once a map there needs it.
     shared: OnceLock<u32>,
+    /// What the caller keeps with it.
+    pub extra: Extra,
     home: Weak<Home>,
 }
 
@@ -82,6 +84,7 @@ impl Bpf {
             bytes: bytes.into(),
             types,
             shared: OnceLock::new(),
+            extra: Extra::default(),
             home: Arc::downgrade(&self.home),
         });
         tables.btfs.insert(id, &object);
@@ -98,6 +101,7 @@ impl Bpf {
                 types: Btf::parse(&bytes).ok()?,
                 bytes: bytes.into(),
                 shared: OnceLock::new(),
+                extra: Extra::default(),
                 home: Weak::new(),
             });
             self.home.tables().btfs.insert(KERNEL_ID, &object);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use uapi::Errno;
 use uapi::map::{
@@ -16,7 +16,7 @@ use super::batch::Cursors;
 use super::elem::may_write;
 use super::inner::InnerObjects;
 use super::object::{Home, check_name};
-use super::{Bpf, BtfObject, PerfEvent, ProgObject};
+use super::{Bpf, BtfObject, Extra, PerfEvent, ProgObject};
 use crate::maps::{Map, MapSpec};
 use crate::session::possible_cpus;
 use crate::types;
@@ -28,7 +28,11 @@ const PAGE: u64 = 4096;
 pub struct MapObject {
     id: u32,
     map: Arc<Map>,
-    home: Arc<Home>,
+    /// The same after it went to the kernel.
+    pub(super) moved: OnceLock<Arc<Map>>,
+    /// What the caller keeps with it.
+    pub extra: Extra,
+    pub(super) home: Arc<Home>,
     btf: Option<Arc<BtfObject>>,
     pub(super) slots: Mutex<BTreeMap<u32, Slot>>,
     pub(super) inner: InnerObjects,
@@ -68,7 +72,12 @@ impl MapObject {
 
     /// The map itself.
     pub fn map(&self) -> &Arc<Map> {
-        &self.map
+        self.moved.get().unwrap_or(&self.map)
+    }
+
+    /// Where this process had the memory of an array before it went to the kernel.
+    pub fn first_memory(&self) -> Option<usize> {
+        usize::try_from(self.map.layout()?.base).ok()
     }
 
     /// The types of key and value, when the loader described them.
@@ -170,6 +179,8 @@ impl Bpf {
         let object = Arc::new(MapObject {
             id,
             map,
+            moved: OnceLock::new(),
+            extra: Extra::default(),
             home: Arc::clone(&self.home),
             btf,
             slots: Mutex::default(),

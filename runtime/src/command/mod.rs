@@ -7,7 +7,7 @@
 //! map's slot refers to it, and leaves the session when the last one lets go.
 //!
 //! Reading order: [`object`], then one file per command family: [`map`],
-//! [`elem`], `inner`, [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
+//! [`elem`], `inner`, [`moved`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
 //! [`tracepoint`],
 //! [`places`], [`link`], [`info`], [`ids`], [`pin`].
 
@@ -21,6 +21,7 @@ mod inner;
 mod kfunc;
 pub mod link;
 pub mod map;
+pub mod moved;
 pub mod object;
 pub mod perf;
 pub mod pin;
@@ -30,6 +31,7 @@ pub mod test_run;
 pub mod timer;
 pub mod tracepoint;
 
+use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
 use uapi::Errno;
@@ -45,6 +47,9 @@ pub use link::LinkObject;
 pub use map::MapObject;
 pub use perf::PerfEvent;
 pub use prog::ProgObject;
+
+/// What whoever plays the kernel keeps with an object, as long as that lives.
+pub type Extra = OnceLock<Box<dyn Any + Send + Sync>>;
 
 /// What an fd of bpf(2) or perf_event_open(2) stands for.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use uapi::insn::{
 };
 use uapi::prog::{
     BPF_F_XDP_HAS_FRAGS, BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT,
-    BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT,
+    BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACEPOINT, type_name,
 };
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
@@ -20,7 +20,7 @@ use vm::verifier::Log;
 
 use super::kfunc::{self, KernelFunctions};
 use super::object::{Home, check_name, locked};
-use super::{Bpf, BtfObject, MapObject};
+use super::{Bpf, BtfObject, Extra, MapObject};
 use crate::maps::Map;
 use crate::program::{self, Objects};
 use crate::session::Session;
@@ -37,7 +37,9 @@ const PROG_TYPES: [u32; 5] = [
     BPF_PROG_TYPE_RAW_TRACEPOINT,
 ];
 
-const RUNNABLE: &str = "kprobe (uprobe), tracepoint, raw_tracepoint and perf_event can";
+const NEEDED: &str = "which takes CAP_BPF and CAP_PERFMON, as root has";
+const RUNNABLE: &str =
+    "user space hosts kprobe (uprobe), tracepoint, raw_tracepoint and perf_event programs";
 
 /// Flags of `BPF_PROG_LOAD` that change nothing here or are honoured:
 /// strict and any alignment, the two kinds of test runs of the verifier's
@@ -68,6 +70,8 @@ pub struct ProgObject {
     load_time: Duration,
     verified_insns: u32,
     ctx_bytes: u32,
+    /// What the caller keeps with it.
+    pub extra: Extra,
 }
 
 impl ProgObject {
@@ -89,6 +93,11 @@ impl ProgObject {
     /// Ids of the maps it uses, ascending.
     pub fn map_ids(&self) -> Vec<u32> {
         locked(&self.maps).keys().copied().collect()
+    }
+
+    /// The maps it names and those that were bound to it.
+    pub fn maps(&self) -> Vec<Arc<MapObject>> {
+        locked(&self.maps).values().cloned().collect()
     }
 
     /// Time since boot at which it was loaded.
@@ -171,11 +180,12 @@ impl Bpf {
         if spec.prog_flags & !known != 0 {
             return Err(Errno::EINVAL);
         }
-        if hosted && !PROG_TYPES.contains(&spec.prog_type) {
+        if hosted && !can_host(spec.prog_type) {
             if let Some(log) = log {
                 let text = format!(
-                    "program type {} cannot run in user space\nhint: {RUNNABLE}\n",
-                    spec.prog_type
+                    "program \"{}\": only the kernel hosts {} programs, {NEEDED}\nhint: {RUNNABLE}\n",
+                    spec.name,
+                    type_name(spec.prog_type)
                 );
                 log.text.push_str(&text);
             }
@@ -228,6 +238,7 @@ impl Bpf {
             maps: Mutex::new(load.maps.into_iter().map(|map| (map.id(), map)).collect()),
             btf: load.btf,
             load_time: since_boot(),
+            extra: Extra::default(),
         });
         self.home.tables().progs.insert(id, &prog);
         Ok(prog)
@@ -250,6 +261,11 @@ impl Bpf {
         locked(&prog.maps).insert(map.id(), Arc::clone(map));
         Ok(())
     }
+}
+
+/// Whether user space can host programs of this type.
+pub fn can_host(prog_type: u32) -> bool {
+    PROG_TYPES.contains(&prog_type)
 }
 
 /// Checks a program's name as the kernel does.

@@ -2,12 +2,13 @@
 
 use core::ptr::{self, NonNull};
 use shm::Region;
-use shm::sync::{AtomicBool, Ordering};
+use shm::sync::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use uapi::Errno;
 use uapi::map::{BPF_F_LOCK, BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
 use vm::link::ArrayLayout;
 
+use super::kernel::{self, KernelObjects};
 use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
@@ -25,6 +26,8 @@ pub struct Map {
     ring: Option<NonNull<Ring>>,
     /// Only the tool writes maps through bpf(2), so this need not be shared.
     frozen: AtomicBool,
+    /// Its elements are a kernel map's.
+    in_kernel: bool,
 }
 
 // SAFETY: `ring` is a reference to what `kind` owns, which may be used from any
@@ -71,6 +74,57 @@ impl Map {
         Map::of(spec, per_cpu.then_some(nr_cpus), Box::new(kind))
     }
 
+    /// The map whose elements are those of a kernel map.
+    ///
+    /// # Errors
+    /// `EPERM` and `ENOENT` where this process cannot open that, `EINVAL` when
+    /// it is another than the spec says, `ENOTSUPP` for a type that only
+    /// programs in the kernel use.
+    pub fn of_kernel(spec: MapSpec, objects: KernelObjects, nr_cpus: u32) -> Result<Map, Errno> {
+        let kind = kernel::open(&spec, objects, nr_cpus)?;
+        let per_cpu = kind::map_type(spec.map_type).is_some_and(|hosted| hosted.per_cpu);
+        let map = Map::of(spec, per_cpu.then_some(nr_cpus), kind)?;
+        Ok(Map {
+            in_kernel: true,
+            ..map
+        })
+    }
+
+    /// Adds to the words of an array's value by how much those of `after`
+    /// differ from `before`, each at once.
+    pub fn add_difference(&self, key: &[u8], before: &[u8], after: &[u8]) {
+        if self.spec.map_type != BPF_MAP_TYPE_ARRAY || self.check_key(key).is_err() {
+            return;
+        }
+        let len = self.syscall_value_size.min(before.len()).min(after.len());
+        // SAFETY: the key has its size.
+        let value = unsafe { self.lookup_ptr(key.as_ptr(), 0) };
+        if value.is_null() {
+            return;
+        }
+        for at in (0..len).step_by(8) {
+            let word = |bytes: &[u8]| {
+                let mut word = [0; 8];
+                for (to, from) in word.iter_mut().zip(bytes.iter().take(len).skip(at)) {
+                    *to = *from;
+                }
+                u64::from_le_bytes(word)
+            };
+            let difference = word(after).wrapping_sub(word(before));
+            if difference != 0 {
+                // SAFETY: the values of an array lie at multiples of eight
+                // bytes, so this word is the value's, or what pads it.
+                let word = unsafe { AtomicU64::from_ptr(value.add(at).cast()) };
+                word.fetch_add(difference, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether the elements are a kernel map's.
+    pub fn in_kernel(&self) -> bool {
+        self.in_kernel
+    }
+
     fn over(spec: MapSpec, storage: Region, nr_cpus: u32, start: Start) -> Result<Map, Errno> {
         let map_type = kind::map_type(spec.map_type).ok_or(Errno::EINVAL)?;
         if (map_type.storage_size)(&spec, nr_cpus)? > storage.len() {
@@ -91,6 +145,7 @@ impl Map {
             ring: kind.ring().map(NonNull::from),
             kind,
             frozen: AtomicBool::new(false),
+            in_kernel: false,
         })
     }
 

@@ -12,6 +12,7 @@ mod bloom_filter;
 pub(crate) mod bytes;
 mod hash;
 mod hasher;
+mod kernel;
 mod kind;
 mod lpm_trie;
 mod map;
@@ -28,6 +29,7 @@ mod stack_trace;
 mod task_storage;
 mod user_ringbuf;
 
+pub use kernel::KernelObjects;
 pub use map::Map;
 pub use perf_ring::PerfRing;
 pub use ringbuf::Ring;

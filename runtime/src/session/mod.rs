@@ -23,7 +23,7 @@ pub use data::{COUNTER_LINES, CounterLine, Counts, LinkCounters};
 pub use dirs::{Dirs, LIBRARY_PREFIX};
 pub use error::SessionError;
 pub use link::{LinkKind, LinkSpec, Place};
-pub use owner::{Session, Storage};
+pub use owner::{Left, Session, Storage};
 pub use process::{ProcessId, possible_cpus};
 pub use roster::{AgentSlot, Laggards, Member, Role, Roster};
 pub use sweep::{spawn_sweeper, sweep};

@@ -133,6 +133,8 @@ pub(super) enum Place {
     Data = 1,
     /// The file `array-ID`, from 0.
     Array = 2,
+    /// The kernel; the offset says which of its objects.
+    Kernel = 3,
 }
 
 /// A copy of one record. Offsets and lengths are claims of the tool.
@@ -266,6 +268,7 @@ impl Objects {
                 0 => Place::Objects,
                 1 => Place::Data,
                 2 => Place::Array,
+                3 => Place::Kernel,
                 _ => return None,
             },
             state: load32(record::STATE)?,

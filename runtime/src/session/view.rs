@@ -20,7 +20,7 @@ use super::objects::{
 };
 use super::process::ProcessId;
 use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
-use crate::maps::{Map, MapSpec, PerfRing};
+use crate::maps::{KernelObjects, Map, MapSpec, PerfRing};
 use crate::tasks::TaskFields;
 
 /// A session opened for reading its objects and sharing its data.
@@ -183,10 +183,19 @@ impl SessionView {
         let id = record.id;
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         let frozen = record.state != 0;
+        let moved = record.place == Place::Kernel;
         if let Some(map) = maps.get(&id)
             && map.frozen() == frozen
+            && map.in_kernel() == moved
         {
             return Some(map.clone());
+        }
+        if moved {
+            let objects = KernelObjects::unpack(record.offset);
+            let map = Map::of_kernel(record.body()?, objects, self.nr_cpus()).ok()?;
+            let map = Arc::new(map);
+            maps.insert(id, map.clone());
+            return Some(map);
         }
         let storage = match record.place {
             // Read-only for us: what was verified is what programs read.
@@ -196,7 +205,7 @@ impl SessionView {
                 let path = self.path.join(format!("{ARRAY_PREFIX}{id}"));
                 whole(&path, Access::ReadWrite).ok()?.sub(0, record.len)?
             }
-            Place::Objects => return None,
+            Place::Objects | Place::Kernel => return None,
         };
         let map = Map::open(record.body()?, storage, self.nr_cpus()).ok()?;
         if frozen {
@@ -255,6 +264,12 @@ impl SessionView {
                 outer.add_inner(record.id, &map);
             }
         }
+    }
+
+    /// Whether a map of this session went to the kernel after it was opened.
+    pub fn has_moved(&self, id: u32, map: &Map) -> bool {
+        let record = self.objects.find(id, ObjectKind::Map);
+        record.is_some_and(|record| record.place == Place::Kernel && !map.in_kernel())
     }
 
     /// Drops views of maps that the tool has removed. Programs that run may

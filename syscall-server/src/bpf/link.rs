@@ -1,20 +1,22 @@
 //! `BPF_LINK_CREATE`, `_UPDATE`, `_DETACH` and `BPF_RAW_TRACEPOINT_OPEN`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use runtime::command::link::{MAX_UPROBE_MULTI_CNT, check_attach_type, is_uprobe_multi};
 use runtime::command::{Object, ProgObject};
 use runtime::session::{LinkKind, LinkSpec, Place};
 use uapi::Errno;
 use uapi::attr;
-use uapi::cmd::{BPF_F_REPLACE, BPF_F_UPROBE_MULTI_RETURN};
+use uapi::cmd::{self, BPF_F_REPLACE, BPF_F_UPROBE_MULTI_RETURN};
 use uapi::prog::{
     BPF_MODIFY_RETURN, BPF_PERF_EVENT, BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION,
 };
 
 use super::call::{self, Call};
+use crate::kernel::placement::Obstacle;
 use crate::perf::place;
-use crate::{log, own_process, user};
+use crate::{kernel, own_process, user};
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::LinkCreate::decode(&call.bytes);
@@ -25,9 +27,14 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             if attr.flags != 0 {
                 return Err(Errno::EINVAL);
             }
-            let event = match call::object(attr.target_fd)? {
-                Object::Event(event) => event,
-                _ => return Err(Errno::EINVAL),
+            let event = match call::object(attr.target_fd) {
+                Ok(Object::Event(event)) => event,
+                Ok(_) => return Err(Errno::EINVAL),
+                Err(_) if kernel::is_perf_event(attr.target_fd) => {
+                    let place = "this perf event".to_owned();
+                    return in_kernel(call, &prog, &Obstacle::Place(place));
+                }
+                Err(errno) => return Err(errno),
             };
             let link = call
                 .server
@@ -44,13 +51,17 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             let link = call.server.bpf.link_uprobe_multi(&prog, spec)?;
             call.new_fd(Object::Link(link))
         }
-        other => {
-            log::debug(format_args!(
-                "links of attach type {other} are the kernel's"
-            ));
-            Err(Errno::EOPNOTSUPP)
-        }
+        other => in_kernel(call, &prog, &Obstacle::Link(other)),
     }
+}
+
+/// `BPF_LINK_CREATE` where only the kernel runs programs.
+fn in_kernel(call: &Call, prog: &Arc<ProgObject>, obstacle: &Obstacle) -> Result<i64, Errno> {
+    let server = call.server;
+    if !server.kernel.hosts(&prog.spec().name, obstacle) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    kernel::with_program(server, prog, cmd::BPF_LINK_CREATE, call.bytes, 0)
 }
 
 /// The checks of `bpf_uprobe_multi_link_attach`, in its order.
@@ -189,8 +200,12 @@ pub fn raw_tracepoint(call: &Call) -> Result<i64, Errno> {
     let name = user::read_string(attr.name, MAX_TRACEPOINT_NAME)?;
     let name = String::from_utf8_lossy(&name);
     let link = call.server.bpf.raw_tracepoint(&prog, &name, attr.cookie);
-    if link.is_err() {
-        log::debug(format_args!("raw tracepoint {name} is the kernel's"));
+    if link.as_ref().err() == Some(&Errno::ENOENT) {
+        let place = Obstacle::Place(format!("raw tracepoint {name}"));
+        if call.server.kernel.hosts(&prog.spec().name, &place) {
+            let command = cmd::BPF_RAW_TRACEPOINT_OPEN;
+            return kernel::with_program(call.server, &prog, command, call.bytes, 8);
+        }
     }
     call.new_fd(Object::Link(link?))
 }

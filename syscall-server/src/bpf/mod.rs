@@ -16,8 +16,8 @@ mod prog;
 use uapi::attr::{self, AttrBytes};
 use uapi::{Errno, cmd};
 
-use crate::log;
 use crate::server::server;
+use crate::{kernel, log};
 use call::Call;
 
 /// What answers a command: the value that the system call returns.
@@ -113,6 +113,11 @@ const COMMANDS: &[(u32, usize, Answer)] = &[
 /// E2BIG for bytes that no command of the kernel we play knows, EFAULT.
 pub fn bpf(command: u32, attr: u64, size: u32) -> Result<i64, Errno> {
     let bytes = call::copy_attr(attr, size)?;
+    if let Some(server) = crate::server::existing()
+        && kernel::is_kernels(server, command, &bytes)
+    {
+        return kernel::bpf(command, attr, size);
+    }
     let Some((_, end, answer)) = COMMANDS.iter().find(|(number, ..)| *number == command) else {
         log::debug(format_args!("bpf(2) command {command} is not supported"));
         return Err(Errno::EINVAL);

@@ -1,7 +1,11 @@
 //! `BPF_PROG_LOAD`, `BPF_PROG_TEST_RUN` and `BPF_PROG_BIND_MAP`, and the log
 //! buffer that loading commands share.
 
-use runtime::command::prog::{ProgBtf, ProgLoad, is_gpl_compatible, name_maps, prog_name};
+use std::os::fd::IntoRawFd;
+
+use runtime::command::prog::{
+    ProgBtf, ProgLoad, can_host, is_gpl_compatible, name_maps, prog_name,
+};
 use runtime::command::{Object, test_run};
 use runtime::types::Records;
 use uapi::attr::{self, out};
@@ -13,6 +17,8 @@ use vm::program::ProgramInfo;
 use vm::verifier::{Keep, Log};
 
 use super::call::{self, Call};
+use crate::kernel::placement::Obstacle;
+use crate::kernel::program::Loaded;
 use crate::{log, user};
 
 /// Most bytes of a licence, with its terminating zero (`bpf_prog_load`).
@@ -87,14 +93,30 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
         btf,
     };
     let wanted = (log.level != 0).then_some(&mut text);
+    let insns = load.spec.insns.clone();
+    let kept = Loaded::new(call.bytes, &insns, &license, load.btf.as_ref());
+    let maps = load.maps.clone();
     let result = call.server.bpf.prog_load(load, wanted);
-    if let Err(errno) = &result {
+    if let Err(errno) = result {
         log::debug(format_args!(
             "program \"{name}\" of type {prog_type} with {insn_cnt} instructions: {errno}"
         ));
+        let obstacle = match can_host(prog_type) {
+            true => Obstacle::Verdict(errno),
+            false => Obstacle::Type(prog_type),
+        };
+        if call.server.kernel.hosts(&name, &obstacle)
+            && let Ok(fd) = kept.load(call.server, &maps)
+        {
+            call.server.kernel.note_use();
+            return Ok(i64::from(fd.into_raw_fd()));
+        }
     }
     put_log(call, &log, &text.text, text.true_len())?;
-    call.new_fd(Object::Prog(result?))
+    let prog = result?;
+    // It has none yet.
+    let _ = prog.extra.set(Box::new(kept));
+    call.new_fd(Object::Prog(prog))
 }
 
 fn read_insns(address: u64, count: u32) -> Result<Vec<Insn>, Errno> {

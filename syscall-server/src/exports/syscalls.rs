@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_long, c_ulong};
 
 use super::{fds, guarded, identity, memory};
 use crate::perf::{self, Request};
-use crate::{bpf, raw, readiness};
+use crate::{bpf, kernel, raw, readiness};
 
 /// syscall(2): bpf(2) and perf_event_open(2) have no other way in libc, and
 /// libbpf makes some calls on its fds this way too.
@@ -67,11 +67,16 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
             [fd as usize, request as usize, argument, 0, 0, 0],
         ) as c_int
     };
-    if !crate::fds::FDS.may_be_ours(fd) {
+    let foreign = !crate::fds::FDS.may_be_ours(fd);
+    if foreign && !crate::fds::FDS.may_be_ours(argument as c_int) {
         return pass();
     }
+    let own = match foreign {
+        true => kernel::ioctl,
+        false => perf::ioctl,
+    };
     let mut ours = true;
-    let answer = guarded(|| match perf::ioctl(fd, request as u32, argument as u64) {
+    let answer = guarded(|| match own(fd, request as u32, argument as u64) {
         Some(result) => result,
         None => {
             ours = false;

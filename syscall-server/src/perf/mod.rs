@@ -26,8 +26,9 @@ use uapi::perf::{
 
 use crate::bridge::Waker;
 use crate::fds::{self, FDS, File, Rights};
+use crate::kernel::placement::Obstacle;
 use crate::server::{self, Server};
-use crate::{files, log, own_process, raw, tracefs, user};
+use crate::{files, own_process, raw, tracefs, user};
 
 /// Types of events that C++ bpftime has made up: an uprobe whose program may
 /// call `bpf_override_return` (any uprobe's may here), and one whose program
@@ -76,8 +77,11 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         },
         PERF_TYPE_TRACEPOINT if server::existing().is_some() => {
             let Some(tracepoint) = tracefs::by_id(attr.config) else {
-                log::debug(format_args!("tracepoint {} is the kernel's", attr.config));
-                return Err(Errno::ENOENT);
+                let place = Obstacle::Place(format!("tracepoint {}", attr.config));
+                return match server::server()?.kernel.hosts("", &place) {
+                    true => Ok(None),
+                    false => Err(Errno::ENOENT),
+                };
             };
             Kind::Tracepoint(tracepoint)
         }
@@ -96,7 +100,16 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
                 attr.wakeup_events
             },
         },
-        Kind::Clock => clock(&attr, request.cpu)?,
+        Kind::Clock if is_sampling(&attr, request.cpu) => {
+            let place = Obstacle::Place("sampling by the CPU clock".to_owned());
+            return match server::server()?.kernel.hosts("", &place) {
+                true => Ok(None),
+                false => Err(Errno::EOPNOTSUPP),
+            };
+        }
+        Kind::Clock => EventKind::Clock {
+            period: Duration::from_nanos(attr.sample_period),
+        },
         Kind::Dummy => EventKind::Dummy,
         Kind::Probe => probe(&attr, request.pid)?,
         Kind::Replace => match probe(&attr, request.pid)? {
@@ -197,14 +210,8 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
 
 /// A clock on one CPU ticks in this process; sampling, which is what a
 /// frequency or a clock on every CPU asks for, needs the kernel.
-fn clock(attr: &PerfEventAttr, cpu: i32) -> Result<EventKind, Errno> {
-    if attr.freq || cpu > 0 {
-        log::debug(format_args!("sampling by the CPU clock is the kernel's"));
-        return Err(Errno::EOPNOTSUPP);
-    }
-    Ok(EventKind::Clock {
-        period: Duration::from_nanos(attr.sample_period),
-    })
+fn is_sampling(attr: &PerfEventAttr, cpu: i32) -> bool {
+    attr.freq || cpu > 0
 }
 
 fn new_fd(

@@ -1,6 +1,7 @@
 //! The kernel's words for map and program types, as bpftool prints them.
 
 use runtime::session::LinkKind;
+use uapi::prog::TYPE_NAMES;
 
 /// `enum bpf_map_type`, in its order.
 const MAP_TYPES: [&str; 34] = [
@@ -40,43 +41,6 @@ const MAP_TYPES: [&str; 34] = [
     "arena",
 ];
 
-/// `enum bpf_prog_type`, in its order.
-const PROGRAM_TYPES: [&str; 33] = [
-    "unspec",
-    "socket_filter",
-    "kprobe",
-    "sched_cls",
-    "sched_act",
-    "tracepoint",
-    "xdp",
-    "perf_event",
-    "cgroup_skb",
-    "cgroup_sock",
-    "lwt_in",
-    "lwt_out",
-    "lwt_xmit",
-    "sock_ops",
-    "sk_skb",
-    "cgroup_device",
-    "sk_msg",
-    "raw_tracepoint",
-    "cgroup_sock_addr",
-    "lwt_seg6local",
-    "lirc_mode2",
-    "sk_reuseport",
-    "flow_dissector",
-    "cgroup_sysctl",
-    "raw_tracepoint_writable",
-    "cgroup_sockopt",
-    "tracing",
-    "struct_ops",
-    "ext",
-    "lsm",
-    "sk_lookup",
-    "syscall",
-    "netfilter",
-];
-
 /// Name of a map type.
 pub fn map_type(number: u32) -> String {
     name(&MAP_TYPES, number)
@@ -84,7 +48,7 @@ pub fn map_type(number: u32) -> String {
 
 /// Name of a program type.
 pub fn program_type(number: u32) -> String {
-    name(&PROGRAM_TYPES, number)
+    name(&TYPE_NAMES, number)
 }
 
 fn name(names: &[&str], number: u32) -> String {

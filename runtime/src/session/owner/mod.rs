@@ -3,10 +3,11 @@
 //! bpf(2) command.
 //!
 //! Reading order: this file (its life), `create` (its objects), `storage` (its
-//! files), `deaths` (of its targets).
+//! files), `deaths` (of its targets), `moved` (maps that go to the kernel).
 
 mod create;
 mod deaths;
+mod moved;
 mod storage;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use super::{DATA, Dirs, OBJECTS, SessionError, file, sweep, view};
 use crate::maps::{Map, PerfRing};
 use crate::tasks::TaskFields;
 
+pub use moved::Left;
 use storage::{Made, create_file, make_directory};
 
 /// Fds of ours go above those that tools count on.

@@ -87,6 +87,8 @@ impl Session {
                 }
             }
             Place::Objects => inner.payload.give(offset, len),
+            // Goes with its last fd.
+            Place::Kernel => {}
         }
     }
 
@@ -102,7 +104,7 @@ impl Session {
                 let name = file::c_path(&self.array_path(id)).ok()?;
                 file::open(&name, libc::O_RDWR | libc::O_NOFOLLOW, 0).ok()?
             }
-            Place::Objects => return None,
+            Place::Objects | Place::Kernel => return None,
         };
         Some(Storage {
             fd,

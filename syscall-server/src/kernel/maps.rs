@@ -1,0 +1,253 @@
+//! Maps of programs that go to the kernel: made there, filled, and put behind
+//! the tool's fds and mappings. It knows no program.
+
+use std::ffi::c_int;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use runtime::command::moved::Move;
+use runtime::command::{BtfObject, MapObject};
+use runtime::kernel;
+use runtime::maps::{KernelObjects, MapSpec};
+use uapi::Errno;
+use uapi::map::{
+    BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY,
+};
+
+use crate::fds::{FDS, PrivateFd, Rights};
+use crate::mapping::Request;
+use crate::server::Server;
+use crate::{log, raw};
+
+/// What a map of ours is in the kernel.
+struct InKernel(PrivateFd);
+
+impl AsFd for InKernel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: a private fd is open as long as it lives.
+        unsafe { BorrowedFd::borrow_raw(self.0.raw()) }
+    }
+}
+
+fn kernels(map: &MapObject) -> Option<&InKernel> {
+    map.extra.get()?.downcast_ref()
+}
+
+/// The kernel's fd of a map that was brought there.
+pub fn kernel_fd(map: &MapObject) -> Option<c_int> {
+    kernels(map).map(|kernel| kernel.0.raw())
+}
+
+/// A description as the kernel has it, loaded once; `None` if it does not
+/// take it.
+pub fn btf(btf: &Arc<BtfObject>) -> Option<impl AsFd> {
+    struct Borrowed(c_int);
+    impl AsFd for Borrowed {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            // SAFETY: the description's, which keeps it.
+            unsafe { BorrowedFd::borrow_raw(self.0) }
+        }
+    }
+    let load = || -> Option<PrivateFd> {
+        let fd = kernel::btf_load(btf.bytes())
+            .inspect_err(|errno| log::debug(format_args!("the kernel takes no types: {errno}")));
+        PrivateFd::duplicate(fd.ok()?.as_raw_fd()).ok()
+    };
+    let extra = btf.extra.get_or_init(|| Box::new(load()));
+    let fd = extra.downcast_ref::<Option<PrivateFd>>()?.as_ref()?;
+    Some(Borrowed(fd.raw()))
+}
+
+/// Brings maps to the kernel that are not there yet.
+///
+/// # Errors
+/// The kernel's; ENOTSUPP for a map that cannot go.
+pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing: Vec<&Arc<MapObject>> = maps.iter().filter(|map| kernels(map).is_none()).collect();
+    let mut made = Vec::new();
+    let mut going = Vec::new();
+    for map in missing {
+        let fd = create(map).inspect_err(|errno| {
+            let name = String::from_utf8_lossy(&map.map().spec().name).into_owned();
+            let name = name.trim_end_matches('\0');
+            log::debug(format_args!(
+                "map \"{name}\" cannot go to the kernel: {errno}"
+            ));
+        })?;
+        if is_constant(map) {
+            fill_constant(map, &fd)?;
+        } else {
+            let to = KernelObjects {
+                map: kernel::id(fd.as_fd())?,
+                relay: 0,
+            };
+            let map = Arc::clone(map);
+            going.push(Move { map, to });
+        }
+        let private = PrivateFd::duplicate(fd.as_raw_fd())?;
+        made.push((map, InKernel(private)));
+    }
+    if !going.is_empty() {
+        let moved = |map: &&(&Arc<MapObject>, InKernel)| map.0.map().in_kernel();
+        server.bpf.move_maps(&going, || {
+            let mut moved = made.iter().filter(moved);
+            moved.try_for_each(|(map, kernel)| put_behind(server, map, kernel))
+        })?;
+    }
+    for (map, kernel) in made {
+        // It had none, under the lock.
+        let _ = map.extra.set(Box::new(kernel));
+    }
+    Ok(())
+}
+
+/// Whether nobody writes the map any more: both sides have their own.
+fn is_constant(map: &MapObject) -> bool {
+    map.map().frozen() && map.map().spec().has(BPF_F_RDONLY_PROG)
+}
+
+fn fill_constant(map: &MapObject, fd: &OwnedFd) -> Result<(), Errno> {
+    let spec = map.map().spec();
+    for index in 0..spec.max_entries {
+        let mut value = vec![0; map.map().syscall_value_size()];
+        map.map().lookup(&index.to_ne_bytes(), &mut value, 0)?;
+        kernel::update(fd.as_fd(), &index.to_ne_bytes(), &value, 0)?;
+    }
+    kernel::freeze(fd.as_fd())
+}
+
+/// The kernel's map for one of ours, empty.
+fn create(map: &MapObject) -> Result<OwnedFd, Errno> {
+    let spec = kernel_spec(map.map().spec())?;
+    if map.map().frozen() && !is_constant(map) {
+        // The kernel would let no target write it.
+        return Err(Errno::ENOTSUPP);
+    }
+    let described = map.btf().and_then(btf);
+    let made = kernel::map_create(&spec, described.as_ref().map(AsFd::as_fd));
+    match made {
+        Err(Errno::EINVAL | Errno::ENOTSUPP) if described.is_some() && spec.field_count == 0 => {
+            kernel::map_create(&spec, None)
+        }
+        other => other,
+    }
+}
+
+/// What the kernel is asked for.
+fn kernel_spec(spec: &MapSpec) -> Result<MapSpec, Errno> {
+    match spec.map_type {
+        // Targets use its memory.
+        BPF_MAP_TYPE_ARRAY if spec.field_count == 0 => Ok(MapSpec {
+            map_flags: spec.map_flags | BPF_F_MMAPABLE,
+            ..*spec
+        }),
+        _ => Err(Errno::ENOTSUPP),
+    }
+}
+
+/// Has the tool's fds and mappings of a map lead to the kernel's.
+fn put_behind(server: &Server, map: &Arc<MapObject>, kernel: &InKernel) -> Result<(), Errno> {
+    for (fd, rights) in FDS.of_map(map) {
+        replace(fd, kernel, rights)?;
+    }
+    let path = server.bpf.session()?.array_path(map.id());
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let old = map.first_memory();
+    let mappings = text
+        .lines()
+        .filter_map(|line| Shown::of(line, path.to_str()?));
+    for shown in mappings.filter(|shown| Some(shown.address) != old) {
+        shown.request(kernel.0.raw()).native()?;
+    }
+    Ok(())
+}
+
+fn replace(fd: c_int, kernel: &InKernel, rights: Rights) -> Result<(), Errno> {
+    let flags = match rights {
+        Rights { write: false, .. } => BPF_F_RDONLY,
+        Rights { read: false, .. } => BPF_F_WRONLY,
+        _ => 0,
+    };
+    let opened = match flags {
+        0 => None,
+        flags => Some(kernel::map_by_id(kernel::id(kernel.as_fd())?, flags)?),
+    };
+    let from = opened.as_ref().map_or(kernel.0.raw(), AsRawFd::as_raw_fd) as usize;
+    let own = raw::call(
+        libc::SYS_fcntl,
+        [fd as usize, libc::F_GETFD as usize, 0, 0, 0, 0],
+    );
+    let close_on_exec = match own {
+        flags if flags >= 0 && flags as c_int & libc::FD_CLOEXEC == 0 => 0,
+        _ => libc::O_CLOEXEC,
+    };
+    let words = [from, fd as usize, close_on_exec as usize, 0, 0, 0];
+    raw::checked(libc::SYS_dup3, words).map(drop)
+}
+
+/// A shared mapping of a file, as /proc/self/maps shows it.
+struct Shown {
+    address: usize,
+    len: usize,
+    prot: c_int,
+    offset: u64,
+}
+
+impl Shown {
+    /// The mapping on this line, if it is one of the file at `path`.
+    fn of(line: &str, path: &str) -> Option<Shown> {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let perms = fields.next()?.as_bytes();
+        let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let address = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        if fields.nth(2) != Some(path) {
+            return None;
+        }
+        let may = |at: usize, byte: u8, prot: c_int| match perms.get(at) {
+            Some(&found) if found == byte => prot,
+            _ => 0,
+        };
+        Some(Shown {
+            address,
+            len: end.checked_sub(address)?,
+            prot: may(0, b'r', libc::PROT_READ) | may(1, b'w', libc::PROT_WRITE),
+            offset,
+        })
+    }
+
+    /// What puts the kernel's map in its place.
+    fn request(&self, fd: c_int) -> Request {
+        Request {
+            address: self.address,
+            len: self.len,
+            prot: self.prot,
+            flags: libc::MAP_SHARED | libc::MAP_FIXED,
+            fd,
+            offset: self.offset,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_of_one_file() {
+        let path = "/dev/shm/bpftime-0/1-0/array-7";
+        let line =
+            "7f1000000000-7f1000002000 rw-s 00001000 00:17 12      /dev/shm/bpftime-0/1-0/array-7";
+        let shown = Shown::of(line, path).unwrap();
+        assert_eq!(
+            (shown.address, shown.len, shown.offset),
+            (0x7f10_0000_0000, 0x2000, 0x1000)
+        );
+        assert_eq!(shown.prot, libc::PROT_READ | libc::PROT_WRITE);
+        assert!(Shown::of(line, "/dev/shm/bpftime-0/1-0/array-70").is_none());
+        assert!(Shown::of("7f10-7f20 rw-p 00000000 00:00 0", path).is_none());
+    }
+}
