@@ -41,6 +41,7 @@ check: deps
 	cargo clippy -p bpftime-shm --features model -- -D warnings
 
 models: deps
+	cargo test -p bpftime-runtime --features model --lib models
 	cargo test -p bpftime-runtime --features model --test model
 
 test: check fixtures build models

@@ -18,7 +18,7 @@ pub enum WaitResult {
 /// shared between processes. Pairs with [`wake`] after a store to `word`.
 pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> WaitResult {
     #[cfg(feature = "model")]
-    if crate::sync::model::futex_wait(word, expected) {
+    if crate::sync::model::futex_wait(word, expected, timeout.is_some()) {
         return WaitResult::Look;
     }
     let time = timeout.map(|t| libc::timespec {

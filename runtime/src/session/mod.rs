@@ -38,5 +38,7 @@ const ARRAY_PREFIX: &str = "array-";
 /// Name prefix of a session's directory while it is made.
 const NEW_PREFIX: &str = ".new-";
 
+#[cfg(all(test, feature = "model"))]
+mod models;
 #[cfg(test)]
 mod tests;

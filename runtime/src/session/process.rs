@@ -27,6 +27,10 @@ impl ProcessId {
     /// # Errors
     /// As [`ProcessId::of`].
     pub fn current() -> Result<ProcessId, Errno> {
+        #[cfg(feature = "model")]
+        if let Some(pid) = shm::sync::model::thread_id() {
+            return Ok(ProcessId { pid, start: 1 });
+        }
         let Some(ids) = guest::ids() else {
             return ProcessId::of(file::pid());
         };
@@ -56,6 +60,10 @@ impl ProcessId {
 
     /// Whether this very process still runs, as far as can be told from here.
     pub fn alive(self) -> bool {
+        #[cfg(feature = "model")]
+        if shm::sync::model::thread_id().is_some() {
+            return shm::sys::can_run(self.pid, self.pid);
+        }
         if guest::is_guest() {
             // It sees nobody else.
             return true;

@@ -152,7 +152,7 @@ impl Roster {
         Roster::over(region.ok_or_else(|| failed(Errno::EINVAL))?, path)
     }
 
-    fn over(region: Region, path: &Path) -> Result<Roster, SessionError> {
+    pub(super) fn over(region: Region, path: &Path) -> Result<Roster, SessionError> {
         let layout = || SessionError::Layout {
             what: "roster",
             path: path.to_owned(),
@@ -207,6 +207,9 @@ impl Roster {
         let word = self.word(header::GENERATION);
         let generation = word.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         futex::wake(word, u32::MAX >> 1);
+        // Pairs with the fence in `join_as`: either we see who joins, or they
+        // see this generation.
+        fence(Ordering::SeqCst);
         for index in 0..self.high() {
             if self.owner_word(index).load(Ordering::Acquire) != 0 {
                 self.wake(index);
@@ -259,6 +262,8 @@ impl Roster {
                 })
             })
             .ok_or(SessionError::RosterFull { max: SLOTS })?;
+        // Pairs with the fence in `bump`.
+        fence(Ordering::SeqCst);
         let base = slot_at(index);
         // Nothing is followed yet: one behind makes every tool wait.
         let behind = self.generation().wrapping_sub(1);

@@ -97,6 +97,7 @@ struct World {
     killed: BTreeSet<i32>,
     /// Threads with a sequentially consistent operation behind them.
     consistent: BTreeSet<i32>,
+    time_passes: bool,
 }
 
 thread_local! {
@@ -289,12 +290,21 @@ fn sleepers(at: usize) -> Option<Rc<(Mutex<()>, Condvar)>> {
     })
 }
 
-/// In a model, sleeps until woken, without a time limit: who relies on one is
-/// found to be deadlocked.
-pub(crate) fn futex_wait(word: &super::AtomicU32, expected: u32) -> bool {
+/// Lets waits with a time limit end before anything happens.
+pub fn let_time_pass() {
+    with(|world| world.time_passes = true);
+}
+
+/// In a model, sleeps until woken, also with a time limit, unless time passes:
+/// who relies on one is found to be deadlocked.
+pub(crate) fn futex_wait(word: &super::AtomicU32, expected: u32, is_timed: bool) -> bool {
     let Some(sleepers) = sleepers(word.as_ptr().addr()).filter(|_| lives_on()) else {
         return false;
     };
+    if is_timed && with(|world| world.time_passes) == Some(true) {
+        loom::thread::yield_now();
+        return true;
+    }
     twin::fence(SeqCst);
     let guard = sleepers
         .0
