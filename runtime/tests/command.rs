@@ -2,6 +2,7 @@
 //! the session. What commands answer to wrong arguments is compared with the
 //! kernel in syscall-server/tests.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -374,15 +375,19 @@ fn pins_keep_objects() {
     let tool = tool();
     let map = tool.map(BPF_MAP_TYPE_ARRAY, 8);
     let id = map.id();
-    let path = b"/sys/fs/bpf/map".to_vec();
-    tool.bpf
-        .pin(path.clone(), Object::Map(Arc::clone(&map)))
-        .unwrap();
-    let again = tool.bpf.pin(path.clone(), Object::Map(map));
-    assert_eq!(again, Err(Errno::EEXIST));
-    assert!(matches!(tool.bpf.pinned(&path), Ok(Object::Map(map)) if map.id() == id));
-    assert!(tool.bpf.unpin(&path));
-    assert!(!tool.bpf.unpin(&path));
+    let session = tool.bpf.session().unwrap();
+    let pins = tempfile::tempdir_in(&session.dirs().sessions).unwrap();
+    let directory = std::fs::File::open(pins.path()).unwrap();
+    let place = (directory.as_raw_fd(), c"map");
+    let object = Object::Map(map);
+    tool.bpf.pin(&object, place).unwrap();
+    assert_eq!(tool.bpf.pin(&object, place), Err(Errno::EEXIST));
+    drop(object);
+    tool.bpf.collect();
+    assert!(matches!(tool.bpf.pinned(place), Ok(Object::Map(map)) if map.id() == id));
+    std::fs::remove_file(pins.path().join("map")).unwrap();
+    assert_eq!(tool.bpf.pinned(place).err(), Some(Errno::ENOENT));
+    tool.bpf.collect();
     assert_eq!(tool.bpf.next_id(Kind::Map, 0), Err(Errno::ENOENT));
 }
 

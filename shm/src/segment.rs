@@ -18,6 +18,15 @@ pub enum Access {
     ReadWrite,
 }
 
+impl Access {
+    fn flags(self) -> i32 {
+        match self {
+            Access::ReadOnly => libc::O_RDONLY,
+            Access::ReadWrite => libc::O_RDWR,
+        }
+    }
+}
+
 /// A mapped file. Clones share the mapping; the last one unmaps it.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -79,7 +88,7 @@ impl Segment {
                 0,
             )
         })?;
-        Ok((map(fd.as_raw_fd(), bytes, Access::ReadWrite)?, fd))
+        Ok((map(fd.as_raw_fd(), 0, bytes, Access::ReadWrite)?, fd))
     }
 
     /// Maps an existing file of ours whole. No fd is kept.
@@ -88,12 +97,22 @@ impl Segment {
     /// As open(2) and mmap(2); EACCES for a file of another user (root's are
     /// accepted), EINVAL for anything but a regular file with contents.
     pub fn open(path: &CStr, access: Access) -> io::Result<Segment> {
-        let flags = match access {
-            Access::ReadOnly => libc::O_RDONLY,
-            Access::ReadWrite => libc::O_RDWR,
-        };
-        let fd = open(path, flags | libc::O_NOFOLLOW)?;
+        let fd = open(path, access.flags() | libc::O_NOFOLLOW)?;
         Segment::of_file(fd.as_raw_fd(), access)
+    }
+
+    /// As [`Segment::open`], of `len` bytes from `offset` on, which is a multiple
+    /// of the page size.
+    ///
+    /// # Errors
+    /// As [`Segment::open`]; EINVAL when the file is shorter.
+    pub fn open_part(path: &CStr, access: Access, offset: u64, len: u64) -> io::Result<Segment> {
+        let fd = open(path, access.flags() | libc::O_NOFOLLOW)?;
+        let bytes = checked_bytes(fd.as_raw_fd())?;
+        match offset.checked_add(len) {
+            Some(end) if end <= bytes => map(fd.as_raw_fd(), offset, len, access),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
     }
 
     /// As [`Segment::open`], of a file that is open.
@@ -101,14 +120,7 @@ impl Segment {
     /// # Errors
     /// As [`Segment::open`].
     pub fn of_file(fd: RawFd, access: Access) -> io::Result<Segment> {
-        let stat = fstat(fd)?;
-        if stat.st_uid != sys::geteuid() && stat.st_uid != 0 {
-            return Err(io::Error::from_raw_os_error(libc::EACCES));
-        }
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size <= 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        map(fd, stat.st_size as u64, access)
+        map(fd, 0, checked_bytes(fd)?, access)
     }
 
     /// Maps the memory of a kernel's object, such as a BPF map, whole.
@@ -222,7 +234,19 @@ fn fstat(fd: RawFd) -> io::Result<libc::stat> {
     Ok(stat)
 }
 
-fn map(fd: RawFd, bytes: u64, access: Access) -> io::Result<Segment> {
+/// Size of a file that may be mapped.
+fn checked_bytes(fd: RawFd) -> io::Result<u64> {
+    let stat = fstat(fd)?;
+    if stat.st_uid != sys::geteuid() && stat.st_uid != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(stat.st_size as u64)
+}
+
+fn map(fd: RawFd, offset: u64, bytes: u64, access: Access) -> io::Result<Segment> {
     let len = bytes
         .checked_next_multiple_of(PAGE)
         .filter(|len| *len > 0)
@@ -240,7 +264,7 @@ fn map(fd: RawFd, bytes: u64, access: Access) -> io::Result<Segment> {
             libc::PROT_NONE as usize,
             (libc::MAP_SHARED | libc::MAP_NORESERVE) as usize,
             fd as usize,
-            0,
+            offset as usize,
         )
     })?;
     let mapping = Mapping {

@@ -21,6 +21,8 @@ use crate::{log, raw};
 
 /// How long a record may stay unread before its producer is looked after.
 const UNREAD: Duration = Duration::from_millis(100);
+/// Between two looks at rings of other sessions, whose doorbells are not heard.
+const ELSEWHERE: Duration = Duration::from_millis(20);
 /// Between two looks for targets that died.
 const DEATHS: Duration = Duration::from_secs(1);
 
@@ -114,6 +116,10 @@ impl Waker {
         map.map().ring().is_some_and(|ring| !ring.is_empty())
     }
 
+    fn is_elsewhere(&self) -> bool {
+        matches!(&self.ring, Object::Map(map) if map.is_foreign())
+    }
+
     fn given(&self) -> MutexGuard<'_, bool> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,18 +206,23 @@ fn watch_all() {
     let mut looked = Instant::now();
     loop {
         let heard = doorbell.listen();
-        let mut pending = false;
+        let mut most = DEATHS;
         for waker in bridge.wakers_now() {
             waker.raise();
-            pending |= waker.is_pending();
+            if waker.is_elsewhere() {
+                most = most.min(ELSEWHERE);
+            } else if waker.is_pending() {
+                most = most.min(UNREAD);
+            }
         }
-        doorbell.wait(heard, Some(if pending { UNREAD } else { DEATHS }));
+        doorbell.wait(heard, Some(most));
         doorbell.awake();
         if looked.elapsed() >= DEATHS
             && let Ok(session) = bpf.session()
         {
             looked = Instant::now();
             session.reclaim();
+            bpf.collect();
         }
     }
 }

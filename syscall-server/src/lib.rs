@@ -10,9 +10,11 @@
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], [`kernel`] (what only the kernel can host), `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
-//! [`files`], [`tracefs`] and [`headers`] (files that are not there), [`raw`], [`user`].
+//! [`files`], [`tracefs`] and [`headers`] (files that are not there), [`bpffs`]
+//! (where pins are), [`raw`], [`user`].
 
 pub mod bpf;
+pub mod bpffs;
 pub mod bridge;
 pub mod environment;
 #[cfg(not(test))]

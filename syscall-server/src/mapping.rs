@@ -75,7 +75,7 @@ pub fn map(request: Request) -> Option<Result<usize, Errno>> {
     }
     Some(match &file.object {
         // What cannot be written through the fd is not shared either (`do_mmap`).
-        Object::Map(map) => of_map(server, map, request, file.rights.write),
+        Object::Map(map) => of_map(map, request, file.rights.write),
         Object::Event(event) => of_event(server, event, request),
         _ => Err(Errno::ENODEV),
     })
@@ -101,12 +101,7 @@ pub fn is_written(server: &Server, map: &MapObject) -> bool {
     text.lines().filter(writes).count() > 1
 }
 
-fn of_map(
-    server: &Server,
-    map: &MapObject,
-    request: Request,
-    shares: bool,
-) -> Result<usize, Errno> {
+fn of_map(map: &MapObject, request: Request, shares: bool) -> Result<usize, Errno> {
     let len = (request.len as u64).next_multiple_of(PAGE);
     let pieces = map.map().mmap(request.offset, len, request.is_writable());
     let is_private = request.prot & libc::PROT_EXEC != 0 || !request.is_shared() || !shares;
@@ -117,11 +112,7 @@ fn of_map(
     if map.has_file() {
         return request.native();
     }
-    let storage = server
-        .bpf
-        .session()?
-        .map_storage(map.id())
-        .ok_or(Errno::ENOMEM)?;
+    let storage = map.storage().ok_or(Errno::ENOMEM)?;
     lay_out(request, &storage, &pieces)
 }
 

@@ -20,6 +20,7 @@ mod oracle;
 mod order;
 mod overrides;
 mod owned;
+mod pins;
 mod points;
 mod running;
 mod stacks;

@@ -33,6 +33,18 @@ impl Drop for BtfObject {
 }
 
 impl BtfObject {
+    /// One of another session, which needs no record here.
+    pub(super) fn of_other(id: u32, bytes: Vec<u8>, types: Btf) -> BtfObject {
+        BtfObject {
+            id,
+            bytes: bytes.into(),
+            types,
+            shared: OnceLock::new(),
+            home: Weak::new(),
+            extra: Extra::default(),
+        }
+    }
+
     /// The object id.
     pub fn id(&self) -> u32 {
         self.id

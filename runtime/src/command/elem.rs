@@ -78,6 +78,9 @@ impl Bpf {
     ) -> Result<(), Errno> {
         may_write(map)?;
         may_lock(map, flags)?;
+        if map.is_foreign() && map.elements() != Elements::Bytes {
+            return Err(Errno::EOPNOTSUPP);
+        }
         match (map.elements(), value) {
             (Elements::Bytes, NewValue::Bytes(value)) => map.map().update(key, value, flags),
             (Elements::Progs, NewValue::Prog(prog)) => {
@@ -126,6 +129,9 @@ impl Bpf {
     /// The kernel's: ENOENT without such a key, EINVAL for arrays, EPERM frozen.
     pub fn map_delete(&self, map: &MapObject, key: &[u8]) -> Result<(), Errno> {
         may_write(map)?;
+        if map.is_foreign() && map.elements() != Elements::Bytes {
+            return Err(Errno::EOPNOTSUPP);
+        }
         match map.elements() {
             Elements::Bytes => return map.map().delete(key),
             Elements::Maps => return self.take_inner(map, key),
@@ -193,7 +199,7 @@ pub(super) fn may_read(map: &MapObject) -> Result<(), Errno> {
 
 /// May bpf(2) change the map?
 pub(super) fn may_write(map: &MapObject) -> Result<(), Errno> {
-    match map.map().frozen() || map.map().spec().has(BPF_F_RDONLY) {
+    match map.is_frozen() || map.map().spec().has(BPF_F_RDONLY) {
         true => Err(Errno::EPERM),
         false => Ok(()),
     }

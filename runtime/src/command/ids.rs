@@ -1,5 +1,5 @@
 //! `BPF_{MAP,PROG,BTF,LINK}_GET_NEXT_ID` and `..._GET_FD_BY_ID`. A caller sees
-//! the objects of its own session only.
+//! the objects of its own session and of the user's others.
 
 use std::sync::Arc;
 
@@ -35,11 +35,17 @@ impl Bpf {
             self.kernel_btf();
         }
         let tables = self.home.tables();
-        match kind {
+        let own = match kind {
             Kind::Map => tables.maps.next_after(id),
             Kind::Prog => tables.progs.next_after(id),
             Kind::Btf => tables.btfs.next_after(id),
             Kind::Link => tables.links.next_after(id),
+        };
+        drop(tables);
+        match (own, self.next_other(kind, id)) {
+            (Ok(own), Some(other)) => Ok(own.min(other)),
+            (Err(_), Some(other)) => Ok(other),
+            (own, None) => own,
         }
     }
 
@@ -48,6 +54,12 @@ impl Bpf {
     /// # Errors
     /// ENOENT when there is none.
     pub fn by_id(&self, kind: Kind, id: u32) -> Result<Object, Errno> {
+        let own = self.own_by_id(kind, id);
+        own.or_else(|_| self.other_by_id(kind, id))
+    }
+
+    /// The same, in this session.
+    pub(super) fn own_by_id(&self, kind: Kind, id: u32) -> Result<Object, Errno> {
         match kind {
             Kind::Map => self.map_by_id(id).map(Object::Map),
             Kind::Prog => self.prog_by_id(id).map(Object::Prog),
@@ -56,7 +68,7 @@ impl Bpf {
         }
     }
 
-    /// The map with this id.
+    /// The map of this session with this id.
     ///
     /// # Errors
     /// ENOENT when there is none.
@@ -64,7 +76,7 @@ impl Bpf {
         self.home.tables().maps.get(id)
     }
 
-    /// The program with this id.
+    /// The program of this session with this id.
     ///
     /// # Errors
     /// ENOENT when there is none.
@@ -72,7 +84,7 @@ impl Bpf {
         self.home.tables().progs.get(id)
     }
 
-    /// The type description with this id.
+    /// The type description of this session with this id.
     ///
     /// # Errors
     /// ENOENT when there is none.
@@ -83,7 +95,7 @@ impl Bpf {
         self.home.tables().btfs.get(id)
     }
 
-    /// The link with this id.
+    /// The link of this session with this id.
     ///
     /// # Errors
     /// ENOENT when there is none.

@@ -13,6 +13,7 @@ use uapi::prog::{
     BPF_TRACE_UPROBE_SESSION,
 };
 
+use super::foreign::Foreign;
 use super::object::Home;
 use super::places::Held;
 use super::{Bpf, PerfEvent, ProgObject};
@@ -30,6 +31,7 @@ pub struct LinkObject {
     home: Arc<Home>,
     /// The places of a multi link, as long as it is.
     _places: Option<Held>,
+    foreign: Option<Foreign>,
 }
 
 /// What a link binds its program to.
@@ -58,6 +60,48 @@ pub enum Target {
 }
 
 impl LinkObject {
+    /// A link of another session, to be looked at.
+    pub(super) fn of_other(
+        home: &Arc<Home>,
+        id: u32,
+        link_type: u32,
+        spec: LinkSpec,
+        prog: Arc<ProgObject>,
+        foreign: Foreign,
+    ) -> Result<LinkObject, Errno> {
+        let target = match link_type {
+            BPF_LINK_TYPE_UPROBE_MULTI => Target::Places { spec, id },
+            BPF_LINK_TYPE_RAW_TRACEPOINT => Target::RawTracepoint { spec, id },
+            BPF_LINK_TYPE_PERF_EVENT => {
+                let cookie = spec.places.first().map_or(0, |place| place.cookie);
+                let event = Arc::new(PerfEvent::of_link(home, &spec).ok_or(Errno::ENOENT)?);
+                Target::Event { event, cookie }
+            }
+            _ => return Err(Errno::ENOENT),
+        };
+        Ok(LinkObject {
+            id,
+            prog,
+            target,
+            home: Arc::clone(home),
+            _places: None,
+            foreign: Some(foreign),
+        })
+    }
+
+    /// The session's link, and the session if it is another; `None` for what
+    /// runs in this process only.
+    pub(super) fn in_session(&self) -> Option<u32> {
+        match &self.target {
+            Target::Event { event, .. } if self.foreign.is_none() => event.session_link(),
+            _ => Some(self.id),
+        }
+    }
+
+    pub(super) fn foreign(&self) -> Option<&Foreign> {
+        self.foreign.as_ref()
+    }
+
     /// The object id.
     pub fn id(&self) -> u32 {
         self.id
@@ -85,6 +129,9 @@ impl LinkObject {
 
 impl Drop for LinkObject {
     fn drop(&mut self) {
+        if self.foreign.is_some() {
+            return;
+        }
         match &self.target {
             Target::Event { event, .. } => event.detach(),
             Target::Places { id, .. } | Target::RawTracepoint { id, .. } => {
@@ -145,9 +192,12 @@ impl Bpf {
         cookie: u64,
     ) -> Result<Arc<LinkObject>, Errno> {
         check_attach_type(prog, BPF_PERF_EVENT)?;
-        event.attach(prog, cookie)?;
+        event.attach_as(BPF_LINK_TYPE_PERF_EVENT, prog, cookie)?;
         let mut tables = self.home.tables();
-        let id = tables.links.next_free_id();
+        let id = match event.session_link() {
+            Some(id) => id,
+            None => tables.links.next_free_id(),
+        };
         let link = Arc::new(LinkObject {
             id,
             prog: Arc::clone(prog),
@@ -157,6 +207,7 @@ impl Bpf {
             },
             home: Arc::clone(&self.home),
             _places: None,
+            foreign: None,
         });
         tables.links.insert(id, &link);
         Ok(link)
@@ -194,18 +245,21 @@ impl Bpf {
             let places = places.map(|place| (place.offset, place.ref_ctr_offset));
             Some(Held::new(&self.home, (spec.dev, spec.ino), places)?)
         };
-        let in_session = self.session()?.create_link(&spec)?;
+        let link_type = match spec.kind.is_of_syscalls() {
+            true => BPF_LINK_TYPE_RAW_TRACEPOINT,
+            false => BPF_LINK_TYPE_UPROBE_MULTI,
+        };
+        let id = self.session()?.create_link_of(link_type, &spec)?;
         self.home.publish();
-        let mut tables = self.home.tables();
-        let id = tables.links.next_free_id();
         let link = Arc::new(LinkObject {
             id,
             prog: Arc::clone(prog),
-            target: target(spec, in_session),
+            target: target(spec, id),
             home: Arc::clone(&self.home),
             _places: places,
+            foreign: None,
         });
-        tables.links.insert(id, &link);
+        self.home.tables().links.insert(id, &link);
         Ok(link)
     }
 

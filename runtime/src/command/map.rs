@@ -14,11 +14,12 @@ use uapi::map::{
 
 use super::batch::Cursors;
 use super::elem::may_write;
+use super::foreign::Foreign;
 use super::inner::InnerObjects;
 use super::object::{Home, check_name};
 use super::{Bpf, BtfObject, Extra, PerfEvent, ProgObject};
 use crate::maps::{Map, MapSpec};
-use crate::session::possible_cpus;
+use crate::session::{Storage, possible_cpus};
 use crate::types;
 
 /// Unit of mappings.
@@ -39,6 +40,9 @@ pub struct MapObject {
     /// Targets have followed the session since the map is there.
     pub(super) announced: AtomicBool,
     pub(super) cursors: Mutex<Cursors>,
+    foreign: Option<Foreign>,
+    /// The map of another session that this one stands for.
+    _origin: Option<Arc<MapObject>>,
 }
 
 /// What an element of a map of objects keeps alive.
@@ -65,6 +69,75 @@ pub enum Elements {
 }
 
 impl MapObject {
+    fn with(home: &Arc<Home>, id: u32, map: Arc<Map>, btf: Option<Arc<BtfObject>>) -> MapObject {
+        MapObject {
+            id,
+            map,
+            moved: OnceLock::new(),
+            extra: Extra::default(),
+            home: Arc::clone(home),
+            btf,
+            slots: Mutex::default(),
+            inner: InnerObjects::default(),
+            announced: AtomicBool::new(false),
+            cursors: Mutex::default(),
+            foreign: None,
+            _origin: None,
+        }
+    }
+
+    /// A map of another session, used where it is.
+    pub(super) fn of_other(
+        home: &Arc<Home>,
+        id: u32,
+        map: Arc<Map>,
+        btf: Option<Arc<BtfObject>>,
+        foreign: Foreign,
+    ) -> MapObject {
+        let mut object = MapObject::with(home, id, map, btf);
+        object.foreign = Some(foreign);
+        object
+    }
+
+    /// What stands in the own session for a map of another.
+    pub(super) fn standing_for(
+        home: &Arc<Home>,
+        id: u32,
+        map: Arc<Map>,
+        origin: &Arc<MapObject>,
+    ) -> MapObject {
+        let mut object = MapObject::with(home, id, map, origin.btf.clone());
+        object._origin = Some(Arc::clone(origin));
+        object
+    }
+
+    pub(super) fn foreign(&self) -> Option<&Foreign> {
+        self.foreign.as_ref()
+    }
+
+    /// Whether it is in another session.
+    pub fn is_foreign(&self) -> bool {
+        self.foreign.is_some()
+    }
+
+    /// Whether bpf(2) changes it no more; another process may have frozen it.
+    pub fn is_frozen(&self) -> bool {
+        self.map.frozen()
+            || match (&self.foreign, self.home.session()) {
+                (Some(foreign), _) => foreign.view.is_frozen(self.id),
+                (None, Ok(session)) => session.is_frozen(self.id),
+                (None, Err(_)) => false,
+            }
+    }
+
+    /// Where its storage lies, for an mmap(2) of it.
+    pub fn storage(&self) -> Option<Storage> {
+        match &self.foreign {
+            Some(foreign) => foreign.view.map_storage(self.id),
+            None => self.home.session().ok()?.map_storage(self.id),
+        }
+    }
+
     /// The object id.
     pub fn id(&self) -> u32 {
         self.id
@@ -116,7 +189,9 @@ impl MapObject {
 
 impl Drop for MapObject {
     fn drop(&mut self) {
-        self.home.remove(self.id);
+        if self.foreign.is_none() {
+            self.home.remove(self.id);
+        }
     }
 }
 
@@ -176,18 +251,7 @@ impl Bpf {
                 (self.home.tables().maps.next_free_id(), map)
             }
         };
-        let object = Arc::new(MapObject {
-            id,
-            map,
-            moved: OnceLock::new(),
-            extra: Extra::default(),
-            home: Arc::clone(&self.home),
-            btf,
-            slots: Mutex::default(),
-            inner: InnerObjects::default(),
-            announced: AtomicBool::new(false),
-            cursors: Mutex::default(),
-        });
+        let object = Arc::new(MapObject::with(&self.home, id, map, btf));
         self.home.tables().maps.insert(id, &object);
         Ok(object)
     }
@@ -198,6 +262,9 @@ impl Bpf {
     /// EPERM when it is frozen or may only be read: freezing needs the right to write.
     pub fn map_freeze(&self, map: &MapObject) -> Result<(), Errno> {
         may_write(map)?;
+        if let Some(foreign) = &map.foreign {
+            return foreign.view.freeze_map(map.id);
+        }
         match self.home.session() {
             Ok(session) => session.freeze_map(map.id()),
             Err(_) => map.map.freeze(),

@@ -9,11 +9,12 @@
 //! Reading order: [`object`], then one file per command family: [`map`],
 //! [`elem`], `inner`, [`moved`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
 //! [`tracepoint`],
-//! [`places`], [`link`], [`info`], [`ids`], [`pin`].
+//! [`places`], [`link`], [`info`], [`ids`], [`pin`], `foreign`.
 
 pub mod batch;
 pub mod btf;
 pub mod elem;
+mod foreign;
 mod here;
 pub mod ids;
 pub mod info;
@@ -43,6 +44,7 @@ use crate::kernel_types::KernelStructures;
 use object::Home;
 
 pub use btf::BtfObject;
+pub use foreign::Seen;
 pub use link::LinkObject;
 pub use map::MapObject;
 pub use perf::PerfEvent;
@@ -76,13 +78,20 @@ pub struct Bpf {
     /// What sessions note of its tasks.
     tasks: OnceLock<Option<Vec<u8>>>,
     kernel_btf: OnceLock<Option<Arc<BtfObject>>>,
+    seen: Seen,
 }
 
 impl Bpf {
     /// The commands on `session`, whose objects belong to this process.
     pub fn new(session: Session) -> Bpf {
+        Bpf::seeing(session, Seen::All)
+    }
+
+    /// The same, where ids lead to these other sessions.
+    pub fn seeing(session: Session, seen: Seen) -> Bpf {
         Bpf {
             home: Arc::new(Home::new(Some(session))),
+            seen,
             kernel_functions: OnceLock::new(),
             kernel_structures: KernelStructures::default(),
             tasks: OnceLock::new(),
@@ -96,6 +105,7 @@ impl Bpf {
     pub fn verify_only() -> Bpf {
         Bpf {
             home: Arc::new(Home::new(None)),
+            seen: Seen::All,
             kernel_functions: OnceLock::new(),
             kernel_structures: KernelStructures::default(),
             tasks: OnceLock::new(),

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uapi::Errno;
 
+use super::foreign::Others;
 use super::here::Here;
 use super::places::Places;
-use super::{BtfObject, LinkObject, MapObject, ProgObject};
-use crate::session::Session;
+use super::{BtfObject, LinkObject, MapObject, Object, ProgObject};
+use crate::session::{ObjectKind, Session};
 
 /// Where objects live.
 pub(super) struct Home {
@@ -21,6 +22,9 @@ pub(super) struct Home {
     pid: i32,
     here: Option<Here>,
     tables: Mutex<Tables>,
+    pub(super) others: Mutex<Others>,
+    /// What this process has pinned; it stays until nobody claims it.
+    pub(super) pinned: Mutex<Vec<(ObjectKind, u32, Object)>>,
     places: Mutex<Places>,
 }
 
@@ -31,17 +35,24 @@ pub(super) struct Tables {
     pub(super) progs: Table<ProgObject>,
     pub(super) btfs: Table<BtfObject>,
     pub(super) links: Table<LinkObject>,
-    pub(super) pins: BTreeMap<Vec<u8>, super::Object>,
 }
 
 impl Home {
     /// With a session, or without one when nothing will ever run.
     pub(super) fn new(session: Option<Session>) -> Home {
+        let mut tables = Tables::default();
+        if let Some(session) = &session {
+            tables.btfs.last = session.first_id();
+            // What the session has no record of comes after what it has.
+            tables.links.last = session.first_id() | 0xff_0000;
+        }
         Home {
+            others: Mutex::default(),
+            pinned: Mutex::default(),
             here: session.as_ref().and_then(Here::new),
             session,
             pid: shm::sys::getpid(),
-            tables: Mutex::default(),
+            tables: Mutex::new(tables),
             places: Mutex::default(),
         }
     }

@@ -188,6 +188,41 @@ impl Bpf {
 }
 
 impl PerfEvent {
+    /// What a link of another session is on; nothing runs for it here.
+    pub(super) fn of_link(home: &Arc<Home>, link: &LinkSpec) -> Option<PerfEvent> {
+        let place = link.places.first()?;
+        let kind = match link.kind.is_of_syscalls() {
+            true => {
+                let (category, name) = link.path.split_once(':')?;
+                EventKind::Tracepoint(Tracepoint::find(category, name)?)
+            }
+            false => EventKind::Probe(Probe {
+                kind: link.kind,
+                dev: link.dev,
+                ino: link.ino,
+                path: link.path.clone(),
+                offset: place.offset,
+                pid: link.pid,
+                ref_ctr_offset: place.ref_ctr_offset,
+            }),
+        };
+        Some(PerfEvent {
+            kind,
+            _place: None,
+            home: Arc::clone(home),
+            ring: OnceLock::new(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// The session's link that makes its program run; a clock has none.
+    pub(super) fn session_link(&self) -> Option<u32> {
+        match locked(&self.state).attached.as_ref()?.running {
+            Running::Link(id) => Some(id),
+            Running::Timer(_) => None,
+        }
+    }
+
     /// What it is.
     pub fn kind(&self) -> &EventKind {
         &self.kind
@@ -226,6 +261,16 @@ impl PerfEvent {
     /// EEXIST when it has one; EINVAL for a program of another type; EACCES for
     /// one that reads beyond a tracepoint's record.
     pub fn attach(&self, prog: &Arc<ProgObject>, cookie: u64) -> Result<(), Errno> {
+        self.attach_as(0, prog, cookie)
+    }
+
+    /// The same, by a link of this type.
+    pub(super) fn attach_as(
+        &self,
+        link_type: u32,
+        prog: &Arc<ProgObject>,
+        cookie: u64,
+    ) -> Result<(), Errno> {
         let mut state = locked(&self.state);
         if state.attached.is_some() {
             return Err(Errno::EEXIST);
@@ -238,7 +283,7 @@ impl PerfEvent {
                 let id = self
                     .home
                     .session()?
-                    .create_link(&probe.link(prog.id(), cookie))?;
+                    .create_link_of(link_type, &probe.link(prog.id(), cookie))?;
                 self.home.publish();
                 Running::Link(id)
             }
@@ -250,7 +295,7 @@ impl PerfEvent {
                     return Err(Errno::EACCES);
                 }
                 let link = tracepoint.link(prog.id(), cookie);
-                let id = self.home.session()?.create_link(&link)?;
+                let id = self.home.session()?.create_link_of(link_type, &link)?;
                 self.home.publish();
                 Running::Link(id)
             }

@@ -18,12 +18,14 @@ use uapi::{Errno, Insn};
 use vm::ProgramSpec;
 use vm::verifier::Log;
 
+use super::foreign::Foreign;
 use super::kfunc::{self, KernelFunctions};
 use super::object::{Home, check_name, locked};
 use super::{Bpf, BtfObject, Extra, MapObject};
 use crate::maps::Map;
 use crate::program::{self, Objects};
 use crate::session::Session;
+use crate::session::link::ProgramFacts;
 use crate::tasks::TaskFields;
 use crate::types::{self, Records};
 
@@ -70,11 +72,39 @@ pub struct ProgObject {
     load_time: Duration,
     verified_insns: u32,
     ctx_bytes: u32,
+    foreign: Option<Foreign>,
     /// What the caller keeps with it.
     pub extra: Extra,
 }
 
 impl ProgObject {
+    /// A program of another session, to be looked at.
+    pub(super) fn of_other(
+        home: &Arc<Home>,
+        id: u32,
+        spec: ProgramSpec,
+        facts: ProgramFacts,
+        maps: Vec<Arc<MapObject>>,
+        foreign: Foreign,
+    ) -> ProgObject {
+        ProgObject {
+            id,
+            spec,
+            home: Arc::clone(home),
+            maps: Mutex::new(maps.into_iter().map(|map| (map.id(), map)).collect()),
+            btf: None,
+            load_time: Duration::from_nanos(facts.load_time),
+            verified_insns: facts.verified_insns,
+            ctx_bytes: facts.ctx_bytes,
+            foreign: Some(foreign),
+            extra: Extra::default(),
+        }
+    }
+
+    pub(super) fn foreign(&self) -> Option<&Foreign> {
+        self.foreign.as_ref()
+    }
+
     /// The object id.
     pub fn id(&self) -> u32 {
         self.id
@@ -122,7 +152,9 @@ impl ProgObject {
 
 impl Drop for ProgObject {
     fn drop(&mut self) {
-        self.home.remove(self.id);
+        if self.foreign.is_none() {
+            self.home.remove(self.id);
+        }
     }
 }
 
@@ -210,21 +242,39 @@ impl Bpf {
             kfunc::settle_addresses(&mut load.spec.insns, functions);
             load.spec.info.unknown_kfuncs = kfunc::number(&mut load.spec.insns, functions);
         }
+        self.store(load.spec, load.maps, load.btf, log)
+    }
+
+    /// Verifies a program whose instructions are as sessions have them, and
+    /// enters it.
+    pub(super) fn store(
+        &self,
+        spec: ProgramSpec,
+        maps: Vec<Arc<MapObject>>,
+        btf: Option<ProgBtf>,
+        log: Option<&mut Log>,
+    ) -> Result<Arc<ProgObject>, Errno> {
+        let load_time = since_boot();
         let (verified, id) = match self.session() {
             Ok(session) => {
-                let verified = program::verify(session, load.spec, log).map_err(|e| e.errno)?;
+                let verified = program::verify(session, spec, log).map_err(|e| e.errno)?;
                 let calls =
                     |ids: &[u32]| verified.facts().helpers.iter().any(|id| ids.contains(id));
                 if calls(&TASKS) && calls(&READS) {
                     self.note_tasks(session);
                 }
-                let id = session.create_program(verified.spec())?;
+                let facts = ProgramFacts {
+                    ctx_bytes: verified.facts().ctx_bytes,
+                    verified_insns: verified.facts().insns_processed,
+                    load_time: load_time.as_nanos() as u64,
+                };
+                let id = session.create_program_with(verified.spec(), facts)?;
                 (verified, id)
             }
             Err(_) => {
-                let maps = Named(&load.maps);
+                let maps = Named(&maps);
                 let types = &self.kernel_structures;
-                let verified = program::verify_only(&maps, types, load.spec, log);
+                let verified = program::verify_only(&maps, types, spec, log);
                 let verified = verified.map_err(|e| e.errno)?;
                 (verified, self.home.tables().progs.next_free_id())
             }
@@ -235,9 +285,10 @@ impl Bpf {
             ctx_bytes: verified.facts().ctx_bytes,
             spec: verified.spec().clone(),
             home: Arc::clone(&self.home),
-            maps: Mutex::new(load.maps.into_iter().map(|map| (map.id(), map)).collect()),
-            btf: load.btf,
-            load_time: since_boot(),
+            maps: Mutex::new(maps.into_iter().map(|map| (map.id(), map)).collect()),
+            btf,
+            load_time,
+            foreign: None,
             extra: Extra::default(),
         });
         self.home.tables().progs.insert(id, &prog);

@@ -15,6 +15,8 @@ pub const STATE_VARIABLE: &str = "BPFTIME_STATE_DIR";
 pub const SESSION_VARIABLE: &str = "BPFTIME_SESSION_DIR";
 /// Name prefix of the directories in the state directory that hold libraries.
 pub const LIBRARY_PREFIX: &str = "lib-";
+/// Name prefix of the trees of pins in the sessions directory.
+pub const PINS_PREFIX: &str = "bpffs";
 
 /// The two directories of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use uapi::Errno;
 
@@ -59,7 +60,8 @@ pub struct Stat {
     pub changed: u64,
 }
 
-fn stat_at(dirfd: RawFd, path: &CStr, flags: i32) -> Result<Stat, Errno> {
+/// fstatat(2).
+pub(crate) fn stat_at(dirfd: RawFd, path: &CStr, flags: i32) -> Result<Stat, Errno> {
     // SAFETY: an all-zero stat is a valid value.
     let mut raw: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel reads `path` up to its zero and writes one stat.
@@ -114,12 +116,24 @@ pub(crate) fn fstat_raw(fd: RawFd) -> Result<Stat, Errno> {
 
 /// open(2) with `O_CLOEXEC` added.
 pub(crate) fn open(path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
+    open_in(libc::AT_FDCWD, path, flags, mode)
+}
+
+/// openat(2) of what is there, with `O_CLOEXEC` added.
+///
+/// # Errors
+/// As openat(2).
+pub fn open_at(directory: RawFd, path: &CStr, flags: i32) -> Result<OwnedFd, Errno> {
+    open_in(directory, path, flags, 0)
+}
+
+fn open_in(directory: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel reads `path` up to its zero.
     let fd = unsafe {
         call(
             libc::SYS_openat,
             [
-                libc::AT_FDCWD as usize,
+                directory as usize,
                 path.as_ptr() as usize,
                 (flags | libc::O_CLOEXEC) as usize,
                 mode as usize,
@@ -138,11 +152,15 @@ pub(crate) fn open(path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno>
 /// # Errors
 /// As open(2) and read(2).
 pub fn read_small(path: &CStr, limit: usize) -> Result<Vec<u8>, Errno> {
-    let fd = open(path, libc::O_RDONLY, 0)?;
+    read_upto(&open(path, libc::O_RDONLY, 0)?, limit)
+}
+
+/// What is left to read of an open file, at most `limit` bytes.
+pub(crate) fn read_upto(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut chunk = [0u8; 4096];
     while bytes.len() < limit {
-        match read(&fd, &mut chunk)? {
+        match read(fd, &mut chunk)? {
             0 => break,
             n => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
         }
@@ -259,6 +277,27 @@ pub(crate) fn rmdir(path: &CStr) -> Result<(), Errno> {
     path_call(libc::SYS_unlinkat, path, libc::AT_REMOVEDIR as usize)
 }
 
+/// unlinkat(2) of a file.
+pub(crate) fn unlink_at(directory: RawFd, name: &CStr) -> Result<(), Errno> {
+    let args = [directory as usize, name.as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: the kernel reads `name` up to its zero.
+    unsafe { call(libc::SYS_unlinkat, args) }.map(drop)
+}
+
+/// linkat(2): another name, in a directory, for a file.
+pub(crate) fn link(file: &CStr, directory: RawFd, name: &CStr) -> Result<(), Errno> {
+    let args = [
+        libc::AT_FDCWD as usize,
+        file.as_ptr() as usize,
+        directory as usize,
+        name.as_ptr() as usize,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads both names up to their zeros.
+    unsafe { call(libc::SYS_linkat, args) }.map(drop)
+}
+
 /// rename(2).
 pub(crate) fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
     // SAFETY: the kernel reads both paths up to their zeros.
@@ -302,6 +341,36 @@ fn may_grow_to(end: u64) -> Result<(), Errno> {
     }
 }
 
+/// flock(2), exclusively, for which it waits at most so long.
+///
+/// # Errors
+/// EAGAIN when another has it for longer.
+pub(crate) fn flock_soon(fd: &OwnedFd, most: Duration) -> Result<(), Errno> {
+    const STEP: Duration = Duration::from_millis(1);
+    let begin = Instant::now();
+    loop {
+        match flock(fd, libc::LOCK_EX | libc::LOCK_NB) {
+            Err(Errno::EAGAIN) if begin.elapsed() < most => sleep(STEP),
+            other => return other,
+        }
+    }
+}
+
+/// Sleeps so long, or shorter; also in a forked child.
+pub(crate) fn sleep(time: Duration) {
+    let time = libc::timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    };
+    // SAFETY: the kernel reads one timespec.
+    let _ = unsafe {
+        call(
+            libc::SYS_nanosleep,
+            [&raw const time as usize, 0, 0, 0, 0, 0],
+        )
+    };
+}
+
 /// ftruncate(2).
 pub(crate) fn ftruncate(fd: &OwnedFd, bytes: u64) -> Result<(), Errno> {
     may_grow_to(bytes)?;
@@ -336,6 +405,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(error) => return Err(error),
     }
+    replace_in(path, bytes)
+}
+
+/// As [`replace`], in a directory that is there.
+pub(crate) fn replace_in(path: &Path, bytes: &[u8]) -> Result<(), Errno> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", shm::sys::gettid()));
     let (new, path) = (c_path(Path::new(&new))?, c_path(path)?);

@@ -107,24 +107,27 @@ fn decode(payload: &[u8]) -> Option<Vec<Place>> {
 #[derive(Clone, Copy)]
 pub(super) struct LinkBody {
     kind: u32,
-    prog: u32,
+    pub prog: u32,
     dev: u64,
     ino: u64,
     /// When: nanoseconds of CLOCK_MONOTONIC.
     pub made: u64,
     pid: i32,
     path_len: u32,
+    /// `BPF_LINK_TYPE_*`; 0 for a perf event with a program.
+    pub link_type: u32,
+    reserved: u32,
     path: [u8; MAX_PATH + 1],
 }
 
-const _: () = assert!(size_of::<LinkBody>() == 40 + MAX_PATH + 1);
+const _: () = assert!(size_of::<LinkBody>() == 48 + MAX_PATH + 1);
 const _: () = assert!(size_of::<LinkBody>() <= super::objects::BODY);
 
 // SAFETY: repr(C), numbers only, and the size shows that there is no padding.
 unsafe impl Pod for LinkBody {}
 
 impl LinkBody {
-    pub fn new(spec: &LinkSpec, made: u64) -> LinkBody {
+    pub fn new(spec: &LinkSpec, link_type: u32, made: u64) -> LinkBody {
         let mut path = [0u8; MAX_PATH + 1];
         let mut end = spec.path.len().min(MAX_PATH);
         while !spec.path.is_char_boundary(end) {
@@ -141,6 +144,8 @@ impl LinkBody {
             made,
             pid: spec.pid,
             path_len: end as u32,
+            link_type,
+            reserved: 0,
             path,
         }
     }
@@ -183,7 +188,22 @@ pub(super) struct ProgramBody {
     pub gpl: u32,
     /// Bytes of the payload that describe functions; they follow the bytecode.
     pub functions: u32,
+    pub ctx_bytes: u32,
+    pub verified_insns: u32,
+    /// Time since boot, in nanoseconds, its lower and upper half.
+    pub load_time: [u32; 2],
     pub name: [u8; 64],
+}
+
+/// What a tool found out about a program when it loaded it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramFacts {
+    /// End of the last byte of its context that it may read.
+    pub ctx_bytes: u32,
+    /// Instructions the verifier walked through.
+    pub verified_insns: u32,
+    /// Time since boot, in nanoseconds.
+    pub load_time: u64,
 }
 
 // SAFETY: repr(C), 4-byte numbers and bytes in a multiple of 4: no padding.

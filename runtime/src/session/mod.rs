@@ -4,13 +4,16 @@
 //!
 //! Reading order: [`dirs`] (where files lie), [`process`] (who is who),
 //! [`roster`] (who takes part), `objects` and [`data`] (the two files),
-//! [`owner`] (the tool's side), [`view`] (everyone else's), [`sweep`] (the end).
+//! [`owner`] (the tool's side), [`view`] (everyone else's), [`claims`] (who uses
+//! its objects besides), [`sweep`] (the end), `keeper` (what outlives the tool).
 
+pub mod claims;
 pub mod data;
 pub mod dirs;
 mod error;
 pub mod file;
 mod functions;
+mod keeper;
 pub mod link;
 mod objects;
 pub mod owner;
@@ -19,10 +22,12 @@ pub mod roster;
 pub mod sweep;
 pub mod view;
 
+pub use claims::{Claim, Hold};
 pub use data::{COUNTER_LINES, CounterLine, Counts, LinkCounters};
 pub use dirs::{Dirs, LIBRARY_PREFIX};
 pub use error::SessionError;
 pub use link::{LinkKind, LinkSpec, Place};
+pub use objects::ObjectKind;
 pub use owner::{Left, Session, Storage};
 pub use process::{ProcessId, possible_cpus};
 pub use roster::{AgentSlot, Laggards, Member, Role, Roster};

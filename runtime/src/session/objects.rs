@@ -5,13 +5,17 @@
 //!
 //! A record is published last by a store of its id and withdrawn first by a
 //! store of 0; a reader copies the record between two loads of the id. An id
-//! is the record's index plus, above it, how often the index was used: it
-//! never comes back.
+//! is the record's index, above it how often the index was used, and above that
+//! the session's number: it never comes back, and no two sessions of a user
+//! have one in common.
+
+use std::ffi::CStr;
 
 use shm::Region;
 use shm::sync::{Ordering, fence};
-use uapi::Errno;
+use uapi::{Errno, Insn};
 
+use super::file;
 use crate::maps::MapSpec;
 use crate::tasks::{self, TaskFields};
 
@@ -24,9 +28,16 @@ const TABLE: u64 = 4096;
 const RECORD: u64 = 512;
 /// Bytes of a record that belong to the object's kind.
 pub(super) const BODY: usize = 480;
-/// Number of records; index 0 is never used, so no id is 0.
+/// Number of records; index 0 is never used, so no id is 0, nor index 1, the id
+/// of the kernel's own type description.
 pub(super) const SLOTS: u32 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 16;
+/// The first index that is used.
+const FIRST: u32 = 2;
+/// Bits of an id below the session's number.
+const NUMBER_SHIFT: u32 = 24;
+/// Session numbers; an id is positive as an `i32`.
+pub(super) const NUMBERS: u32 = 128;
 /// Where the payload area begins.
 pub(super) const PAYLOAD: u64 = TABLE + SLOTS as u64 * RECORD;
 /// Size of the file; pages cost when touched.
@@ -54,6 +65,8 @@ mod header {
     pub const CHANGES: u64 = 16;
     /// The tool, as a packed [`super::super::ProcessId`].
     pub const OWNER: u64 = 24;
+    /// The session's number.
+    pub const NUMBER: u64 = 32;
     /// The tool's command name, for people.
     pub const COMMAND: u64 = 64;
     /// Where the kernel has a task's fields ([`crate::tasks`]); zeros until a
@@ -171,6 +184,24 @@ pub(super) fn slot_of(id: u32) -> u32 {
     id & (SLOTS - 1)
 }
 
+/// Number of the session that an id is of.
+pub(super) fn number_of(id: u32) -> u32 {
+    id >> NUMBER_SHIFT
+}
+
+/// Below all ids of a session.
+pub(super) fn first_id(number: u32) -> u32 {
+    number << NUMBER_SHIFT
+}
+
+/// The number in the header of an `objects` file, if it has one.
+pub(super) fn number_in(path: &CStr) -> Option<u32> {
+    let header = file::read_small(path, header::NUMBER as usize + 4).ok()?;
+    let magic = header.first_chunk().copied().map(u64::from_le_bytes)?;
+    let number = header.last_chunk().copied().map(u32::from_le_bytes)?;
+    (magic == MAGIC && header.len() == header::NUMBER as usize + 4).then_some(number)
+}
+
 /// The `objects` file as anyone reads it.
 #[derive(Clone)]
 pub(super) struct Objects {
@@ -179,7 +210,13 @@ pub(super) struct Objects {
 
 impl Objects {
     /// Writes the header of a new file; the magic last.
-    pub fn create(region: Region, nr_cpus: u32, owner: u64, command: &[u8]) -> Option<Objects> {
+    pub fn create(
+        region: Region,
+        nr_cpus: u32,
+        number: u32,
+        owner: u64,
+        command: &[u8],
+    ) -> Option<Objects> {
         let objects = Objects { region };
         let mut name = [0u8; 16];
         for (to, from) in name.iter_mut().zip(command.iter().take(15)) {
@@ -189,7 +226,10 @@ impl Objects {
         objects
             .u32(header::NR_CPUS)?
             .store(nr_cpus, Ordering::Relaxed);
-        objects.u32(header::HIGH)?.store(1, Ordering::Relaxed);
+        objects.u32(header::HIGH)?.store(FIRST, Ordering::Relaxed);
+        objects
+            .u32(header::NUMBER)?
+            .store(number % NUMBERS, Ordering::Relaxed);
         objects.u64(header::OWNER)?.store(owner, Ordering::Relaxed);
         // Pairs with the load in `open`.
         objects.u64(header::MAGIC)?.store(MAGIC, Ordering::Release);
@@ -218,7 +258,15 @@ impl Objects {
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// The tool's packed process id.
+    /// The session's number, which its ids carry.
+    pub fn number(&self) -> u32 {
+        self.u32(header::NUMBER)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+            % NUMBERS
+    }
+
+    /// The tool's packed process id; 0 when it is gone and others keep what it
+    /// pinned.
     pub fn owner(&self) -> u64 {
         self.u64(header::OWNER)
             .map_or(0, |word| word.load(Ordering::Relaxed))
@@ -287,12 +335,19 @@ impl Objects {
             .filter(|record| record.id == id && record.kind == kind)
     }
 
+    /// Whether a map, which is there, was frozen.
+    pub fn is_frozen(&self, id: u32) -> bool {
+        let (base, _) = Table::range(id);
+        let state = self.u32(base + record::STATE);
+        state.is_some_and(|state| state.load(Ordering::Relaxed) != 0)
+    }
+
     /// All published records of a kind, by index.
     pub fn all(&self, kind: ObjectKind) -> impl Iterator<Item = Record> {
         let high = self
             .u32(header::HIGH)
             .map_or(0, |word| word.load(Ordering::Acquire));
-        (1..high.min(SLOTS))
+        (FIRST..high.min(SLOTS))
             .filter_map(|slot| self.at(slot))
             .filter(move |record| record.kind == kind)
     }
@@ -317,11 +372,58 @@ impl Objects {
     }
 }
 
+/// What others than the tool do, who mapped the file for writing: who keeps the
+/// session without one and has its lock, and who freezes a map. Does not
+/// allocate.
+impl Objects {
+    /// The tool is gone.
+    pub fn disown(&self) {
+        if let Some(owner) = self.u64(header::OWNER) {
+            owner.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a record invisible; its bytes may be reused afterwards.
+    pub fn withdraw(&self, id: u32) -> Option<()> {
+        let (base, _) = Table::range(id);
+        self.u32(base + record::ID)?.store(0, Ordering::Release);
+        // Pairs with the fence in `at`.
+        fence(Ordering::Release);
+        self.changed()
+    }
+
+    fn changed(&self) -> Option<()> {
+        self.u32(header::CHANGES)?.fetch_add(1, Ordering::AcqRel);
+        Some(())
+    }
+
+    /// Marks a map as one that bpf(2) changes no more; `None` if it was.
+    pub fn freeze(&self, id: u32) -> Option<()> {
+        let (base, _) = Table::range(id);
+        let state = self.u32(base + record::STATE)?;
+        let relaxed = Ordering::Relaxed;
+        state
+            .compare_exchange(0, FROZEN, Ordering::Release, relaxed)
+            .ok()?;
+        self.changed()
+    }
+
+    /// One instruction of a program.
+    pub fn insn(&self, program: &Record, at: u64) -> Option<Insn> {
+        let mut bytes = [0; 8];
+        let offset = program.offset.checked_add(at)?;
+        self.region.read(offset, &mut bytes)?;
+        Some(Insn::from_bytes(bytes))
+    }
+}
+
 /// The `objects` file as its only writer sees it.
 pub(super) struct Table {
     objects: Objects,
+    /// Number of the session.
+    number: u32,
     /// How often each index was used.
-    rounds: Vec<u16>,
+    rounds: Vec<u8>,
     /// Indices to use again, oldest first.
     free: std::collections::VecDeque<u32>,
     high: u32,
@@ -335,10 +437,11 @@ impl Table {
     /// The writer of a new file.
     pub fn new(objects: Objects) -> Table {
         Table {
+            number: objects.number(),
             objects,
-            rounds: vec![0],
+            rounds: vec![0; FIRST as usize],
             free: std::collections::VecDeque::new(),
-            high: 1,
+            high: FIRST,
         }
     }
 
@@ -353,7 +456,7 @@ impl Table {
             self.free.pop_front().ok_or(Errno::E2BIG)?
         };
         let round = self.rounds.get(slot as usize).copied().unwrap_or(0);
-        Ok(u32::from(round) << SLOT_BITS | slot)
+        Ok(self.number << NUMBER_SHIFT | u32::from(round) << SLOT_BITS | slot)
     }
 
     /// Gives back an id that was reserved and not published, or withdrawn.
@@ -365,7 +468,7 @@ impl Table {
             *round = next;
             self.free.push_back(slot);
         }
-        // An index used 65,536 times retires.
+        // An index used 256 times retires.
     }
 
     /// Byte range of a record, for whoever must have its pages allocated.
@@ -412,7 +515,7 @@ impl Table {
         objects
             .u32(header::HIGH)?
             .store(self.high, Ordering::Release);
-        self.changed()
+        objects.changed()
     }
 
     /// Changes the state word of a published record.
@@ -422,25 +525,12 @@ impl Table {
         objects
             .u32(base + record::STATE)?
             .store(state, Ordering::Release);
-        self.changed()
+        objects.changed()
     }
 
     /// Makes a record invisible; its bytes may be reused afterwards.
     pub fn withdraw(&mut self, id: u32) -> Option<()> {
-        let (base, _) = Table::range(id);
-        self.objects
-            .u32(base + record::ID)?
-            .store(0, Ordering::Release);
-        // Pairs with the fence in `at`.
-        fence(Ordering::Release);
-        self.changed()
-    }
-
-    fn changed(&self) -> Option<()> {
-        self.objects
-            .u32(header::CHANGES)?
-            .fetch_add(1, Ordering::AcqRel);
-        Some(())
+        self.objects.withdraw(id)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Removing sessions whose tool is gone: at once by the sweeper process, else
-//! by whoever comes along. It knows the file names of a session, not its content.
+//! by whoever comes along; what is pinned stays (`keeper`). It knows the file
+//! names of a session, not its content.
 
 use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -9,7 +10,11 @@ use std::path::Path;
 use shm::sys;
 use uapi::Errno;
 
-use super::{Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file, roster};
+use super::claims::Claims;
+use super::dirs::PINS_PREFIX;
+use super::keeper::Kept;
+use super::objects::Objects;
+use super::{DATA, Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file, roster};
 use crate::guest;
 
 /// Removes the sessions whose tool has ended, and the sessions directory when
@@ -23,14 +28,16 @@ pub fn sweep(dirs: &Dirs) {
     }
 }
 
-/// Removes the sessions directory unless it holds a session or the mark of a
-/// living guest. Does not allocate.
+/// Removes the sessions directory unless it holds a session, a pin or the mark of
+/// a living guest. Does not allocate.
 pub(super) fn remove_empty(sessions: &CStr) {
     if let Ok(dir) = open_dir(sessions) {
         // What is not seen now stays until the next time.
         let _ = file::for_each_name(&dir, |name| {
             let dead = guest::marked(name.to_bytes()).is_some_and(|pid| !sys::alive(pid, pid));
-            if dead {
+            let pins = name.to_bytes().starts_with(PINS_PREFIX.as_bytes());
+            // A tree in which there is something stays.
+            if dead || pins {
                 let at = [dir.as_raw_fd() as usize, name.as_ptr() as usize];
                 let flags = libc::AT_REMOVEDIR as usize;
                 // SAFETY: the kernel reads `name` up to its zero.
@@ -68,6 +75,11 @@ fn session_pid(name: &[u8]) -> Option<i32> {
     pid.parse().ok().filter(|&pid| pid > 0)
 }
 
+/// Whether a complete session may have this name.
+pub(super) fn is_session_name(name: &[u8]) -> bool {
+    !name.starts_with(NEW_PREFIX.as_bytes()) && session_pid(name).is_some()
+}
+
 fn open_dir(path: &CStr) -> Result<OwnedFd, Errno> {
     file::open(
         path,
@@ -86,7 +98,8 @@ fn sweep_one(path: &Path) {
     match file::open(&objects, libc::O_RDONLY | libc::O_NOFOLLOW, 0) {
         Ok(fd) => {
             if file::flock(&fd, libc::LOCK_EX | libc::LOCK_NB).is_ok() && !being_made(path) {
-                remove(&directory);
+                // What was pinned outlives the one that kept it, too.
+                remove_unclaimed(&directory, &Claims::of(path));
             }
         }
         // Without `objects`: being made, or half removed by a killed sweeper.
@@ -101,6 +114,22 @@ fn being_made(path: &Path) -> bool {
     let name = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
     name.starts_with(NEW_PREFIX.as_bytes())
         && session_pid(name).is_some_and(|pid| ProcessId::of(pid).is_ok())
+}
+
+/// Removes a session unless something in it is claimed, or is just being.
+pub(super) fn remove_unclaimed(directory: &CStr, claims: &Claims) -> bool {
+    let lock = match claims.lock() {
+        // Without `data` there is nothing to claim.
+        Err(Errno::ENOENT) => None,
+        Err(_) => return false,
+        Ok(lock) => Some(lock),
+    };
+    let unclaimed = !Claims::any(directory);
+    if unclaimed {
+        remove(directory);
+    }
+    drop(lock);
+    unclaimed
 }
 
 /// Removes a session's directory and the files in it. Does not allocate.
@@ -137,8 +166,11 @@ pub(super) fn remove(directory: &CStr) {
 }
 
 /// What the sweeper needs after fork, where it may not allocate.
-struct Orders {
+struct Orders<'a> {
     objects: CString,
+    data: CString,
+    /// What is in `objects`.
+    table: &'a Objects,
     directory: CString,
     sessions: CString,
     /// The command line in the (copied) stack, to be overwritten.
@@ -156,6 +188,8 @@ pub fn spawn_sweeper(session: &Session) -> Result<(), SessionError> {
         |path: &Path| file::c_path(path).map_err(|errno| SessionError::file("name", path, errno));
     let orders = Orders {
         objects: path(&session.path().join(OBJECTS))?,
+        data: path(&session.path().join(DATA))?,
+        table: session.objects(),
         directory: path(session.path())?,
         sessions: path(&session.dirs().sessions)?,
         arguments: argument_range(),
@@ -205,13 +239,13 @@ fn exit() -> ! {
 }
 
 /// The sweeper's life.
-fn watch(orders: &Orders, roster: &roster::Roster) -> ! {
+fn watch(orders: &Orders<'_>, roster: &roster::Roster) -> ! {
     leave_the_tool(orders);
     if let Ok(fd) = file::open(&orders.objects, libc::O_RDONLY | libc::O_NOFOLLOW, 0) {
         while file::flock(&fd, libc::LOCK_EX) == Err(Errno::EINTR) {}
         // A tool that closed its session has removed it already.
         if file::fstat(&fd).is_ok_and(|stat| stat.nlink > 0) {
-            remove(&orders.directory);
+            end(orders, roster);
             remove_empty(&orders.sessions);
             roster.bump();
         }
@@ -219,9 +253,31 @@ fn watch(orders: &Orders, roster: &roster::Roster) -> ! {
     exit()
 }
 
+/// Removes the session, once nothing in it is claimed.
+fn end(orders: &Orders<'_>, roster: &roster::Roster) {
+    let kept = Kept {
+        directory: &orders.directory,
+        data: &orders.data,
+        objects: orders.table,
+        roster,
+    };
+    loop {
+        kept.until_unclaimed();
+        // Nobody claims meanwhile.
+        let lock = file::open(&orders.data, libc::O_RDONLY | libc::O_NOFOLLOW, 0);
+        if let Ok(lock) = &lock {
+            while file::flock(lock, libc::LOCK_EX) == Err(Errno::EINTR) {}
+        }
+        if !Claims::any(&orders.directory) {
+            remove(&orders.directory);
+            return;
+        }
+    }
+}
+
 /// Lets go of everything the fork copied: terminal, signals, directory, fds,
 /// name. Errors change nothing: the sweeper does its work all the same.
-fn leave_the_tool(orders: &Orders) {
+fn leave_the_tool(orders: &Orders<'_>) {
     const NAME: &CStr = c"bpftime-sweeper";
     let all_signals = u64::MAX;
     // SAFETY: the kernel reads the 8-byte mask; blocked signals neither run

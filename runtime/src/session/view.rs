@@ -13,13 +13,13 @@ use vm::ProgramSpec;
 use vm::program::ProgramInfo;
 
 use super::data::{Data, LinkCounters};
-use super::link::{LinkBody, LinkSpec, ProgramBody, RingBody};
+use super::link::{LinkBody, LinkSpec, ProgramBody, ProgramFacts, RingBody};
 use super::objects::{
     FROZEN, MAX_BTF_BYTES, MAX_LINK_BYTES, MAX_PROGRAM_BYTES, ObjectKind, Objects, Place, Record,
-    text,
+    number_of, text,
 };
 use super::process::ProcessId;
-use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, file, functions, sweep};
+use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, Storage, file, functions, sweep};
 use crate::maps::{KernelObjects, Map, MapSpec, PerfRing};
 use crate::tasks::TaskFields;
 
@@ -40,6 +40,20 @@ impl SessionView {
     /// # Errors
     /// When it has ended, belongs to someone else, or is of another version.
     pub fn open(path: &Path) -> Result<SessionView, SessionError> {
+        let view = SessionView::open_any(path)?;
+        if view.alive() {
+            Ok(view)
+        } else {
+            Err(SessionError::Ended { path: view.path })
+        }
+    }
+
+    /// Opens the session in `path` even if nobody keeps it: what is pinned can
+    /// be had as long as its files are there.
+    ///
+    /// # Errors
+    /// When it belongs to someone else or is of another version.
+    pub fn open_any(path: &Path) -> Result<SessionView, SessionError> {
         let objects_path = path.join(OBJECTS);
         let identity = identity(&objects_path)
             .map_err(|errno| SessionError::file("open", &objects_path, errno))?;
@@ -52,18 +66,18 @@ impl SessionView {
         let data_path = path.join(DATA);
         let region = whole(&data_path, Access::ReadWrite)?;
         let data = Data::new(region).ok_or_else(|| layout("session", &data_path))?;
-        let view = SessionView {
+        Ok(SessionView {
             path: path.to_owned(),
             identity,
             objects,
             data,
             maps: Mutex::default(),
-        };
-        if view.alive() {
-            Ok(view)
-        } else {
-            Err(SessionError::Ended { path: view.path })
-        }
+        })
+    }
+
+    /// Whether the files are still those that were opened.
+    pub fn is_there(&self) -> bool {
+        identity(&self.path.join(OBJECTS)) == Ok(self.identity)
     }
 
     /// The session's directory.
@@ -141,6 +155,20 @@ impl SessionView {
             .collect()
     }
 
+    pub(super) fn record(&self, id: u32, kind: ObjectKind) -> Option<Record> {
+        self.objects.find(id, kind)
+    }
+
+    /// The file of a map whose storage is not in `data`.
+    pub(super) fn array_path(&self, id: u32) -> PathBuf {
+        self.path.join(format!("{ARRAY_PREFIX}{id}"))
+    }
+
+    /// Whether an object is there.
+    pub fn has(&self, id: u32, kind: ObjectKind) -> bool {
+        self.objects.find(id, kind).is_some()
+    }
+
     /// Whether the tool has not removed a program.
     pub fn has_program(&self, id: u32) -> bool {
         self.objects.find(id, ObjectKind::Program).is_some()
@@ -149,6 +177,58 @@ impl SessionView {
     /// A program.
     pub fn program(&self, id: u32) -> Option<ProgramSpec> {
         program(&self.objects, id)
+    }
+
+    /// What the tool knew of a program.
+    pub fn program_facts(&self, id: u32) -> Option<ProgramFacts> {
+        let body: ProgramBody = self.record(id, ObjectKind::Program)?.body()?;
+        let [low, high] = body.load_time.map(u64::from);
+        Some(ProgramFacts {
+            ctx_bytes: body.ctx_bytes,
+            verified_insns: body.verified_insns,
+            load_time: high << 32 | low,
+        })
+    }
+
+    /// `BPF_LINK_TYPE_*` of a link; `None` for a perf event with a program.
+    pub fn link_type(&self, id: u32) -> Option<u32> {
+        let body: LinkBody = self.record(id, ObjectKind::Link)?.body()?;
+        (body.link_type != 0).then_some(body.link_type)
+    }
+
+    /// The smallest id above `id` of an object of this kind, as bpf(2) sees it.
+    pub fn next_id(&self, kind: ObjectKind, id: u32) -> Option<u32> {
+        let counts = |record: &Record| match kind {
+            ObjectKind::Link => record
+                .body()
+                .is_some_and(|body: LinkBody| body.link_type != 0),
+            _ => true,
+        };
+        let later = self.objects.all(kind).filter(|record| record.id > id);
+        later.filter(counts).map(|record| record.id).min()
+    }
+
+    /// Whether an id is one of this session's.
+    pub fn is_home_of(&self, id: u32) -> bool {
+        number_of(id) == self.objects.number()
+    }
+
+    /// The bytes of a type description.
+    pub fn btf_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let record = self.objects.find(id, ObjectKind::Btf)?;
+        self.objects.payload(&record, MAX_BTF_BYTES)
+    }
+
+    /// Freezes a map of a tool that may be gone.
+    ///
+    /// # Errors
+    /// ENOENT without the map; EPERM when it is frozen.
+    pub fn freeze_map(&self, id: u32) -> Result<(), Errno> {
+        let path = self.path.join(OBJECTS);
+        let objects = Objects::open(whole(&path, Access::ReadWrite).map_err(|_| Errno::ENOENT)?);
+        let objects = objects.ok_or(Errno::ENOENT)?;
+        objects.find(id, ObjectKind::Map).ok_or(Errno::ENOENT)?;
+        objects.freeze(id).ok_or(Errno::EPERM)
     }
 
     /// A map's spec, without opening it.
@@ -164,8 +244,7 @@ impl SessionView {
 
     /// What the tool said of a map's types, if it did.
     pub fn btf(&self, map: &MapSpec) -> Option<Vec<u8>> {
-        let record = self.objects.find(map.btf, ObjectKind::Btf)?;
-        self.objects.payload(&record, MAX_BTF_BYTES)
+        self.btf_bytes(map.btf)
     }
 
     /// A map; opened once and kept until [`SessionView::forget_removed`]. One
@@ -202,8 +281,8 @@ impl SessionView {
             _ if record.state > FROZEN => self.objects.contents(record)?,
             Place::Data => self.data.storage(record.offset, record.len)?,
             Place::Array => {
-                let path = self.path.join(format!("{ARRAY_PREFIX}{id}"));
-                whole(&path, Access::ReadWrite).ok()?.sub(0, record.len)?
+                // Of an array that is mapped, or in the `data` of another session.
+                part(&self.array_path(id), record.offset, record.len)?
             }
             Place::Objects | Place::Kernel => return None,
         };
@@ -214,6 +293,22 @@ impl SessionView {
         let map = Arc::new(map);
         maps.insert(id, map.clone());
         Some(map)
+    }
+
+    /// Where the storage of a map lies, for an mmap(2) of it.
+    pub fn map_storage(&self, id: u32) -> Option<Storage> {
+        let record = self.record(id, ObjectKind::Map)?;
+        let path = match record.place {
+            Place::Data => self.path.join(DATA),
+            Place::Array => self.array_path(id),
+            Place::Objects | Place::Kernel => return None,
+        };
+        let name = file::c_path(&path).ok()?;
+        Some(Storage {
+            fd: file::open(&name, libc::O_RDWR | libc::O_NOFOLLOW, 0).ok()?,
+            offset: record.offset,
+            len: record.len,
+        })
     }
 
     /// A perf ring.
@@ -353,6 +448,13 @@ pub(super) fn whole(path: &Path, access: Access) -> Result<Region, SessionError>
     segment
         .region(0, segment.len())
         .ok_or_else(|| failed(Errno::EINVAL))
+}
+
+/// Part of a file that everyone writes.
+fn part(path: &Path, offset: u64, len: u64) -> Option<Region> {
+    let name = file::c_path(path).ok()?;
+    let segment = Segment::open_part(&name, Access::ReadWrite, offset, len).ok()?;
+    segment.region(0, len)
 }
 
 fn identity(path: &Path) -> Result<(u64, u64), Errno> {

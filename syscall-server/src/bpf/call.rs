@@ -12,8 +12,8 @@ use uapi::map::{BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_USER_RINGBUF};
 
 use crate::bridge::Waker;
 use crate::fds::{self, FDS, File, Rights};
-use crate::server::Server;
-use crate::{raw, user};
+use crate::server::{Server, existing};
+use crate::{log, raw, user};
 
 /// Most bytes of an attribute, of whatever future kernel (`PAGE_SIZE`).
 const MAX_ATTR_BYTES: u32 = 4096;
@@ -83,10 +83,7 @@ impl Call {
         }
         let fd = match &object {
             Object::Map(map) if map.has_file() => match self.server.bpf.session() {
-                Ok(session) => {
-                    let storage = session.map_storage(map.id());
-                    storage.ok_or(Errno::ENOMEM)?.fd.into_raw_fd()
-                }
+                Ok(_) => map.storage().ok_or(Errno::ENOMEM)?.fd.into_raw_fd(),
                 Err(_) => fds::memory_file(map.file_bytes())?,
             },
             _ => fds::eventfd()?,
@@ -178,7 +175,7 @@ fn map_and_rights(fd: c_int) -> Result<(Arc<MapObject>, Rights), Errno> {
 /// (`map_get_sys_perms`).
 pub fn map_with(fd: c_int, needed: Rights) -> Result<Arc<MapObject>, Errno> {
     let (map, rights) = map_and_rights(fd)?;
-    let writable = rights.write && !map.map().frozen();
+    let writable = rights.write && !map.is_frozen();
     let lacks = (needed.read && !rights.read) || (needed.write && !writable);
     match lacks {
         true => Err(Errno::EPERM),
@@ -196,6 +193,26 @@ pub const WRITE: Rights = Rights {
     read: false,
     write: true,
 };
+
+/// The map that an fd stands for, as programs of this tool may use it.
+pub fn own_map(fd: c_int) -> Result<Arc<MapObject>, Errno> {
+    let map = map(fd)?;
+    let own = existing().ok_or(Errno::EPERM)?.bpf.own_map(&map);
+    own.inspect_err(|errno| {
+        if *errno == Errno::EOPNOTSUPP {
+            log::problem(format_args!(
+                "a map of programs, events or maps that another tool pinned can be looked at, \
+                 but not used by programs of this one"
+            ));
+        }
+    })
+}
+
+/// The program that an fd stands for, as this tool may run it.
+pub fn own_prog(fd: c_int) -> Result<Arc<ProgObject>, Errno> {
+    let prog = prog(fd)?;
+    existing().ok_or(Errno::EPERM)?.bpf.own_prog(&prog)
+}
 
 /// The program that an fd stands for.
 pub fn prog(fd: c_int) -> Result<Arc<ProgObject>, Errno> {

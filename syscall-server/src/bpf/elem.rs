@@ -93,8 +93,8 @@ pub fn object(elements: Elements, bytes: &[u8]) -> NewValue<'static> {
 fn behind(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> {
     let fd = i32::from_le_bytes(*bytes.first_chunk().ok_or(Errno::EINVAL)?);
     match elements {
-        Elements::Maps => Ok(NewValue::Map(call::map(fd)?)),
-        Elements::Progs => Ok(NewValue::Prog(call::prog(fd)?)),
+        Elements::Maps => Ok(NewValue::Map(call::own_map(fd)?)),
+        Elements::Progs => Ok(NewValue::Prog(call::own_prog(fd)?)),
         Elements::Events => match call::object(fd)? {
             Object::Event(event) => Ok(NewValue::Event(event)),
             _ => Err(Errno::EINVAL),

@@ -20,7 +20,7 @@ use crate::{kernel, own_process, user};
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::LinkCreate::decode(&call.bytes);
-    let prog = call::prog(attr.prog_fd)?;
+    let prog = call::own_prog(attr.prog_fd)?;
     check_attach_type(&prog, attr.attach_type)?;
     match attr.attach_type {
         BPF_PERF_EVENT => {
@@ -179,7 +179,7 @@ pub fn prog_attach(call: &Call) -> Result<i64, Errno> {
     if attr.attach_type != BPF_MODIFY_RETURN || attr.attach_flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let prog = call::prog(attr.attach_bpf_fd)?;
+    let prog = call::own_prog(attr.attach_bpf_fd)?;
     match call::object(attr.target_fd)? {
         Object::Event(event) => event.attach(&prog, 0).map(|()| 0),
         _ => Err(Errno::EINVAL),
@@ -193,7 +193,7 @@ const MAX_TRACEPOINT_NAME: usize = 128;
 /// `BPF_RAW_TRACEPOINT_OPEN`.
 pub fn raw_tracepoint(call: &Call) -> Result<i64, Errno> {
     let attr = attr::RawTracepointOpen::decode(&call.bytes);
-    let prog = call::prog(attr.prog_fd)?;
+    let prog = call::own_prog(attr.prog_fd)?;
     if attr.name == 0 {
         return Err(Errno::EINVAL);
     }

@@ -92,7 +92,7 @@ pub fn freeze(call: &Call) -> Result<i64, Errno> {
         return Err(Errno::ENOTSUPP);
     }
     let map = call::map_with(attr.map_fd, call::WRITE)?;
-    if !map.map().frozen() && map.has_file() && mapping::is_written(call.server, &map) {
+    if !map.is_frozen() && map.has_file() && mapping::is_written(call.server, &map) {
         return Err(Errno::EBUSY);
     }
     call.server.bpf.map_freeze(&map)?;

@@ -10,7 +10,7 @@ mod ids;
 mod info;
 mod link;
 mod map;
-pub mod pin;
+mod pin;
 mod prog;
 
 use uapi::attr::{self, AttrBytes};

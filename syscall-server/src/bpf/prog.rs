@@ -67,9 +67,9 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
             return Err(Errno::EPROTO);
         }
         let fd = user::read_u32(attr.fd_array.wrapping_add(u64::from(index) * 4))?;
-        call::map(fd as i32)
+        call::own_map(fd as i32)
     };
-    let maps = match name_maps(&mut insns, call::map, by_index) {
+    let maps = match name_maps(&mut insns, call::own_map, by_index) {
         Ok(maps) => maps,
         Err(errno) => {
             let text = "fd is not pointing to valid bpf_map\n";
@@ -130,8 +130,8 @@ pub fn bind_map(call: &Call) -> Result<i64, Errno> {
     if attr.flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let prog = call::prog(attr.prog_fd)?;
-    let map = call::map(attr.map_fd)?;
+    let prog = call::own_prog(attr.prog_fd)?;
+    let map = call::own_map(attr.map_fd)?;
     call.server.bpf.prog_bind_map(&prog, &map)?;
     Ok(0)
 }
@@ -141,7 +141,7 @@ const ON_CPU: u32 = 1;
 
 pub fn test_run(call: &Call) -> Result<i64, Errno> {
     let attr = attr::ProgTestRun::decode(&call.bytes);
-    let prog = call::prog(attr.prog_fd)?;
+    let prog = call::own_prog(attr.prog_fd)?;
     // What raw tracepoints do not have (`bpf_prog_test_run_raw_tp`).
     let foreign = [
         attr.data_in,

@@ -2,6 +2,7 @@
 //! in, one safe call, a word out. What is not ours goes on to the kernel or to
 //! libc, errno and all.
 
+mod bpffs;
 mod fds;
 mod identity;
 mod memory;

@@ -7,7 +7,7 @@ use libc::{FILE, mode_t};
 use uapi::Errno;
 
 use super::next::next_function;
-use crate::bpf::pin;
+use crate::bpffs::{self, changed};
 use crate::files::{self, Content};
 use crate::headers;
 use crate::raw::{self, errno, fail};
@@ -64,6 +64,11 @@ macro_rules! opens {
                 /// libc's own.
                 unsafe fn $name($($before: $bt,)? path: *const c_char, flags: c_int $(, $mode: $mt)?) -> c_int,
                 else fail(Errno::ENOSYS) as c_int
+            }
+            if let Some(real) = bpffs::redirected(path) {
+                let mode = 0 $(| $mode)?;
+                let opened = real.and_then(|real| bpffs::open(&real, flags, mode));
+                return opened.unwrap_or_else(|errno| fail(errno) as c_int);
             }
             // SAFETY: the caller's contract for this function is passed on.
             match unsafe { own::$name($($before,)? path, flags $(, $mode)?) } {
@@ -133,6 +138,11 @@ macro_rules! fopens {
                 unsafe fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE,
                 else std::ptr::null_mut()
             }
+            if bpffs::redirected(path).is_some() {
+                // Pins cannot be read, directories are no streams.
+                fail(Errno::EIO);
+                return std::ptr::null_mut();
+            }
             // SAFETY: the caller's contract for this function is passed on.
             let stream = unsafe { own::$name(path, mode) };
             if stream.is_null() {
@@ -171,7 +181,13 @@ fn access_virtual(path: *const c_char, mode: c_int) -> c_int {
 /// access(2).
 #[unsafe(no_mangle)]
 extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
-    let arguments = [path as usize, mode as usize, 0, 0, 0, 0];
+    let real = bpffs::redirected(path);
+    let at = match &real {
+        Some(Err(errno)) => return fail(*errno) as c_int,
+        Some(Ok(real)) => real.as_ptr(),
+        None => path,
+    };
+    let arguments = [at as usize, mode as usize, 0, 0, 0, 0];
     match raw::pass(libc::SYS_access, arguments) {
         -1 => access_virtual(path, mode),
         answer => answer as c_int,
@@ -190,6 +206,13 @@ unsafe extern "C" fn faccessat(
         /// libc's own.
         unsafe fn faccessat(directory: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int,
         else fail(Errno::ENOSYS) as c_int
+    }
+    if let Some(real) = bpffs::redirected(path) {
+        let answer = real.map(|real| {
+            // SAFETY: as the caller's, with another path.
+            unsafe { own::faccessat(libc::AT_FDCWD, real.as_ptr(), mode, flags) }
+        });
+        return answer.unwrap_or_else(|errno| fail(errno) as c_int);
     }
     // SAFETY: the caller's contract for this function is passed on.
     match unsafe { own::faccessat(directory, path, mode, flags) } {
@@ -219,9 +242,15 @@ fn stat_virtual(path: *const c_char, to: *mut libc::stat) -> c_int {
 
 /// newfstatat(2), in the terms of all `stat` functions.
 fn stat_at(directory: c_int, path: *const c_char, to: *mut libc::stat, flags: c_int) -> c_int {
+    let real = bpffs::redirected(path);
+    let at = match &real {
+        Some(Err(errno)) => return fail(*errno) as c_int,
+        Some(Ok(real)) => real.as_ptr(),
+        None => path,
+    };
     let arguments = [
         directory as usize,
-        path as usize,
+        at as usize,
         to as usize,
         flags as usize,
         0,
@@ -229,7 +258,13 @@ fn stat_at(directory: c_int, path: *const c_char, to: *mut libc::stat, flags: c_
     ];
     match raw::pass(libc::SYS_newfstatat, arguments) {
         -1 => stat_virtual(path, to),
-        answer => answer as c_int,
+        answer => {
+            if real.is_some() {
+                // SAFETY: the kernel has just written there, as it answered.
+                unsafe { bpffs::empty(to) };
+            }
+            answer as c_int
+        }
     }
 }
 
@@ -279,31 +314,31 @@ extern "C" fn fstatat64(
     stat_at(directory, path, to, flags)
 }
 
-/// chdir(2): bcc compiles in the directory of the kernel's headers.
+/// chdir(2): bcc compiles in the directory of the kernel's headers, and bpffs
+/// is elsewhere.
 #[unsafe(no_mangle)]
 extern "C" fn chdir(path: *const c_char) -> c_int {
-    let real = std::panic::catch_unwind(|| redirected(path)).ok().flatten();
+    let real = match bpffs::redirected(path) {
+        None => std::panic::catch_unwind(|| redirected(path)).ok().flatten(),
+        Some(Ok(real)) => Some(real),
+        Some(Err(errno)) => return fail(errno) as c_int,
+    };
     let path = real.as_ref().map_or(path, |real| real.as_ptr());
     raw::pass(libc::SYS_chdir, [path as usize, 0, 0, 0, 0, 0]) as c_int
 }
 
-/// unlink(2): where the kernel has no such name, a pin of ours may have it.
+/// unlink(2): in bpffs, of a pin.
 fn unlink_at(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
-    let arguments = [directory as usize, path as usize, flags as usize, 0, 0, 0];
-    match raw::pass(libc::SYS_unlinkat, arguments) {
-        -1 => or_virtual(|| {
-            if !files::may_stand_in(errno()) || flags != 0 {
-                return None;
-            }
-            let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
-            Some(match pin::remove(&path)? {
-                Ok(()) => 0,
-                Err(errno) => fail(errno) as c_int,
-            })
-        })
-        .unwrap_or(-1),
-        answer => answer as c_int,
-    }
+    let unlink = |directory: c_int, path: *const c_char| {
+        let arguments = [directory as usize, path as usize, flags as usize, 0, 0, 0];
+        raw::pass(libc::SYS_unlinkat, arguments)
+    };
+    let answer = match bpffs::redirected(path) {
+        None => unlink(directory, path),
+        Some(Ok(real)) => changed(unlink(libc::AT_FDCWD, real.as_ptr())),
+        Some(Err(errno)) => fail(errno),
+    };
+    answer as c_int
 }
 
 /// unlink(2).

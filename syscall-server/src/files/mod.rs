@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 
 use uapi::Errno;
 
-use crate::bpf::pin;
 use crate::raw;
 pub use content::{Content, find};
 
@@ -33,8 +32,7 @@ pub fn may_stand_in(errno: Errno) -> bool {
 
 /// What stands in for `path`, if something does.
 pub fn stand_in(path: &CStr) -> Option<Content> {
-    let path = path.to_bytes();
-    find(path).or_else(|| pin::exists(path).then_some(Content::Text("")))
+    find(path.to_bytes())
 }
 
 /// An fd of a virtual file, at its beginning; a directory's entries are not

@@ -284,8 +284,10 @@ fn set_bpf(event: &runtime::command::PerfEvent, argument: u64) -> Result<i64, Er
     let Object::Prog(prog) = &file.object else {
         return Err(Errno::EINVAL);
     };
-    event.attach(prog, 0)?;
-    if let Some(server) = crate::server::existing() {
+    let server = crate::server::existing();
+    let own = server.map_or_else(|| Ok(prog.clone()), |server| server.bpf.own_prog(prog));
+    event.attach(&own?, 0)?;
+    if let Some(server) = server {
         // Without it what dead targets held comes back when it is missed.
         let _ = server.bridge.start();
     }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use uapi::Errno;
 use vm::ProgramSpec;
 
-use super::super::link::{LinkBody, LinkSpec, MAX_PLACES, ProgramBody, RingBody, encode};
+use super::super::link::{
+    LinkBody, LinkSpec, MAX_PLACES, ProgramBody, ProgramFacts, RingBody, encode,
+};
 use super::super::objects::{self, NewRecord, ObjectKind, Place, Pod, Table};
 use super::super::{data, file, functions};
 use super::storage::no_memory;
@@ -62,7 +64,7 @@ impl Session {
         Err(made.err().unwrap_or(Errno::ENOMEM))
     }
 
-    fn publish_record(
+    pub(super) fn publish_record(
         &self,
         inner: &mut Inner,
         id: u32,
@@ -101,19 +103,23 @@ impl Session {
             let told = inner.table.set_state(id, objects::FROZEN);
             return told.ok_or(Errno::ENOENT);
         };
-        let offset = inner.payload.take(record.len).ok_or(Errno::ENOMEM)?;
-        let state = u32::try_from(offset).map_err(|_| Errno::ENOMEM)?;
+        let state = self.store(&mut inner, &contents, record.len)?;
+        let told = inner.table.set_state(id, state);
+        told.ok_or(Errno::ENOENT)
+    }
+
+    /// Puts a map's contents where nobody can write; what its state is then.
+    pub(super) fn store(&self, inner: &mut Inner, bytes: &[u8], len: u64) -> Result<u32, Errno> {
+        let offset = inner.payload.take(len).ok_or(Errno::ENOMEM)?;
         let keep = libc::FALLOC_FL_KEEP_SIZE;
-        file::fallocate(&self.objects_fd, keep, offset, record.len)
+        let stored = file::fallocate(&self.objects_fd, keep, offset, len)
             .map_err(no_memory)
             .and_then(|()| {
-                let table = &mut inner.table;
-                table
-                    .write_payload(offset, &contents)
-                    .and_then(|()| table.set_state(id, state))
-                    .ok_or(Errno::ENOMEM)
+                let written = inner.table.write_payload(offset, bytes);
+                written.ok_or(Errno::ENOMEM)
             })
-            .inspect_err(|_| inner.payload.give(offset, record.len))
+            .and_then(|()| u32::try_from(offset).map_err(|_| Errno::ENOMEM));
+        stored.inspect_err(|_| inner.payload.give(offset, len))
     }
 
     /// Stores a program that the caller has verified.
@@ -121,6 +127,18 @@ impl Session {
     /// # Errors
     /// `E2BIG` with too many instructions, `ENOMEM` without space.
     pub fn create_program(&self, spec: &ProgramSpec) -> Result<u32, Errno> {
+        self.create_program_with(spec, ProgramFacts::default())
+    }
+
+    /// The same, with what is known of it.
+    ///
+    /// # Errors
+    /// As [`Session::create_program`].
+    pub fn create_program_with(
+        &self,
+        spec: &ProgramSpec,
+        facts: ProgramFacts,
+    ) -> Result<u32, Errno> {
         let mut bytes: Vec<u8> = spec.insns.iter().flat_map(|insn| insn.to_bytes()).collect();
         let described = functions::encode(&spec.info);
         if bytes.len() as u64 > objects::MAX_PROGRAM_BYTES
@@ -135,6 +153,9 @@ impl Session {
             prog_flags: spec.prog_flags,
             gpl: u32::from(spec.gpl),
             functions: described.len() as u32,
+            ctx_bytes: facts.ctx_bytes,
+            verified_insns: facts.verified_insns,
+            load_time: [facts.load_time as u32, (facts.load_time >> 32) as u32],
             name: [0; 64],
         };
         for (to, from) in body.name.iter_mut().take(63).zip(spec.name.bytes()) {
@@ -247,13 +268,21 @@ impl Session {
     /// `ENOENT` without the program, `E2BIG` with too many places, `ENOMEM`
     /// without space.
     pub fn create_link(&self, link: &LinkSpec) -> Result<u32, Errno> {
+        self.create_link_of(0, link)
+    }
+
+    /// The same, for a link of bpf(2) of this type.
+    ///
+    /// # Errors
+    /// As [`Session::create_link`].
+    pub fn create_link_of(&self, link_type: u32, link: &LinkSpec) -> Result<u32, Errno> {
         self.objects
             .find(link.prog, ObjectKind::Program)
             .ok_or(Errno::ENOENT)?;
         if link.places.len() > MAX_PLACES {
             return Err(Errno::E2BIG);
         }
-        let body = LinkBody::new(link, shm::sys::clock_ns(libc::CLOCK_MONOTONIC));
+        let body = LinkBody::new(link, link_type, shm::sys::clock_ns(libc::CLOCK_MONOTONIC));
         let state = u32::from(link.enabled);
         let places = encode(&link.places);
         let mut inner = self.lock();
@@ -280,8 +309,9 @@ impl Session {
         }
     }
 
-    /// Removes an object and gives its storage back. Whoever still refers to
-    /// it is the caller's affair.
+    /// Removes an object and gives its storage back, at once or, when others
+    /// claim it, at a [`Session::collect`]. Whoever still refers to it in this
+    /// process is the caller's affair.
     ///
     /// # Errors
     /// `ENOENT` without such an object.
@@ -297,6 +327,10 @@ impl Session {
         .into_iter()
         .find_map(|kind| self.objects.find(id, kind))
         .ok_or(Errno::ENOENT)?;
+        if !self.part(&record) {
+            inner.waiting.push(id);
+            return Ok(());
+        }
         inner.table.withdraw(id).ok_or(Errno::ENOENT)?;
         inner.table.release(id);
         inner.maps.remove(&id);

@@ -3,11 +3,14 @@
 //! bpf(2) command.
 //!
 //! Reading order: this file (its life), `create` (its objects), `storage` (its
-//! files), `deaths` (of its targets), `moved` (maps that go to the kernel).
+//! files), `numbers` (what tells its ids from those of others), `imports` (from
+//! others), `deaths` (of its targets), `moved` (maps that go to the kernel).
 
 mod create;
 mod deaths;
+mod imports;
 mod moved;
+mod numbers;
 mod storage;
 
 use std::collections::HashMap;
@@ -19,6 +22,7 @@ use shm::Region;
 use uapi::Errno;
 use vm::ProgramSpec;
 
+use super::claims::Claims;
 use super::data::{self, Data, Extents, LinkCounters};
 use super::objects::{self, ObjectKind, Objects, Table};
 use super::process::{ProcessId, possible_cpus};
@@ -49,6 +53,7 @@ pub struct Session {
     roster: Roster,
     slot: AgentSlot,
     inner: Mutex<Inner>,
+    claims: Claims,
     laggards: Mutex<Laggards>,
     agents: Mutex<deaths::Agents>,
 }
@@ -59,6 +64,8 @@ struct Inner {
     heap: Extents,
     maps: HashMap<u32, Arc<Map>>,
     rings: HashMap<u32, Arc<PerfRing>>,
+    /// What only others use.
+    waiting: Vec<u32>,
 }
 
 /// Where the storage of a map or perf ring lies, for mmap(2) by the tool.
@@ -139,8 +146,12 @@ impl Session {
         let data = Data::new(data_region).ok_or_else(too_short)?;
         let command = file::read_small(c"/proc/self/comm", 15).unwrap_or_default();
         let command = command.strip_suffix(b"\n").unwrap_or(&command);
-        let objects = Objects::create(objects_region, nr_cpus, owner.pack(), command)
+        // Until others see the number.
+        let choosing = numbers::Choosing::begin(&dirs.sessions);
+        let number = numbers::free(&dirs.sessions);
+        let objects = Objects::create(objects_region, nr_cpus, number, owner.pack(), command)
             .ok_or_else(too_short)?;
+        drop(choosing);
         let rename =
             |from: &Path, to: &Path| file::rename(&file::c_path(from)?, &file::c_path(to)?);
         rename(&made.hidden, &made.path).map_err(failed(&made.path))?;
@@ -157,7 +168,9 @@ impl Session {
                 heap: Extents::new(data::HEAP, data.heap_bytes(), data::PAGE),
                 maps: HashMap::new(),
                 rings: HashMap::new(),
+                waiting: Vec::new(),
             }),
+            claims: Claims::of(&made.path),
             data,
             objects,
             roster,
@@ -237,6 +250,16 @@ impl Session {
         self.lock().rings.keys().copied().collect()
     }
 
+    /// Whether a map of this session was frozen, by whomever.
+    pub fn is_frozen(&self, id: u32) -> bool {
+        self.objects.is_frozen(id)
+    }
+
+    /// The first id that an object of this session may have.
+    pub fn first_id(&self) -> u32 {
+        objects::first_id(self.objects.number())
+    }
+
     /// A program, as agents read it.
     pub fn program(&self, id: u32) -> Option<ProgramSpec> {
         view::program(&self.objects, id)
@@ -261,6 +284,12 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if file::pid() != self.owner.pid {
+            return;
+        }
+        if self.has_claims() {
+            // The sweeper gets the lock and keeps what is claimed.
+            self.slot.give_back();
+            self.roster.bump();
             return;
         }
         let links: Vec<u32> = self
