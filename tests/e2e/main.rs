@@ -5,6 +5,7 @@
 mod breakpoints;
 mod children;
 mod containers;
+mod creates;
 mod death;
 mod dispatch;
 mod drains;

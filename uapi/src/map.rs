@@ -59,6 +59,7 @@ numbers! {
     BPF_F_MMAPABLE = 1 << 10;
     BPF_F_PRESERVE_ELEMS = 1 << 11;
     BPF_F_INNER_MAP = 1 << 12;
+    BPF_F_TOKEN_FD = 1 << 16;
 }
 
 /// Update and lookup flags.

@@ -15,7 +15,7 @@ use uapi::map::{
     BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
 };
 
-use super::elem::{NewValue, may_lock, may_read, may_write, value_size};
+use super::elem::{NewValue, may_lock, may_write, value_size};
 use super::map::Elements;
 use super::object::locked;
 use super::{Bpf, MapObject};
@@ -93,9 +93,6 @@ impl Bpf {
         flags: u64,
     ) -> Result<(), Errno> {
         use BatchKind::{Lookup, LookupAndDelete, Update};
-        if matches!(kind, Lookup | LookupAndDelete) {
-            may_read(map)?;
-        }
         if kind != Lookup {
             may_write(map)?;
         }

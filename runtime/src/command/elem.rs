@@ -4,10 +4,7 @@
 use std::sync::Arc;
 
 use uapi::Errno;
-use uapi::map::{
-    BPF_ANY, BPF_F_LOCK, BPF_F_RDONLY, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY_OF_MAPS,
-    BPF_MAP_TYPE_HASH_OF_MAPS,
-};
+use uapi::map::{BPF_ANY, BPF_F_LOCK, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS};
 
 use super::map::{Elements, Slot};
 use super::object::locked;
@@ -43,7 +40,6 @@ impl Bpf {
         if flags & !BPF_F_LOCK != 0 {
             return Err(Errno::EINVAL);
         }
-        may_read(map)?;
         may_lock(map, flags)?;
         match map.elements() {
             Elements::Bytes => map.map().lookup(key, value, flags),
@@ -165,7 +161,6 @@ impl Bpf {
         if flags & !BPF_F_LOCK != 0 {
             return Err(Errno::EINVAL);
         }
-        may_read(map)?;
         may_write(map)?;
         may_lock(map, flags)?;
         if map.elements() != Elements::Bytes {
@@ -184,22 +179,14 @@ impl Bpf {
         key: Option<&[u8]>,
         next: &mut [u8],
     ) -> Result<(), Errno> {
-        may_read(map)?;
         map.map().next_key(key, next)
     }
 }
 
-/// May bpf(2) read the map (`map_get_sys_perms`)?
-pub(super) fn may_read(map: &MapObject) -> Result<(), Errno> {
-    match map.map().spec().has(BPF_F_WRONLY) {
-        true => Err(Errno::EPERM),
-        false => Ok(()),
-    }
-}
-
-/// May bpf(2) change the map?
+/// May bpf(2) change the map (`map_get_sys_perms`)? What an fd allows is its
+/// owner's affair.
 pub(super) fn may_write(map: &MapObject) -> Result<(), Errno> {
-    match map.is_frozen() || map.map().spec().has(BPF_F_RDONLY) {
+    match map.is_frozen() {
         true => Err(Errno::EPERM),
         false => Ok(()),
     }

@@ -229,6 +229,8 @@ impl Bpf {
     ) -> Result<Arc<MapObject>, Errno> {
         self.map_check(&spec)?;
         check_name(&spec.name)?;
+        // Those are the fd's (`bpf_map_flags_retain_permanent`).
+        spec.map_flags &= !(BPF_F_RDONLY | BPF_F_WRONLY);
         if let Ok(session) = self.session() {
             spec.round_entries(session.nr_cpus());
         }
@@ -259,7 +261,7 @@ impl Bpf {
     /// `BPF_MAP_FREEZE`: no more changes by bpf(2).
     ///
     /// # Errors
-    /// EPERM when it is frozen or may only be read: freezing needs the right to write.
+    /// EPERM when it is frozen.
     pub fn map_freeze(&self, map: &MapObject) -> Result<(), Errno> {
         may_write(map)?;
         if let Some(foreign) = &map.foreign {

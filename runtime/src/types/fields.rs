@@ -97,7 +97,7 @@ fn parts(btf: &Btf, value: u32, value_size: u32) -> Result<Vec<MapField>, Errno>
 /// What a map type asks of its keys' type. Arrays have indices of 32 bits, or
 /// none where they are a section of variables (`array_map_check_btf`), tries
 /// have structures (`trie_check_btf`), bloom filters have no keys
-/// (`bloom_map_check_btf`), all others some.
+/// (`bloom_map_check_btf`), maps of objects and stacks no types, all others some.
 fn check_key(btf: &Btf, key: u32, value: u32, map: &MapSpec) -> Result<(), Errno> {
     let is_number = |ty| {
         let shape = btf.resolved(ty).1;
@@ -112,6 +112,12 @@ fn check_key(btf: &Btf, key: u32, value: u32, map: &MapSpec) -> Result<(), Errno
     };
     let fits = if !matches!(map.map_type, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_PERCPU_ARRAY) {
         match map.map_type {
+            // `map_check_no_btf`.
+            BPF_MAP_TYPE_PERF_EVENT_ARRAY
+            | BPF_MAP_TYPE_CGROUP_ARRAY
+            | BPF_MAP_TYPE_STACK_TRACE
+            | BPF_MAP_TYPE_ARRAY_OF_MAPS
+            | BPF_MAP_TYPE_HASH_OF_MAPS => return Err(Errno::ENOTSUPP),
             BPF_MAP_TYPE_BLOOM_FILTER => key == 0,
             BPF_MAP_TYPE_LPM_TRIE => {
                 key != 0 && matches!(btf.resolved(key).1, Shape::Struct { .. })

@@ -6,23 +6,37 @@ use runtime::command::Object;
 use runtime::maps::MapSpec;
 use uapi::Errno;
 use uapi::attr;
-use uapi::map::{BPF_F_NUMA_NODE, BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS};
+use uapi::map::*;
 
 use super::call::{self, Call};
-use crate::{log, mapping, user};
+use crate::fds::Rights;
+use crate::{log, mapping, raw, user};
 
 /// `SHA256_DIGEST_SIZE`.
 const SHA256_BYTES: u32 = 32;
 
+/// `NUMA_NO_NODE`.
+const NO_NODE: u32 = u32::MAX;
+
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::MapCreate::decode(&call.bytes);
     check(call, &attr)?;
+    let per_cpu = [
+        BPF_MAP_TYPE_PERCPU_HASH,
+        BPF_MAP_TYPE_PERCPU_ARRAY,
+        BPF_MAP_TYPE_LRU_PERCPU_HASH,
+    ];
+    // Values of CPUs are on no node in particular.
+    let node_flag = match attr.numa_node == NO_NODE && per_cpu.contains(&attr.map_type) {
+        true => BPF_F_NUMA_NODE,
+        false => 0,
+    };
     let spec = MapSpec {
         map_type: attr.map_type,
         key_size: attr.key_size,
         value_size: attr.value_size,
         max_entries: attr.max_entries,
-        map_flags: attr.map_flags,
+        map_flags: attr.map_flags & !(BPF_F_TOKEN_FD | node_flag),
         map_extra: attr.map_extra,
         name: attr.map_name,
         btf_key_type_id: attr.btf_key_type_id,
@@ -35,9 +49,30 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
         ));
     };
+    let hosted = call.server.bpf.session().is_ok();
+    if let Some(reason) = kernels_only(attr.map_type).filter(|_| hosted) {
+        // Loaders that look for what there is give no name.
+        if attr.map_name[0] != 0 {
+            let name = String::from_utf8_lossy(&attr.map_name);
+            let name = name.trim_end_matches('\0');
+            log::problem(format_args!("map {name} cannot be made: {reason}"));
+        }
+        return Err(Errno::EINVAL);
+    }
     call.server.bpf.map_check(&spec).inspect_err(refused)?;
-    // A map for a network device.
+    // A map for a network device, which are none that take maps.
     if attr.map_ifindex != 0 {
+        let offloaded = [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY].contains(&attr.map_type);
+        return Err(if offloaded {
+            Errno::EOPNOTSUPP
+        } else {
+            Errno::EINVAL
+        });
+    }
+    // Nobody hands out tokens.
+    if attr.map_flags & BPF_F_TOKEN_FD != 0 {
+        let fd = attr.map_token_fd as usize;
+        raw::checked(libc::SYS_fcntl, [fd, libc::F_GETFD as usize, 0, 0, 0, 0])?;
         return Err(Errno::EINVAL);
     }
     let inner = match attr.map_type {
@@ -58,8 +93,31 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
     if attr.excl_prog_hash != 0 || attr.excl_prog_hash_size != 0 {
         return Err(Errno::EINVAL);
     }
+    let rights = Rights::of(attr.map_flags & (BPF_F_RDONLY | BPF_F_WRONLY))?;
     let map = call.server.bpf.map_create(spec, btf, inner.as_deref());
-    call.new_fd(Object::Map(map.inspect_err(refused)?))
+    call.new_fd_with(Object::Map(map.inspect_err(refused)?), rights)
+}
+
+/// Why maps of a type are in no session; `None` for those that are, and for
+/// types that nobody has.
+fn kernels_only(map_type: u32) -> Option<&'static str> {
+    Some(match map_type {
+        BPF_MAP_TYPE_DEVMAP
+        | BPF_MAP_TYPE_DEVMAP_HASH
+        | BPF_MAP_TYPE_CPUMAP
+        | BPF_MAP_TYPE_XSKMAP => "packets that it would redirect are the kernel's",
+        BPF_MAP_TYPE_SOCKMAP | BPF_MAP_TYPE_SOCKHASH | BPF_MAP_TYPE_REUSEPORT_SOCKARRAY => {
+            "sockets in maps are the kernel's"
+        }
+        BPF_MAP_TYPE_SK_STORAGE => "storage of sockets is the kernel's",
+        BPF_MAP_TYPE_INODE_STORAGE => "storage of inodes is the kernel's",
+        BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED
+        | BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE_DEPRECATED
+        | BPF_MAP_TYPE_CGRP_STORAGE => "storage of control groups is the kernel's",
+        BPF_MAP_TYPE_STRUCT_OPS => "operations of the kernel cannot be replaced from user space",
+        BPF_MAP_TYPE_ARENA => "arenas are not in user space yet",
+        _ => return None,
+    })
 }
 
 /// What `map_create` checks before it knows the type.
@@ -81,7 +139,10 @@ fn check(call: &Call, attr: &attr::MapCreate) -> Result<(), Errno> {
 /// Whether the machine has a node with this number; on which memory lies is
 /// all the same to us.
 fn has_node(number: u32) -> bool {
-    number == 0 || Path::new(&format!("/sys/devices/system/node/node{number}")).exists()
+    // `NUMA_NO_NODE`: any.
+    number == 0
+        || number == u32::MAX
+        || Path::new(&format!("/sys/devices/system/node/node{number}")).exists()
 }
 
 pub fn freeze(call: &Call) -> Result<i64, Errno> {

@@ -54,7 +54,13 @@ pub(super) fn check_maps(prog_type: u32, maps: &[MapInfo]) -> Result<(), Fail> {
             FieldKind::Workqueue => "bpf_wq",
             FieldKind::TaskWork | FieldKind::Kptr | FieldKind::Refcount => continue,
         };
-        let hint = "use atomic instructions on the value instead";
+        let hint = match field.kind {
+            FieldKind::Timer | FieldKind::Workqueue => {
+                "nor in the kernel; let the tool look at the map from time to time"
+            }
+            FieldKind::ListHead | FieldKind::RbRoot => "nor in the kernel; use another map",
+            _ => "use atomic instructions on the value instead",
+        };
         if is_tracing {
             let text = format!("tracing progs cannot use {what} yet");
             return Err(Fail::einval(text).hint(hint));

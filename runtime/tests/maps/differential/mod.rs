@@ -119,8 +119,6 @@ fn arrays() {
     plain(BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0);
     plain(BPF_MAP_TYPE_ARRAY, 4, 13, 1, 0);
     plain(BPF_MAP_TYPE_ARRAY, 4, 5, 7, BPF_F_MMAPABLE);
-    plain(BPF_MAP_TYPE_ARRAY, 4, 8, 5, BPF_F_RDONLY);
-    plain(BPF_MAP_TYPE_ARRAY, 4, 8, 5, BPF_F_WRONLY);
 }
 
 #[test]
@@ -141,7 +139,6 @@ fn hashes() {
         33,
         BPF_F_NO_PREALLOC | BPF_F_ZERO_SEED,
     );
-    plain(BPF_MAP_TYPE_HASH, 4, 8, 5, BPF_F_WRONLY);
 }
 
 #[test]
@@ -179,8 +176,6 @@ fn queues_and_stacks() {
         plain(map_type, 0, 8, 1, 0);
         plain(map_type, 0, 13, 5, 0);
         plain(map_type, 0, 4, 40, 0);
-        plain(map_type, 0, 4, 4, BPF_F_RDONLY);
-        plain(map_type, 0, 4, 4, BPF_F_WRONLY);
     }
 }
 
