@@ -8,7 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Record, State, denied, flags_dead, refused};
+use super::record::flags_dead;
+use super::writing::denied;
+use super::{Record, State, refused};
 use crate::arch::block::{self, Work};
 use crate::arch::emit;
 use crate::arch::inline::Inline;
