@@ -8,7 +8,7 @@ mod image;
 
 use std::ffi::CStr;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bpftime_attach::breakpoints::{self, Breakpoints};
@@ -357,27 +357,25 @@ fn a_thread_that_blocks_all_signals_hits_breakpoints() {
     armed.engine.detach(&ids);
 }
 
-/// The thread that waits, for whom a signal is meant.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
-
-/// Interrupts the calling thread's wait by SIGUSR1, again and again until it is
+/// Interrupts the calling thread by SIGUSR1 whenever it sleeps, until `wait` is
 /// over.
 fn interrupted(wait: impl FnOnce()) {
-    // SAFETY: names the calling thread.
-    WAITING.store(unsafe { libc::pthread_self() } as usize, Ordering::Release);
+    // SAFETY: both name the calling thread.
+    let (thread, id) = unsafe { (libc::pthread_self(), libc::gettid()) };
+    let stat = format!("/proc/self/task/{id}/stat");
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let seen = over.clone();
-        scope.spawn(move || {
-            while !seen.load(Ordering::Acquire) {
-                let thread = WAITING.load(Ordering::Acquire) as libc::pthread_t;
-                // SAFETY: that thread waits for this one.
-                unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
-                std::thread::sleep(std::time::Duration::from_millis(5));
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                if std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S ")) {
+                    // SAFETY: that thread waits for this one.
+                    unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+                }
+                std::thread::yield_now();
             }
         });
         wait();
-        over.store(true, Ordering::Release);
+        is_over.store(true, Ordering::Release);
     });
 }
 

@@ -48,7 +48,8 @@ VICTIM long v_many(long a, long b, long c, long d, long e, long f, long g, long 
 VICTIM int v_varargs(const char *format, ...) { char s[64]; va_list l; va_start(l, format); int n = vsnprintf(s, sizeof s, format, l); va_end(l); KEEP; return n == 9 && !strcmp(s, "1 2.5 six"); }
 VICTIM long double v_x87(long double a) { KEEP; return a / 3; }
 
-VICTIM void v_sleep() { Counted c{&destroyed}; for (;;) usleep(1000); }
+static volatile int asleep;
+VICTIM void v_sleep() { Counted c{&destroyed}; asleep = 1; for (;;) usleep(1000); }
 VICTIM void v_exit() { Counted c{&destroyed}; KEEP; pthread_exit(&destroyed); }
 VICTIM int v_fork() { int pid = fork(); KEEP; return pid; }
 VICTIM int v_signal(int x) { KEEP; return x + 1; }
@@ -115,8 +116,9 @@ int scenario_thread_end() {
     int outer = 0;
     pthread_t t;
     void *r;
+    asleep = 0;
     pthread_create(&t, 0, cancelled, &outer);
-    usleep(500);
+    while (!asleep) sched_yield();
     pthread_cancel(t);
     pthread_join(t, &r);
     if (r != PTHREAD_CANCELED || outer != 1) return 1;
