@@ -24,13 +24,41 @@ fn fold(a: u64, b: u64) -> u64 {
 /// `key` is readable for `len` bytes.
 #[inline]
 pub(super) unsafe fn hash(key: *const u8, len: usize, seed: u64) -> u32 {
+    // What most keys are.
+    if len == 8 {
+        // SAFETY: the caller's contract.
+        return last(unsafe { bytes::read_u64(key) }, seed ^ K[0], len);
+    }
+    if len == 4 {
+        // SAFETY: the caller's contract.
+        return last(u64::from(unsafe { bytes::read_u32(key) }), seed ^ K[0], len);
+    }
+    // SAFETY: the caller's contract.
+    unsafe { of_many(key, len, seed) }
+}
+
+/// The hash, from the last word of a key and what the words before it gave.
+#[inline(always)]
+fn last(word: u64, state: u64, len: usize) -> u32 {
+    let mixed = fold(word ^ K[1] ^ (len as u64) << 56, state ^ K[2]);
+    (fold(mixed, K[0]) >> 16) as u32
+}
+
+/// # Safety
+/// As [`hash`].
+#[inline(never)]
+unsafe fn of_many(key: *const u8, len: usize, seed: u64) -> u32 {
     let mut state = seed ^ K[0];
     let mut at = 0;
-    while len - at >= 8 {
+    while len - at > 8 {
         // SAFETY: in range by the loop's condition.
         let word = unsafe { bytes::read_u64(key.wrapping_add(at)) };
         state = fold(word ^ K[1], state ^ K[2]);
         at += 8;
+    }
+    if len - at == 8 {
+        // SAFETY: in range by the condition.
+        return last(unsafe { bytes::read_u64(key.wrapping_add(at)) }, state, len);
     }
     let mut rest = 0;
     if len - at >= 4 {
@@ -43,8 +71,7 @@ pub(super) unsafe fn hash(key: *const u8, len: usize, seed: u64) -> u32 {
         rest = rest << 8 | u64::from(unsafe { bytes::read_u8(key.wrapping_add(at)) });
         at += 1;
     }
-    let mixed = fold(rest ^ K[1] ^ (len as u64) << 56, state ^ K[2]);
-    (fold(mixed, K[0]) >> 16) as u32
+    last(rest, state, len)
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use shm::sync::{looks, spin_loop};
 
 use uapi::Errno;
-use uapi::map::{BPF_EXIST, BPF_NOEXIST};
+use uapi::map::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 
 use super::super::element::{Element, Link, State, Stock};
 use super::super::lru;
 use super::super::pool::Held;
-use super::{Entry, Place, RESTARTS, Steps, Table};
+use super::{Entry, Place, RESTARTS, Table};
 
 /// Looks at an element that another process has claimed before something else
 /// is done: about a microsecond, and a claim is held for the time of a copy.
@@ -47,19 +47,13 @@ impl Table {
         fill: &impl Fn(Element<'_>, usize),
         in_place: Option<&dyn Fn(Element<'_>)>,
     ) -> Result<(), Errno> {
-        if flags > BPF_EXIST {
-            return Err(Errno::EINVAL);
-        }
         // SAFETY: the caller's contract.
         let hash = unsafe { self.hash(key) };
-        let mut steps = self.steps(1);
-        // SAFETY: the caller's contract.
-        let place = unsafe { self.place(key, hash, &mut steps) }?;
-        if let Some(entry) = place.entry
-            && self.pool.layout.has_twins
-            && entry.next.is_live()
+        if self.pool.layout.has_twins
+            && (flags == BPF_ANY || flags == BPF_EXIST)
+            // SAFETY: the caller's contract.
+            && let Some(entry) = unsafe { self.find(key, hash) }
             && entry.state.is_idle()
-            && flags != BPF_NOEXIST
             && let Ok(claimed) = self.pool.claim(entry.element, entry.state)
         {
             self.change(entry.element, claimed, fill);
@@ -73,12 +67,12 @@ impl Table {
             fill,
         };
         // SAFETY: the caller's contract.
-        unsafe { self.store(&new, place, in_place, steps) }
+        unsafe { self.store(&new, in_place) }
     }
 
     /// Writes the value of a claimed element, of which the key is there, to
     /// its other place and gives it back.
-    #[inline]
+    #[inline(always)]
     fn change(
         &self,
         element: Element<'_>,
@@ -93,7 +87,7 @@ impl Table {
         element.state().store(changed.live().0, Release);
     }
 
-    /// The long way of [`Table::update`], from `place` on.
+    /// The long way of [`Table::update`].
     ///
     /// # Safety
     /// As [`Table::update`].
@@ -101,17 +95,15 @@ impl Table {
     unsafe fn store(
         &self,
         new: &New<'_>,
-        place: Place<'_>,
         in_place: Option<&dyn Fn(Element<'_>)>,
-        mut steps: Steps,
     ) -> Result<(), Errno> {
-        let mut next_place = Some(place);
+        if new.flags > BPF_EXIST {
+            return Err(Errno::EINVAL);
+        }
+        let mut steps = self.steps(1);
         for _ in 0..RESTARTS {
-            let place = match next_place.take() {
-                Some(place) => place,
-                // SAFETY: the caller's contract.
-                None => unsafe { self.place(new.key, new.hash, &mut steps) }?,
-            };
+            // SAFETY: the caller's contract.
+            let place = unsafe { self.place(new.key, new.hash, &mut steps) }?;
             let done = match (place.entry, in_place) {
                 (Some(entry), _) if entry.next.is_live() && new.flags == BPF_NOEXIST => {
                     return Err(Errno::EEXIST);
