@@ -90,11 +90,18 @@ pub(crate) unsafe fn equal(a: *const u8, b: *const u8, len: usize) -> bool {
     // What most keys are.
     match len {
         // SAFETY: the caller's contract.
-        8 => return unsafe { read_u64(a) == read_u64(b) },
+        8 => unsafe { read_u64(a) == read_u64(b) },
         // SAFETY: as above.
-        4 => return unsafe { read_u32(a) == read_u32(b) },
-        _ => {}
+        4 => unsafe { read_u32(a) == read_u32(b) },
+        // SAFETY: as above.
+        _ => unsafe { equal_many(a, b, len) },
     }
+}
+
+/// # Safety
+/// As [`equal`].
+#[inline(never)]
+unsafe fn equal_many(a: *const u8, b: *const u8, len: usize) -> bool {
     let both = a.addr() | b.addr();
     let mut at = 0;
     if both.is_multiple_of(8) {

@@ -22,7 +22,7 @@ fn fold(a: u64, b: u64) -> u64 {
 ///
 /// # Safety
 /// `key` is readable for `len` bytes.
-#[inline]
+#[inline(always)]
 pub(super) unsafe fn hash(key: *const u8, len: usize, seed: u64) -> u32 {
     // What most keys are.
     if len == 8 {

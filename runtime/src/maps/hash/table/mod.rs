@@ -92,7 +92,7 @@ impl Table {
     ///
     /// # Safety
     /// `key` is readable for the table's key size.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn hash(&self, key: *const u8) -> u32 {
         // SAFETY: the caller's contract.
         unsafe { hasher::hash(key, self.key_size, self.seed) }
@@ -105,7 +105,7 @@ impl Table {
     }
 
     /// What `link` leads to; `None` at the end of the list.
-    #[inline]
+    #[inline(always)]
     fn entry(&self, link: Link) -> Option<Entry<'_>> {
         let element = self.pool.element(link.number())?;
         let state = State(element.state().load(Acquire));

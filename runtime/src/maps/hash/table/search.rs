@@ -14,13 +14,27 @@ impl Table {
     ///
     /// # Safety
     /// `key` is readable for the table's key size.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn find(&self, key: *const u8, hash: u32) -> Option<Entry<'_>> {
         let mut steps = self.steps(1);
+        // SAFETY: the caller's contract.
+        let entry = match unsafe { self.search(key, hash, &mut steps) } {
+            Ok(place) => place.entry,
+            // SAFETY: as above.
+            Err(Strayed) => unsafe { self.find_again(key, hash, steps) },
+        };
+        entry.filter(|entry| entry.next.is_live())
+    }
+
+    /// # Safety
+    /// As [`Table::find`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn find_again(&self, key: *const u8, hash: u32, mut steps: Steps) -> Option<Entry<'_>> {
         while !steps.are_over() {
             // SAFETY: the caller's contract.
             if let Ok(place) = unsafe { self.search(key, hash, &mut steps) } {
-                return place.entry.filter(|entry| entry.next.is_live());
+                return place.entry;
             }
         }
         None
@@ -33,7 +47,7 @@ impl Table {
     ///
     /// # Safety
     /// As [`Table::find`].
-    #[inline]
+    #[inline(never)]
     pub(super) unsafe fn place(
         &self,
         key: *const u8,
