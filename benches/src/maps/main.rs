@@ -2,6 +2,7 @@
 //! programs that do one thing a hundred times, above one that does nothing a
 //! hundred times. Takes words that rows must contain.
 
+mod hash;
 mod kernel;
 mod tool;
 
@@ -37,7 +38,7 @@ const ROUNDS: usize = 21;
 const CPUS: u32 = 2;
 
 /// `map[n]` of the programs, from 1.
-const MAPS: [(u32, u32, u32, u32); 8] = [
+const MAPS: [(u32, u32, u32, u32); 9] = [
     (BPF_MAP_TYPE_HASH, 4, 8, 1024),
     (BPF_MAP_TYPE_HASH, 8, 8, 1024),
     (BPF_MAP_TYPE_HASH, 20, 8, 1024),
@@ -46,7 +47,11 @@ const MAPS: [(u32, u32, u32, u32); 8] = [
     (BPF_MAP_TYPE_ARRAY, 4, 8, 16),
     (BPF_MAP_TYPE_LRU_HASH, 4, 8, 1024),
     (BPF_MAP_TYPE_RINGBUF, 0, 0, 8 << 20),
+    (BPF_MAP_TYPE_HASH, 8, 64, 1024),
 ];
+/// Which of them are the ring and the one of large values.
+const RING: u32 = 8;
+const LARGE: u32 = 9;
 
 /// Does `turn` a hundred times; it may use all registers but r6.
 fn repeated(turn: &str) -> String {
@@ -74,14 +79,6 @@ fn count_atomically(map: u32) -> String {
     with_value(map, "r1 = 1\nlock *(u64 *)(r0 + 0) += r1")
 }
 
-/// Stores a value under a key that is there from the second time on.
-fn update(map: u32) -> String {
-    format!(
-        "*(u64 *)(r10 - 24) = 7\n*(u64 *)(r10 - 32) = 1\nr1 = map[{map}]\nr2 = r10\nr2 += -24\n\
-         r3 = r10\nr3 += -32\nr4 = 0\ncall 2"
-    )
-}
-
 /// 16 bytes to the ring by `bpf_ringbuf_output`.
 fn output(flags: u32) -> String {
     format!(
@@ -105,14 +102,13 @@ fn read(id: u32, len: u32, address: u64) -> String {
 
 /// The rows; `stack` and `heap` are addresses of text there.
 fn rows(stack: u64, heap: u64) -> Vec<(&'static str, String)> {
-    vec![
+    let mut rows = vec![
         ("nothing", String::new()),
         ("array lookup + atomic add", count_atomically(6)),
         ("per-CPU array ++", count(5).replace("= 7", "= 0")),
         ("hash lookup + add, 4-byte key", count(1)),
         ("hash lookup + add, 8-byte key", count(2)),
         ("hash lookup + add, 20-byte key", count(3)),
-        ("hash update", update(1)),
         ("per-CPU hash ++", count(4)),
         ("LRU hash ++", count(7)),
         ("ring output 16 B, no wake-up", output(1)),
@@ -125,7 +121,9 @@ fn rows(stack: u64, heap: u64) -> Vec<(&'static str, String)> {
         ("read a string of 13 B of the stack", read(114, 64, stack)),
         ("pid_tgid", "call 14".into()),
         ("ktime_get_ns", "call 5".into()),
-    ]
+    ];
+    rows.extend(hash::rows(LARGE));
+    rows
 }
 
 struct Row {
@@ -141,7 +139,7 @@ struct Row {
 struct World {
     maps: Vec<Arc<Map>>,
     theirs: Vec<KernelMap>,
-    /// Storage of the ring, which is the last of the maps.
+    /// Storage of the ring.
     ring: Region,
     programs: Vec<(&'static str, String)>,
 }
@@ -189,8 +187,11 @@ impl World {
             // None where the kernel may not be asked.
             world.theirs.extend(KernelMap::create(&spec).ok());
             let bytes = Map::storage_size(&spec, CPUS).map_err(|error| anyhow!("{error:?}"))?;
-            world.ring = segment(bytes.next_multiple_of(PAGE))?;
-            let map = Map::create(spec, world.ring.clone(), CPUS);
+            let storage = segment(bytes.next_multiple_of(PAGE))?;
+            if map_type == BPF_MAP_TYPE_RINGBUF {
+                world.ring = storage.clone();
+            }
+            let map = Map::create(spec, storage, CPUS);
             world
                 .maps
                 .push(Arc::new(map.map_err(|error| anyhow!("{error:?}"))?));
@@ -202,7 +203,8 @@ impl World {
     fn drain(&self) -> Result<()> {
         let word = |at| self.ring.u64_at(at).context("a ring");
         word(0)?.store(word(PAGE)?.load(Ordering::Acquire), Ordering::Release);
-        self.theirs.last().map_or(Ok(()), KernelMap::drain)
+        let theirs = self.theirs.get(RING as usize - 1);
+        theirs.map_or(Ok(()), KernelMap::drain)
     }
 }
 
@@ -291,6 +293,9 @@ fn compare(wanted: &[String], env: &ProcessEnv) -> Result<()> {
         }
     }
     print(&rows)?;
+    if let Some(row) = rows.iter().find(|row| row.name == hash::CROWD) {
+        hash::print(&|processes| crowd(env, row, processes))?;
+    }
     if rows.iter().any(|row| row.name == "ktime_get_ns") {
         writeln!(
             std::io::stdout(),
@@ -300,6 +305,29 @@ fn compare(wanted: &[String], env: &ProcessEnv) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Nanoseconds for each operation of so many processes, least of some times.
+fn crowd(env: &ProcessEnv, row: &Row, processes: u32) -> Result<(f64, Option<f64>)> {
+    /// Runs of each process: a million operations.
+    const RUNS: u32 = 10_000;
+    const TIMES: u32 = 5;
+    let (mut ours, mut theirs) = (f64::MAX, None);
+    let each = |ns: f64| ns / f64::from(processes * RUNS * TURNS);
+    for _ in 0..TIMES {
+        let many = || {
+            (0..RUNS / self::RUNS).for_each(|_| _ = time(env, &row.program));
+            Ok(())
+        };
+        let ns = hash::in_processes(processes, &many)?;
+        ours = each(ns).min(ours);
+        if let Some(program) = &row.theirs {
+            let many = || program.time(RUNS).map(drop);
+            let ns = each(hash::in_processes(processes, &many)?);
+            theirs = Some(theirs.map_or(ns, |least: f64| least.min(ns)));
+        }
+    }
+    Ok((ours, theirs))
 }
 
 /// On a loaded machine the others were interrupted.
