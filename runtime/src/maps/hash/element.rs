@@ -8,6 +8,8 @@
 //! an element's `next` fails when the element is used anew, even if the same
 //! one follows.
 
+use core::ptr::NonNull;
+
 use shm::sync::{AtomicU32, AtomicU64};
 
 /// Bits of an element's number.
@@ -278,7 +280,7 @@ const USED: usize = 20;
 #[derive(Clone, Copy)]
 pub(in crate::maps) struct Element<'t> {
     pub number: u32,
-    at: *mut u8,
+    at: NonNull<u8>,
     _table: core::marker::PhantomData<&'t AtomicU64>,
 }
 
@@ -289,39 +291,45 @@ impl<'t> Element<'t> {
     pub unsafe fn new(number: u32, at: *mut u8) -> Element<'t> {
         Element {
             number,
-            at,
+            // SAFETY: the caller's contract: part of a mapping.
+            at: unsafe { NonNull::new_unchecked(at) },
             _table: core::marker::PhantomData,
         }
+    }
+
+    #[inline(always)]
+    fn part(self, offset: usize) -> *mut u8 {
+        self.at.as_ptr().wrapping_add(offset)
     }
 
     #[inline]
     pub fn next(self) -> &'t AtomicU64 {
         // SAFETY: `Element::new`'s contract: mapped for 't and aligned; the
         // word is only accessed as an atomic.
-        unsafe { AtomicU64::from_ptr(self.at.wrapping_add(NEXT).cast()) }
+        unsafe { AtomicU64::from_ptr(self.part(NEXT).cast()) }
     }
 
     #[inline]
     pub fn state(self) -> &'t AtomicU64 {
         // SAFETY: as in `next`.
-        unsafe { AtomicU64::from_ptr(self.at.wrapping_add(STATE).cast()) }
+        unsafe { AtomicU64::from_ptr(self.part(STATE).cast()) }
     }
 
     #[inline]
     pub fn hash(self) -> &'t AtomicU32 {
         // SAFETY: as in `next`.
-        unsafe { AtomicU32::from_ptr(self.at.wrapping_add(HASH).cast()) }
+        unsafe { AtomicU32::from_ptr(self.part(HASH).cast()) }
     }
 
     /// How recently it was used, for maps that evict ([`super::lru`]).
     #[inline]
     pub fn used(self) -> &'t AtomicU32 {
         // SAFETY: as in `next`.
-        unsafe { AtomicU32::from_ptr(self.at.wrapping_add(USED).cast()) }
+        unsafe { AtomicU32::from_ptr(self.part(USED).cast()) }
     }
 
     #[inline]
     pub fn key(self) -> *mut u8 {
-        self.at.wrapping_add(HEADER as usize)
+        self.part(HEADER as usize)
     }
 }

@@ -32,7 +32,7 @@ impl Table {
     /// `key` is readable for the table's key size.
     pub unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
-        unsafe { self.delete_by(key, &mut |place, entry| self.strike(place, entry)) }
+        unsafe { self.delete_by(key, |place, entry| self.strike(place, entry)) }
     }
 
     /// Deletes a key; `read` copies its last value. Only for bpf(2): it may
@@ -48,22 +48,22 @@ impl Table {
         key: *const u8,
         read: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), Errno> {
-        let mut once = |place: &Place<'_>, entry: Entry<'_>| match self.pool.layout.has_twins {
+        let once = |place: &Place<'_>, entry: Entry<'_>| match self.pool.layout.has_twins {
             true => self.strike_and_read(entry, read),
             false => self.remove(place, entry, &mut || read(entry)),
         };
         // SAFETY: the caller's contract.
-        unsafe { self.delete_by(key, &mut once) }
+        unsafe { self.delete_by(key, once) }
     }
 
-    /// Finds a key until `once` has deleted it.
+    /// Looks for a key until `once` has deleted it.
     ///
     /// # Safety
     /// As [`Table::delete`].
     unsafe fn delete_by(
         &self,
         key: *const u8,
-        once: &mut dyn FnMut(&Place<'_>, Entry<'_>) -> bool,
+        mut once: impl FnMut(&Place<'_>, Entry<'_>) -> bool,
     ) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
         let hash = unsafe { self.hash(key) };
@@ -79,6 +79,7 @@ impl Table {
         Err(Errno::EBUSY)
     }
 
+    #[inline]
     fn strike(&self, place: &Place<'_>, entry: Entry<'_>) -> bool {
         if !self.pool.layout.has_twins {
             return self.remove(place, entry, &mut || {});

@@ -47,8 +47,29 @@ impl Table {
     ///
     /// # Safety
     /// As [`Table::find`].
-    #[inline(never)]
+    #[inline(always)]
     pub(super) unsafe fn place(
+        &self,
+        key: *const u8,
+        hash: u32,
+        steps: &mut Steps,
+    ) -> Result<Place<'_>, Errno> {
+        // SAFETY: the caller's contract.
+        match unsafe { self.search(key, hash, steps) } {
+            Ok(place) if !place.dirty => Ok(place),
+            // SAFETY: as above.
+            _ => unsafe { self.place_again(key, hash, steps) },
+        }
+    }
+
+    /// # Errors
+    /// As [`Table::place`].
+    ///
+    /// # Safety
+    /// As [`Table::find`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn place_again(
         &self,
         key: *const u8,
         hash: u32,
