@@ -1,6 +1,79 @@
 //! A hash table of lists that need no lock, in memory that many processes
-//! write and in which any of them may be killed at any instruction. It knows
-//! no map and no CPU.
+//! write and in which any of them may be killed or stopped at any instruction.
+//! It knows no map and no CPU.
+//!
+//! Reading order: this, `search`, `update`, `delete`, `reuse` (elements in and
+//! out), `walk`.
+//!
+//! # What decides
+//! **Whether a key is there** is said by one word, its element's `next`: live,
+//! absent (deleted, and may come back to the same element) or marked (out for
+//! good; the word leads to what replaced it, or to what follows). A key comes
+//! by a CAS of its bucket's head, or of an absent `next`; it goes by a CAS of
+//! a live one. An update that has to replace its element marks it and leads to
+//! the new one by the same CAS, so readers see the old value or the new. A
+//! CAS of the head fails if anyone inserted since the list was searched, and
+//! who brings a key back has to find its element, so a list has at most one
+//! unmarked element of a key.
+//!
+//! **Which value it has** is said by its `state`: generation, and a count of
+//! changes whose lowest bit is the place. To change a value costs one CAS:
+//! `idle -> claimed` by this generation and this count. Then the other place
+//! is written, and a plain store counts on and drops the claim.
+//!
+//! **Who frees an element** is decided by the same claim. Nothing but the
+//! holder of the claim ends a generation, so whoever holds one writes to
+//! places of an element that stays what it is.
+//!
+//! # Why that is right
+//! - *Reader.* Reads `state`, then `next`, compares the key, reads `state`
+//!   again. The same generation says that all of that was one use of the
+//!   element; the same count, that at the moment when `next` was live this was
+//!   the value. So a value that is being brought back is not seen before its
+//!   key is. Who copies reads `state` once more: the copy is whole if nobody
+//!   could have claimed the place since. A program's pointer shows the old
+//!   value after an update, and is written over by the one after that, as the
+//!   kernel's is when the update after that takes the replaced element.
+//! - *Two updates of a value.* One claims. The other sees the claim, looks for
+//!   a microsecond, and replaces the element: it does not matter whether the
+//!   first one is slow, stopped or dead. If its store comes later, nobody can
+//!   see it: it happened right before it was replaced.
+//! - *Update and delete.* A deletion needs no claim. An update whose store
+//!   comes after it happened right before it: it had found the key live. If the
+//!   key is back by then, it happened at its store, to the key that is there.
+//! - *Update and lookup-and-delete.* That reads a value that no update may
+//!   follow, so it takes the claim, and gives it back with the count moved on
+//!   by two: the same place, but who had meant to claim by the old count looks
+//!   at `next` again. It is the one operation that waits, as long as a tenth of
+//!   a second, for a holder that lives. The value of one that was stopped for
+//!   longer is found by nobody.
+//! - *Bringing back.* Claimed first, then seen to be absent: from then on only
+//!   this process makes `next` live. The value is stored with the claim kept,
+//!   and the key by a CAS that fails if another inserter, who saw the claim,
+//!   has replaced the element. Absent to present is never decided by `state`,
+//!   so `BPF_NOEXIST` succeeds once.
+//! - *Eviction and reuse.* Claimed, marked, taken out of the list, and the
+//!   generation moved on before any other byte. A claim by the old state fails
+//!   from then on, as does every CAS of `next`, which carries the generation of
+//!   its holder, and every link, which carries that of its target; a reader
+//!   who stands there starts again.
+//! - *An element that was replaced under somebody's claim* is left in the
+//!   hints. Who looks for a free element finds it there, and takes it when the
+//!   claim is gone or its holder is dead; so it does with those of deleted
+//!   keys. Of a deletion and one who takes a hint in vain, each having written
+//!   before it reads, one sees the other.
+//!
+//! # Who is killed
+//! leaves at most one element that is held and not linked, one that is claimed,
+//! and a hint or a mark too few or too many. A claimed element whose key is
+//! there has the value that it had; the next update replaces it or the next
+//! scan drops the claim. A held one that is linked is an entry like any other.
+//! What is marked and still linked is taken out by whoever comes by. `reuse`
+//! has the rest: [`Table::reclaim`] looks at each element ever used.
+//!
+//! # Who writes nonsense
+//! is met by bounds: an element's number is checked where it is used, lists by
+//! [`Steps`], waits and repetitions by constants.
 
 mod delete;
 mod reuse;
