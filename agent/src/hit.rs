@@ -151,6 +151,11 @@ impl Hit {
         }
     }
 
+    /// What `bpf_get_func_ip` gives.
+    pub fn func_ip(&self) -> u64 {
+        self.func_ip
+    }
+
     /// From now on hits do nothing, if they ask at all; those under way finish.
     pub fn retire(&self) {
         self.entry.store(ptr::null_mut(), Ordering::Release);

@@ -10,7 +10,7 @@
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], [`kernel`] (what only the kernel can host), `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
-//! [`files`], [`tracefs`] and [`headers`] (files that are not there), [`bpffs`]
+//! [`files`], [`tracefs`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
 //! (where pins are), [`raw`], [`user`].
 
 pub mod bpf;
@@ -23,6 +23,7 @@ pub mod fds;
 pub mod files;
 pub mod forks;
 pub mod headers;
+pub mod kallsyms;
 pub mod kernel;
 pub mod log;
 pub mod mapping;

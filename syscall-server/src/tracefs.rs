@@ -2,12 +2,18 @@
 //! that may not read the kernel's. It knows no fd.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use runtime::command::kprobe;
 use runtime::command::tracepoint::Tracepoint;
 
-use crate::files::Content;
+use crate::files::{self, Content};
+use crate::server;
 
 /// Where tracefs is mounted; tools look at either.
 pub const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -17,6 +23,11 @@ pub fn find(path: &str) -> Option<Content> {
     if path == "/available_events" {
         static EVENTS: OnceLock<String> = OnceLock::new();
         return Some(Content::Text(EVENTS.get_or_init(available_events)));
+    }
+    if path == "/available_filter_functions" {
+        static FUNCTIONS: OnceLock<String> = OnceLock::new();
+        let names = || kprobe::functions().map(|(_, name)| name + "\n").collect();
+        return Some(Content::Text(FUNCTIONS.get_or_init(names)));
     }
     let mut names = path.strip_prefix("/events/")?.split('/');
     let category = names.next()?;
@@ -34,6 +45,43 @@ pub fn find(path: &str) -> Option<Content> {
         _ => return None,
     };
     Some(Content::Text(kept(path, text)))
+}
+
+/// A directory on disk with the entries of the one at `path`, which is in
+/// tracefs; made when it is first asked for, beside this library.
+pub fn directory(path: &[u8]) -> Option<CString> {
+    let path = std::str::from_utf8(path).ok()?.trim_end_matches('/');
+    let inside = ROOTS.iter().find_map(|root| path.strip_prefix(root))?;
+    if files::find(path.as_bytes()) != Some(Content::Directory) {
+        return None;
+    }
+    let tree = server::own_path()?.with_file_name("tracefs");
+    if !tree.exists() {
+        let temporary = tree.with_file_name(format!(".tracefs.{}", std::process::id()));
+        let made = fill(&temporary).and_then(|()| fs::rename(&temporary, &tree));
+        if made.is_err() {
+            // Another tool may have been faster.
+            drop(fs::remove_dir_all(&temporary));
+        }
+    }
+    let directory = format!("{}{inside}", tree.display());
+    CString::new(directory).ok()
+}
+
+/// Files are empty: who opens one gets that of [`find`].
+fn fill(tree: &Path) -> io::Result<()> {
+    for tracepoint in Tracepoint::all() {
+        let (category, name) = (tracepoint.category(), tracepoint.name());
+        let event = tree.join(format!("events/{category}/{name}"));
+        fs::create_dir_all(&event)?;
+        for file in ["enable", "filter", "format", "id"] {
+            fs::write(event.join(file), "")?;
+        }
+    }
+    for file in files::TRACING_FILES {
+        fs::write(tree.join(file), "")?;
+    }
+    Ok(())
 }
 
 /// The tracepoint that perf_event_open(2) names by an id: one of ours, or of

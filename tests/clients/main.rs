@@ -3,4 +3,5 @@
 //! bpftime and, as root, under the kernel.
 
 mod bcc;
+mod calls;
 mod table;

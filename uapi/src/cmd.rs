@@ -58,11 +58,15 @@ mod numbers {
     pub const BPF_LINK_TYPE_UPROBE_MULTI: u32 = 12;
     pub const BPF_PERF_EVENT_UPROBE: u32 = 1;
     pub const BPF_PERF_EVENT_URETPROBE: u32 = 2;
+    pub const BPF_PERF_EVENT_KPROBE: u32 = 3;
+    pub const BPF_PERF_EVENT_KRETPROBE: u32 = 4;
     pub const BPF_PERF_EVENT_TRACEPOINT: u32 = 5;
     pub const BPF_PERF_EVENT_EVENT: u32 = 6;
 
     /// `fd_type` of `BPF_TASK_FD_QUERY`.
     pub const BPF_FD_TYPE_TRACEPOINT: u32 = 1;
+    pub const BPF_FD_TYPE_KPROBE: u32 = 2;
+    pub const BPF_FD_TYPE_KRETPROBE: u32 = 3;
     pub const BPF_FD_TYPE_UPROBE: u32 = 4;
     pub const BPF_FD_TYPE_URETPROBE: u32 = 5;
 }

@@ -21,8 +21,9 @@ use std::sync::Arc;
 
 use attach::syscalls::{LightCallback, LightFunction, Text};
 use attach::{Engine, Module, SyscallEvent, SyscallProbe, When};
-use runtime::session::LinkKind;
+use runtime::session::{LinkKind, syscall_function};
 use runtime::thread;
+use uapi::PtRegs;
 use uapi::helper::BPF_FUNC_OVERRIDE_RETURN;
 use vm::link::Entry;
 
@@ -152,7 +153,7 @@ impl Syscalls {
             }
         }
         let mut in_order: Vec<&Wanted> = links.iter().collect();
-        in_order.sort_by_key(|wanted| begun(wanted, links));
+        in_order.sort_by_key(|wanted| in_kernels_order(wanted, links));
         let in_order = in_order.into_iter().filter_map(|wanted| {
             let traced = self.at.get(&wanted.link)?;
             Some(traced.probe(&wanted.spec))
@@ -313,6 +314,17 @@ fn begun(wanted: &Wanted, links: &[Wanted]) -> u64 {
     first.unwrap_or(wanted.made)
 }
 
+/// Where in the kernel's order a link's program runs. Tracepoints lie around
+/// the call's function; of kprobes at one place the newest goes first, of
+/// kretprobes the eldest.
+fn in_kernels_order(wanted: &Wanted, links: &[Wanted]) -> (u32, u64) {
+    match wanted.spec.kind {
+        LinkKind::SyscallKretprobe => (0, wanted.made),
+        LinkKind::SyscallKprobe => (2, !wanted.made),
+        _ => (1, begun(wanted, links)),
+    }
+}
+
 fn prepare(
     wanted: &Wanted,
     sessions: &mut BTreeMap<u64, &mut Joined>,
@@ -324,12 +336,13 @@ fn prepare(
     let overrides = program.facts().helpers.contains(&BPF_FUNC_OVERRIDE_RETURN);
     let is_exit = matches!(
         wanted.spec.kind,
-        LinkKind::SyscallExit | LinkKind::AnySyscallExit | LinkKind::RawSyscallExit
+        LinkKind::SyscallExit
+            | LinkKind::AnySyscallExit
+            | LinkKind::RawSyscallExit
+            | LinkKind::SyscallKretprobe
     );
     if overrides && is_exit {
-        return Err(
-            "bpf_override_return works when a system call begins (sys_enter) only".to_owned(),
-        );
+        return Err("bpf_override_return works when a system call begins only".to_owned());
     }
     let counters = joined
         .view
@@ -337,7 +350,19 @@ fn prepare(
         .ok_or("the session's data is too short")?;
     let place = wanted.spec.places.first().copied().unwrap_or_default();
     let tally = Arc::new(Tally::new(counters));
-    let hit = Hit::new(&program, &joined.env, &tally, place.cookie, 0, false);
+    let function = match is_kprobe(wanted.spec.kind) {
+        true => syscall_function(place.offset),
+        false => 0,
+    };
+    let cookie = place.cookie;
+    let hit = Hit::new(
+        &program,
+        &joined.env,
+        &tally,
+        cookie,
+        function as usize,
+        false,
+    );
     Ok(Box::leak(Box::new(Traced {
         hit,
         kind: wanted.spec.kind,
@@ -350,7 +375,7 @@ impl Traced {
     fn probe(&'static self, spec: &runtime::session::LinkSpec) -> SyscallProbe {
         let number = spec.places.first().map(|place| place.offset as u32);
         let (when, nr) = match self.kind {
-            LinkKind::SyscallExit => (When::Exit, number),
+            LinkKind::SyscallExit | LinkKind::SyscallKretprobe => (When::Exit, number),
             LinkKind::AnySyscallEnter | LinkKind::RawSyscallEnter => (When::Enter, None),
             LinkKind::AnySyscallExit | LinkKind::RawSyscallExit => (When::Exit, None),
             _ => (When::Enter, number),
@@ -358,7 +383,10 @@ impl Traced {
         SyscallProbe {
             when,
             nr,
-            callback: on_syscall,
+            callback: match is_kprobe(self.kind) {
+                true => on_function,
+                false => on_syscall,
+            },
             data: std::ptr::from_ref(self).cast(),
             hits: self.hit.hits(),
             missed: self.hit.missed(),
@@ -372,7 +400,8 @@ impl Traced {
     /// A program that calls nothing looks at no run and through no pointer in
     /// its context: it needs the record only.
     fn light(&self) -> Option<LightCallback> {
-        let entry = self.hit.alone().filter(|_| !self.overrides)?;
+        let has_record = !self.overrides && !is_kprobe(self.kind);
+        let entry = self.hit.alone().filter(|_| has_record)?;
         Some(LightCallback {
             // SAFETY: both take two pointers and give a word.
             function: unsafe { std::mem::transmute::<Entry, LightFunction>(entry) },
@@ -400,19 +429,51 @@ unsafe extern "C" fn on_syscall(event: *mut SyscallEvent, data: *const ()) {
     let mut record = [
         header, second, third, regs.si, regs.dx, regs.r10, regs.r8, regs.r9,
     ];
-    let record = record.as_mut_ptr().cast();
-    if !traced.overrides {
-        // SAFETY: the record is what the program was verified for; the
-        // registers are the calling thread's.
-        unsafe { traced.hit.run(record, regs) };
-        return;
+    // SAFETY: the record is what the program was verified for.
+    unsafe { run(traced, event, record.as_mut_ptr().cast()) };
+}
+
+fn is_kprobe(kind: LinkKind) -> bool {
+    matches!(kind, LinkKind::SyscallKprobe | LinkKind::SyscallKretprobe)
+}
+
+/// Runs a link's program with the registers that the kernel's function for the
+/// call would be entered with, and left: the function's argument is the address
+/// of the caller's registers (arch/x86/include/asm/syscall_wrapper.h, 6.18).
+/// What the function has in the others is nobody's business and 0 here.
+unsafe extern "C" fn on_function(event: *mut SyscallEvent, data: *const ()) {
+    // SAFETY: `data` is what `probe` gave: never freed.
+    let traced = unsafe { &*data.cast::<Traced>() };
+    // SAFETY: the engine's event and registers, valid during the call.
+    let regs = unsafe { (*event).regs };
+    let mut function = PtRegs {
+        ip: traced.hit.func_ip(),
+        ..PtRegs::default()
+    };
+    match traced.kind {
+        // SAFETY: as above.
+        LinkKind::SyscallKretprobe => function.ax = unsafe { (*regs).ax },
+        _ => function.di = regs as u64,
     }
-    // SAFETY: as above.
-    if let Some(answer) = unsafe { traced.hit.run_override(record, regs) } {
-        // SAFETY: the engine's event, ours during the call.
-        let event = unsafe { &mut *event };
-        event.is_answered = true;
-        event.answer = answer as i64;
+    // SAFETY: the program was verified for registers.
+    unsafe { run(traced, event, (&raw mut function).cast()) };
+}
+
+/// Runs a link's program with its context.
+///
+/// # Safety
+/// `event` is the engine's, valid during the call, and the context what the
+/// program was verified for.
+unsafe fn run(traced: &Traced, event: *mut SyscallEvent, ctx: *mut ()) {
+    // SAFETY: the caller's contract; the registers are the calling thread's.
+    unsafe {
+        let regs = (*event).regs;
+        if !traced.overrides {
+            traced.hit.run(ctx, regs);
+        } else if let Some(answer) = traced.hit.run_override(ctx, regs) {
+            (*event).is_answered = true;
+            (*event).answer = answer as i64;
+        }
     }
 }
 

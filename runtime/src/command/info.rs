@@ -4,8 +4,9 @@
 //! user pointer.
 
 use uapi::cmd::{
-    BPF_F_UPROBE_MULTI_RETURN, BPF_PERF_EVENT_EVENT, BPF_PERF_EVENT_TRACEPOINT,
-    BPF_PERF_EVENT_UPROBE, BPF_PERF_EVENT_URETPROBE,
+    BPF_F_UPROBE_MULTI_RETURN, BPF_PERF_EVENT_EVENT, BPF_PERF_EVENT_KPROBE,
+    BPF_PERF_EVENT_KRETPROBE, BPF_PERF_EVENT_TRACEPOINT, BPF_PERF_EVENT_UPROBE,
+    BPF_PERF_EVENT_URETPROBE,
 };
 
 use super::link::Target;
@@ -145,6 +146,17 @@ pub fn link_info(link: &LinkObject) -> [u8; LINK_INFO_BYTES] {
                 let name_len = tracepoint.name().len() as u32 + 1;
                 info.put_u32(at::LINK_PERF_NAME_LEN, name_len);
                 info.put_u64(40, *cookie);
+            }
+            EventKind::Kprobe(kprobe) => {
+                let kind = match kprobe.at_return {
+                    true => BPF_PERF_EVENT_KRETPROBE,
+                    false => BPF_PERF_EVENT_KPROBE,
+                };
+                info.put_u32(16, kind);
+                let name_len = kprobe.function().len() as u32 + 1;
+                info.put_u32(at::LINK_PERF_NAME_LEN, name_len);
+                info.put_u64(40, kprobe.address());
+                info.put_u64(56, *cookie);
             }
             _ => {
                 info.put_u32(16, BPF_PERF_EVENT_EVENT);

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod info;
 mod inner;
 mod kfunc;
+pub mod kprobe;
 pub mod link;
 pub mod map;
 pub mod moved;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use uapi::Errno;
 use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_TRACEPOINT};
 
+use super::kprobe::Kprobe;
 use super::object::{Home, locked};
 use super::places::Held;
 use super::timer::Timer;
@@ -68,6 +69,8 @@ pub enum EventKind {
     },
     /// A program runs at system calls.
     Tracepoint(Tracepoint),
+    /// A program runs where the kernel's function for a system call would.
+    Kprobe(Kprobe),
     /// A program runs periodically, in this process.
     Clock {
         /// Time between runs.
@@ -296,6 +299,15 @@ impl PerfEvent {
                 }
                 let link = tracepoint.link(prog.id(), cookie);
                 let id = self.home.session()?.create_link_of(link_type, &link)?;
+                self.home.publish();
+                Running::Link(id)
+            }
+            EventKind::Kprobe(kprobe) => {
+                if prog.spec().prog_type != BPF_PROG_TYPE_KPROBE {
+                    return Err(Errno::EINVAL);
+                }
+                let link = kprobe.link(prog.id(), cookie);
+                let id = self.home.session()?.create_link(&link)?;
                 self.home.publish();
                 Running::Link(id)
             }

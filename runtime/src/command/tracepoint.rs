@@ -72,7 +72,7 @@ fn parse(line: &'static str) -> Option<Syscall> {
     })
 }
 
-fn by_name(name: &str) -> Option<&'static Syscall> {
+pub(super) fn by_name(name: &str) -> Option<&'static Syscall> {
     static BY_NAME: OnceLock<HashMap<&'static str, &'static Syscall>> = OnceLock::new();
     let by_name = BY_NAME.get_or_init(|| syscalls().iter().map(|s| (s.name, s)).collect());
     by_name.get(name).copied()
@@ -233,7 +233,13 @@ impl Tracepoint {
     }
 }
 
-fn syscall_link(kind: LinkKind, prog: u32, name: String, offset: u64, cookie: u64) -> LinkSpec {
+pub(super) fn syscall_link(
+    kind: LinkKind,
+    prog: u32,
+    name: String,
+    offset: u64,
+    cookie: u64,
+) -> LinkSpec {
     LinkSpec {
         kind,
         prog,

@@ -29,6 +29,20 @@ pub enum LinkKind {
     RawSyscallEnter = 36,
     /// As `RawSyscallEnter`, when it has returned.
     RawSyscallExit = 37,
+    /// At a system call, with the registers of the kernel's function for it,
+    /// whose argument is the address of the caller's registers; the place's
+    /// offset is its number.
+    SyscallKprobe = 38,
+    /// As `SyscallKprobe`, with the registers when the function returns.
+    SyscallKretprobe = 39,
+}
+
+/// Where the kernel's function for a system call would be: what kprobes there
+/// have as their function's address.
+pub fn syscall_function(nr: u64) -> u64 {
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const ROOM: u64 = 64;
+    TEXT + nr * ROOM
 }
 
 impl LinkKind {
@@ -164,6 +178,8 @@ impl LinkBody {
                 35 => LinkKind::AnySyscallExit,
                 36 => LinkKind::RawSyscallEnter,
                 37 => LinkKind::RawSyscallExit,
+                38 => LinkKind::SyscallKprobe,
+                39 => LinkKind::SyscallKretprobe,
                 _ => return None,
             },
             prog: self.prog,

@@ -26,7 +26,7 @@ pub use claims::{Claim, Hold};
 pub use data::{COUNTER_LINES, CounterLine, Counts, LinkCounters};
 pub use dirs::{Dirs, LIBRARY_PREFIX};
 pub use error::SessionError;
-pub use link::{LinkKind, LinkSpec, Place};
+pub use link::{LinkKind, LinkSpec, Place, syscall_function};
 pub use objects::ObjectKind;
 pub use owner::{Left, Session, Storage};
 pub use process::{ProcessId, possible_cpus};

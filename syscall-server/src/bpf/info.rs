@@ -8,7 +8,10 @@ use runtime::command::{BtfObject, LinkObject, Object, ProgObject};
 use runtime::session::{LinkKind, Place};
 use uapi::Errno;
 use uapi::attr::{self, out};
-use uapi::cmd::{BPF_FD_TYPE_TRACEPOINT, BPF_FD_TYPE_UPROBE, BPF_FD_TYPE_URETPROBE};
+use uapi::cmd::{
+    BPF_FD_TYPE_KPROBE, BPF_FD_TYPE_KRETPROBE, BPF_FD_TYPE_TRACEPOINT, BPF_FD_TYPE_UPROBE,
+    BPF_FD_TYPE_URETPROBE,
+};
 
 use super::call::{self, Call};
 use crate::user;
@@ -141,6 +144,11 @@ fn link_arrays(info: &mut Info<'_>, link: &LinkObject) -> Result<(), Errno> {
                 let name = [tracepoint.name().as_bytes(), &[0]].concat();
                 info.fill(at::LINK_PERF_FILE_NAME, room, &name)
             }
+            EventKind::Kprobe(kprobe) => {
+                let room = info.asked_u32(at::LINK_PERF_NAME_LEN) as usize;
+                let name = [kprobe.function().as_bytes(), &[0]].concat();
+                info.fill(at::LINK_PERF_FILE_NAME, room, &name)
+            }
             _ => Ok(()),
         },
         Target::RawTracepoint { spec, .. } => {
@@ -197,15 +205,25 @@ pub fn task_fd(call: &Call) -> Result<i64, Errno> {
         return Err(Errno::ENOTSUPP);
     };
     let (prog, _) = event.attached().ok_or(Errno::ENOENT)?;
-    let (name, fd_type, offset) = match event.kind() {
+    let (mut offset, mut address) = (0, 0);
+    let (name, fd_type) = match event.kind() {
         EventKind::Probe(probe) => {
             let fd_type = match probe.kind {
                 LinkKind::Uretprobe => BPF_FD_TYPE_URETPROBE,
                 _ => BPF_FD_TYPE_UPROBE,
             };
-            (probe.path.clone(), fd_type, probe.offset)
+            offset = probe.offset;
+            (probe.path.clone(), fd_type)
         }
-        EventKind::Tracepoint(tracepoint) => (tracepoint.name(), BPF_FD_TYPE_TRACEPOINT, 0),
+        EventKind::Tracepoint(tracepoint) => (tracepoint.name(), BPF_FD_TYPE_TRACEPOINT),
+        EventKind::Kprobe(kprobe) => {
+            address = kprobe.address();
+            let fd_type = match kprobe.at_return {
+                true => BPF_FD_TYPE_KRETPROBE,
+                false => BPF_FD_TYPE_KPROBE,
+            };
+            (kprobe.function(), fd_type)
+        }
         _ => return Err(Errno::EOPNOTSUPP),
     };
     if attr.buf != 0 && attr.buf_len != 0 {
@@ -216,6 +234,6 @@ pub fn task_fd(call: &Call) -> Result<i64, Errno> {
     call.put_u32(out::TASK_FD_QUERY_PROG_ID, prog.id())?;
     call.put_u32(out::TASK_FD_QUERY_FD_TYPE, fd_type)?;
     call.put(out::TASK_FD_QUERY_PROBE_OFFSET, &offset.to_le_bytes())?;
-    call.put(out::TASK_FD_QUERY_PROBE_ADDR, &0u64.to_le_bytes())?;
+    call.put(out::TASK_FD_QUERY_PROBE_ADDR, &address.to_le_bytes())?;
     Ok(0)
 }

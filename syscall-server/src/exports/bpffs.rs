@@ -7,6 +7,7 @@ use libc::{DIR, mode_t};
 use uapi::Errno;
 
 use super::next::next_function;
+use super::paths;
 use crate::bpffs::{self, changed, redirected};
 use crate::raw::{self, fail};
 
@@ -185,8 +186,14 @@ unsafe extern "C" fn opendir(path: *const c_char) -> *mut DIR {
         else std::ptr::null_mut()
     }
     match redirected(path) {
-        // SAFETY: the caller's contract for this function is passed on.
-        None => unsafe { own::opendir(path) },
+        None => {
+            // SAFETY: the caller's contract for this function is passed on.
+            let listed = unsafe { own::opendir(path) };
+            match listed.is_null() {
+                true => paths::opendir_virtual(path),
+                false => listed,
+            }
+        }
         Some(Ok(real)) => open_directory(&real),
         Some(Err(errno)) => {
             fail(errno);

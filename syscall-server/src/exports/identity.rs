@@ -4,6 +4,7 @@
 use std::ffi::{c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{pid_t, rlimit};
 use uapi::Errno;
@@ -11,14 +12,32 @@ use uapi::Errno;
 use super::guarded;
 use crate::{raw, user};
 
-/// geteuid(2): bpftrace refuses to start when this is not 0, and asks nothing
-/// else about it. No other program is told a lie: it might act on it.
+/// geteuid(2): bpftrace refuses to start when this is not 0, libbcc looks for
+/// no kernel functions, and both ask nothing else about it. No other program
+/// is told a lie: it might act on it.
 #[unsafe(no_mangle)]
 extern "C" fn geteuid() -> c_uint {
-    if is_bpftrace() {
+    if is_bpftrace() || has_bcc() {
         return 0;
     }
     shm::sys::geteuid()
+}
+
+/// Whether the process has loaded libbcc, as bcc's Python does after it has
+/// asked for its own reasons.
+fn has_bcc() -> bool {
+    static HAS: AtomicBool = AtomicBool::new(false);
+    if HAS.load(Ordering::Relaxed) {
+        return true;
+    }
+    let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
+    // SAFETY: a terminated name; nothing is loaded, and so no code runs.
+    let library = unsafe { libc::dlopen(c"libbcc.so.0".as_ptr(), flags) };
+    if !library.is_null() {
+        // Stays loaded: the reference is kept.
+        HAS.store(true, Ordering::Relaxed);
+    }
+    !library.is_null()
 }
 
 fn is_bpftrace() -> bool {

@@ -1,9 +1,9 @@
 //! The calls that open files and ask about them: where the kernel has none,
 //! a virtual one may stand in. Every call is made to libc first.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
-use libc::{FILE, mode_t};
+use libc::{DIR, FILE, mode_t};
 use uapi::Errno;
 
 use super::next::next_function;
@@ -11,7 +11,7 @@ use crate::bpffs::{self, changed};
 use crate::files::{self, Content};
 use crate::headers;
 use crate::raw::{self, errno, fail};
-use crate::user;
+use crate::{tracefs, user};
 
 /// What stands in for the file at `path` after a call for it failed. Only
 /// absolute paths are looked at, so the directory of an `*at` call is not.
@@ -48,6 +48,26 @@ fn open_virtual(path: *const c_char, flags: c_int) -> c_int {
     .unwrap_or(-1)
 }
 
+/// A stream on a directory of tracefs, where the kernel shows none to the
+/// user, or null with errno as it was.
+pub(super) fn opendir_virtual(path: *const c_char) -> *mut DIR {
+    let listed = or_virtual(|| {
+        let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
+        let shown = tracefs::directory(&path)?;
+        // SAFETY: a terminated string.
+        let listed = unsafe { libc::opendir(shown.as_ptr()) };
+        (!listed.is_null()).then_some(listed)
+    });
+    listed.unwrap_or(std::ptr::null_mut())
+}
+
+/// What is opened in place of a file that the kernel has.
+fn open_instead(path: *const c_char, flags: c_int) -> Option<c_int> {
+    // SAFETY: the kernel has just read a string there.
+    let path = unsafe { CStr::from_ptr(path) };
+    or_virtual(|| files::open(files::instead(path)?, flags).ok())
+}
+
 /// The kernel's header that `path` names.
 fn redirected(path: *const c_char) -> Option<CString> {
     let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
@@ -73,7 +93,7 @@ macro_rules! opens {
             // SAFETY: the caller's contract for this function is passed on.
             match unsafe { own::$name($($before,)? path, flags $(, $mode)?) } {
                 -1 => open_virtual(path, flags),
-                fd => fd,
+                fd => open_instead(path, flags).inspect(|_| raw::close(fd)).unwrap_or(fd),
             }
         }
     };
@@ -114,17 +134,26 @@ opens! {
 
 /// A stream on a virtual file, or null with errno as it was.
 fn fopen_virtual(path: *const c_char, mode: *const c_char) -> *mut FILE {
-    let stream = or_virtual(|| {
-        let fd = files::open(stand_in(path)?, libc::O_CLOEXEC).ok()?;
-        // SAFETY: `mode` is the caller's, which fopen has just read.
-        let stream = unsafe { libc::fdopen(fd, mode) };
-        if stream.is_null() {
-            raw::close(fd);
-            return None;
-        }
-        Some(stream)
-    });
+    let stream = or_virtual(|| stream(stand_in(path)?, mode));
     stream.unwrap_or(std::ptr::null_mut())
+}
+
+/// A stream in place of one on a file that the kernel has.
+fn fopen_instead(path: *const c_char, mode: *const c_char) -> Option<*mut FILE> {
+    // SAFETY: the kernel has just read a string there.
+    let path = unsafe { CStr::from_ptr(path) };
+    or_virtual(|| stream(files::instead(path)?, mode))
+}
+
+fn stream(content: Content, mode: *const c_char) -> Option<*mut FILE> {
+    let fd = files::open(content, libc::O_CLOEXEC).ok()?;
+    // SAFETY: `mode` is the caller's, which fopen has just read.
+    let stream = unsafe { libc::fdopen(fd, mode) };
+    if stream.is_null() {
+        raw::close(fd);
+        return None;
+    }
+    Some(stream)
 }
 
 /// Defines an exported `fopen`-like function.
@@ -146,9 +175,15 @@ macro_rules! fopens {
             // SAFETY: the caller's contract for this function is passed on.
             let stream = unsafe { own::$name(path, mode) };
             if stream.is_null() {
-                fopen_virtual(path, mode)
-            } else {
-                stream
+                return fopen_virtual(path, mode);
+            }
+            match fopen_instead(path, mode) {
+                Some(instead) => {
+                    // SAFETY: nobody has seen this stream.
+                    unsafe { libc::fclose(stream) };
+                    instead
+                }
+                None => stream,
             }
         }
     };

@@ -1,8 +1,9 @@
 //! Files that tools read before and while they trace, and that are missing
 //! or closed to ordinary users on some machines. It knows no object.
 //!
-//! The real file always wins: a virtual one stands in only when the kernel
-//! says that there is none or that we may not read it.
+//! The real file wins: a virtual one stands in only when the kernel says that
+//! there is none or that we may not read it. Only /proc/kallsyms, which
+//! anybody may read, is another where it hides what tools look for.
 
 mod content;
 
@@ -11,18 +12,29 @@ use std::sync::OnceLock;
 
 use uapi::Errno;
 
+use crate::kallsyms;
 use crate::raw;
-pub use content::{Content, find};
+pub use content::{Content, TRACING_FILES, find};
 
 /// The uprobe PMU's number: the kernel's, else the one in our virtual file.
 pub fn uprobe_pmu_type() -> u32 {
     static TYPE: OnceLock<u32> = OnceLock::new();
-    *TYPE.get_or_init(|| {
-        std::fs::read_to_string(content::UPROBE_TYPE_PATH)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(content::UPROBE_TYPE)
-    })
+    *TYPE.get_or_init(|| pmu_type(content::UPROBE_TYPE_PATH).unwrap_or(content::UPROBE_TYPE))
+}
+
+/// The kprobe PMU's number: the kernel's, else the one in our virtual file.
+pub fn kprobe_pmu_type() -> u32 {
+    static TYPE: OnceLock<u32> = OnceLock::new();
+    *TYPE.get_or_init(|| pmu_type(content::KPROBE_TYPE_PATH).unwrap_or(content::KPROBE_TYPE))
+}
+
+fn pmu_type(path: &str) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// What is shown in place of a file that the kernel has and opens.
+pub fn instead(path: &CStr) -> Option<Content> {
+    (path.to_bytes() == kallsyms::PATH).then(|| Content::Text(kallsyms::text()))
 }
 
 /// Whether a failure to open or look at a file lets a virtual one stand in.

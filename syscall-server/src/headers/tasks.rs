@@ -6,10 +6,13 @@ use std::fmt::Write;
 
 use runtime::kernel_types::{self, Places};
 
+/// A member's name and what stands before and behind it.
+type Member = (&'static str, &'static str, &'static str);
+
 /// Structures, each behind those that are in it, and what of them is
 /// declared: a member's name and what stands before and behind it. bcc's own
 /// texts declare `mnt_namespace`.
-const STRUCTURES: [(&str, &[(&str, &str, &str)]); 5] = [
+const STRUCTURES: [(&str, &[Member]); 5] = [
     ("ns_common", &[("inum", "unsigned int ", "")]),
     (
         "pid_namespace",
@@ -81,7 +84,7 @@ pub fn declarations() -> String {
 
 /// Every member in a structure of its own behind what comes before it, all of
 /// them in one union: so none depends on the others' sizes.
-fn declare(text: &mut String, name: &str, members: &[(&str, &str, &str)], places: Option<Places>) {
+fn declare(text: &mut String, name: &str, members: &[Member], places: Option<Places>) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "struct {name} {{ union {{");
     for (index, (member, before, behind)) in members.iter().enumerate() {

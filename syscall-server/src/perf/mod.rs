@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::command::Object;
+use runtime::command::kprobe::Kprobe;
 use runtime::command::perf::{EventKind, Probe};
 use runtime::command::tracepoint::Tracepoint;
 use runtime::session::LinkKind;
@@ -40,6 +41,8 @@ const RETPROBE: u64 = 1;
 /// Where `config` has the offset of the reference count
 /// (format/ref_ctr_offset).
 const REF_CTR_SHIFT: u32 = 32;
+/// Longest name of a kernel function, with its terminating zero.
+const KSYM_NAME_LEN: usize = 512;
 /// Largest `perf_event_attr` of whatever future kernel.
 const MAX_ATTR_BYTES: usize = 4096;
 
@@ -88,6 +91,7 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         PERF_TYPE_UPROBE_OVERRIDE => Kind::Probe,
         PERF_TYPE_UPROBE_REPLACE => Kind::Replace,
         other if other == files::uprobe_pmu_type() => Kind::Probe,
+        other if other == files::kprobe_pmu_type() => Kind::Kprobe,
         _ => return Ok(None),
     };
     check(&request)?;
@@ -120,6 +124,16 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
             other => other,
         },
         Kind::Tracepoint(tracepoint) => EventKind::Tracepoint(tracepoint),
+        Kind::Kprobe => match kprobe(&attr)? {
+            Ok(kprobe) => EventKind::Kprobe(kprobe),
+            Err(function) => {
+                let place = Obstacle::Place(format!("a kprobe at {function}"));
+                return match server::server()?.kernel.hosts("", &place) {
+                    true => Ok(None),
+                    false => Err(Errno::ENOENT),
+                };
+            }
+        },
     };
     let server = server::server()?;
     if let EventKind::Probe(probe) = &event {
@@ -135,6 +149,7 @@ enum Kind {
     Probe,
     Replace,
     Tracepoint(Tracepoint),
+    Kprobe,
 }
 
 /// `perf_copy_attr`.
@@ -206,6 +221,23 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     file.check([attr.config2], pid)?;
     let probe = file.probe(kind, attr.config2, pid, ref_ctr_offset);
     Ok(EventKind::Probe(probe))
+}
+
+/// A kprobe at a function by name or by address (`perf_kprobe_init`), or the
+/// function where only the kernel can have one.
+fn kprobe(attr: &PerfEventAttr) -> Result<Result<Kprobe, String>, Errno> {
+    let at_return = attr.config & RETPROBE != 0;
+    if attr.config1 == 0 {
+        let address = attr.config2;
+        return Ok(Kprobe::at(address, at_return).ok_or(format!("{address:#x}")));
+    }
+    let name = user::read_string(attr.config1, KSYM_NAME_LEN).map_err(|errno| match errno {
+        Errno::E2BIG => Errno::EINVAL,
+        other => other,
+    })?;
+    let name = String::from_utf8_lossy(&name);
+    let found = Kprobe::find(&name, at_return).filter(|_| attr.config2 == 0);
+    Ok(found.ok_or_else(|| name.into_owned()))
 }
 
 /// A clock on one CPU ticks in this process; sampling, which is what a

@@ -65,6 +65,8 @@ pub fn link_kind(kind: LinkKind) -> &'static str {
         LinkKind::Uretprobe => "uretprobe",
         LinkKind::Session => "session",
         LinkKind::Replace => "replace",
+        LinkKind::SyscallKprobe => "kprobe",
+        LinkKind::SyscallKretprobe => "kretprobe",
         LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit => "raw tracepoint",
         LinkKind::SyscallEnter
         | LinkKind::SyscallExit
