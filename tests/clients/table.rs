@@ -70,7 +70,12 @@ impl Row<'_> {
                 seen.get() == self.lines
             });
         }
-        tool.interrupt().stdout
+        // bcc's `trace` does not hear an interrupt while it prints.
+        let exit = match self.lines {
+            0 => tool.interrupt(),
+            _ => tool.kill(),
+        };
+        exit.stdout
     }
 }
 
