@@ -146,19 +146,27 @@ fn remove(dir: &Path) -> io::Result<()> {
     if !has_rested(&locked.metadata()?) {
         return Err(ErrorKind::ResourceBusy.into());
     }
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        // What a killed process left begins with a dot.
-        if name
-            .to_string_lossy()
-            .trim_start_matches('.')
-            .starts_with("libbpftime-")
-        {
-            fs::remove_file(entry.path())?;
+    let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    if !entries.iter().all(is_unpacked) {
+        return Err(ErrorKind::DirectoryNotEmpty.into());
+    }
+    for entry in entries {
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
         }
     }
     fs::remove_dir(dir)
+}
+
+/// A library, or a tool's headers; what a killed process left begins with a dot.
+fn is_unpacked(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    let name = name.trim_start_matches('.');
+    ["libbpftime-", "headers"]
+        .iter()
+        .any(|ours| name.starts_with(ours))
 }
 
 #[cfg(test)]
@@ -181,6 +189,7 @@ mod tests {
             create_private_dir(&dir).expect("mkdir");
             fs::write(dir.join("libbpftime-agent.so"), "").expect("write");
             fs::write(dir.join(".libbpftime-agent.so.1"), "").expect("write");
+            create_private_dir(&dir.join("headers-6.1/include")).expect("mkdir");
             age(&dir);
         }
         (root, dirs)
