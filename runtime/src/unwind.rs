@@ -130,6 +130,36 @@ pub fn place_in_file(address: u64) -> Option<([u8; BUILD_ID], u64)> {
     ))
 }
 
+/// `struct bpf_stack_build_id`: a frame as a place in a file. No padding.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct StackBuildId {
+    status: i32,
+    build_id: [u8; BUILD_ID],
+    /// In the file; the address without a build id.
+    offset: u64,
+}
+
+impl StackBuildId {
+    pub(crate) fn of(ip: u64) -> StackBuildId {
+        /// `BPF_STACK_BUILD_ID_VALID` and `BPF_STACK_BUILD_ID_IP`.
+        const VALID: i32 = 1;
+        const IP: i32 = 2;
+        match place_in_file(ip) {
+            Some((build_id, offset)) => StackBuildId {
+                status: VALID,
+                build_id,
+                offset,
+            },
+            None => StackBuildId {
+                status: IP,
+                build_id: [0; BUILD_ID],
+                offset: ip,
+            },
+        }
+    }
+}
+
 /// Where user addresses end (`TASK_SIZE_MAX`).
 const USER_END: u64 = (1 << 47) - 4096;
 /// Words read at a time where loads might fault.

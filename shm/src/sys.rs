@@ -86,11 +86,6 @@ pub fn alive(pid: i32, tid: i32) -> bool {
         && simple(libc::SYS_tgkill, pid as usize, tid as usize, 0) != -(libc::ESRCH as isize)
 }
 
-/// Whether a thread with this id exists, of whatever process.
-pub fn thread_exists(tid: i32) -> bool {
-    tid > 0 && simple(libc::SYS_tkill, tid as usize, 0, 0) != -(libc::ESRCH as isize)
-}
-
 /// Whether thread `tid` of process `pid` can still run: [`alive`], and no
 /// zombie that waits for its parent.
 pub fn can_run(pid: i32, tid: i32) -> bool {
@@ -240,7 +235,6 @@ mod tests {
         assert_eq!(getppid() as u32, std::os::unix::process::parent_id());
         assert!(alive(getpid(), gettid()));
         assert!(!alive(getpid(), 0x3fff_ffff));
-        assert!(thread_exists(gettid()) && !thread_exists(0x3fff_ffff) && !thread_exists(0));
         assert!(can_run(getpid(), gettid()));
         assert!(!can_run(getpid(), 0x3fff_ffff));
     }

@@ -8,7 +8,7 @@ use uapi::map::{BPF_F_SKIP_FIELD_MASK, BPF_F_USER_BUILD_ID, BPF_F_USER_STACK};
 use super::row::{Any, Ctx, LenOrZero, Room, helper};
 use crate::maps::{Map, bytes};
 use crate::run::RunState;
-use crate::unwind::{self, BUILD_ID};
+use crate::unwind::{self, StackBuildId};
 
 /// Frames at most (`sysctl kernel.perf_event_max_stack`, its default).
 const MAX_FRAMES: usize = 127;
@@ -47,41 +47,11 @@ helper! {
             return Errno::EFAULT.ret();
         }
         let skip = (flags.0 & BPF_F_SKIP_FIELD_MASK) as usize;
-        let depth = (map.spec().value_size / 8) as usize;
+        let depth = map.stack_depth();
         let mut frames = [MaybeUninit::uninit(); MAX_FRAMES];
         let room = depth.saturating_add(skip).min(MAX_FRAMES);
         let count = walk(run, frames.get_mut(..room).unwrap_or_default());
         map.stack_put(initialised(&frames, count), flags.0)
-    }
-}
-
-/// `struct bpf_stack_build_id`: a frame as a place in a file.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct StackBuildId {
-    status: i32,
-    build_id: [u8; BUILD_ID],
-    /// In the file; the address without a build id.
-    offset: u64,
-}
-
-impl StackBuildId {
-    fn of(ip: u64) -> StackBuildId {
-        /// `BPF_STACK_BUILD_ID_VALID` and `BPF_STACK_BUILD_ID_IP`.
-        const VALID: i32 = 1;
-        const IP: i32 = 2;
-        match unwind::place_in_file(ip) {
-            Some((build_id, offset)) => StackBuildId {
-                status: VALID,
-                build_id,
-                offset,
-            },
-            None => StackBuildId {
-                status: IP,
-                build_id: [0; BUILD_ID],
-                offset: ip,
-            },
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::kind::{self, MapKind, Start};
 use super::ringbuf::Ring;
 use super::spec::MapSpec;
 use super::spec_only::SpecOnly;
+use super::stack_trace;
 use super::task_storage::TaskStorage;
 use super::user_ringbuf::UserRing;
 
@@ -329,6 +330,11 @@ impl Map {
     /// Would a poll of the map's fd say that it is readable?
     pub fn ready(&self) -> bool {
         self.kind.ready()
+    }
+
+    /// Frames of a stack that a stack trace map keeps.
+    pub fn stack_depth(&self) -> usize {
+        stack_trace::depth(&self.spec)
     }
 
     /// `bpf_get_stackid` for a stack that was walked: `ips` are its frames, the

@@ -1,5 +1,6 @@
 //! `BPF_MAP_TYPE_STACK_TRACE` (kernel/bpf/stackmap.c): stacks under the hash
-//! of their frames, in a place of their own each. It does not know how a
+//! of their frames, in a place of their own each: addresses, or places in files
+//! (`BPF_F_STACK_BUILD_ID`). It does not know how a
 //! stack is walked.
 //!
 //! A place is written by the process that its state word names; readers copy
@@ -13,13 +14,14 @@ use shm::{Region, sys};
 use uapi::Errno;
 use uapi::map::{
     BPF_F_FAST_STACK_CMP, BPF_F_NUMA_NODE, BPF_F_RDONLY, BPF_F_REUSE_STACKID,
-    BPF_F_SKIP_FIELD_MASK, BPF_F_USER_STACK, BPF_F_WRONLY,
+    BPF_F_SKIP_FIELD_MASK, BPF_F_STACK_BUILD_ID, BPF_F_USER_STACK, BPF_F_WRONLY,
 };
 
 use super::kind::{self, MapKind, MapType, Start};
 use super::spec::{MapSpec, WORD};
 use super::{bytes, hasher};
 use crate::thread;
+use crate::unwind::StackBuildId;
 
 pub(super) const TYPE: MapType = MapType {
     storage_size,
@@ -31,9 +33,8 @@ pub(super) const TYPE: MapType = MapType {
 /// that someone wrote, must not hang the tool.
 const PATIENCE_NS: u64 = 100_000_000;
 
-/// `STACK_CREATE_FLAG_MASK`, without `BPF_F_STACK_BUILD_ID`: frames are
-/// addresses here.
-const KNOWN_FLAGS: u32 = BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY;
+/// `STACK_CREATE_FLAG_MASK`.
+const KNOWN_FLAGS: u32 = BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY | BPF_F_STACK_BUILD_ID;
 /// `sysctl_perf_event_max_stack` as the kernel starts with it.
 const MAX_STACK: u32 = 127;
 const MAX_BUCKETS: u64 = 1 << 31;
@@ -50,7 +51,8 @@ fn storage_size(spec: &MapSpec, _nr_cpus: u32) -> Result<u64, Errno> {
         || spec.key_size != 4
         || spec.value_size < word
         || !spec.value_size.is_multiple_of(word)
-        || spec.value_size / word > MAX_STACK
+        || !spec.value_size.is_multiple_of(element(spec))
+        || spec.value_size / element(spec) > MAX_STACK
     {
         return Err(Errno::EINVAL);
     }
@@ -59,6 +61,20 @@ fn storage_size(spec: &MapSpec, _nr_cpus: u32) -> Result<u64, Errno> {
         return Err(Errno::E2BIG);
     }
     Ok(buckets * stride(spec))
+}
+
+/// Bytes of a frame (`stack_map_data_size`).
+fn element(spec: &MapSpec) -> u32 {
+    let bytes = match spec.has(BPF_F_STACK_BUILD_ID) {
+        true => size_of::<StackBuildId>(),
+        false => size_of::<u64>(),
+    };
+    bytes as u32
+}
+
+/// Frames of a stack at most.
+pub(super) fn depth(spec: &MapSpec) -> usize {
+    (spec.value_size / element(spec)) as usize
 }
 
 fn buckets(spec: &MapSpec) -> u64 {
@@ -81,6 +97,7 @@ fn over(
         buckets: buckets(spec),
         stride: stride(spec),
         value_size: spec.value_size as usize,
+        element: element(spec) as usize,
         seed: spec.seed,
         _storage: storage,
     }))
@@ -147,6 +164,8 @@ struct StackTrace {
     buckets: u64,
     stride: u64,
     value_size: usize,
+    /// Bytes of a frame.
+    element: usize,
     seed: u64,
     _storage: Region,
 }
@@ -189,7 +208,7 @@ impl StackTrace {
     /// Bytes of frames that a place says it holds, within its size.
     fn len(&self, place: Place<'_>) -> usize {
         let frames = place.frames.load(Relaxed) as usize;
-        frames.saturating_mul(WORD as usize).min(self.value_size)
+        frames.saturating_mul(self.element).min(self.value_size)
     }
 
     fn state(place: Place<'_>) -> State {
@@ -243,6 +262,39 @@ impl StackTrace {
         Err(Errno::EBUSY)
     }
 
+    /// Where a place has frame number `index`, which is below its depth.
+    fn frame(&self, place: Place<'_>, index: usize) -> *mut u8 {
+        place.at.wrapping_add(index * self.element)
+    }
+
+    /// Whether a place holds these frames, at most its depth.
+    fn holds(&self, place: Place<'_>, frames: &[u64]) -> bool {
+        if self.element == size_of::<u64>() {
+            // SAFETY: the place has room for its depth.
+            return unsafe { bytes::equal(place.at, frames.as_ptr().cast(), size_of_val(frames)) };
+        }
+        frames.iter().enumerate().all(|(index, &ip)| {
+            let frame = StackBuildId::of(ip);
+            let from = core::ptr::from_ref(&frame).cast();
+            // SAFETY: as above.
+            unsafe { bytes::equal(self.frame(place, index), from, self.element) }
+        })
+    }
+
+    /// Writes frames, at most its depth, to a place that is ours.
+    fn store(&self, place: Place<'_>, frames: &[u64]) {
+        if self.element == size_of::<u64>() {
+            // SAFETY: the place has room for its depth.
+            return unsafe { bytes::copy(place.at, frames.as_ptr().cast(), size_of_val(frames)) };
+        }
+        for (index, &ip) in frames.iter().enumerate() {
+            let frame = StackBuildId::of(ip);
+            let from = core::ptr::from_ref(&frame).cast();
+            // SAFETY: as above.
+            unsafe { bytes::copy(self.frame(place, index), from, self.element) };
+        }
+    }
+
     /// `__bpf_get_stackid` for the frames that are left after skipping.
     fn put(&self, frames: &[u64], flags: u64) -> Result<u32, Errno> {
         let len = size_of_val(frames);
@@ -265,8 +317,7 @@ impl StackTrace {
                 }
                 let same = same_hash
                     && place.frames.load(Relaxed) == frames.len() as u64
-                    // SAFETY: `len` is at most the value size (`stack_put`).
-                    && unsafe { bytes::equal(place.at, from, len) };
+                    && self.holds(place, frames);
                 if !StackTrace::unchanged(place, state) {
                     continue;
                 }
@@ -283,8 +334,7 @@ impl StackTrace {
             }
             fence(Release);
             place.frames.store(frames.len() as u64, Relaxed);
-            // SAFETY: as above; the place is ours while the state says so.
-            unsafe { bytes::copy(place.at, from, len) };
+            self.store(place, frames);
             // Publishes the frames; pairs with the load in `state`.
             place.state.store(writing.ready().0, Release);
             return Ok(id);
@@ -305,7 +355,7 @@ impl MapKind for StackTrace {
         if frames.is_empty() {
             return Err(Errno::EFAULT);
         }
-        let most = self.value_size / WORD as usize;
+        let most = self.value_size / self.element;
         self.put(frames.get(..most).unwrap_or(frames), flags)
     }
 

@@ -113,9 +113,9 @@ impl Key {
         bytes
     }
 
-    /// Whether the thread exists, as far as its id says.
-    fn exists(&self) -> bool {
-        sys::thread_exists(self.tid as i32)
+    /// Whether the thread can still run, as far as its id says.
+    fn can_run(&self) -> bool {
+        sys::thread_can_run(self.tid as i32)
     }
 }
 
@@ -183,7 +183,7 @@ impl TaskStorage {
             return false;
         }
         self.searched.store(now, Relaxed);
-        self.keep(&|key| key.exists());
+        self.keep(&Key::can_run);
         true
     }
 

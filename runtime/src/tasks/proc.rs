@@ -92,7 +92,9 @@ fn open<'a>(path: &Text, to: &'a mut [u8]) -> Option<&'a [u8]> {
     // was just made here.
     let got = unsafe {
         let at = path.bytes.as_ptr() as usize;
-        let fd = sys::syscall6(libc::SYS_open as usize, at, flags as usize, 0, 0, 0, 0);
+        let here = libc::AT_FDCWD as usize;
+        let open = libc::SYS_openat as usize;
+        let fd = sys::syscall6(open, here, at, flags as usize, 0, 0, 0);
         let fd = usize::try_from(fd).ok()?;
         let buffer = to.as_mut_ptr() as usize;
         let got = sys::syscall6(libc::SYS_read as usize, fd, buffer, to.len(), 0, 0, 0);
@@ -115,7 +117,16 @@ pub(super) fn namespace(who: Who, name: &str) -> Option<u32> {
     // SAFETY: a path with its zero and a buffer with its length.
     let got = unsafe {
         let (at, to) = (path.bytes.as_ptr() as usize, link.as_mut_ptr() as usize);
-        sys::syscall6(libc::SYS_readlink as usize, at, to, link.len(), 0, 0, 0)
+        let here = libc::AT_FDCWD as usize;
+        sys::syscall6(
+            libc::SYS_readlinkat as usize,
+            here,
+            at,
+            to,
+            link.len(),
+            0,
+            0,
+        )
     };
     let link = link.get(..usize::try_from(got).ok()?)?;
     let from = link.iter().position(|&byte| byte == b'[')? + 1;

@@ -62,7 +62,7 @@ impl Walk<'_> {
         let (Some(types), Structure::Type(id)) = (self.env.kernel_types(), of) else {
             let text = "structures of the kernel cannot be reached from user space";
             return Err(Fail::einval(text)
-                .hint("read what the program needs with helpers, or run it in the kernel"));
+                .hint("read its fields with bpf_probe_read_kernel() or BPF_CORE_READ()"));
         };
         let name = types.name(id);
         if !self.spec.gpl {

@@ -61,10 +61,6 @@ const VALUE_SIZES: [u32; 11] = [
 ];
 
 fn same(commands: &Commands, spec: MapSpec) {
-    // Build ids in place of addresses are not offered.
-    if spec.map_type == BPF_MAP_TYPE_STACK_TRACE && spec.has(BPF_F_STACK_BUILD_ID) {
-        return;
-    }
     let theirs = KernelMap::create(&spec).map(drop);
     // The kernel's allocator may refuse what we keep sparse.
     if theirs == Err(Errno::ENOMEM) {
