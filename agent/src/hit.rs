@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use attach::{Callback, Counter, Hits, Inline, Needs, Probe};
+use runtime::maps::kernel::end_run;
 use runtime::program::LoadedProgram;
 use runtime::run::{ProcessEnv, RunState};
 use runtime::session::LinkCounters;
@@ -32,6 +33,8 @@ pub struct Hit {
     /// The probed instruction begins a function's frame.
     at_entry: bool,
     needs_vcpu: bool,
+    /// Its runs end with [`end_run`]; these need a vCPU, too.
+    ends_runs: bool,
     /// The program calls nothing and looks at no run.
     is_alone: bool,
     /// It calls nothing either, but needs a vCPU; else there are none.
@@ -142,6 +145,7 @@ impl Hit {
             func_ip: address as u64,
             at_entry,
             needs_vcpu: program.needs_vcpu(),
+            ends_runs: program.ends_runs(),
             is_alone,
             claims: claims.unwrap_or(Claims::NONE),
             callback,
@@ -323,6 +327,9 @@ impl Hit {
         run.vcpu = vcpu;
         // SAFETY: the caller's contract; `env` and the code live as `self`.
         let result = unsafe { entry(ctx.cast(), run.as_run()) };
+        if self.ends_runs {
+            end_run();
+        }
         vcpus.release(vcpu);
         Some(result)
     }

@@ -240,3 +240,33 @@ pub fn is_like(map: BorrowedFd<'_>, spec: &MapSpec) -> Result<bool, Errno> {
     );
     Ok((map_type, key, value, entries) == wanted)
 }
+
+/// `BPF_MAP_DELETE_ELEM`.
+///
+/// # Errors
+/// The kernel's.
+pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> Result<(), Errno> {
+    elem(map, key, std::ptr::null(), 0)
+        .call(cmd::BPF_MAP_DELETE_ELEM)
+        .map(drop)
+}
+
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`.
+///
+/// # Errors
+/// The kernel's.
+pub fn lookup_and_delete(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+    elem(map, key, value.as_mut_ptr(), 0)
+        .call(cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM)
+        .map(drop)
+}
+
+/// `BPF_MAP_GET_NEXT_KEY`.
+///
+/// # Errors
+/// The kernel's.
+pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+    elem(map, key.unwrap_or_default(), next.as_mut_ptr(), 0)
+        .call(cmd::BPF_MAP_GET_NEXT_KEY)
+        .map(drop)
+}

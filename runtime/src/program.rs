@@ -15,6 +15,7 @@ use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::helpers;
 use crate::kernel_types::KernelStructures;
+use crate::maps::kernel::end_run;
 use crate::maps::{Map, MapSpec};
 use crate::run::RunState;
 use crate::session::{Session, SessionView};
@@ -56,6 +57,9 @@ pub enum LoadError {
     /// It was not proven safe.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// It walks a map that lives in the kernel.
+    #[error("it walks the elements of a map that went to the kernel")]
+    Walks,
     /// It could not be compiled.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -194,6 +198,7 @@ pub struct LoadedProgram {
     calls_kfuncs: bool,
     facts: Facts,
     needs_vcpu: bool,
+    ends_runs: bool,
     /// Their addresses are in the code.
     maps: Vec<Arc<Map>>,
 }
@@ -206,6 +211,11 @@ impl LoadedProgram {
     pub fn load(objects: &dyn Objects, id: u32) -> Result<LoadedProgram, LoadError> {
         let spec = objects.program(id).ok_or(LoadError::Missing)?;
         let verified = verify(objects, spec, None)?;
+        let facts = verified.facts();
+        let mut maps = facts.maps.iter().filter_map(|&id| objects.map(id));
+        if facts.helpers.contains(&BPF_FUNC_FOR_EACH_MAP_ELEM) && maps.any(|map| map.is_relayed()) {
+            return Err(LoadError::Walks);
+        }
         Ok(LoadedProgram::compile(objects, &verified)?)
     }
 
@@ -232,6 +242,7 @@ impl LoadedProgram {
             compiled,
             calls_kfuncs: verified.insns().iter().any(is_kfunc_call),
             needs_vcpu: needs_vcpu(&facts, &maps),
+            ends_runs: ends_runs(&facts, &maps),
             facts,
             maps,
         })
@@ -269,6 +280,12 @@ impl LoadedProgram {
         self.needs_vcpu
     }
 
+    /// Whether a run must end with [`end_run`]: the program, or one it may
+    /// tail-call, may have copies of a kernel map's elements.
+    pub fn ends_runs(&self) -> bool {
+        self.ends_runs
+    }
+
     /// Whether the program's code calls helpers or other programs
     /// ([`CompiledProgram::calls`]).
     pub fn calls(&self) -> bool {
@@ -290,7 +307,11 @@ impl LoadedProgram {
     /// [`LoadedProgram::needs_vcpu`].
     pub unsafe fn run(&self, ctx: *mut u8, run: &mut RunState) -> u64 {
         // SAFETY: the caller's contract; maps and code live as long as `self`.
-        unsafe { self.entry()(ctx, run.as_run()) }
+        let result = unsafe { self.entry()(ctx, run.as_run()) };
+        if self.ends_runs {
+            end_run();
+        }
+        result
     }
 }
 
@@ -319,6 +340,10 @@ const BLIND: [u32; 20] = [
     BPF_FUNC_GET_ATTACH_COOKIE,
 ];
 
+fn ends_runs(facts: &Facts, maps: &[Arc<Map>]) -> bool {
+    maps.iter().any(|map| map.is_relayed()) || facts.helpers.contains(&BPF_FUNC_TAIL_CALL)
+}
+
 fn needs_vcpu(facts: &Facts, maps: &[Arc<Map>]) -> bool {
     let per_cpu = [
         types::BPF_MAP_TYPE_PERCPU_ARRAY,
@@ -330,13 +355,17 @@ fn needs_vcpu(facts: &Facts, maps: &[Arc<Map>]) -> bool {
         let spec = map.spec();
         per_cpu.contains(&spec.map_type) || per_cpu.contains(&spec.inner.map_type)
     };
-    maps.iter().any(is_per_cpu) || facts.helpers.iter().any(|id| helpers.contains(id))
+    let is_relayed = |map: &Arc<Map>| map.is_relayed();
+    maps.iter().any(is_per_cpu)
+        || maps.iter().any(is_relayed)
+        || facts.helpers.iter().any(|id| helpers.contains(id))
 }
 
 impl From<&LoadError> for Errno {
     fn from(error: &LoadError) -> Errno {
         match error {
             LoadError::Missing => Errno::ENOENT,
+            LoadError::Walks => Errno::ENOTSUPP,
             LoadError::Verify(error) => error.errno,
             LoadError::Link(_) => Errno::ENOMEM,
         }

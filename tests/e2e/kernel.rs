@@ -122,3 +122,88 @@ fn who_may_not_load_programs_is_told_what_is_missing() {
     scene.puppet.tell("quit");
     assert_eq!(scene.puppet.finish().code, 0);
 }
+
+/// The sums of both sides, alone and together, in hashes and per-CPU maps.
+#[test]
+fn both_sides_count_in_one_hash() {
+    let Some(worlds) = worlds() else { return };
+    for world in worlds {
+        let mut scene = Scene::new(&world, "kmmaps", &["-m"]);
+        scene.call(5);
+        scene.exec(2);
+        scene.attach_exec();
+        scene.exec(3);
+        scene.call(7);
+        scene.exec(2);
+        let sums = [
+            "0: 4 5 58 percpu 9",
+            "1: 3 0 7 percpu 3",
+            "2: 3 0 10 percpu 3",
+            "3: 2 0 6 percpu 2",
+            "1000: 12 5 81",
+            "percpu 17",
+        ];
+        assert_eq!(scene.printed(), sums, "{:?}", world.mode());
+        scene.end();
+    }
+}
+
+/// Threads of the target and executions at the same time: nothing is lost.
+#[test]
+fn no_count_is_lost_between_the_sides() {
+    let Some(world) = World::privileged() else {
+        return;
+    };
+    let mut scene = Scene::new(&world, "kmrace", &["-m"]);
+    scene.attach_exec();
+    scene.puppet.tell("threads 4 1000");
+    scene.exec(60);
+    assert_eq!(scene.puppet.line(), "ok");
+    let sum: u64 = 4 * (0..1000).sum::<u64>() + 600;
+    let printed = scene.printed();
+    assert!(
+        printed.contains(&format!("1000: 4000 60 {sum}")),
+        "{printed:#?}"
+    );
+    assert!(printed.contains(&"percpu 4060".to_owned()), "{printed:#?}");
+    let zeros: u64 = 4 * (0..1000).filter(|n| n % 4 == 0).sum::<u64>() + 600;
+    let first = format!("0: 1000 60 {zeros} percpu 1060");
+    assert_eq!(printed[0], first, "{printed:#?}");
+    scene.end();
+}
+
+/// A killed tool takes its side away, and the target goes on; a killed target
+/// leaves what it had counted.
+#[test]
+fn either_may_be_killed() {
+    let Some(world) = World::privileged() else {
+        return;
+    };
+    for options in [&[][..], &["-m"]] {
+        let mut scene = Scene::new(&world, "kmkilled", options);
+        scene.attach_exec();
+        scene.call(3);
+        scene.exec(2);
+        let mut second = world.puppet();
+        assert_eq!(second.ask("call 4"), "ok");
+        second.kill();
+        let printed = scene.printed();
+        let counted = match options {
+            [] => "all 9",
+            _ => "1000: 7 2 29",
+        };
+        assert!(printed.iter().any(|line| line == counted), "{printed:#?}");
+        let Scene {
+            tool, mut puppet, ..
+        } = scene;
+        let fds = puppet.ask("fds");
+        puppet.tell("threads 2 2000");
+        tool.kill();
+        assert_eq!(puppet.line(), "ok");
+        assert_eq!(puppet.ask("call 1000"), "ok");
+        assert_eq!(puppet.ask("fds"), fds);
+        puppet.tell("quit");
+        assert_eq!(puppet.finish().code, 0);
+        world.expect_nothing_left();
+    }
+}

@@ -121,6 +121,12 @@ impl Map {
         }
     }
 
+    /// Whether programs here get copies of its elements, so that their runs
+    /// must end with [`kernel::end_run`].
+    pub fn is_relayed(&self) -> bool {
+        self.in_kernel && kernel::is_relayed(&self.spec)
+    }
+
     /// Whether the elements are a kernel map's.
     pub fn in_kernel(&self) -> bool {
         self.in_kernel

@@ -12,7 +12,7 @@ mod bloom_filter;
 pub(crate) mod bytes;
 mod hash;
 mod hasher;
-mod kernel;
+pub mod kernel;
 mod kind;
 mod lpm_trie;
 mod map;

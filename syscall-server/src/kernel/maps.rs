@@ -7,20 +7,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use runtime::command::moved::Move;
 use runtime::command::{BtfObject, MapObject};
-use runtime::kernel;
+use runtime::kernel::{self, Attr};
+use runtime::maps::kernel::{is_relayed, relay_program};
 use runtime::maps::{KernelObjects, MapSpec};
 use uapi::Errno;
 use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY,
 };
 
+use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_SYSCALL};
+
+use super::program::say_why;
 use crate::fds::{FDS, PrivateFd, Rights};
 use crate::mapping::Request;
 use crate::server::Server;
 use crate::{log, raw};
 
-/// What a map of ours is in the kernel.
-struct InKernel(PrivateFd);
+/// What a map of ours is in the kernel: it, and the program that relays to it.
+struct InKernel(
+    PrivateFd,
+    #[expect(dead_code, reason = "held so that it lives")] Option<PrivateFd>,
+);
 
 impl AsFd for InKernel {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -76,18 +83,24 @@ pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
                 "map \"{name}\" cannot go to the kernel: {errno}"
             ));
         })?;
+        let mut relay = None;
         if is_constant(map) {
             fill_constant(map, &fd)?;
         } else {
+            relay = relay_for(map.map().spec(), &fd)?;
             let to = KernelObjects {
                 map: kernel::id(fd.as_fd())?,
-                relay: 0,
+                relay: match &relay {
+                    Some(relay) => kernel::id(relay.as_fd())?,
+                    None => 0,
+                },
             };
             let map = Arc::clone(map);
             going.push(Move { map, to });
         }
-        let private = PrivateFd::duplicate(fd.as_raw_fd())?;
-        made.push((map, InKernel(private)));
+        let private = |fd: &OwnedFd| PrivateFd::duplicate(fd.as_raw_fd());
+        let relay = relay.as_ref().map(private).transpose()?;
+        made.push((map, InKernel(private(&fd)?, relay)));
     }
     if !going.is_empty() {
         let moved = |map: &&(&Arc<MapObject>, InKernel)| map.0.map().in_kernel();
@@ -143,8 +156,27 @@ fn kernel_spec(spec: &MapSpec) -> Result<MapSpec, Errno> {
             map_flags: spec.map_flags | BPF_F_MMAPABLE,
             ..*spec
         }),
+        _ if is_relayed(spec) => Ok(*spec),
         _ => Err(Errno::ENOTSUPP),
     }
+}
+
+/// The program by which targets use a map that is not memory to them.
+fn relay_for(spec: &MapSpec, map: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    if !is_relayed(spec) {
+        return Ok(None);
+    }
+    let insns = relay_program(spec, map.as_raw_fd())?;
+    let attr = || {
+        Attr::new()
+            .u32(0, BPF_PROG_TYPE_SYSCALL)
+            .pointer(16, c"GPL".as_ptr())
+            .u32(44, BPF_F_SLEEPABLE)
+            .bytes(48, b"bpftime_relay")
+    };
+    kernel::prog_load(attr(), &insns)
+        .inspect_err(|errno| say_why(attr(), &insns, *errno))
+        .map(Some)
 }
 
 /// Has the tool's fds and mappings of a map lead to the kernel's.

@@ -85,7 +85,7 @@ impl Loaded {
             Err(_) if btf.is_some() => kernel::prog_load(self.attr(None), &insns),
             other => other,
         }
-        .inspect_err(|errno| self.say_why(&insns, *errno))
+        .inspect_err(|errno| say_why(self.attr(None), &insns, *errno))
     }
 
     /// The attribute but for the instructions, without a log.
@@ -143,24 +143,23 @@ impl Loaded {
         }
         Ok(insns)
     }
+}
 
-    /// Tells who asked for it why the kernel refuses the program.
-    fn say_why(&self, insns: &[Insn], errno: Errno) {
-        if !log::is_on() {
-            return;
-        }
-        let mut text = vec![0; LOG_BYTES];
-        let attr = self
-            .attr(None)
-            .u32(at::LOG_LEVEL, 1)
-            .u32(at::LOG_SIZE, LOG_BYTES as u32)
-            .pointer(at::LOG_BUF, text.as_mut_ptr());
-        // It fails again, for its log.
-        let _ = kernel::prog_load(attr, insns);
-        let end = text.iter().position(|&b| b == 0).unwrap_or(0);
-        let text = String::from_utf8_lossy(text.get(..end).unwrap_or_default());
-        log::debug(format_args!("the kernel refuses it, {errno}: {text}"));
+/// Tells who asked for it why the kernel refuses a program.
+pub fn say_why(attr: Attr, insns: &[Insn], errno: Errno) {
+    if !log::is_on() {
+        return;
     }
+    let mut text = vec![0; LOG_BYTES];
+    let attr = attr
+        .u32(at::LOG_LEVEL, 1)
+        .u32(at::LOG_SIZE, LOG_BYTES as u32)
+        .pointer(at::LOG_BUF, text.as_mut_ptr());
+    // It fails again, for its log.
+    let _ = kernel::prog_load(attr, insns);
+    let end = text.iter().position(|&b| b == 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(text.get(..end).unwrap_or_default());
+    log::debug(format_args!("the kernel refuses it, {errno}: {text}"));
 }
 
 /// The fd of a program of ours in the kernel, where it is loaded when it is

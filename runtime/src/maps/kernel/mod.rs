@@ -2,17 +2,31 @@
 //! programs here meet in one map. It knows no session and no program.
 //!
 //! An array is the kernel's memory, mapped: programs here use it as any array.
+//! Elements of other types have no address here: programs get copies, and what
+//! they write to them is brought to the elements before the next operation of
+//! the run on such a map, and when the run ends ([`end_run`]).
+
+mod copies;
+mod relay;
+mod relayed;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use shm::{Access, Segment};
 use uapi::Errno;
-use uapi::map::{BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
+use uapi::map::{
+    BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH,
+    BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
+};
 
 use super::array;
 use super::kind::{MapKind, Start};
 use super::spec::MapSpec;
 use crate::kernel;
+
+pub use relay::program as relay_program;
+use relayed::Relayed;
+pub use relayed::end_run;
 
 /// The kernel's objects behind a map, by their ids there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +63,21 @@ pub(super) fn open(
     }
     match spec.map_type {
         BPF_MAP_TYPE_ARRAY => array_over(spec, &map, nr_cpus),
+        _ if is_relayed(spec) && objects.relay != 0 => Ok(Box::new(Relayed::new(spec, objects))),
         _ => Err(Errno::ENOTSUPP),
     }
+}
+
+/// Whether programs here use a kernel map of this kind by [`relay_program`].
+pub fn is_relayed(spec: &MapSpec) -> bool {
+    let types = [
+        BPF_MAP_TYPE_HASH,
+        BPF_MAP_TYPE_LRU_HASH,
+        BPF_MAP_TYPE_PERCPU_HASH,
+        BPF_MAP_TYPE_LRU_PERCPU_HASH,
+        BPF_MAP_TYPE_PERCPU_ARRAY,
+    ];
+    types.contains(&spec.map_type) && spec.field_count == 0
 }
 
 /// An array in the kernel's memory; the fd is not needed any more.
