@@ -30,8 +30,10 @@ impl ThreadIds {
             // It sees nobody else.
             return true;
         }
-        let is_named = self.tid & Self::NAMELESS == 0;
-        sys::can_run(self.pid, if is_named { self.tid } else { self.pid })
+        match self.tid & Self::NAMELESS == 0 {
+            true => sys::can_run(self.pid, self.tid),
+            false => sys::process_can_run(self.pid),
+        }
     }
 
     /// As `bpf_get_current_pid_tgid` returns it.
@@ -215,9 +217,10 @@ pub fn own_pid() -> i32 {
     ids().pid
 }
 
-/// Whether the process `pid` exists, as far as can be told from here.
+/// Whether the process `pid` runs, as far as can be told from here. One that was
+/// killed does not, though its parent may not have waited for it yet.
 pub fn exists(pid: i32) -> bool {
-    guest::is_guest() || sys::alive(pid, pid)
+    guest::is_guest() || sys::process_can_run(pid)
 }
 
 #[cold]

@@ -92,6 +92,60 @@ pub fn can_run(pid: i32, tid: i32) -> bool {
     alive(pid, tid) && thread_can_run(tid)
 }
 
+/// Whether some thread of process `pid` can still run: one that was killed and
+/// waits for its parent is a process, but not one that does anything.
+pub fn process_can_run(pid: i32) -> bool {
+    alive(pid, pid) && (thread_can_run(pid) || has_other_threads(pid))
+}
+
+/// Whether a process whose first thread has ended consists of others.
+#[cold]
+fn has_other_threads(pid: i32) -> bool {
+    // A directory has a link from each below it: "task", ".", and the threads,
+    // with the first (`proc_task_getattr`). It needs no fd.
+    const NOT_THREADS: libc::nlink_t = 2;
+    let mut path = [0u8; 32];
+    let name = b"/proc/".iter().copied().chain(digits(pid));
+    let name = name.chain(b"/task".iter().copied());
+    path.iter_mut().zip(name).for_each(|(to, byte)| *to = byte);
+    // SAFETY: all zeroes is a valid stat.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: the kernel reads `path` up to its zero and writes one stat.
+    let ret = unsafe {
+        let [path, stat] = [path.as_ptr() as usize, &raw mut stat as usize];
+        arch::syscall6(libc::SYS_stat as usize, [path, stat, 0, 0, 0, 0])
+    };
+    match ret {
+        0 => stat.st_nlink > NOT_THREADS + 1,
+        // Where /proc cannot be seen.
+        _ => !has_ended(pid),
+    }
+}
+
+/// The digits of a positive number.
+fn digits(number: i32) -> impl Iterator<Item = u8> {
+    let places = (0..10u32).rev().map(|place| 10i32.pow(place));
+    let first = places.skip_while(move |place| *place > number.max(1));
+    first.map(move |place| b'0' + (number / place % 10) as u8)
+}
+
+/// Whether all threads of a process have ended (pidfd_open(2)); `false` if that
+/// cannot be known.
+fn has_ended(pid: i32) -> bool {
+    let fd = simple(libc::SYS_pidfd_open, pid as usize, 0, 0);
+    if fd < 0 {
+        return fd == -(libc::ESRCH as isize);
+    }
+    let mut poll = libc::pollfd {
+        fd: fd as i32,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let now = simple(libc::SYS_poll, &raw mut poll as usize, 1, 0);
+    simple(libc::SYS_close, fd as usize, 0, 0);
+    now == 1
+}
+
 /// Whether thread `tid` can still run, of whatever process.
 pub fn thread_can_run(tid: i32) -> bool {
     #[cfg(feature = "model")]
@@ -255,8 +309,38 @@ mod tests {
         }
         assert!(alive(pid, pid));
         assert!(!can_run(pid, pid));
+        assert!(!process_can_run(pid) && has_ended(pid));
         assert!(child.wait().unwrap().success());
         assert!(!alive(pid, pid));
+    }
+
+    /// A process runs on though its first thread has ended.
+    #[test]
+    fn a_first_thread_may_end_before_the_others() {
+        let waits = "import ctypes, threading, time, sys\n\
+            threading.Thread(target=lambda: (print(flush=True), time.sleep(60))).start()\n\
+            ctypes.CDLL(None).syscall(60, 0)";
+        let mut command = std::process::Command::new("python3");
+        command
+            .args(["-c", waits])
+            .stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let pid = child.id() as i32;
+        while thread_can_run(pid) {
+            std::thread::yield_now();
+        }
+        assert!(process_can_run(pid) && !has_ended(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process_can_run(pid) && has_ended(pid));
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_do() {
+        for number in [1, 9, 10, 1205, 4_194_304, i32::MAX] {
+            let text: Vec<u8> = digits(number).collect();
+            assert_eq!(text, number.to_string().into_bytes());
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl ProcessId {
             Ok(now) => now == self,
             // A process in a chroot(2) may not see any /proc.
             Err(Errno::ENOENT | Errno::ESRCH) => {
-                file::stat(c"/proc/self").is_err() && shm::sys::alive(self.pid, self.pid)
+                file::stat(c"/proc/self").is_err() && shm::sys::process_can_run(self.pid)
             }
             // /proc cannot be read: better a stale entry than a lost one.
             Err(_) => true,

@@ -34,7 +34,7 @@ pub(super) fn remove_empty(sessions: &CStr) {
     if let Ok(dir) = open_dir(sessions) {
         // What is not seen now stays until the next time.
         let _ = file::for_each_name(&dir, |name| {
-            let dead = guest::marked(name.to_bytes()).is_some_and(|pid| !sys::alive(pid, pid));
+            let dead = guest::marked(name.to_bytes()).is_some_and(|pid| !sys::process_can_run(pid));
             let pins = name.to_bytes().starts_with(PINS_PREFIX.as_bytes());
             // A tree in which there is something stays.
             if dead || pins {

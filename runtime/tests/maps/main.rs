@@ -20,3 +20,4 @@ mod states;
 mod step;
 mod task_storage;
 mod user_ringbuf;
+mod zombies;

@@ -57,6 +57,47 @@ impl Drop for Child {
     }
 }
 
+/// A child that has ended, and for which nobody waits until this is dropped.
+pub struct Zombie(pub i32);
+
+impl Zombie {
+    /// Of a child that does this and is then killed.
+    pub fn after(body: impl FnOnce()) -> Zombie {
+        // SAFETY: the child runs `body`, which works on maps, and ends.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            body();
+            // SAFETY: the child's own end.
+            unsafe { libc::raise(libc::SIGKILL) };
+        }
+        Zombie::of(pid)
+    }
+
+    /// Of a child that will end.
+    pub fn of(pid: i32) -> Zombie {
+        let zombie = Zombie(pid);
+        zombie.wait(libc::WNOWAIT);
+        zombie
+    }
+
+    fn wait(&self, how: i32) {
+        // SAFETY: `info` is plain data that the kernel fills in.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | how;
+            let done = libc::waitid(libc::P_PID, self.0 as u32, &raw mut info, flags);
+            assert_eq!(done, 0);
+        }
+    }
+}
+
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        self.wait(0);
+    }
+}
+
 /// A small generator of numbers, seeded: children must differ, runs not.
 pub struct Random(pub u64);
 

@@ -5,6 +5,7 @@
 use bpftime_runtime::maps::{Map, MapSpec};
 use shm::Region;
 
+use crate::process::Zombie;
 use crate::segment;
 
 /// Instructions after which an operation is taken for endless.
@@ -15,6 +16,8 @@ pub struct Bench {
     spec: MapSpec,
     storage: Region,
     prepared: Vec<u8>,
+    /// Those that were killed.
+    zombies: Vec<Zombie>,
 }
 
 /// What a child did to the storage.
@@ -34,6 +37,7 @@ impl Bench {
             spec,
             storage,
             prepared: Vec::new(),
+            zombies: Vec::new(),
         };
         bench.prepared = bench.contents();
         bench
@@ -90,27 +94,30 @@ impl Bench {
         unreachable!("counted to the end of numbers")
     }
 
-    /// Kills a child as soon as its `operation` `has_happened`, lets `mend` see
-    /// the map, and goes on from there.
+    /// Kills a child right after the change number `changes` of its `operation`, from
+    /// 1, lets `mend` see the map, and goes on from there. `false` if it makes
+    /// fewer. Nobody waits for the child.
     pub fn kill(
         &mut self,
         operation: impl FnOnce(&Map),
-        has_happened: impl Fn(&Map) -> bool,
+        changes: u64,
         mend: impl FnOnce(&Map),
-    ) {
+    ) -> bool {
         let map = self.at(&self.prepared);
         let child = Stepped::fork(self.open(), operation);
         let mut last = self.prepared.clone();
-        while !has_happened(&map) {
-            assert!(child.step());
+        for _ in 0..changes {
             while !self.differs(&last) {
-                assert!(child.step(), "it never happened");
+                if !child.step() {
+                    return false;
+                }
             }
             last = self.contents();
         }
-        child.kill();
+        self.zombies.push(child.kill());
         mend(&map);
         self.prepared = self.contents();
+        true
     }
 
     /// Stops a child after `steps` instructions of `operation`, calls
@@ -184,10 +191,10 @@ impl Stepped {
         true
     }
 
-    fn kill(self) {
+    fn kill(self) -> Zombie {
         // SAFETY: our own child, which is stopped.
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
-        assert!(libc::WIFSIGNALED(self.wait()));
+        Zombie::of(self.pid)
     }
 
     fn finish(self) {
