@@ -89,7 +89,7 @@ fn start() -> Result<Server, SessionError> {
     }
     log::debug(format_args!("session {}", session.path().display()));
     Ok(Server {
-        bpf: Bpf::new(session),
+        bpf: Bpf::seeing(session, environment.seen),
         bridge: Bridge::default(),
         kernel: Kernel::new(environment.runtime),
     })

@@ -5,6 +5,7 @@ mod attach;
 mod chosen;
 mod detach;
 mod doctor;
+mod exec;
 mod json;
 mod link;
 mod load;
@@ -36,6 +37,7 @@ Examples:
   bpftime attach $(pidof myserver)     let tools trace running processes
   bpftime status                       what runs where
   bpftime map dump counts              what a tool's map holds
+  bpftime exec bpftool prog list       any command, with tools and pins in sight
   bpftime verify counter.bpf.o         what the verifier thinks of programs
   bpftime doctor                       what this machine and user can do
 
@@ -45,6 +47,7 @@ BPFTIME_LOG=debug shows more.";
 #[derive(Subcommand)]
 enum Command {
     Load(load::Args),
+    Exec(exec::Args),
     Start(start::Args),
     Attach(attach::Args),
     Detach(detach::Args),
@@ -78,6 +81,7 @@ fn print(text: &str) -> Result<(), Problem> {
 pub fn run(cli: Cli) -> Result<(), Problem> {
     match cli.command {
         Command::Load(args) => load::run(args),
+        Command::Exec(args) => exec::run(args),
         Command::Start(args) => start::run(args),
         Command::Attach(args) => attach::run(args),
         Command::Detach(args) => detach::run(args),
