@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bpftime_tests::{Program, World, wait};
+use bpftime_tests::{Mode, Program, World, wait};
 
 /// A directory of bpffs that this test alone uses; gone with the story.
 struct Pins<'a> {
@@ -32,8 +32,19 @@ impl<'a> Pins<'a> {
 
     /// Runs a command where bpffs is as tools see it; its output and errors.
     fn shell(&self, script: &str) -> String {
-        let words = ["sh", "-c", script, "sh", self.path.to_str().expect("text")];
-        let exit = Program::on_pipes(self.world.tool(&words)).finish();
+        let words = [
+            "exec",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            self.path.to_str().expect("text"),
+        ];
+        let command = match self.world.mode() {
+            Mode::Bpftime => self.world.bpftime(&words),
+            Mode::Kernel => self.world.tool(&words[1..]),
+        };
+        let exit = Program::on_pipes(command).finish();
         format!("{}{}", exit.stdout, exit.stderr)
     }
 }
@@ -149,7 +160,9 @@ fn pins_are_files_to_every_command() {
             "cd / ; exec 2>&1
              ls \"$1\"
              mkdir \"$1/deep\" \"$1/deep/er\" && mv \"$1/it\" \"$1/deep/er/moved\" && ls -R \"$1/deep\" | tail -1
-             stat -c '%F %a' \"$1/kept_hash\" \"$1/deep\"
+             stat -c '%F %a %s' \"$1/kept_hash\"
+             stat -c '%F %a' \"$1/deep\"
+             stat -c %h \"$1/kept_hash\"
              stat -f -c %T \"$1\"
              cat \"$1/kept_ring\" 2>&1 | grep -o 'Input/output error'
              echo x 2>/dev/null >\"$1/new\" || echo not made
@@ -165,8 +178,192 @@ fn pins_are_files_to_every_command() {
     assert_eq!(
         told,
         "it\nkept_array\nkept_hash\nkept_percpu\nkept_ring\nmoved\n\
-         regular empty file 600\ndirectory 755\nbpf_fs\nInput/output error\nnot made\n\
+         regular empty file 600 0\ndirectory 755\n1\nbpf_fs\nInput/output error\nnot made\n\
          Operation not permitted\nDirectory not empty\nIs a directory\nNo such file or directory\n\
          there\n4\nnot moved out\n"
+    );
+}
+
+/// What bpftool says of an object, without what is the machine's: ids, times,
+/// memory, machine code, processes.
+fn without_ids(text: &str) -> String {
+    let mut told = String::new();
+    for line in text.lines().filter(|line| !line.starts_with("\tpids")) {
+        let mut words = line.split_whitespace().peekable();
+        let mut kept = Vec::new();
+        while let Some(word) = words.next() {
+            let names = [
+                "btf_id",
+                "map_ids",
+                "prog",
+                "memlock",
+                "loaded_at",
+                "tag",
+                "jited",
+                "uid",
+                "xlated",
+            ];
+            let number = |word: &str| word.trim_end_matches(':').parse::<u32>().is_ok();
+            match word {
+                "not" | "jited" | "memlock" if line.contains("xlated") => {
+                    if word != "not" && words.peek().is_some_and(|next| next.ends_with('B')) {
+                        words.next();
+                    }
+                }
+                word if names.contains(&word) => {
+                    words.next();
+                    kept.push(word);
+                }
+                word if word.ends_with(':') && number(word) && kept.is_empty() => kept.push("ID:"),
+                word => kept.push(word),
+            }
+        }
+        told.push_str(&kept.join(" "));
+        told.push('\n');
+    }
+    told
+}
+
+#[test]
+fn bpftool_in_another_process_answers_as_on_the_kernel() {
+    let told = as_in_the_kernel(|world| {
+        let pins = Pins::new(world);
+        let mut puppet = world.puppet();
+        let mut tool = pins.tool(&[]);
+        assert_eq!(tool.ask("prog p"), "ok");
+        assert_eq!(tool.ask("link l"), "ok");
+        assert_eq!(puppet.ask("call 3"), "ok");
+        let mut told = String::new();
+        for command in [
+            "map show pinned $1/kept_hash",
+            "map lookup pinned $1/kept_hash key 2 0 0 0 0 0 0 0",
+            "map update pinned $1/kept_hash key 9 0 0 0 0 0 0 0 value 7 0 0 0 0 0 0 0",
+            "map update pinned $1/kept_hash key 9 0 0 0 0 0 0 0 value 7 0 0 0 0 0 0 0 noexist",
+            "map delete pinned $1/kept_hash key 1 0 0 0 0 0 0 0",
+            "map delete pinned $1/kept_hash key 1 0 0 0 0 0 0 0",
+            "-j map dump pinned $1/kept_percpu | grep -o '\"value\":[0-9]*' | sort",
+            "map pin pinned $1/kept_ring $1/again",
+            "map show pinned $1/again",
+            "map pin pinned $1/kept_ring $1/again",
+            "prog show pinned $1/p",
+            "link show pinned $1/l",
+            "link detach pinned $1/l",
+            "map show pinned $1/p",
+            "map show pinned $1/none",
+            "map create $1/made type lpm_trie key 8 value 4 entries 5 name made flags 1",
+            "map show pinned $1/made",
+            "map freeze pinned $1/made",
+            "map update pinned $1/made key 8 0 0 0 1 2 3 4 value 1 0 0 0",
+            "map show id $(bpftool -j map show pinned $1/kept_hash | grep -o '\"id\":[0-9]*' | cut -d: -f2)",
+        ] {
+            let bpftool = pins.shell(&format!("bpftool {command} 2>&1"));
+            let path = pins.path.to_str().expect("text");
+            told += &format!("# {command}\n{}", without_ids(&bpftool.replace(path, "$1")));
+        }
+        told + &tool.ask("print")
+    });
+    assert!(told.contains("ID: hash name kept_hash flags 0x0"), "{told}");
+    assert!(
+        told.ends_with("calls 3 keys 3 hash 9 percpu 3 array 3"),
+        "{told}"
+    );
+}
+
+#[test]
+fn ids_lead_to_all_tools_or_to_the_one_that_was_chosen() {
+    let world = World::new();
+    let hot = world.fixture("hot");
+    let one = world.fixture_tool("counter", &[], &hot, "hot_call");
+    let other = world.fixture_tool("ringtrace", &[], &world.fixture("tgt"), "tgt_add");
+    let maps = |options: &[&str]| {
+        let words = [&["exec"], options, &["bpftool", "-j", "map", "list"]].concat();
+        let exit = world.run(&words);
+        let maps: Vec<serde_json::Value> = serde_json::from_str(&exit.stdout).expect("JSON");
+        let name = |map: &serde_json::Value| map["name"].as_str().unwrap_or("").to_owned();
+        maps.iter().map(name).collect::<Vec<String>>()
+    };
+    let all = maps(&[]);
+    assert!(
+        all.iter().any(|name| name == "by_key") && all.iter().any(|name| name == "events"),
+        "{all:?}"
+    );
+    let pid = one.pid().to_string();
+    let chosen = maps(&["--session", &pid, "--"]);
+    assert!(chosen.iter().any(|name| name == "by_key"), "{chosen:?}");
+    assert!(!chosen.iter().any(|name| name == "events"), "{chosen:?}");
+    let nobody = world.run(&["exec", "--session", "1", "true"]);
+    assert_eq!(nobody.code, 1);
+    let known = format!(
+        "bpftime: session 1: there is none: choose one of {pid} (counter), {} (ringtrace)\n",
+        other.pid()
+    );
+    assert_eq!(sorted(&nobody.stderr), sorted(&known));
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = text.split([' ', ',', '\n']).collect();
+    words.sort_unstable();
+    words
+}
+
+#[test]
+fn what_is_no_pin_is_refused() {
+    let world = World::new();
+    let pins = Pins::new(&world);
+    let mut tool = pins.tool(&[]);
+    assert_eq!(tool.ask("prog p"), "ok");
+    let tree = world
+        .sessions()
+        .join("bpffs")
+        .join(pins.path.file_name().expect("a name"));
+    let plain = |script: &str| {
+        let words = ["sh", "-c", script, "sh", tree.to_str().expect("text")];
+        assert_eq!(
+            Program::on_pipes(world.plain(&words)).finish().code,
+            0,
+            "{script}"
+        );
+    };
+    plain(
+        "cd \"$1\" && cp p copy && echo garbage >garbage && : >empty && mkfifo pipe && mkdir directory",
+    );
+    plain(
+        "cd \"$1\" && ln -s /dev/zero device && ln -s loop loop && ln -s p second && ln -s /etc/passwd link",
+    );
+    plain(
+        "cd \"$1\" && head -c 100000 /dev/urandom >noise && printf 'bpftime object\\n1-0\\nmap 1\\n' >dead",
+    );
+    plain("cd \"$1\" && sed 's/prog/map/' p >lie && sed 's/[0-9]*-0/..\\/..\\/x/' p >path");
+    let mut told = Vec::new();
+    for name in [
+        "copy",
+        "garbage",
+        "empty",
+        "pipe",
+        "directory",
+        "device",
+        "loop",
+        "link",
+        "noise",
+        "dead",
+        "lie",
+        "path",
+        "none",
+        "second",
+    ] {
+        told.push(format!("{name}: {}", tool.ask(&format!("open {name}"))));
+    }
+    let refused = "Permission denied";
+    let gone = "No such file or directory";
+    assert_eq!(
+        told.join("\n"),
+        format!(
+            "copy: {refused}\ngarbage: {refused}\nempty: {refused}\npipe: {refused}\n\
+             directory: {refused}\ndevice: {refused}\nloop: Too many levels of symbolic links\nlink: {refused}\n\
+             noise: {refused}\ndead: {gone}\nlie: {refused}\npath: {refused}\nnone: {gone}\nsecond: ok"
+        )
+    );
+    plain(
+        "cd \"$1\" && rm -rf copy garbage empty pipe directory device loop second link noise lie path",
     );
 }

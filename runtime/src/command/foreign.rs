@@ -168,10 +168,14 @@ impl Bpf {
         let maps = named
             .filter_map(|id| self.other_map(view, id).ok())
             .collect();
+        let btf = match facts.btf {
+            0 => None,
+            btf => self.other_btf(view, btf).ok(),
+        };
         let mut others = locked(&self.home.others);
         or_open(&mut others.progs, id, || {
             let foreign = self.hold(view, ObjectKind::Program, id)?;
-            let prog = ProgObject::of_other(&self.home, id, spec, facts, maps, foreign);
+            let prog = ProgObject::of_other(&self.home, id, spec, &facts, (maps, btf), foreign);
             Ok(Arc::new(prog))
         })
     }

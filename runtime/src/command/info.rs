@@ -122,6 +122,15 @@ pub fn btf_info(btf: &BtfObject) -> [u8; BTF_INFO_BYTES] {
     info.0
 }
 
+/// A link's type as /proc tells it.
+pub fn link_type_name(link: &LinkObject) -> &'static str {
+    match link.target() {
+        Target::Event { .. } => "perf",
+        Target::RawTracepoint { .. } => "raw_tracepoint",
+        Target::Places { .. } => "uprobe_multi",
+    }
+}
+
 /// `struct bpf_link_info`.
 pub fn link_info(link: &LinkObject) -> [u8; LINK_INFO_BYTES] {
     let mut info = Bytes([0; LINK_INFO_BYTES]);

@@ -83,8 +83,8 @@ impl ProgObject {
         home: &Arc<Home>,
         id: u32,
         spec: ProgramSpec,
-        facts: ProgramFacts,
-        maps: Vec<Arc<MapObject>>,
+        facts: &ProgramFacts,
+        (maps, btf): (Vec<Arc<MapObject>>, Option<Arc<BtfObject>>),
         foreign: Foreign,
     ) -> ProgObject {
         ProgObject {
@@ -92,7 +92,11 @@ impl ProgObject {
             spec,
             home: Arc::clone(home),
             maps: Mutex::new(maps.into_iter().map(|map| (map.id(), map)).collect()),
-            btf: None,
+            btf: btf.map(|object| ProgBtf {
+                object,
+                functions: facts.functions.clone(),
+                lines: facts.lines.clone(),
+            }),
             load_time: Duration::from_nanos(facts.load_time),
             verified_insns: facts.verified_insns,
             ctx_bytes: facts.ctx_bytes,
@@ -263,12 +267,18 @@ impl Bpf {
                 if calls(&TASKS) && calls(&READS) {
                     self.note_tasks(session);
                 }
-                let facts = ProgramFacts {
+                let mut facts = ProgramFacts {
                     ctx_bytes: verified.facts().ctx_bytes,
                     verified_insns: verified.facts().insns_processed,
                     load_time: load_time.as_nanos() as u64,
+                    ..ProgramFacts::default()
                 };
-                let id = session.create_program_with(verified.spec(), facts)?;
+                if let Some(btf) = &btf {
+                    facts.btf = btf.object.share();
+                    facts.functions = btf.functions.clone();
+                    facts.lines = btf.lines.clone();
+                }
+                let id = session.create_program_with(verified.spec(), &facts)?;
                 (verified, id)
             }
             Err(_) => {

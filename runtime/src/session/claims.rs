@@ -80,7 +80,7 @@ impl Claim {
 
     /// What the file under `name` in a directory claims, if it is the link to a
     /// claim file that it looks like: whatever else lies there is told by
-    /// EACCES, as the kernel does. A pin whose session is gone is removed.
+    /// EACCES, as the kernel does.
     ///
     /// # Errors
     /// Those of openat(2); EACCES; ENOENT when the session is gone.
@@ -98,10 +98,7 @@ impl Claim {
         match file::lstat(&own) {
             Ok(own) if (own.dev, own.ino) == (stat.dev, stat.ino) => Ok(claim),
             Ok(_) => Err(Errno::EACCES),
-            Err(_) if !sessions.join(&claim.session).join(DATA).exists() => {
-                let _ = file::unlink_at(directory, name);
-                Err(Errno::ENOENT)
-            }
+            Err(_) if !sessions.join(&claim.session).join(DATA).exists() => Err(Errno::ENOENT),
             Err(_) => Err(Errno::EACCES),
         }
     }

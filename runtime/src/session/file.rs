@@ -277,13 +277,6 @@ pub(crate) fn rmdir(path: &CStr) -> Result<(), Errno> {
     path_call(libc::SYS_unlinkat, path, libc::AT_REMOVEDIR as usize)
 }
 
-/// unlinkat(2) of a file.
-pub(crate) fn unlink_at(directory: RawFd, name: &CStr) -> Result<(), Errno> {
-    let args = [directory as usize, name.as_ptr() as usize, 0, 0, 0, 0];
-    // SAFETY: the kernel reads `name` up to its zero.
-    unsafe { call(libc::SYS_unlinkat, args) }.map(drop)
-}
-
 /// linkat(2): another name, in a directory, for a file.
 pub(crate) fn link(file: &CStr, directory: RawFd, name: &CStr) -> Result<(), Errno> {
     let args = [

@@ -131,6 +131,9 @@ impl Kept<'_> {
         for record in self.objects.all(ObjectKind::Program) {
             if kept.has(record.id) {
                 self.maps_of(&record, |map| more |= kept.insert(map));
+                if let Some(body) = record.body::<ProgramBody>().filter(|body| body.btf != 0) {
+                    more |= kept.insert(body.btf);
+                }
             }
         }
         for record in self.objects.all(ObjectKind::Map) {
@@ -155,10 +158,9 @@ impl Kept<'_> {
 
     /// The maps that a program's instructions name.
     fn maps_of(&self, program: &Record, mut each: impl FnMut(u32)) {
-        let functions = program
-            .body::<ProgramBody>()
-            .map_or(0, |body| u64::from(body.functions));
-        for at in (0..program.len.saturating_sub(functions)).step_by(8) {
+        let body = program.body::<ProgramBody>();
+        let ends = body.and_then(|body| body.ends(program.len));
+        for at in (0..ends.map_or(0, |(bytecode, _)| bytecode)).step_by(8) {
             let Some(insn) = self.objects.insn(program, at) else {
                 return;
             };

@@ -2,6 +2,7 @@
 //! processes. It knows no process that answers.
 
 use super::objects::{Pod, text};
+use crate::types::Records;
 
 /// Where in a function's life a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,11 +209,16 @@ pub(super) struct ProgramBody {
     pub verified_insns: u32,
     /// Time since boot, in nanoseconds, its lower and upper half.
     pub load_time: [u32; 2],
+    /// The type description, and what it says of functions and of lines: bytes
+    /// at the end of the payload, and bytes of one record.
+    pub btf: u32,
+    pub func_info: [u32; 2],
+    pub line_info: [u32; 2],
     pub name: [u8; 64],
 }
 
 /// What a tool found out about a program when it loaded it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ProgramFacts {
     /// End of the last byte of its context that it may read.
     pub ctx_bytes: u32,
@@ -220,6 +226,21 @@ pub struct ProgramFacts {
     pub verified_insns: u32,
     /// Time since boot, in nanoseconds.
     pub load_time: u64,
+    /// Its type description in the session, or 0.
+    pub btf: u32,
+    /// Which functions are where.
+    pub functions: Records,
+    /// Which source lines are where.
+    pub lines: Records,
+}
+
+impl ProgramBody {
+    /// Where the bytecode ends and the functions do, in a payload of so many bytes.
+    pub fn ends(&self, payload: u64) -> Option<(u64, u64)> {
+        let records = u64::from(self.func_info[0]) + u64::from(self.line_info[0]);
+        let functions = payload.checked_sub(records)?;
+        Some((functions.checked_sub(u64::from(self.functions))?, functions))
+    }
 }
 
 // SAFETY: repr(C), 4-byte numbers and bytes in a multiple of 4: no padding.

@@ -22,6 +22,10 @@ use super::process::ProcessId;
 use super::{ARRAY_PREFIX, DATA, Dirs, OBJECTS, SessionError, Storage, file, functions, sweep};
 use crate::maps::{KernelObjects, Map, MapSpec, PerfRing};
 use crate::tasks::TaskFields;
+use crate::types::Records;
+
+/// Bytecode, its functions, and the records of functions and lines.
+const MAX_PROGRAM_PAYLOAD: u64 = MAX_PROGRAM_BYTES + 2 * functions::MAX_BYTES;
 
 /// A session opened for reading its objects and sharing its data.
 pub struct SessionView {
@@ -181,12 +185,24 @@ impl SessionView {
 
     /// What the tool knew of a program.
     pub fn program_facts(&self, id: u32) -> Option<ProgramFacts> {
-        let body: ProgramBody = self.record(id, ObjectKind::Program)?.body()?;
+        let record = self.record(id, ObjectKind::Program)?;
+        let body: ProgramBody = record.body()?;
         let [low, high] = body.load_time.map(u64::from);
+        let payload = self.objects.payload(&record, MAX_PROGRAM_PAYLOAD)?;
+        let (_, end) = body.ends(payload.len() as u64)?;
+        let records = payload.get(end as usize..)?;
+        let (functions, lines) = records.split_at_checked(body.func_info[0] as usize)?;
+        let records = |bytes: &[u8], size| Records {
+            bytes: bytes.to_vec(),
+            size,
+        };
         Some(ProgramFacts {
             ctx_bytes: body.ctx_bytes,
             verified_insns: body.verified_insns,
             load_time: high << 32 | low,
+            btf: body.btf,
+            functions: records(functions, body.func_info[1]),
+            lines: records(lines, body.line_info[1]),
         })
     }
 
@@ -413,10 +429,11 @@ pub(super) fn perf_ring(objects: &Objects, data: &Data, id: u32) -> Option<PerfR
 pub(super) fn program(objects: &Objects, id: u32) -> Option<ProgramSpec> {
     let record = objects.find(id, ObjectKind::Program)?;
     let mut spec = program_head(&record)?;
-    let payload = objects.payload(&record, MAX_PROGRAM_BYTES + functions::MAX_BYTES)?;
+    let payload = objects.payload(&record, MAX_PROGRAM_PAYLOAD)?;
     let body: ProgramBody = record.body()?;
-    let functions_at = payload.len().checked_sub(body.functions as usize)?;
-    let (bytecode, described) = payload.split_at_checked(functions_at)?;
+    let (functions_at, end) = body.ends(payload.len() as u64)?;
+    let payload = payload.get(..end as usize)?;
+    let (bytecode, described) = payload.split_at_checked(functions_at as usize)?;
     let (insns, rest) = bytecode.as_chunks::<8>();
     if !rest.is_empty() {
         return None;

@@ -69,7 +69,12 @@ pub(super) fn get(call: &Call) -> Result<i64, Errno> {
     let object = call
         .server
         .bpf
-        .pinned((place.directory.as_raw_fd(), &place.name))?;
+        .pinned((place.directory.as_raw_fd(), &place.name))
+        .inspect_err(|errno| {
+            if *errno == Errno::ENOENT {
+                place.forget_dead();
+            }
+        })?;
     // Programs have no elements, and links are not opened for half.
     if matches!(object, Object::Link(_)) && rights != Rights::ALL {
         return Err(Errno::EINVAL);

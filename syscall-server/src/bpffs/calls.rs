@@ -48,7 +48,7 @@ pub unsafe fn say_bpffs(answer: c_long, to: *mut libc::statfs) -> c_long {
     answer
 }
 
-/// A pin has no bytes, whatever the kernel has just said of it.
+/// A pin has no bytes and one name, whatever the kernel has just said of it.
 ///
 /// # Safety
 /// The kernel has just written the structure there.
@@ -56,7 +56,7 @@ pub unsafe fn empty(to: *mut libc::stat) {
     // SAFETY: the caller's.
     let stat = unsafe { &mut *to };
     if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
-        (stat.st_size, stat.st_blocks) = (0, 0);
+        (stat.st_size, stat.st_blocks, stat.st_nlink) = (0, 0, 1);
     }
 }
 
@@ -69,7 +69,7 @@ pub unsafe fn empty_statx(answer: c_long, to: *mut libc::statx) -> c_long {
         // SAFETY: the caller's.
         let stat = unsafe { &mut *to };
         if u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFREG {
-            (stat.stx_size, stat.stx_blocks) = (0, 0);
+            (stat.stx_size, stat.stx_blocks, stat.stx_nlink) = (0, 0, 1);
         }
     }
     answer

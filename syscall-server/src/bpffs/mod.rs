@@ -252,6 +252,27 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Removes a pin that leads nowhere, because its session was taken away
+    /// with all its files: what is asked for next is to make it again.
+    pub fn forget_dead(&self) {
+        // SAFETY: a structure of numbers, for which zeros are values.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        let at = [
+            self.directory.as_raw_fd() as usize,
+            self.name.as_ptr() as usize,
+        ];
+        let flags = libc::AT_SYMLINK_NOFOLLOW as usize;
+        let arguments = [at[0], at[1], &raw mut stat as usize, flags, 0, 0];
+        let found = raw::checked(libc::SYS_newfstatat, arguments).is_ok();
+        let is_file = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if found && is_file && is_inside(self.directory.as_raw_fd()) {
+            // What cannot be removed is told by what comes next.
+            raw::call(libc::SYS_unlinkat, [at[0], at[1], 0, 0, 0, 0]);
+        }
+    }
+}
+
 /// The trees' real paths: what /proc/self/fd says of fds in them.
 fn trees() -> impl Iterator<Item = &'static Path> {
     mounts().all.iter().map(|mount| &*mount.tree)

@@ -110,6 +110,32 @@ extern "C" fn chmod(path: *const c_char, mode: mode_t) -> c_int {
     })
 }
 
+/// readlink(2).
+#[unsafe(no_mangle)]
+extern "C" fn readlink(path: *const c_char, to: usize, size: usize) -> isize {
+    if let Some(name) = links_to(path) {
+        let name = name.as_bytes();
+        let name = &name[..name.len().min(size)];
+        return match crate::user::write(to as u64, name) {
+            Ok(()) => name.len() as isize,
+            Err(errno) => fail(errno) as isize,
+        };
+    }
+    let call = |path: usize| raw::pass(libc::SYS_readlink, [path, to, size, 0, 0, 0]);
+    let answer = match redirected(path) {
+        None => call(path as usize),
+        Some(Ok(real)) => call(real.as_ptr() as usize),
+        Some(Err(errno)) => fail(errno),
+    };
+    answer as isize
+}
+
+/// What the link at `path` of /proc says of an fd of ours.
+fn links_to(path: *const c_char) -> Option<&'static str> {
+    let path = crate::user::read_string(path as u64, crate::user::PATH_MAX).ok()?;
+    std::panic::catch_unwind(|| crate::files::own::link(&path)).ok()?
+}
+
 /// statx(2).
 #[unsafe(no_mangle)]
 extern "C" fn statx(

@@ -90,6 +90,9 @@ macro_rules! opens {
                 let opened = real.and_then(|real| bpffs::open(&real, flags, mode));
                 return opened.unwrap_or_else(|errno| fail(errno) as c_int);
             }
+            if let Some(fd) = files::open_own(path, flags) {
+                return fd;
+            }
             // SAFETY: the caller's contract for this function is passed on.
             match unsafe { own::$name($($before,)? path, flags $(, $mode)?) } {
                 -1 => open_virtual(path, flags),
@@ -171,6 +174,10 @@ macro_rules! fopens {
                 // Pins cannot be read, directories are no streams.
                 fail(Errno::EIO);
                 return std::ptr::null_mut();
+            }
+            if let Some(fd) = files::open_own(path, libc::O_CLOEXEC) {
+                // SAFETY: the fd is the stream's from now on; `mode` is the caller's.
+                return unsafe { libc::fdopen(fd, mode) };
             }
             // SAFETY: the caller's contract for this function is passed on.
             let stream = unsafe { own::$name(path, mode) };

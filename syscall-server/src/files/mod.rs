@@ -6,14 +6,15 @@
 //! anybody may read, is another where it hides what tools look for.
 
 mod content;
+pub mod own;
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
 
 use uapi::Errno;
 
 use crate::kallsyms;
-use crate::raw;
+use crate::{raw, user};
 pub use content::{Content, TRACING_FILES, find};
 
 /// The uprobe PMU's number: the kernel's, else the one in our virtual file.
@@ -77,6 +78,13 @@ fn memory_file(text: &str, close_on_exec: bool) -> Result<c_int, Errno> {
             Err(errno)
         }
     }
+}
+
+/// An fd of what /proc tells of one of our fds; `None` for other paths.
+pub fn open_own(path: *const c_char, flags: c_int) -> Option<c_int> {
+    let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
+    let text = std::panic::catch_unwind(|| own::text(&path)).ok()??;
+    memory_file(&text, flags & libc::O_CLOEXEC != 0).ok()
 }
 
 /// What stat(2) says of a virtual file.

@@ -127,7 +127,7 @@ impl Session {
     /// # Errors
     /// `E2BIG` with too many instructions, `ENOMEM` without space.
     pub fn create_program(&self, spec: &ProgramSpec) -> Result<u32, Errno> {
-        self.create_program_with(spec, ProgramFacts::default())
+        self.create_program_with(spec, &ProgramFacts::default())
     }
 
     /// The same, with what is known of it.
@@ -137,7 +137,7 @@ impl Session {
     pub fn create_program_with(
         &self,
         spec: &ProgramSpec,
-        facts: ProgramFacts,
+        facts: &ProgramFacts,
     ) -> Result<u32, Errno> {
         let mut bytes: Vec<u8> = spec.insns.iter().flat_map(|insn| insn.to_bytes()).collect();
         let described = functions::encode(&spec.info);
@@ -147,6 +147,17 @@ impl Session {
             return Err(Errno::E2BIG);
         }
         bytes.extend_from_slice(&described);
+        let records = [&facts.functions, &facts.lines];
+        let room = records
+            .iter()
+            .map(|records| records.bytes.len())
+            .sum::<usize>() as u64
+            <= functions::MAX_BYTES;
+        let mut kept = [[0; 2]; 2];
+        for (records, kept) in records.into_iter().zip(&mut kept).filter(|_| room) {
+            bytes.extend_from_slice(&records.bytes);
+            *kept = [records.bytes.len() as u32, records.size];
+        }
         let mut body = ProgramBody {
             prog_type: spec.prog_type,
             expected_attach_type: spec.expected_attach_type,
@@ -156,6 +167,9 @@ impl Session {
             ctx_bytes: facts.ctx_bytes,
             verified_insns: facts.verified_insns,
             load_time: [facts.load_time as u32, (facts.load_time >> 32) as u32],
+            btf: facts.btf,
+            func_info: kept[0],
+            line_info: kept[1],
             name: [0; 64],
         };
         for (to, from) in body.name.iter_mut().take(63).zip(spec.name.bytes()) {
