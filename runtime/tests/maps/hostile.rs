@@ -240,6 +240,19 @@ fn arrays_and_filters() {
     maps("filter", 0.2, &filter);
     let stacks = small(BPF_MAP_TYPE_STACK_TRACE, 4, 80, 0);
     maps("stacks", 0.7, &stacks);
+    let places = small(BPF_MAP_TYPE_STACK_TRACE, 4, 96, BPF_F_STACK_BUILD_ID);
+    maps("stacks of places", 0.4, &places);
+}
+
+#[test]
+fn values_of_threads() {
+    let spec = MapSpec {
+        max_entries: 0,
+        btf_key_type_id: 1,
+        btf_value_type_id: 2,
+        ..small(BPF_MAP_TYPE_TASK_STORAGE, 4, 16, BPF_F_NO_PREALLOC)
+    };
+    maps("values of threads", 0.7, &spec);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! All that tools and programs do with what they share. It knows no contents:
 //! whatever comes out is right, if it comes out.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bpftime_runtime::maps::{Map, PerfRing};
@@ -28,6 +28,16 @@ fn touch(at: *mut u8, len: usize, random: &mut Random) {
             at.write_volatile(if random.below(8) == 0 { 0 } else { byte });
         }
     }
+}
+
+/// An fd of this process itself, never closed.
+fn own_pidfd() -> i32 {
+    static OWN: OnceLock<i32> = OnceLock::new();
+    *OWN.get_or_init(|| {
+        // SAFETY: takes a number and makes an fd.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+        i32::try_from(fd).unwrap()
+    })
 }
 
 pub struct OfMap {
@@ -65,6 +75,9 @@ impl OfMap {
     /// A key of few, so that operations meet; of a trie with any length.
     fn key(&self, random: &mut Random) -> Vec<u8> {
         let spec = self.map.spec();
+        if self.map.task_storage().is_some() {
+            return own_pidfd().to_ne_bytes().to_vec();
+        }
         let number = random.below(2 * u64::from(spec.max_entries.min(300)));
         let mut key = vec![0; spec.key_size as usize];
         if spec.map_type == BPF_MAP_TYPE_LPM_TRIE {
@@ -226,6 +239,24 @@ impl OfMap {
         });
     }
 
+    /// Values of threads that are, were and never will be.
+    fn task(&self, random: &mut Random) {
+        let Some(storage) = self.map.task_storage() else {
+            return;
+        };
+        let tids = [thread::ids().tid, 1, 2, 4_000_000];
+        let tid = tids[random.below(4) as usize];
+        match random.below(5) {
+            0 => drop(storage.remove(tid)),
+            1 if random.below(20) == 0 => self.map.reclaim(),
+            turn => {
+                // SAFETY: no initial value.
+                let found = unsafe { storage.get(tid, std::ptr::null(), turn > 2) };
+                self.look(found, random);
+            }
+        }
+    }
+
     fn stack(&self, random: &mut Random) {
         let frames: Vec<u64> = (0..random.below(14)).map(|_| random.below(3)).collect();
         let flags = [
@@ -242,6 +273,7 @@ impl Target for OfMap {
     fn operate(&mut self, random: &mut Random) {
         match random.below(12) {
             0..=4 => self.call(random),
+            5..=8 if self.map.task_storage().is_some() => self.task(random),
             5..=8 => self.run(random),
             9 => self.ring(random),
             10 => self.stack(random),
