@@ -6,6 +6,7 @@
 # bench-vm time the JIT beside native code and other engines; write target/bench-vm.json
 # install  put the one binary under PREFIX (/usr/local)
 # check    style and types only
+# asan     run the tests of shared memory and maps with AddressSanitizer
 # models   run the structures of shared memory under loom (part of test)
 .POSIX:
 .DEFAULT_GOAL := build
@@ -44,6 +45,11 @@ models: deps
 	cargo test -p bpftime-runtime --features model --lib models
 	cargo test -p bpftime-runtime --features model --test model
 
+asan: deps
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 \
+		cargo test --target x86_64-unknown-linux-gnu --target-dir target/asan \
+		-p bpftime-shm -p bpftime-runtime --test segment --test maps
+
 test: check fixtures build models
 	cargo build --release -p bpftime-torture
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -73,4 +79,4 @@ install: build
 clean:
 	cargo clean
 
-.PHONY: build deps demo fixtures check models test bench bench-probes bench-maps bench-vm install clean
+.PHONY: build deps demo fixtures check models asan test bench bench-probes bench-maps bench-vm install clean

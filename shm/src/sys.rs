@@ -104,10 +104,7 @@ fn has_other_threads(pid: i32) -> bool {
     // A directory has a link from each below it: "task", ".", and the threads,
     // with the first (`proc_task_getattr`). It needs no fd.
     const NOT_THREADS: libc::nlink_t = 2;
-    let mut path = [0u8; 32];
-    let name = b"/proc/".iter().copied().chain(digits(pid));
-    let name = name.chain(b"/task".iter().copied());
-    path.iter_mut().zip(name).for_each(|(to, byte)| *to = byte);
+    let path = proc_path(pid, b"/task");
     // SAFETY: all zeroes is a valid stat.
     let mut stat: libc::stat = unsafe { core::mem::zeroed() };
     // SAFETY: the kernel reads `path` up to its zero and writes one stat.
@@ -120,6 +117,49 @@ fn has_other_threads(pid: i32) -> bool {
         // Where /proc cannot be seen.
         _ => !has_ended(pid),
     }
+}
+
+/// Whether a thread runs, or waits for a processor or a page: not one that was
+/// stopped or sleeps. `false` if that cannot be known. Opens a file.
+#[cold]
+pub fn thread_wants_to_run(tid: i32) -> bool {
+    let path = proc_path(tid, b"/stat");
+    let (here, flags) = (libc::AT_FDCWD as usize, libc::O_RDONLY | libc::O_CLOEXEC);
+    // SAFETY: the kernel reads `path` up to its zero.
+    let fd = unsafe {
+        let path = path.as_ptr() as usize;
+        arch::syscall6(
+            libc::SYS_openat as usize,
+            [here, path, flags as usize, 0, 0, 0],
+        )
+    };
+    if fd < 0 {
+        return false;
+    }
+    let mut text = [0u8; 128];
+    let len = simple(
+        libc::SYS_read,
+        fd as usize,
+        text.as_mut_ptr() as usize,
+        text.len(),
+    );
+    simple(libc::SYS_close, fd as usize, 0, 0);
+    let text = text.get(..len.max(0) as usize).unwrap_or_default();
+    // Behind the name, which may be any bytes.
+    let state = text
+        .iter()
+        .rposition(|byte| *byte == b')')
+        .and_then(|at| text.get(at + 2));
+    matches!(state, Some(b'R' | b'D'))
+}
+
+/// `/proc/ID` and what follows, with a zero.
+fn proc_path(id: i32, rest: &[u8]) -> [u8; 32] {
+    let mut path = [0u8; 32];
+    let name = b"/proc/".iter().copied().chain(digits(id));
+    let name = name.chain(rest.iter().copied());
+    path.iter_mut().zip(name).for_each(|(to, byte)| *to = byte);
+    path
 }
 
 /// The digits of a positive number.
@@ -288,6 +328,7 @@ mod tests {
         assert_eq!(getpid() as u32, std::process::id());
         assert_eq!(getppid() as u32, std::os::unix::process::parent_id());
         assert!(alive(getpid(), gettid()));
+        assert!(thread_wants_to_run(gettid()) && !thread_wants_to_run(0x3fff_ffff));
         assert!(!alive(getpid(), 0x3fff_ffff));
         assert!(can_run(getpid(), gettid()));
         assert!(!can_run(getpid(), 0x3fff_ffff));

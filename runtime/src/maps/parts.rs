@@ -19,6 +19,8 @@ use crate::thread;
 /// How long a lock is waited for whose holder lives, in ns: one that was
 /// stopped, or a word that someone wrote, must not hang everybody.
 const PATIENCE_NS: u64 = 100_000_000;
+/// The same, for one that would run if there was a processor for it.
+const MORE_PATIENCE_NS: u64 = 10 * PATIENCE_NS;
 /// Looks at a lock between two system calls.
 const SPINS: u32 = looks(256);
 
@@ -124,11 +126,13 @@ pub(crate) unsafe fn lock(at: *mut u8) {
         let now = sys::clock_ns(libc::CLOCK_MONOTONIC);
         let waited = now.saturating_sub(*begun.get_or_insert(now));
         // A holder that is this very thread was cut short by a longjmp.
-        let is_free = holder == me || waited > PATIENCE_NS || !sys::thread_can_run(holder as i32);
+        let is_late = waited > PATIENCE_NS
+            && (waited > MORE_PATIENCE_NS || !sys::thread_wants_to_run(holder as i32));
+        let is_free = holder == me || is_late || !sys::thread_can_run(holder as i32);
         if is_free && word.compare_exchange(holder, me, Acquire, Relaxed).is_ok() {
             return;
         }
-        if waited > 2 * PATIENCE_NS {
+        if is_late && waited > 2 * PATIENCE_NS {
             // Whoever changes the word all the time does not lock.
             return;
         }

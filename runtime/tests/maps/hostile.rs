@@ -7,7 +7,7 @@
 //! `BPFTIME_HOSTILE_SEED` runs the round of that number alone. Rounds of even
 //! numbers have no second thread and happen again as they did.
 
-mod operations;
+pub mod operations;
 mod scribble;
 
 use std::os::fd::AsRawFd;
@@ -168,6 +168,7 @@ fn rounds(name: &str, share: f64, mut one: impl FnMut(u64, &Progress)) {
     }
     let [seed, turn] = [0, 1].map(|index| progress.word(index).load(Relaxed));
     assert_eq!(status, 0, "{name}: round {seed}, operation {turn}");
+    println!("{name}: {} operations", (seed + 1) * TURNS);
 }
 
 fn maps(name: &str, share: f64, spec: &MapSpec) {

@@ -8,7 +8,7 @@ use bpftime_runtime::maps::Map;
 use uapi::Errno;
 use uapi::map::*;
 
-use crate::process::{Child, Random};
+use crate::process::{self, Child, Random};
 use crate::segment;
 
 /// Keys of one child: nobody else changes them.
@@ -126,7 +126,7 @@ fn work(map: &Map, log: &shm::Region, child: u64, seed: u64) -> i32 {
 #[test]
 fn killed_writers_lose_nothing_that_was_committed() {
     const CHILDREN: u64 = 3;
-    const ROUNDS: u32 = 100;
+    let kills = process::rounds(100, 1000) as u32;
     // Small enough that its buckets are crowded, with room for every key.
     let entries = (CHILDREN * KEYS) as u32;
     let map = hash(BPF_MAP_TYPE_HASH, entries);
@@ -139,7 +139,7 @@ fn killed_writers_lose_nothing_that_was_committed() {
             .unwrap()
             .load(std::sync::atomic::Ordering::SeqCst)
     };
-    for round in 0..ROUNDS {
+    for round in 0..kills {
         let children: Vec<Child> = (0..CHILDREN)
             .map(|child| {
                 let seed = u64::from(round) * CHILDREN + child;

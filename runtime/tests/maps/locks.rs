@@ -7,7 +7,7 @@ use bpftime_runtime::maps::Map;
 use uapi::map::*;
 use vm::verifier::{FieldKind, MapField, MapFields};
 
-use crate::process::{Child, Random};
+use crate::process::{self, Child, Random};
 use crate::segment;
 
 /// Where the lock lies, and bytes of a value.
@@ -35,7 +35,7 @@ fn who_is_killed_with_a_lock_holds_nobody_up() {
         map.update(&KEY, &[7; VALUE], BPF_ANY).unwrap();
         let mut random = Random(map_type.into());
         let mut seen = [0; VALUE];
-        for _ in 0..60 {
+        for _ in 0..process::rounds(60, 1000) {
             let children = [1, 2].map(|byte| {
                 let map = &map;
                 Child::fork(move || {

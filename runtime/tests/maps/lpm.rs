@@ -9,7 +9,7 @@ use bpftime_runtime::maps::Map;
 use uapi::Errno;
 use uapi::map::*;
 
-use crate::process::{Child, Random};
+use crate::process::{self, Child, Random};
 use crate::segment;
 
 /// Words of a value: long enough to tear.
@@ -201,7 +201,7 @@ fn killed_writers_lose_nothing_that_was_committed() {
         .map(|_| segment::segment(4096).region(0, 4096).unwrap())
         .collect();
     let mut random = Random(7);
-    for round in 0..50 {
+    for round in 0..process::rounds(50, 600) {
         let children: Vec<Child> = (0..CHILDREN)
             .map(|child| Child::fork(|| work(&map, &logs[child as usize], child, random.next())))
             .collect();

@@ -8,7 +8,7 @@ use bpftime_runtime::maps::Map;
 use uapi::Errno;
 use uapi::map::*;
 
-use crate::process::{Child, Random};
+use crate::process::{self, Child, Random};
 use crate::segment;
 
 const TYPES: [u32; 2] = [BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH];
@@ -182,7 +182,7 @@ fn killed_writers_leave_a_map_that_takes_and_evicts() {
         let map = map(BPF_MAP_TYPE_LRU_HASH, entries, 0);
         let log = segment::segment(4096).region(0, 4096).unwrap();
         let mut random = Random(3);
-        for round in 0..30 {
+        for round in 0..process::rounds(30, 600) {
             let children: Vec<Child> = (0..CHILDREN)
                 .map(|child| {
                     let log = log.u64_at(child * 8).unwrap();

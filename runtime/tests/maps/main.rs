@@ -5,6 +5,7 @@ mod differential;
 mod hostile;
 mod kernel;
 mod kill;
+mod killed;
 mod locks;
 mod lpm;
 mod lru;

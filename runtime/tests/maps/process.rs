@@ -98,6 +98,22 @@ impl Drop for Zombie {
     }
 }
 
+/// How often to do what ends with a death: `long` times with `KILL_LONG=1`.
+pub fn rounds(short: u64, long: u64) -> u64 {
+    match std::env::var_os("KILL_LONG") {
+        Some(_) => long,
+        None => short,
+    }
+}
+
+/// Lets others run.
+pub fn wait_micros(micros: u64) {
+    let until = Instant::now() + Duration::from_micros(micros);
+    while Instant::now() < until {
+        std::thread::yield_now();
+    }
+}
+
 /// A small generator of numbers, seeded: children must differ, runs not.
 pub struct Random(pub u64);
 

@@ -10,7 +10,7 @@ use bpftime_runtime::maps::Map;
 use uapi::Errno;
 use uapi::map::*;
 
-use crate::process::{Child, Random};
+use crate::process::{self, Child, Random};
 use crate::segment;
 
 /// Bytes of a value: long enough to tear.
@@ -167,7 +167,7 @@ fn killed_processes(map_type: u32) {
         .map(|_| segment::segment(4096).region(0, 4096).unwrap())
         .collect();
     let mut random = Random(5);
-    for round in 0..60 {
+    for round in 0..process::rounds(60, 600) {
         let told = |log: &shm::Region| log.u64_at(0).unwrap().load(SeqCst);
         let children: Vec<Child> = (0..CHILDREN)
             .map(|child| {

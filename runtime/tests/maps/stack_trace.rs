@@ -5,7 +5,7 @@ use uapi::Errno;
 use uapi::map::*;
 
 use crate::kernel::KernelMap;
-use crate::process::{Child, Random};
+use crate::process::{self, Child, Random};
 use crate::segment;
 
 const DEPTH: usize = 127;
@@ -116,7 +116,7 @@ fn the_kernel_refuses_the_same_specs() {
 fn stacks_are_never_torn_though_their_writers_die() {
     let map = map(1);
     let mut random = Random(3);
-    for _ in 0..60 {
+    for _ in 0..process::rounds(60, 1000) {
         let writers: Vec<Child> = (1..=2)
             .map(|writer: u64| {
                 Child::fork(|| {
