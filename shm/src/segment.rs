@@ -123,11 +123,11 @@ impl Segment {
         map(fd, 0, checked_bytes(fd)?, access)
     }
 
-    /// Maps the memory of a kernel's object, such as a BPF map, whole.
+    /// Maps memory of a kernel's object, such as a BPF map.
     ///
     /// # Errors
     /// As mmap(2).
-    pub fn of_kernel(fd: RawFd, bytes: u64, access: Access) -> io::Result<Segment> {
+    pub fn of_kernel(fd: RawFd, offset: u64, bytes: u64, access: Access) -> io::Result<Segment> {
         let prot = match access {
             Access::ReadOnly => libc::PROT_READ,
             Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
@@ -141,7 +141,7 @@ impl Segment {
                 prot as usize,
                 libc::MAP_SHARED as usize,
                 fd as usize,
-                0,
+                offset as usize,
             )
         })?;
         let mapping = Mapping {

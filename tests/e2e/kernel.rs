@@ -52,7 +52,11 @@ impl Scene {
     }
 
     fn printed(&mut self) -> Vec<String> {
-        self.tool.tell("print");
+        self.answers("print")
+    }
+
+    fn answers(&mut self, command: &str) -> Vec<String> {
+        self.tool.tell(command);
         let mut lines = self.tool.lines_until(|line| line == ".");
         lines.pop();
         lines
@@ -205,5 +209,25 @@ fn either_may_be_killed() {
         puppet.tell("quit");
         assert_eq!(puppet.finish().code, 0);
         world.expect_nothing_left();
+    }
+}
+
+/// One reader gets the records of both sides, each once.
+#[test]
+fn both_sides_write_one_ring() {
+    let Some(worlds) = worlds() else { return };
+    for world in worlds {
+        let mut scene = Scene::new(&world, "kmring", &["-r"]);
+        scene.call(10);
+        assert_eq!(scene.answers("print 10"), ["user 10 45", "kernel 0 0"]);
+        scene.attach_exec();
+        let pids = scene.exec(4);
+        scene.call(1000);
+        let sums = ["user 1010 499545", &format!("kernel 4 {}", pids[3])];
+        assert_eq!(scene.answers("print 1014"), sums, "{:?}", world.mode());
+        let pids = scene.exec(1);
+        let sums = ["user 1010 499545", &format!("kernel 5 {}", pids[0])];
+        assert_eq!(scene.answers("print 1015"), sums, "{:?}", world.mode());
+        scene.end();
     }
 }

@@ -13,6 +13,7 @@ use runtime::maps::{KernelObjects, MapSpec};
 use uapi::Errno;
 use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY,
+    BPF_MAP_TYPE_RINGBUF,
 };
 
 use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_SYSCALL};
@@ -79,12 +80,16 @@ pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
         let fd = create(map).inspect_err(|errno| {
             let name = String::from_utf8_lossy(&map.map().spec().name).into_owned();
             let name = name.trim_end_matches('\0');
-            log::debug(format_args!(
-                "map \"{name}\" cannot go to the kernel: {errno}"
+            let kind = map.map().spec().map_type;
+            log::problem(format_args!(
+                "map \"{name}\" of type {kind} cannot go to the kernel with a program that uses it \
+                 ({errno}); try --runtime kernel"
             ));
         })?;
         let mut relay = None;
-        if is_constant(map) {
+        if is_beside(map.map().spec()) {
+            server.kernel.drain.add(&fd, map)?;
+        } else if is_constant(map) {
             fill_constant(map, &fd)?;
         } else {
             relay = relay_for(map.map().spec(), &fd)?;
@@ -156,9 +161,14 @@ fn kernel_spec(spec: &MapSpec) -> Result<MapSpec, Errno> {
             map_flags: spec.map_flags | BPF_F_MMAPABLE,
             ..*spec
         }),
-        _ if is_relayed(spec) => Ok(*spec),
+        _ if is_relayed(spec) || is_beside(spec) => Ok(*spec),
         _ => Err(Errno::ENOTSUPP),
     }
+}
+
+/// Whether the kernel's map stays beside ours.
+fn is_beside(spec: &MapSpec) -> bool {
+    spec.map_type == BPF_MAP_TYPE_RINGBUF
 }
 
 /// The program by which targets use a map that is not memory to them.

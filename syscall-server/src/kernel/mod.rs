@@ -7,8 +7,9 @@
 //! program may be for system calls or for the scheduler), so one that user space
 //! can run stays here until it is put where only the kernel runs programs.
 //!
-//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`].
+//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`drain`].
 
+pub mod drain;
 pub mod maps;
 pub mod placement;
 pub mod program;
@@ -29,6 +30,7 @@ use crate::fds::FDS;
 use crate::log;
 use crate::raw;
 use crate::server::{self, Server};
+use drain::Drain;
 use placement::{Host, Obstacle, Runtime};
 
 /// `CAP_SYS_ADMIN`, which suffices, or `CAP_PERFMON` and `CAP_BPF`.
@@ -41,6 +43,8 @@ pub struct Kernel {
     may_load: bool,
     /// It has made an object for the tool.
     in_use: AtomicBool,
+    /// The rings that programs there write.
+    pub drain: Drain,
     /// What the user was told that nobody hosts.
     told: Mutex<HashSet<String>>,
 }
@@ -54,6 +58,7 @@ impl Kernel {
             runtime,
             may_load,
             in_use: AtomicBool::new(false),
+            drain: Drain::default(),
             told: Mutex::default(),
         }
     }
@@ -64,6 +69,7 @@ impl Kernel {
             runtime: Runtime::User,
             may_load: false,
             in_use: AtomicBool::new(false),
+            drain: Drain::default(),
             told: Mutex::default(),
         }
     }

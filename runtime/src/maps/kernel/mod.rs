@@ -87,7 +87,7 @@ fn array_over(spec: &MapSpec, map: &OwnedFd, nr_cpus: u32) -> Result<Box<dyn Map
         true => Access::ReadOnly,
         false => Access::ReadWrite,
     };
-    let memory = Segment::of_kernel(map.as_raw_fd(), bytes, access)
+    let memory = Segment::of_kernel(map.as_raw_fd(), 0, bytes, access)
         .map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::ENOMEM)))?;
     let storage = memory.region(0, bytes).ok_or(Errno::ENOMEM)?;
     (array::TYPE.over)(spec, storage, nr_cpus, Start::Open)
