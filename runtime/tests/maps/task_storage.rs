@@ -12,6 +12,8 @@ use crate::segment;
 
 /// Threads that a map has room for.
 const ROOM: usize = 1 << 15;
+/// Threads that are there at once.
+const BATCH: usize = 128;
 
 fn storage() -> Map {
     let spec = segment::spec(BPF_MAP_TYPE_TASK_STORAGE, 4, 16, 0, BPF_F_NO_PREALLOC);
@@ -86,12 +88,16 @@ fn dead_threads_make_room() {
     let map = storage();
     own(&map, true);
     set(&map, [7, 0]);
-    std::thread::scope(|scope| {
-        for _ in 0..ROOM + 100 {
-            let made = scope.spawn(|| own(&map, true).is_some());
-            assert!(made.join().unwrap());
-        }
-    });
+    for _ in 0..ROOM / BATCH + 2 {
+        std::thread::scope(|scope| {
+            let small = || std::thread::Builder::new().stack_size(64 << 10);
+            let made = || small().spawn_scoped(scope, || own(&map, true).is_some());
+            let threads: Vec<_> = (0..BATCH).map(|_| made().unwrap()).collect();
+            for thread in threads {
+                assert!(thread.join().unwrap());
+            }
+        });
+    }
     assert_eq!(own(&map, false), Some([7, 0]));
     map.reclaim();
     assert_eq!(own(&map, false), Some([7, 0]));
