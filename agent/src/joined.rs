@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use runtime::command::trace::is_trace_ring;
 use runtime::maps::{Map, MapSpec};
 use runtime::program::LoadedProgram;
 use runtime::run::ProcessEnv;
@@ -130,6 +131,12 @@ impl Joined {
                 self.env.add_perf_ring(id, ring);
                 self.rings.insert(id);
             }
+        }
+        let prints = |(_, spec): &&(u32, MapSpec)| is_trace_ring(spec);
+        if let Some((id, _)) = self.view.maps().iter().find(prints)
+            && let Some(ring) = self.view.map(*id)
+        {
+            self.env.set_trace_ring(ring);
         }
         let tail_calls = |(_, spec): &(u32, MapSpec)| spec.map_type == BPF_MAP_TYPE_PROG_ARRAY;
         if self.view.maps().iter().any(tail_calls) {

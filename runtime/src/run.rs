@@ -3,6 +3,7 @@
 
 use core::cell::Cell;
 use std::ptr;
+use std::sync::{Arc, OnceLock};
 
 use shm::Region;
 use uapi::PtRegs;
@@ -10,7 +11,7 @@ use vm::Run;
 
 use crate::doorbell::Doorbell;
 use crate::id_table::IdTable;
-use crate::maps::{PerfRing, Ring};
+use crate::maps::{Map, PerfRing, Ring};
 use crate::tasks::TaskFields;
 use crate::vcpu::Vcpus;
 
@@ -155,6 +156,7 @@ pub struct ProcessEnv {
     /// For stack walkers.
     pub return_address: ReturnAddress,
     tasks: Option<TaskFields>,
+    trace_ring: OnceLock<Arc<Map>>,
     perf_rings: IdTable<PerfRing>,
     programs: IdTable<TailTarget>,
 }
@@ -177,6 +179,7 @@ impl ProcessEnv {
             doorbell: Doorbell::new(doorbell)?,
             return_address: |_, found| found,
             tasks: None,
+            trace_ring: OnceLock::new(),
             perf_rings: IdTable::new(),
             programs: IdTable::new(),
         })
@@ -199,6 +202,17 @@ impl ProcessEnv {
     /// Where the kernel has a task's fields.
     pub(crate) fn tasks(&self) -> Option<&TaskFields> {
         self.tasks.as_ref()
+    }
+
+    /// What programs print goes there from now on.
+    pub fn set_trace_ring(&self, ring: Arc<Map>) {
+        // It stays the same as long as the session.
+        let _ = self.trace_ring.set(ring);
+    }
+
+    /// Where programs print to.
+    pub(crate) fn trace_ring(&self) -> Option<&Ring> {
+        self.trace_ring.get()?.ring()
     }
 
     /// Makes a perf ring known to `bpf_perf_event_output`.

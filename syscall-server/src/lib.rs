@@ -10,7 +10,7 @@
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], [`kernel`] (what only the kernel can host), `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
-//! [`files`], [`tracefs`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
+//! [`files`], [`tracefs`], [`trace_pipe`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
 //! (where pins are), [`raw`], [`user`].
 
 pub mod bpf;
@@ -32,5 +32,6 @@ pub mod perf;
 pub mod raw;
 pub mod readiness;
 pub mod server;
+pub mod trace_pipe;
 pub mod tracefs;
 pub mod user;

@@ -4,4 +4,5 @@
 
 mod bcc;
 mod calls;
+mod prints;
 mod table;

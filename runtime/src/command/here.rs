@@ -1,11 +1,11 @@
 //! Running programs in the process that owns the session: test runs and
 //! timers. It knows no hook.
 
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 
 use uapi::Errno;
 
-use crate::maps::PerfRing;
+use crate::maps::{Map, PerfRing};
 use crate::program::LoadedProgram;
 use crate::run::{NO_VCPU, ProcessEnv, RunState};
 use crate::session::Session;
@@ -33,6 +33,11 @@ impl Here {
     /// Lets programs here write to a perf ring.
     pub(super) fn add_perf_ring(&self, id: u32, ring: PerfRing) {
         self.env.add_perf_ring(id, ring);
+    }
+
+    /// What programs here print goes there.
+    pub(super) fn set_trace_ring(&self, ring: Arc<Map>) {
+        self.env.set_trace_ring(ring);
     }
 
     /// A perf ring is about to go.

@@ -69,7 +69,12 @@ pub enum Elements {
 }
 
 impl MapObject {
-    fn with(home: &Arc<Home>, id: u32, map: Arc<Map>, btf: Option<Arc<BtfObject>>) -> MapObject {
+    pub(super) fn with(
+        home: &Arc<Home>,
+        id: u32,
+        map: Arc<Map>,
+        btf: Option<Arc<BtfObject>>,
+    ) -> MapObject {
         MapObject {
             id,
             map,

@@ -31,6 +31,7 @@ pub mod places;
 pub mod prog;
 pub mod test_run;
 pub mod timer;
+pub mod trace;
 pub mod tracepoint;
 
 use std::any::Any;
@@ -80,6 +81,8 @@ pub struct Bpf {
     tasks: OnceLock<Option<Vec<u8>>>,
     kernel_btf: OnceLock<Option<Arc<BtfObject>>>,
     seen: Seen,
+    /// What programs print.
+    trace: OnceLock<Arc<MapObject>>,
 }
 
 impl Bpf {
@@ -97,6 +100,7 @@ impl Bpf {
             kernel_structures: KernelStructures::default(),
             tasks: OnceLock::new(),
             kernel_btf: OnceLock::new(),
+            trace: OnceLock::new(),
         }
     }
 
@@ -111,6 +115,7 @@ impl Bpf {
             kernel_structures: KernelStructures::default(),
             tasks: OnceLock::new(),
             kernel_btf: OnceLock::new(),
+            trace: OnceLock::new(),
         }
     }
 

@@ -21,6 +21,7 @@ use vm::verifier::Log;
 use super::foreign::Foreign;
 use super::kfunc::{self, KernelFunctions};
 use super::object::{Home, check_name, locked};
+use super::trace::PRINTS;
 use super::{Bpf, BtfObject, Extra, MapObject};
 use crate::maps::Map;
 use crate::program::{self, Objects};
@@ -266,6 +267,9 @@ impl Bpf {
                     |ids: &[u32]| verified.facts().helpers.iter().any(|id| ids.contains(id));
                 if calls(&TASKS) && calls(&READS) {
                     self.note_tasks(session);
+                }
+                if calls(&PRINTS) {
+                    self.make_trace_ring(session)?;
                 }
                 let mut facts = ProgramFacts {
                     ctx_bytes: verified.facts().ctx_bytes,

@@ -11,6 +11,7 @@ mod dynptr;
 mod kfunc;
 mod map;
 mod perf;
+mod printk;
 mod read;
 mod ringbuf;
 mod row;
@@ -46,6 +47,8 @@ static ROWS: &[&Helper] = &[
     &map::spin_unlock::ROW,
     &map::tail_call::ROW,
     &perf::perf_event_output::ROW,
+    &printk::TRACE_PRINTK,
+    &printk::TRACE_VPRINTK,
     &read::probe_read::ROW,
     &read::probe_read_user::ROW,
     &read::probe_read_kernel::ROW,

@@ -19,7 +19,7 @@ use vm::verifier::{Keep, Log};
 use super::call::{self, Call};
 use crate::kernel::placement::Obstacle;
 use crate::kernel::program::Loaded;
-use crate::{log, user};
+use crate::{log, trace_pipe, user};
 
 /// Most bytes of a licence, with its terminating zero (`bpf_prog_load`).
 const MAX_LICENSE: usize = 128;
@@ -116,6 +116,7 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
     let prog = result?;
     // It has none yet.
     let _ = prog.extra.set(Box::new(kept));
+    trace_pipe::serve(call.server);
     call.new_fd(Object::Prog(prog))
 }
 

@@ -11,7 +11,7 @@ use crate::bpffs::{self, changed};
 use crate::files::{self, Content};
 use crate::headers;
 use crate::raw::{self, errno, fail};
-use crate::{tracefs, user};
+use crate::{trace_pipe, tracefs, user};
 
 /// What stands in for the file at `path` after a call for it failed. Only
 /// absolute paths are looked at, so the directory of an `*at` call is not.
@@ -38,10 +38,7 @@ fn or_virtual<T>(f: impl FnOnce() -> Option<T> + std::panic::UnwindSafe) -> Opti
 fn open_virtual(path: *const c_char, flags: c_int) -> c_int {
     or_virtual(|| {
         if let Some(real) = redirected(path) {
-            let path = real.as_ptr() as usize;
-            let arguments = [libc::AT_FDCWD as usize, path, flags as usize, 0, 0, 0];
-            let fd = raw::checked(libc::SYS_openat, arguments).ok()?;
-            return Some(fd as c_int);
+            return open_real(&real, flags);
         }
         files::open(stand_in(path)?, flags).ok()
     })
@@ -65,13 +62,25 @@ pub(super) fn opendir_virtual(path: *const c_char) -> *mut DIR {
 fn open_instead(path: *const c_char, flags: c_int) -> Option<c_int> {
     // SAFETY: the kernel has just read a string there.
     let path = unsafe { CStr::from_ptr(path) };
-    or_virtual(|| files::open(files::instead(path)?, flags).ok())
+    or_virtual(|| {
+        if let Some(real) = trace_pipe::of_tool(path.to_bytes()) {
+            return open_real(&real, flags);
+        }
+        files::open(files::instead(path)?, flags).ok()
+    })
 }
 
-/// The kernel's header that `path` names.
+fn open_real(path: &CStr, flags: c_int) -> Option<c_int> {
+    let (at, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
+    let arguments = [at, path, flags as usize, 0, 0, 0];
+    let fd = raw::checked(libc::SYS_openat, arguments);
+    fd.ok().map(|fd| fd as c_int)
+}
+
+/// The file of ours on disk that `path` leads to.
 fn redirected(path: *const c_char) -> Option<CString> {
     let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
-    headers::redirected(&path)
+    headers::redirected(&path).or_else(|| trace_pipe::redirected(&path))
 }
 
 /// Defines an exported `open`-like function with a path and flags.
@@ -137,7 +146,14 @@ opens! {
 
 /// A stream on a virtual file, or null with errno as it was.
 fn fopen_virtual(path: *const c_char, mode: *const c_char) -> *mut FILE {
-    let stream = or_virtual(|| stream(stand_in(path)?, mode));
+    let stream = or_virtual(|| {
+        if let Some(real) = redirected(path) {
+            // SAFETY: a terminated path; `mode` is the caller's.
+            let stream = unsafe { libc::fopen(real.as_ptr(), mode) };
+            return (!stream.is_null()).then_some(stream);
+        }
+        stream(stand_in(path)?, mode)
+    });
     stream.unwrap_or(std::ptr::null_mut())
 }
 

@@ -13,6 +13,7 @@
 //! are two locked instructions, which are most of what it costs.
 
 mod claims;
+mod drain;
 mod header;
 mod reap;
 #[cfg(test)]
