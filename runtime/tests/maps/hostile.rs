@@ -126,6 +126,7 @@ fn round(seed: u64, target: &mut dyn Target, storage: &Region, progress: &Progre
 }
 
 /// Runs rounds in a child for as long as tests may take, and judges its end.
+#[expect(clippy::print_stdout, reason = "says how much was tried")]
 fn rounds(name: &str, share: f64, mut one: impl FnMut(u64, &Progress)) {
     let progress = Progress(segment::segment(PAGE).region(0, PAGE).unwrap());
     let seconds = number("BPFTIME_HOSTILE_SECONDS").map_or(share, |all| all as f64 * share / 10.0);

@@ -70,6 +70,7 @@ fn room(map: &Map) -> u64 {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "says how much was tried")]
 fn killed(name: &str, spec: &MapSpec) {
     let (map, storage) = segment::map_and_storage(*spec).unwrap();
     let mut left = OfMap::new(map, storage.clone());
