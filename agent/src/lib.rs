@@ -140,6 +140,7 @@ fn start_with(dirs: Dirs, roster: Option<Roster>) -> bool {
     exit::find();
     readable::find();
     runtime::thread::init();
+    runtime::barrier::register();
     let agent = match agent::get_or_make(dirs.clone()) {
         Ok(agent) => agent,
         Err(error) => {

@@ -6,6 +6,7 @@
 //! [`command`].
 
 mod arch;
+pub mod barrier;
 pub mod clock;
 pub mod command;
 pub mod doorbell;

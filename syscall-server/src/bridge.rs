@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use runtime::barrier;
 use runtime::command::Object;
 use runtime::command::timer::with_signals_blocked;
 use runtime::doorbell::Doorbell;
@@ -23,6 +24,9 @@ use crate::{log, raw};
 const UNREAD: Duration = Duration::from_millis(100);
 /// Between two looks at rings of other sessions, whose doorbells are not heard.
 const ELSEWHERE: Duration = Duration::from_millis(20);
+/// Between two looks where the kernel makes no barriers for us: a producer may
+/// not have seen that its record is waited for.
+const BLIND: Duration = Duration::from_millis(10);
 /// Between two looks for targets that died.
 const DEATHS: Duration = Duration::from_secs(1);
 
@@ -135,17 +139,16 @@ impl Waker {
         }
     }
 
-    /// Makes the fd say exactly whether the ring is ready, before a tool looks.
-    pub fn settle(&self) {
-        if !self.is_ready() {
+    /// Takes back that the fd is ready, if the ring is not; whether it is.
+    pub fn calm(&self) -> bool {
+        let ready = self.is_ready();
+        if !ready {
             let mut given = self.given();
             if *given {
                 *given = self.fd.set(false);
             }
         }
-        // Also looks again after the drain: data may have come meanwhile, and
-        // the bridge saw a ready fd then.
-        self.raise();
+        ready
     }
 }
 
@@ -206,7 +209,12 @@ fn watch_all() {
     let mut looked = Instant::now();
     loop {
         let heard = doorbell.listen();
-        let mut most = DEATHS;
+        // What producers stored before they rang, or while they left records
+        // behind each other, is seen now.
+        let mut most = match barrier::heavy() {
+            true => DEATHS,
+            false => BLIND,
+        };
         for waker in bridge.wakers_now() {
             waker.raise();
             if waker.is_elsewhere() {

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use runtime::barrier;
 use runtime::clock;
 use runtime::maps::{Map, MapSpec};
 use runtime::own_stack;
@@ -251,6 +252,7 @@ fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     thread::init();
     clock::init();
+    barrier::register();
     let env = ProcessEnv::new(segment(u64::from(CPUS) * CLAIM_BYTES)?, segment(PAGE)?);
     let env = env.context("an environment")?;
     // Timed on a thread, whose stack libc has notes of.

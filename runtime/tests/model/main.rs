@@ -9,4 +9,5 @@
 mod doorbell;
 mod lock;
 mod memory;
+mod ring;
 mod vcpu;

@@ -5,7 +5,7 @@ use shm::sync::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::claims::{Hold, Seen};
 use super::header::{CLAIMS, HEADER, Header};
-use super::{Ring, own};
+use super::{Ring, own, position};
 
 /// Least time between two searches by producers that find the ring full, ns.
 const REAP_EVERY_NS: u64 = 20_000_000;
@@ -42,14 +42,21 @@ impl Ring {
         due && last.compare_exchange(before, now, Relaxed, Relaxed).is_ok() && self.reap_dead()
     }
 
-    /// Discards the record whose header a dead producer had written.
+    /// Discards the record whose header a dead producer had written, and leaves
+    /// one that was done.
     fn discard_busy(&self, seen: &Seen, hold: Hold) {
         let word = self.header(hold.position);
         let header = Header(word.load(Acquire));
         let its_own = self.tagged(header, hold.position) && header.claim() == seen.number;
-        if its_own && header.is_busy() {
-            let _ = word.compare_exchange(header.0, header.done(true).0, SeqCst, Relaxed);
+        let passed = self.producer().load(Acquire).wrapping_sub(hold.position) as i64 > 0;
+        if !its_own || header.is_left() || passed {
+            return;
         }
+        let done = match header.is_busy() {
+            true => header.done(true),
+            false => header,
+        };
+        let _ = word.compare_exchange(header.0, done.left(false).0, SeqCst, Relaxed);
     }
 
     /// Writes the headers that dead producers had not written, where these
@@ -57,30 +64,34 @@ impl Ring {
     fn close_gaps(&self) {
         for _ in 0..GAPS {
             self.advance();
-            let (position, reserved) = (self.producer().load(SeqCst), self.reserved().load(SeqCst));
-            let left = reserved.wrapping_sub(position);
+            let (front, reserved) = (
+                self.producer().load(SeqCst),
+                position(self.reserved().load(SeqCst)),
+            );
+            let left = reserved.wrapping_sub(front);
             if left == 0 || left > self.size {
                 return;
             }
-            if !self.close_gap(position, left) {
+            if !self.close_gap(front, left) {
                 return;
             }
         }
     }
 
-    /// Closes the gap at `position`, if whoever reserved it is dead.
-    fn close_gap(&self, position: u64, left: u64) -> bool {
-        let word = self.header(position);
+    /// Closes the gap at `front`, if whoever reserved it is dead.
+    fn close_gap(&self, front: u64, left: u64) -> bool {
+        let word = self.header(front);
         let old = word.load(SeqCst);
-        if self.tagged(Header(old), position) {
-            return true;
+        if self.tagged(Header(old), front) {
+            // Else it has an owner that lives.
+            return Header(old).is_left();
         }
         let mut best: Option<(Seen, Hold)> = None;
         for number in 0..CLAIMS {
             let Some(seen) = self.claims.see(number) else {
                 continue;
             };
-            let Some(hold) = seen.hold.filter(|hold| hold.position == position) else {
+            let Some(hold) = seen.hold.filter(|hold| hold.position == front) else {
                 continue;
             };
             if seen.alive() {
@@ -91,7 +102,7 @@ impl Ring {
             // Several may have tried; it was one after whom the next record
             // begins.
             let surely = hold.certain
-                || self.begins_at(position.wrapping_add(hold.len), position.wrapping_add(left));
+                || self.begins_at(front.wrapping_add(hold.len), front.wrapping_add(left));
             if fits && (best.is_none() || surely) {
                 best = Some((seen, hold));
             }
@@ -100,7 +111,8 @@ impl Ring {
             return false;
         };
         let size = (hold.len - HEADER) as u32;
-        let header = Header::busy(size, position, self.log2_size, seen.number).done(true);
+        let header = Header::busy(size, front, self.log2_size, seen.number);
+        let header = header.done(true).left(false);
         word.compare_exchange(old, header.0, SeqCst, Relaxed)
             .is_ok()
     }
@@ -126,7 +138,8 @@ impl Ring {
                 // Read anew: what was reserved after the owner's death was not
                 // reserved by it.
                 let behind = |end: u64| end.wrapping_sub(hold.position) as i64 > 0;
-                behind(self.reserved().load(SeqCst)) && !behind(self.producer().load(SeqCst))
+                behind(position(self.reserved().load(SeqCst)))
+                    && !behind(self.producer().load(SeqCst))
             });
             if !open {
                 self.claims.bury(&seen);

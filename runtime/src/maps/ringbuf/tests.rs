@@ -2,6 +2,9 @@
 
 use std::ffi::CString;
 
+use shm::sync::Ordering::{Relaxed, Release, SeqCst};
+
+use super::header::HEADER;
 use super::*;
 
 fn ring() -> Ring {
@@ -126,12 +129,81 @@ fn killed_before_it_is_published() {
 }
 
 #[test]
+fn killed_before_it_leaves_its_record() {
+    let done = |ring: &Ring| {
+        assert!(!ring.reserve(8).is_null());
+        let (claim, at) = ring.begin(8).unwrap();
+        ring.header(at + HEADER).store(77, Relaxed);
+        let header = Header::busy(8, at, ring.log2_size, claim.number);
+        ring.header(at).store(header.done(false).0, Release);
+    };
+    check(done, &[77]);
+}
+
+#[test]
+fn killed_after_it_left_its_record() {
+    let left = |ring: &Ring| {
+        assert!(!ring.reserve(8).is_null());
+        output(ring, 77);
+    };
+    check(left, &[77]);
+}
+
+#[test]
+fn killed_behind_its_store() {
+    let stored = |ring: &Ring| {
+        let (claim, at) = ring.begin(8).unwrap();
+        output(ring, 78);
+        ring.header(at + HEADER).store(77, Relaxed);
+        let header = Header::busy(8, at, ring.log2_size, claim.number);
+        ring.header(at).store(header.done(false).0, Release);
+        ring.producer().store(at + 16, Release);
+    };
+    check(stored, &[77, 78]);
+}
+
+#[test]
+fn who_marks_the_ring_as_shared_calls_the_tool() {
+    let ring = ring();
+    let first = ring.reserve(8);
+    // SAFETY: the 8 bytes of a value.
+    let output = || unsafe { ring.output([7u8; 8].as_ptr(), 8, 1) };
+    assert_eq!((output(), output()), (Ok(true), Ok(false)));
+    assert!(ring.reserved().load(Acquire) & SHARED != 0 && !ring.ready());
+    // The others want nobody to be woken, and the reader waits for this one.
+    assert!(!ring.commit(first, 1, false));
+    assert!(ring.ready());
+    assert_eq!(read_all(&ring).len(), 3);
+    assert!(!ring.ready());
+    assert!(ring.reserved().load(Acquire) & SHARED == 0);
+    assert_eq!(output(), Ok(false));
+}
+
+/// The reader caught up with a record before its owner saw what was left behind.
+#[test]
+fn who_moves_over_a_record_wakes_for_it() {
+    for flags in [0, 1] {
+        let ring = ring();
+        let (claim, at) = ring.begin(8).unwrap();
+        // SAFETY: the 8 bytes of a value.
+        let output = || unsafe { ring.output([7u8; 8].as_ptr(), 8, flags) };
+        assert!(output().is_ok());
+        let header = Header::busy(8, at, ring.log2_size, claim.number);
+        ring.header(at).store(header.done(false).0, Release);
+        ring.producer().store(at + 16, Release);
+        ring.consumer().store(at + 16, Release);
+        assert_eq!(ring.advance(), flags == 0);
+        assert_eq!(ring.producer().load(Acquire), 32);
+    }
+}
+
+#[test]
 fn killed_before_it_gives_its_claim_back() {
     let published = |ring: &Ring| {
         let (claim, at) = ring.begin(8).unwrap();
         ring.header(at + HEADER).store(77, Relaxed);
         let header = Header::busy(8, at, ring.log2_size, claim.number);
-        ring.publish(at, header.done(false));
+        ring.publish(at, header.done(false), false);
     };
     check(published, &[77]);
 }
@@ -148,7 +220,7 @@ fn a_record_behind_one_that_has_no_header_waits_for_it() {
     );
     ring.header(at + HEADER).store(1, Relaxed);
     let header = Header::busy(8, at, ring.log2_size, claim.number);
-    ring.publish(at, header.done(false));
+    ring.publish(at, header.done(false), false);
     claim.release();
     assert_eq!(read_all(&ring), [1, 2]);
 }
