@@ -99,7 +99,7 @@ type Act = fn(&Map);
 type Operation = (&'static str, Act, &'static [(u64, u64)]);
 
 /// 0 for no entry.
-const OPERATIONS: [Operation; 4] = [
+const OPERATIONS: [Operation; 6] = [
     (
         "insert",
         |map| store(map, 4, 44, BPF_NOEXIST).unwrap(),
@@ -114,6 +114,19 @@ const OPERATIONS: [Operation; 4] = [
         "delete",
         |map| map.delete(&key(3)).unwrap(),
         &[(3, 0), (0, 0)],
+    ),
+    (
+        "delete and bring back",
+        |map| {
+            map.delete(&key(3)).unwrap();
+            store(map, 3, 33, BPF_NOEXIST).unwrap();
+        },
+        &[(3, 0), (0, 0), (33, 0)],
+    ),
+    (
+        "replace twice",
+        |map| (0..2).for_each(|_| store(map, 3, 33, BPF_EXIST).unwrap()),
+        &[(3, 0), (33, 0)],
     ),
     (
         "insert and delete",
@@ -202,16 +215,25 @@ fn others_may_come_between_at_any_store() {
     const INSERT: Act = |map| _ = store(map, 4, 7, BPF_NOEXIST);
     const DELETE: Act = |map| _ = map.delete(&key(3));
     const DELETE_OTHER: Act = |map| map.delete(&key(1)).unwrap();
-    let pairs: [(Act, &[Act]); 3] = [
+    const BRING_BACK: Act = |map| {
+        let _ = map.delete(&key(3));
+        let _ = store(map, 3, 8, BPF_ANY);
+    };
+    const TAKE: Act = |map| _ = map.lookup_and_delete(&key(3), &mut value(0), 0);
+    let pairs: [(Act, &[Act]); 4] = [
         (
             |map| _ = store(map, 4, 44, BPF_NOEXIST),
             &[INSERT, DELETE_OTHER],
         ),
         (
             |map| _ = store(map, 3, 33, BPF_EXIST),
-            &[REPLACE, DELETE, DELETE_OTHER],
+            &[REPLACE, DELETE, DELETE_OTHER, BRING_BACK],
         ),
-        (|map| _ = map.delete(&key(3)), &[REPLACE, DELETE]),
+        (BRING_BACK, &[REPLACE, BRING_BACK, DELETE_OTHER]),
+        (
+            |map| _ = map.delete(&key(3)),
+            &[REPLACE, DELETE, BRING_BACK, TAKE],
+        ),
     ];
     for map_type in [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE] {
         for (first, (operation, others)) in pairs.into_iter().enumerate() {

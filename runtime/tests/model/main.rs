@@ -7,6 +7,7 @@
 //! that it notices; what it does not notice is listed and explained.
 
 mod doorbell;
+mod hash;
 mod lock;
 mod memory;
 mod ring;

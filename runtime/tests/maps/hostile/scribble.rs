@@ -90,7 +90,7 @@ impl Scribbler {
                 [self.random.below(3) as usize],
             12 => {
                 let pid = [own, 1, LAST_PID][self.random.below(3) as usize];
-                old & !(LAST_PID << 4 | 0xf) | pid << 4 | self.random.below(10)
+                old & !(LAST_PID << 42 | 0xf) | pid << 42 | self.random.below(10)
             }
             // Positions: back, ahead, unaligned, at the end of numbers.
             13 => old.wrapping_sub(8 * small),

@@ -3,6 +3,7 @@
 
 use core::cell::Cell;
 use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use shm::sync::looks;
 
 use super::super::element::{Element, Link, Phase, State, Stock};
 use super::super::layout::header;
@@ -22,7 +23,7 @@ const SCAN_ROUNDS: u64 = 16;
 const REMEMBERED: usize = 8;
 
 /// How often an element is looked at again that changes meanwhile.
-const LOOKS: u32 = 64;
+const LOOKS: u32 = looks(64);
 
 /// What an element is for one who looks for a free one.
 enum Found<'t> {
