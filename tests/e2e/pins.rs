@@ -1,6 +1,7 @@
 //! Pins: what is pinned outlives its tool and is seen by the user's other tools,
 //! in the kernel and here. The same stories are told in both.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -365,5 +366,86 @@ fn what_is_no_pin_is_refused() {
     );
     plain(
         "cd \"$1\" && rm -rf copy garbage empty pipe directory device loop second link noise lie path",
+    );
+}
+
+#[test]
+fn a_tool_killed_while_it_pins_leaves_whole_pins_or_none() {
+    let world = World::new();
+    let pins = Pins::new(&world);
+    let mut puppet = world.puppet();
+    for round in 0..6u64 {
+        let mut tool = pins.tool(&[]);
+        tool.tell("link l");
+        std::thread::park_timeout(Duration::from_micros(round * 150));
+        tool.kill();
+        let mut other = pins.tool(&["-o"]);
+        let opened = other.ask("open l");
+        assert!(
+            ["ok", "No such file or directory"].contains(&&*opened),
+            "round {round}: {opened}"
+        );
+        assert_eq!(
+            other.ask("unpin l") == "ok",
+            opened == "ok",
+            "round {round}"
+        );
+        other.tell("quit");
+        assert_eq!(other.finish().code, 0);
+    }
+    assert_eq!(puppet.ask("call 1"), "ok");
+    let mode = |path: &Path| path.metadata().expect("the tree").permissions().mode() & 0o777;
+    assert_eq!(
+        (
+            mode(world.sessions()),
+            mode(&world.sessions().join("bpffs"))
+        ),
+        (0o700, 0o700)
+    );
+}
+
+#[test]
+fn pins_from_the_command_line_keep_what_the_tool_lets_go_of() {
+    let world = World::new();
+    let pins = Pins::new(&world);
+    let mut puppet = world.puppet();
+    let mut tool = pins.tool(&[]);
+    let path = |name: &str| pins.path.join(name).to_string_lossy().into_owned();
+    let links = world.run(&["link", "list", "-j"]).stdout;
+    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON");
+    let link = links[0]["id"].to_string();
+    for words in [
+        ["link", "pin", &link, &path("l")],
+        ["prog", "pin", "on_entry", &path("p")],
+        ["map", "pin", "kept_hash", &path("h")],
+    ] {
+        let exit = world.run(&words);
+        assert_eq!((exit.code, &*exit.stderr), (0, ""), "{words:?}");
+        assert!(
+            world
+                .run(&words)
+                .stderr
+                .contains("there is such a name already")
+        );
+    }
+    let refused = world.run(&["map", "pin", "kept_hash", "/tmp/h"]).stderr;
+    assert_eq!(
+        refused,
+        "bpftime: /tmp/h: is no place for a pin: name a file below /sys/fs/bpf, without dots\n"
+    );
+    // The tool lives and lets go of the link, and then of all.
+    assert_eq!(tool.ask("drop"), "ok");
+    assert_eq!(puppet.ask("call 2"), "ok");
+    assert_eq!(tool.ask("print"), "calls 2 keys 2 hash 2 percpu 2 array 2");
+    tool.tell("quit");
+    assert_eq!(tool.finish().code, 0);
+    assert_eq!(puppet.ask("call 3"), "ok");
+    let mut other = pins.tool(&["-o"]);
+    assert_eq!(other.ask("print"), "calls 0 keys 3 hash 5 percpu 5 array 5");
+    let refused = world.run(&["link", "detach", &link]);
+    assert!(
+        refused.stderr.contains("cannot be detached"),
+        "{}",
+        refused.stderr
     );
 }

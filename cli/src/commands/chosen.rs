@@ -10,6 +10,15 @@ pub struct Chosen {
     session: Option<i32>,
 }
 
+/// The line that names a session's tool; empty when it is gone and only pins
+/// are left.
+pub fn pids(view: &SessionView) -> String {
+    match view.owner().pid {
+        0 => String::new(),
+        pid => format!("\tpids {}({pid})\n", view.command()),
+    }
+}
+
 impl Chosen {
     /// Their views, by name. A session that ends meanwhile is as good as ended
     /// before.

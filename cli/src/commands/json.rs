@@ -143,10 +143,13 @@ impl Json {
     pub fn tool(&mut self, view: &SessionView) {
         self.name("pids");
         self.array(|json| {
-            json.object(|json| {
-                json.bare_member("pid", view.owner().pid);
-                json.string_member("comm", &view.command());
-            });
+            // None where only pins are left of what it made.
+            if view.owner().pid != 0 {
+                json.object(|json| {
+                    json.bare_member("pid", view.owner().pid);
+                    json.string_member("comm", &view.command());
+                });
+            }
         });
     }
 

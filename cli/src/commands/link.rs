@@ -1,9 +1,10 @@
 //! `bpftime link`: what runs where, in the layout of bpftool link.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use runtime::session::{LinkSpec, SessionView};
+use runtime::session::{LinkSpec, ObjectKind, SessionView};
 
 use super::chosen::Chosen;
 use super::json::{Format, Json};
@@ -21,6 +22,8 @@ pub struct Args {
 enum Command {
     #[command(visible_alias = "show")]
     List(ListArgs),
+    Pin(PinArgs),
+    Detach(DetachArgs),
 }
 
 /// List where programs of running tools are attached
@@ -39,7 +42,70 @@ struct ListArgs {
 pub fn run(args: &Args) -> Result<(), Problem> {
     match &args.command {
         Command::List(args) => list(args),
+        Command::Pin(args) => pin(args),
+        Command::Detach(args) => detach(args),
     }
+}
+
+/// Name a link in /sys/fs/bpf: it goes on when its tool ends
+#[derive(clap::Args)]
+struct PinArgs {
+    /// Its id
+    #[arg(value_name = "LINK")]
+    link: u32,
+    /// A path below /sys/fs/bpf
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+/// Say what ends a link: those of user space cannot be detached, as in the kernel
+#[derive(clap::Args)]
+struct DetachArgs {
+    /// Its id
+    #[arg(value_name = "LINK")]
+    link: u32,
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+/// The session of a link.
+fn find(chosen: Chosen, link: u32) -> Result<SessionView, Problem> {
+    let views = chosen.views().into_iter();
+    let mut found = views.filter(|view| view.has(link, ObjectKind::Link));
+    found.next().ok_or_else(|| {
+        Problem::new(
+            format_args!("link {link}"),
+            "no such link",
+            "bpftime link list lists them",
+        )
+    })
+}
+
+fn pin(args: &PinArgs) -> Result<(), Problem> {
+    let view = find(args.chosen, args.link)?;
+    if view.link_type(args.link).is_none() {
+        return Err(Problem::new(
+            format_args!("link {}", args.link),
+            "is a perf event with a program, which no name keeps",
+            "have the tool make a link",
+        ));
+    }
+    super::pin::pin(&view, ObjectKind::Link, args.link, &args.path)
+}
+
+fn detach(args: &DetachArgs) -> Result<(), Problem> {
+    let view = find(args.chosen, args.link)?;
+    let advice = match view.owner().pid {
+        0 => "remove its pin by bpftime exec rm /sys/fs/bpf/NAME".to_owned(),
+        pid => format!("end {} (process {pid}) and remove its pins", view.command()),
+    };
+    Err(Problem::new(
+        format_args!("link {}", args.link),
+        "cannot be detached, as no link of its kind can",
+        advice,
+    ))
 }
 
 fn list(args: &ListArgs) -> Result<(), Problem> {
@@ -97,7 +163,7 @@ fn plain(text: &mut String, view: &SessionView, id: u32, spec: &LinkSpec) {
     } else if !spec.path.is_empty() {
         let _ = writeln!(text, "\t{}", spec.path);
     }
-    let _ = writeln!(text, "\tpids {}({})", view.command(), view.owner().pid);
+    text.push_str(&super::chosen::pids(view));
 }
 
 fn write_json(json: &mut Json, view: &SessionView, id: u32, spec: &LinkSpec) {

@@ -10,6 +10,7 @@ mod json;
 mod link;
 mod load;
 mod map;
+mod pin;
 mod prog;
 mod start;
 mod status;

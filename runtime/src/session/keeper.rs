@@ -35,7 +35,7 @@ pub(super) struct Kept<'a> {
 }
 
 /// A set of indices in the table.
-struct Slots([u64; SLOTS as usize / 64]);
+pub(super) struct Slots([u64; SLOTS as usize / 64]);
 
 impl Slots {
     fn insert(&mut self, id: u32) -> bool {
@@ -48,7 +48,7 @@ impl Slots {
         *word != before
     }
 
-    fn has(&self, id: u32) -> bool {
+    pub fn has(&self, id: u32) -> bool {
         let slot = slot_of(id) as usize;
         self.0
             .get(slot / 64)
@@ -70,7 +70,7 @@ impl Kept<'_> {
 
     /// Takes away what nothing claims any more.
     fn let_go(&self) {
-        let kept = self.reached();
+        let kept = reached(self.directory, self.objects);
         let gone = |record: &Record| !kept.has(record.id);
         let mut links = false;
         for record in self.objects.all(ObjectKind::Link).filter(gone) {
@@ -105,69 +105,69 @@ impl Kept<'_> {
             let _ = file::fallocate(&data, punch, record.offset, record.len);
         }
     }
+}
 
-    /// What is claimed, and what that refers to.
-    fn reached(&self) -> Slots {
-        let mut kept = Slots([0; SLOTS as usize / 64]);
-        let _ = claims::for_each(self.directory, |kind, id| {
-            if self.objects.find(id, kind).is_some() {
-                kept.insert(id);
-            }
-        });
-        // Each turn adds something, and there are few kinds of steps.
-        while self.follow(&mut kept) {}
-        kept
+/// What is claimed in a session, and what that refers to.
+pub(super) fn reached(directory: &CStr, objects: &Objects) -> Slots {
+    let mut kept = Slots([0; SLOTS as usize / 64]);
+    let _ = claims::for_each(directory, |kind, id| {
+        if objects.find(id, kind).is_some() {
+            kept.insert(id);
+        }
+    });
+    // Each turn adds something, and there are few kinds of steps.
+    while follow(objects, &mut kept) {}
+    kept
+}
+
+fn follow(objects: &Objects, kept: &mut Slots) -> bool {
+    let mut more = false;
+    for record in objects.all(ObjectKind::Link) {
+        if kept.has(record.id)
+            && let Some(body) = record.body::<LinkBody>()
+        {
+            more |= kept.insert(body.prog);
+        }
     }
-
-    fn follow(&self, kept: &mut Slots) -> bool {
-        let mut more = false;
-        for record in self.objects.all(ObjectKind::Link) {
-            if kept.has(record.id)
-                && let Some(body) = record.body::<LinkBody>()
-            {
-                more |= kept.insert(body.prog);
+    for record in objects.all(ObjectKind::Program) {
+        if kept.has(record.id) {
+            maps_of(objects, &record, |map| more |= kept.insert(map));
+            if let Some(body) = record.body::<ProgramBody>().filter(|body| body.btf != 0) {
+                more |= kept.insert(body.btf);
             }
         }
-        for record in self.objects.all(ObjectKind::Program) {
-            if kept.has(record.id) {
-                self.maps_of(&record, |map| more |= kept.insert(map));
-                if let Some(body) = record.body::<ProgramBody>().filter(|body| body.btf != 0) {
-                    more |= kept.insert(body.btf);
-                }
-            }
-        }
-        for record in self.objects.all(ObjectKind::Map) {
-            let Some(spec) = record.body::<MapSpec>().filter(|_| kept.has(record.id)) else {
-                continue;
-            };
-            if spec.btf != 0 {
-                more |= kept.insert(spec.btf);
-            }
-            // Which ones are among the elements is up to targets: all may be.
-            let elements = match spec.map_type {
-                BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS => ObjectKind::Map,
-                BPF_MAP_TYPE_PROG_ARRAY => ObjectKind::Program,
-                _ => continue,
-            };
-            for element in self.objects.all(elements) {
-                more |= kept.insert(element.id);
-            }
-        }
-        more
     }
+    for record in objects.all(ObjectKind::Map) {
+        let Some(spec) = record.body::<MapSpec>().filter(|_| kept.has(record.id)) else {
+            continue;
+        };
+        if spec.btf != 0 {
+            more |= kept.insert(spec.btf);
+        }
+        // Which ones are among the elements is up to targets: all may be.
+        let elements = match spec.map_type {
+            BPF_MAP_TYPE_ARRAY_OF_MAPS | BPF_MAP_TYPE_HASH_OF_MAPS => ObjectKind::Map,
+            BPF_MAP_TYPE_PROG_ARRAY => ObjectKind::Program,
+            _ => continue,
+        };
+        for element in objects.all(elements) {
+            more |= kept.insert(element.id);
+        }
+    }
+    more
+}
 
-    /// The maps that a program's instructions name.
-    fn maps_of(&self, program: &Record, mut each: impl FnMut(u32)) {
-        let body = program.body::<ProgramBody>();
-        let ends = body.and_then(|body| body.ends(program.len));
-        for at in (0..ends.map_or(0, |(bytecode, _)| bytecode)).step_by(8) {
-            let Some(insn) = self.objects.insn(program, at) else {
-                return;
-            };
-            let of_map = matches!(insn.src(), BPF_PSEUDO_MAP_FD | BPF_PSEUDO_MAP_VALUE);
-            if insn.code == BPF_LD | BPF_IMM | BPF_DW && of_map {
-                each(insn.imm.cast_unsigned());
-            }
+/// The maps that a program's instructions name.
+fn maps_of(objects: &Objects, program: &Record, mut each: impl FnMut(u32)) {
+    let body = program.body::<ProgramBody>();
+    let ends = body.and_then(|body| body.ends(program.len));
+    for at in (0..ends.map_or(0, |(bytecode, _)| bytecode)).step_by(8) {
+        let Some(insn) = objects.insn(program, at) else {
+            return;
+        };
+        let of_map = matches!(insn.src(), BPF_PSEUDO_MAP_FD | BPF_PSEUDO_MAP_VALUE);
+        if insn.code == BPF_LD | BPF_IMM | BPF_DW && of_map {
+            each(insn.imm.cast_unsigned());
         }
     }
 }

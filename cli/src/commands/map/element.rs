@@ -1,5 +1,8 @@
 //! `bpftime map lookup`, `update` and `delete`.
 
+use std::path::Path;
+
+use runtime::session::ObjectKind;
 use uapi::Errno;
 
 use super::super::chosen::Chosen;
@@ -177,4 +180,33 @@ fn failed(map: &Found, errno: Errno) -> Problem {
         _ => return map.problem(format_args!("failed ({errno})"), "see bpftime doctor"),
     };
     map.problem(happened, advice)
+}
+
+/// Name a map in /sys/fs/bpf: it outlives its tool
+#[derive(clap::Args)]
+#[command(after_help = PIN_EXAMPLES)]
+pub struct PinArgs {
+    /// The map, then a path below /sys/fs/bpf
+    #[arg(value_name = "MAP PATH", required = true)]
+    words: Vec<String>,
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+const PIN_EXAMPLES: &str = "\
+Examples:
+  bpftime map pin counts /sys/fs/bpf/counts
+  bpftime exec rm /sys/fs/bpf/counts";
+
+/// Pins a map.
+pub fn pin(args: &PinArgs) -> Result<(), Problem> {
+    let mut words = &args.words[..];
+    let found = Found::one(args.chosen, &mut words)?;
+    let [path] = words else {
+        return Err(found.problem(
+            "one path must follow it",
+            "bpftime map pin MAP /sys/fs/bpf/NAME",
+        ));
+    };
+    super::super::pin::pin(&found.view, ObjectKind::Map, found.id, Path::new(path))
 }

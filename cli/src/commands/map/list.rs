@@ -79,12 +79,7 @@ fn plain(map: &Found) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "\t{}", more.join("  "));
     }
-    let _ = writeln!(
-        text,
-        "\tpids {}({})",
-        map.view.command(),
-        map.view.owner().pid
-    );
+    text.push_str(&super::super::chosen::pids(&map.view));
     text
 }
 

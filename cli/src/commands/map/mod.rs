@@ -38,6 +38,7 @@ enum Command {
     Update(element::UpdateArgs),
     Delete(element::DeleteArgs),
     Export(export::Args),
+    Pin(element::PinArgs),
 }
 
 /// Runs the subcommand.
@@ -49,5 +50,6 @@ pub fn run(args: Args) -> Result<(), Problem> {
         Command::Update(args) => element::update(&args),
         Command::Delete(args) => element::delete(&args),
         Command::Export(args) => export::run(&args),
+        Command::Pin(args) => element::pin(&args),
     }
 }

@@ -89,11 +89,10 @@ fn plain(text: &mut String, view: &SessionView, id: u32, spec: &ProgramSpec) {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "{id}: {kind}{name}{gpl}\n\txlated {}B{maps}\n\tpids {}({})",
+        "{id}: {kind}{name}{gpl}\n\txlated {}B{maps}",
         8 * spec.insns.len(),
-        view.command(),
-        view.owner().pid
     );
+    text.push_str(&super::super::chosen::pids(view));
 }
 
 fn write_json(json: &mut Json, view: &SessionView, id: u32, spec: &ProgramSpec) {

@@ -2,6 +2,7 @@
 
 mod dump;
 mod list;
+mod pin;
 
 use clap::Subcommand;
 
@@ -19,6 +20,7 @@ enum Command {
     #[command(visible_alias = "show")]
     List(list::Args),
     Dump(dump::Args),
+    Pin(pin::Args),
 }
 
 /// Runs the subcommand.
@@ -26,5 +28,6 @@ pub fn run(args: Args) -> Result<(), Problem> {
     match args.command {
         Command::List(args) => list::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Pin(args) => pin::run(&args),
     }
 }

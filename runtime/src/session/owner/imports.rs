@@ -7,6 +7,7 @@ use std::sync::Arc;
 use uapi::Errno;
 
 use super::super::claims::Claims;
+use super::super::keeper::reached;
 use super::super::objects::{self, NewRecord, ObjectKind, Place, Pod, Record};
 use super::super::{DATA, SessionView, file};
 use super::Session;
@@ -87,14 +88,18 @@ impl Session {
 
     /// Whether an object may go now; else it goes when its last claim has.
     pub(super) fn part(&self, record: &Record) -> bool {
-        let claimable = [ObjectKind::Map, ObjectKind::Program, ObjectKind::Link];
-        if !claimable.contains(&record.kind) {
+        if record.kind == ObjectKind::PerfRing {
             return true;
         }
         let Ok(lock) = self.claims.lock() else {
             return false;
         };
-        let free = self.claims.count(record.kind, record.id) == 0;
+        // What others hold may need it, whoever let go of it here.
+        let directory = file::c_path(&self.path);
+        let needed = directory.is_ok_and(|directory| {
+            Claims::any(&directory) && reached(&directory, &self.objects).has(record.id)
+        });
+        let free = !needed;
         if free {
             self.claims.forget(record.kind, record.id);
         }
