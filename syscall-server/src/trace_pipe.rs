@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
+use runtime::barrier;
 use runtime::command::timer::with_signals_blocked;
 use runtime::command::{MapObject, Object};
 use runtime::session::{Dirs, view};
@@ -76,7 +77,11 @@ fn start(server: &'static Server, ring: &Arc<MapObject>) -> Result<(), Errno> {
                     let _ = raw::checked(libc::SYS_write, line);
                 });
             }
-            waker.settle();
+            if !waker.calm() {
+                // Who prints from now on sees that it was waited for.
+                barrier::heavy();
+            }
+            waker.raise();
         }
     };
     let thread = std::thread::Builder::new().name("bpftime-trace".to_owned());

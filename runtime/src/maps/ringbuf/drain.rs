@@ -5,8 +5,9 @@
 use shm::sync::Ordering::{Acquire, Release};
 use uapi::map::{BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT};
 
+use super::Ring;
 use super::header::{HEADER, Header};
-use super::{Ring, bytes};
+use crate::maps::bytes;
 
 impl Ring {
     /// Gives each record that is complete to `read`, and takes it out.
