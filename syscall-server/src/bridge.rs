@@ -150,6 +150,16 @@ impl Waker {
         }
         ready
     }
+
+    /// Makes the fd say exactly whether the ring is ready, before its only
+    /// reader waits.
+    pub fn settle(&self) {
+        if !self.calm() {
+            // Who writes a record from now on sees that it was waited for.
+            barrier::heavy();
+        }
+        self.raise();
+    }
 }
 
 impl Bridge {
