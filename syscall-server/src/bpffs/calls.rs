@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_int, c_long};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uapi::Errno;
 
@@ -73,6 +73,43 @@ pub unsafe fn empty_statx(answer: c_long, to: *mut libc::statx) -> c_long {
         }
     }
     answer
+}
+
+/// A pin that took the place of another of the same object, which is another
+/// name of the same file, and stays after a rename(2) of one to the other.
+pub fn finish_rename(from: [usize; 2], to: [usize; 2]) {
+    let stat = |[directory, path]: [usize; 2]| {
+        // SAFETY: a structure of numbers, for which zeros are values.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        let flags = libc::AT_SYMLINK_NOFOLLOW as usize;
+        let arguments = [directory, path, &raw mut stat as usize, flags, 0, 0];
+        let found = raw::checked(libc::SYS_newfstatat, arguments);
+        found.ok().map(|_| stat)
+    };
+    // Gone, as nearly always.
+    let Some(left) = stat(from) else { return };
+    let same = stat(to).is_some_and(|to| (to.st_dev, to.st_ino) == (left.st_dev, left.st_ino));
+    let is_file = left.st_mode & libc::S_IFMT == libc::S_IFREG;
+    // Not one name in two spellings.
+    if let (Some((from_path, inside)), Some((to_path, _))) = (real(from), real(to))
+        && inside
+        && is_file
+        && same
+        && from_path != to_path
+    {
+        raw::call(libc::SYS_unlinkat, [from[0], from[1], 0, 0, 0, 0]);
+    }
+}
+
+/// Where a name really is, and whether that is in the tree.
+fn real([directory, path]: [usize; 2]) -> Option<(PathBuf, bool)> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let arguments = [directory, path, flags as usize, 0, 0, 0];
+    let fd = raw::checked(libc::SYS_openat, arguments).ok()? as c_int;
+    let real = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    let inside = is_inside(fd);
+    raw::close(fd);
+    Some((real.ok()?, inside))
 }
 
 /// Whether an fd is of something in the tree.

@@ -72,7 +72,11 @@ extern "C" fn renameat2(
 ) -> c_int {
     let rename = |from: [usize; 2], to: [usize; 2]| {
         let arguments = [from[0], from[1], to[0], to[1], flags as usize, 0];
-        raw::pass(libc::SYS_renameat2, arguments)
+        let answer = raw::pass(libc::SYS_renameat2, arguments);
+        if answer == 0 && flags == 0 {
+            bpffs::finish_rename(from, to);
+        }
+        answer
     };
     let here = libc::AT_FDCWD as usize;
     let answer = match (redirected(from), redirected(to)) {

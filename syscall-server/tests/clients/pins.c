@@ -1,5 +1,6 @@
 // Names of maps and programs in bpffs. The output on the kernel and under the
 // library must be equal.
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -63,6 +64,55 @@ static void outside(int fd) {
 	get("nothing in bpffs", name, 0);
 }
 
+static long at(const char *what, int cmd, int fd, int directory, const char *path, uint32_t flags) {
+	return CALL(what, cmd, attr.bpf_fd = fd; attr.pathname = PTR(path); attr.file_flags = flags;
+		    ((int *)&attr)[4] = directory);
+}
+
+// Directories, names with dots, and paths from open directories.
+static void below(int fd) {
+	char deep[96], in[128];
+	int directory, tmp = open("/tmp", O_PATH);
+	snprintf(deep, sizeof deep, "%s-d", name);
+#define IN(rest) (snprintf(in, sizeof in, "%s%s", deep, rest), in)
+	pin("in no directory of bpffs", fd, IN("/pin"));
+	say("mkdir", mkdir(deep, 0700));
+	say("mkdir again", mkdir(deep, 0700));
+	say("mkdir of a dot", mkdir(IN("/a.b"), 0700));
+	pin("a directory", fd, deep);
+	pin("a dot", fd, IN("/a.b"));
+	get("a dot", IN("/a.b"), 0);
+	get("a directory", deep, 0);
+	pin("a slash", fd, IN("/pin/"));
+	pin("deep", fd, IN("/pin"));
+	pin("in a pin", fd, IN("/pin/pin"));
+	get("in a pin", IN("/pin/pin"), 0);
+	pin("upwards", fd, IN("/../" ));
+	directory = open(deep, O_RDONLY | O_DIRECTORY);
+	say("open", directory);
+	at("relative", BPF_OBJ_PIN, fd, directory, "relative", 1 << 14);
+	at("relative again", BPF_OBJ_PIN, fd, directory, "relative", 1 << 14);
+	at("relative, without the flag", BPF_OBJ_PIN, fd, directory, "other", 0);
+	at("relative to /tmp", BPF_OBJ_PIN, fd, tmp, "other", 1 << 14);
+	at("relative to no fd", BPF_OBJ_PIN, fd, 999, "other", 1 << 14);
+	at("relative to a pin", BPF_OBJ_PIN, fd, fd, "other", 1 << 14);
+	say("get relative", at("get", BPF_OBJ_GET, 0, directory, "relative", 1 << 14) >= 0 ? 0 : -1);
+	at("get nothing", BPF_OBJ_GET, 0, directory, "none", 1 << 14);
+	at("get, half", BPF_OBJ_GET, 0, directory, "pin", 1 << 14 | BPF_F_RDONLY);
+	say("open a pin", open(IN("/pin"), O_RDWR));
+	say("make a file", open(IN("/file"), O_RDWR | O_CREAT, 0600));
+	say("make a pin", open(IN("/pin"), O_RDWR | O_CREAT | O_EXCL, 0600));
+	say("rename", renameat(directory, "relative", directory, "pin"));
+	say("renamed", access(IN("/relative"), F_OK));
+	say("rmdir", rmdir(deep));
+	say("unlink a directory", unlink(deep));
+	say("rmdir a pin", rmdir(IN("/pin")));
+	say("unlink", unlinkat(directory, "pin", 0));
+	say("rmdir", rmdir(deep));
+	say("rmdir again", rmdir(deep));
+	close(directory), close(tmp);
+}
+
 int main(void) {
 	struct stat stats;
 	open("/dev/null", O_RDONLY);
@@ -74,6 +124,7 @@ int main(void) {
 		int fd = CALL("map", BPF_MAP_CREATE, attr.map_type = BPF_MAP_TYPE_HASH;
 			      attr.key_size = attr.value_size = attr.max_entries = 4);
 		outside(fd);
+		below(fd);
 		pin("pin", fd, name);
 		pin("pin again", fd, name);
 		use(fd);
