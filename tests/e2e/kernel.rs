@@ -215,9 +215,18 @@ fn either_may_be_killed() {
 /// One reader gets the records of both sides, each once.
 #[test]
 fn both_sides_write_one_ring() {
+    one_reader("kmring", "-r");
+}
+
+#[test]
+fn both_sides_write_one_perf_event_array() {
+    one_reader("kmevents", "-e");
+}
+
+fn one_reader(command: &str, option: &str) {
     let Some(worlds) = worlds() else { return };
     for world in worlds {
-        let mut scene = Scene::new(&world, "kmring", &["-r"]);
+        let mut scene = Scene::new(&world, command, &[option]);
         scene.call(10);
         assert_eq!(scene.answers("print 10"), ["user 10 45", "kernel 0 0"]);
         scene.attach_exec();

@@ -40,6 +40,23 @@ impl Here {
         self.env.set_trace_ring(ring);
     }
 
+    /// A record in a perf event array's ring of whichever CPU can be had.
+    ///
+    /// # Errors
+    /// EBUSY when all vCPUs stay taken, ENOENT without a ring there, ENOSPC
+    /// without room.
+    pub(super) fn perf_output(&self, map: &Map, bytes: &[u8]) -> Result<(), Errno> {
+        let vcpu = self.env.vcpus.claim(thread::ids()).ok_or(Errno::EBUSY)?;
+        let running = self.runs.read();
+        let ring = map.slot(vcpu).and_then(|id| self.env.perf_ring(id));
+        // SAFETY: the bytes of the slice; the vCPU claim makes this the only writer.
+        let output = |ring: &PerfRing| unsafe { ring.output(&[(bytes.as_ptr(), bytes.len())]) };
+        let written = ring.ok_or(Errno::ENOENT).and_then(output);
+        drop(running);
+        self.env.vcpus.release(vcpu);
+        written.map(drop)
+    }
+
     /// A perf ring is about to go.
     pub(super) fn remove_perf_ring(&self, id: u32) {
         self.env.remove_perf_ring(id);

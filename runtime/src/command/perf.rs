@@ -190,6 +190,17 @@ impl Bpf {
     }
 }
 
+impl Bpf {
+    /// A record for the reader of a perf event array, from this process: under
+    /// whichever CPU nobody else writes.
+    ///
+    /// # Errors
+    /// As `bpf_perf_event_output`; EBUSY when all vCPUs stay taken.
+    pub fn perf_output(&self, map: &MapObject, bytes: &[u8]) -> Result<(), Errno> {
+        self.home.here()?.perf_output(map.map(), bytes)
+    }
+}
+
 impl PerfEvent {
     /// What a link of another session is on; nothing runs for it here.
     pub(super) fn of_link(home: &Arc<Home>, link: &LinkSpec) -> Option<PerfEvent> {

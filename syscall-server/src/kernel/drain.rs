@@ -12,9 +12,10 @@ use shm::{Access, PAGE, Region, Segment};
 use uapi::Errno;
 use uapi::map::BPF_RB_NO_WAKEUP;
 
+use super::perf::PerfEvent;
 use crate::fds::PrivateFd;
 use crate::raw;
-use crate::server;
+use crate::server::{self, Server};
 
 /// Between two looks at rings whose programs do not wake readers.
 const LOOK_MS: usize = 50;
@@ -28,15 +29,25 @@ const DISCARD: u32 = 1 << 30;
 /// Bytes before a record.
 const HEADER: u64 = 8;
 
-/// A ring of the kernel, and the tool's beside it.
+/// What the kernel writes, and the tool's map beside it.
 struct Source {
+    from: From,
+    to: Weak<MapObject>,
+}
+
+enum From {
+    Ring(Ring),
+    Event(PerfEvent),
+}
+
+/// A ring of the kernel.
+struct Ring {
     fd: PrivateFd,
     /// The page with our position.
     consumer: Region,
     /// The page with the kernel's position, and the data twice.
     producer: Region,
     size: u64,
-    to: Weak<MapObject>,
 }
 
 /// What a look at a ring came to.
@@ -51,19 +62,43 @@ enum Drained {
 }
 
 impl Source {
-    fn new(fd: &OwnedFd, to: &Arc<MapObject>) -> Result<Source, Errno> {
-        let size = u64::from(to.map().spec().max_entries);
+    fn fd(&self) -> i32 {
+        match &self.from {
+            From::Ring(ring) => ring.fd.raw(),
+            From::Event(event) => event.raw(),
+        }
+    }
+
+    /// Moves what is there.
+    fn drain(&self, server: &Server, to: &MapObject) -> Option<Drained> {
+        match &self.from {
+            From::Ring(ring) => ring.drain(to),
+            From::Event(event) => {
+                let mut take = |bytes: &[u8]| {
+                    // What finds no room is counted there, and told the reader.
+                    let _ = server.bpf.perf_output(to, bytes);
+                };
+                event.drain(&mut take).map(|any| match any {
+                    true => Drained::Some,
+                    false => Drained::Nothing,
+                })
+            }
+        }
+    }
+}
+
+impl Ring {
+    fn new(fd: &OwnedFd, size: u64) -> Result<Ring, Errno> {
         let failed = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(libc::ENOMEM));
         let number = fd.as_raw_fd();
         let consumer = Segment::of_kernel(number, 0, PAGE, Access::ReadWrite).map_err(failed)?;
         let len = PAGE + 2 * size;
         let producer = Segment::of_kernel(number, PAGE, len, Access::ReadOnly).map_err(failed)?;
-        Ok(Source {
+        Ok(Ring {
             fd: PrivateFd::duplicate(number)?,
             consumer: consumer.region(0, PAGE).ok_or(Errno::ENOMEM)?,
             producer: producer.region(0, len).ok_or(Errno::ENOMEM)?,
             size,
-            to: Arc::downgrade(to),
         })
     }
 
@@ -78,8 +113,8 @@ impl Source {
     fn drain(&self, to: &MapObject) -> Option<Drained> {
         let ring = to.map().ring()?;
         let (consumer, producer) = (
-            Source::position(&self.consumer)?,
-            Source::position(&self.producer)?,
+            Ring::position(&self.consumer)?,
+            Ring::position(&self.producer)?,
         );
         let mut drained = Drained::Nothing;
         let mut position = consumer.load(Ordering::Relaxed);
@@ -121,7 +156,21 @@ impl Drain {
     /// # Errors
     /// Those of mapping it; EAGAIN when the thread cannot be made.
     pub fn add(&self, fd: &OwnedFd, to: &Arc<MapObject>) -> Result<(), Errno> {
-        let source = Arc::new(Source::new(fd, to)?);
+        let size = u64::from(to.map().spec().max_entries);
+        self.insert(From::Ring(Ring::new(fd, size)?), to)
+    }
+
+    /// The same for a perf event.
+    ///
+    /// # Errors
+    /// EAGAIN when the thread cannot be made.
+    pub fn add_event(&self, event: PerfEvent, to: &Arc<MapObject>) -> Result<(), Errno> {
+        self.insert(From::Event(event), to)
+    }
+
+    fn insert(&self, from: From, to: &Arc<MapObject>) -> Result<(), Errno> {
+        let to = Arc::downgrade(to);
+        let source = Arc::new(Source { from, to });
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         sources.push(source);
         drop(sources);
@@ -151,7 +200,7 @@ fn drain_all() {
     let Ok(server) = server::server() else { return };
     loop {
         let sources = server.kernel.drain.now();
-        let look = |(source, to): &(Arc<Source>, Arc<MapObject>)| source.drain(to);
+        let look = |(source, to): &(Arc<Source>, Arc<MapObject>)| source.drain(server, to);
         let drained: Vec<_> = sources.iter().filter_map(look).collect();
         if drained.iter().any(|&drained| drained != Drained::Nothing) {
             for waker in server.bridge.wakers_now() {
@@ -165,7 +214,7 @@ fn drain_all() {
         let mut polled: Vec<libc::pollfd> = sources
             .iter()
             .map(|(source, _)| libc::pollfd {
-                fd: source.fd.raw(),
+                fd: source.fd(),
                 events: libc::POLLIN,
                 revents: 0,
             })

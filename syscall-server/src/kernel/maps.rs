@@ -13,11 +13,12 @@ use runtime::maps::{KernelObjects, MapSpec};
 use uapi::Errno;
 use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY,
-    BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 
 use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_SYSCALL};
 
+use super::perf;
 use super::program::say_why;
 use crate::fds::{FDS, PrivateFd, Rights};
 use crate::mapping::Request;
@@ -87,7 +88,12 @@ pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
             ));
         })?;
         let mut relay = None;
-        if is_beside(map.map().spec()) {
+        let spec = map.map().spec();
+        if spec.map_type == BPF_MAP_TYPE_PERF_EVENT_ARRAY {
+            for event in perf::fill(&fd, spec.max_entries)? {
+                server.kernel.drain.add_event(event, map)?;
+            }
+        } else if is_beside(spec) {
             server.kernel.drain.add(&fd, map)?;
         } else if is_constant(map) {
             fill_constant(map, &fd)?;
@@ -168,7 +174,8 @@ fn kernel_spec(spec: &MapSpec) -> Result<MapSpec, Errno> {
 
 /// Whether the kernel's map stays beside ours.
 fn is_beside(spec: &MapSpec) -> bool {
-    spec.map_type == BPF_MAP_TYPE_RINGBUF
+    let types = [BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_PERF_EVENT_ARRAY];
+    types.contains(&spec.map_type)
 }
 
 /// The program by which targets use a map that is not memory to them.

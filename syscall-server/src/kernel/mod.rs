@@ -7,10 +7,11 @@
 //! program may be for system calls or for the scheduler), so one that user space
 //! can run stays here until it is put where only the kernel runs programs.
 //!
-//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`drain`].
+//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`drain`], [`perf`].
 
 pub mod drain;
 pub mod maps;
+pub mod perf;
 pub mod placement;
 pub mod program;
 
