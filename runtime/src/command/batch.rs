@@ -266,6 +266,10 @@ impl Bpf {
     }
 
     fn all_keys(&self, map: &MapObject) -> Result<VecDeque<Vec<u8>>, Errno> {
+        // From key to key a walk begins anew whenever the last one was deleted.
+        if let Some(keys) = map.map().keys() {
+            return Ok(keys.into_iter().map(Vec::from).collect());
+        }
         let key_size = map.map().spec().key_size as usize;
         // A map that grows while it is walked may yield more than it holds at
         // any moment, never endlessly many.

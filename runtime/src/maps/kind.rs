@@ -231,6 +231,12 @@ pub(super) trait MapKind: Send + Sync {
         None
     }
 
+    /// All keys at once, where each is seen that is there throughout; `None`
+    /// where [`MapKind::next_key`] says no less.
+    fn keys(&self) -> Option<Vec<Box<[u8]>>> {
+        None
+    }
+
     /// Takes back what killed processes held of the map.
     fn reclaim(&self) {}
 

@@ -253,6 +253,11 @@ impl Map {
         self.kind.next_key(key, next)
     }
 
+    /// All keys, each once; `None` where only [`Map::next_key`] tells them.
+    pub fn keys(&self) -> Option<Vec<Box<[u8]>>> {
+        self.kind.keys()
+    }
+
     /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`.
     ///
     /// # Errors

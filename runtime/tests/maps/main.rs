@@ -21,4 +21,5 @@ mod states;
 mod step;
 mod task_storage;
 mod user_ringbuf;
+mod walks;
 mod zombies;

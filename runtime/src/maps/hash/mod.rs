@@ -311,6 +311,15 @@ impl MapKind for Hash {
         unsafe { self.table.take_out(key.as_ptr(), &mut last) }
     }
 
+    fn keys(&self) -> Option<Vec<Box<[u8]>>> {
+        Some(self.table.all(&|element| {
+            let mut key = vec![0; self.table.key_size];
+            // SAFETY: the element's key, into as many bytes.
+            unsafe { bytes::copy(key.as_mut_ptr(), element.key(), key.len()) };
+            key.into_boxed_slice()
+        }))
+    }
+
     fn reclaim(&self) {
         self.table.reclaim();
     }
