@@ -1,5 +1,13 @@
 //! How a producer in a target wakes the reader in the tool: a word to ring,
 //! and a word that says whether anyone sleeps. It knows no ring.
+//!
+//! Why no record is slept over: the producer rings, then looks for a sleeper; the
+//! reader says that it will sleep, then notes what has rung, looks at the rings,
+//! and sleeps only while nothing else has. In any order of these four steps the
+//! producer sees the sleeper or the reader the ring. Who dies before its ring has
+//! committed a record that the next ring shows; a reader that dies leaves
+//! `ASLEEP`, which costs others a system call for each record.
+//! `tests/model/doorbell.rs` goes through all orders.
 
 use shm::sync::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -2,6 +2,15 @@
 //! for the duration of its run, so that each slot has one writer at a time
 //! although threads are preempted and migrate. It knows no map. Callable from
 //! trampolines: no allocation, no libc, no panic; waits a bounded time only.
+//!
+//! Why one writer at a time is enough: the word of a slot goes from 0 to a holder by
+//! a compare-and-swap that acquires, and back by the holder's store that
+//! releases, so each holder sees all that those before it wrote. A holder that
+//! is dead is replaced by a compare-and-swap from its very id; the kernel tells
+//! of a death after the dead one's last store. An id comes again only after its
+//! thread was dead, and then that thread holds no slot: `release` was its last
+//! step, or another took the slot from it. `tests/model/vcpu.rs` goes through all
+//! of it, with a kill at each step.
 
 use shm::sync::{AtomicU64, Ordering, looks, spin_loop};
 use shm::{Region, sys};

@@ -1,6 +1,8 @@
 //! `BPF_MAP_TYPE_BLOOM_FILTER` (kernel/bpf/bloom_filter.c): a set of bits, of
 //! which a value sets a few that its hashes name. It knows no key and forgets
-//! nothing.
+//! nothing. Bits are only ever set, each by itself: there is no state between
+//! two that could be wrong, but of a value whose adder was killed, which may be
+//! found or not.
 //!
 //! The hash is the kernel's: filters that begin with the same seed say the
 //! same of all values.

@@ -6,6 +6,14 @@
 //! Of programs that run here only those can take a lock that find it in a map
 //! of maps, as in the kernel. A holder calls nothing, so it holds for a moment;
 //! one that is killed leaves its id in the word, and the next one takes over.
+//! What it had half written stays: the kernel's cannot be killed there.
+//!
+//! Why one holds at a time: the word is taken by a compare-and-swap from 0 or from
+//! the id of a dead thread, of which one succeeds, and given back by one from the
+//! own id, which fails for who was given up. Only a live holder that is stopped,
+//! or has not run for a second, meets another in the value
+//! (`tests/model/lock.rs`).
+//!
 //! Usable from trampolines.
 
 use shm::sync::Ordering::{Acquire, Relaxed, Release};

@@ -5,7 +5,10 @@
 //!
 //! A place is written by the process that its state word names; readers copy
 //! and look again whether the word is the same. A writer that was killed is
-//! noticed by whoever needs the place next.
+//! noticed by whoever needs the place next. Each writing has a number in the
+//! word, so a reader whose copy is of two writings sees the word change: the
+//! writer's fence is between the word and the frames, the reader's between the
+//! frames and its second look.
 
 use shm::sync::AtomicU64;
 use shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};

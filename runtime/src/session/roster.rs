@@ -5,6 +5,13 @@
 //! Everyone may write it, so nothing in it is believed: loops are bounded by
 //! the number of slots, waits by time, and a slot counts only while the
 //! process named in it runs.
+//!
+//! Why nobody is missed: who publishes counts the generation up and then looks
+//! who is there; who joins takes its slot and then looks at the generation, with
+//! a fence between both on either side: one of them sees the other. An agent
+//! notes its wake word before it looks at anything, and says which generation
+//! it had seen before it looked. A dead one's slot is freed by a
+//! compare-and-swap from its very name (`models.rs`).
 
 use shm::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use std::os::fd::{OwnedFd, RawFd};
