@@ -140,7 +140,7 @@ fn a_place_used_again(region: &Region) {
     /// Two ids of the same place.
     const IDS: [u32; 2] = [1, 1 << 16 | 1];
     begin(region);
-    let objects = Objects::create(region.clone(), 1, 0, b"").unwrap();
+    let objects = Objects::create(region.clone(), 1, 0, 0, b"").unwrap();
     let reader = objects.clone();
     let mut table = Table::new(objects);
     assert_eq!(table.reserve(), Ok(IDS[0]));
