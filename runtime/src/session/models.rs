@@ -9,7 +9,7 @@ use shm::sync::Ordering::{Acquire, Relaxed};
 use shm::sync::model::{self, Faults, Model};
 use shm::{Region, Segment};
 
-use super::objects::{NewRecord, ObjectKind, Objects, Place, Table};
+use super::objects::{NewRecord, ObjectKind, Objects, Place, SLOTS, Table};
 use super::{Laggards, Role, Roster};
 
 /// What the tool wants and what an agent does, in a page that the roster does
@@ -137,24 +137,24 @@ fn record(number: u64) -> NewRecord<'static> {
 
 /// A record is withdrawn and its place used again while another process reads.
 fn a_place_used_again(region: &Region) {
-    /// Two ids of the same place.
-    const IDS: [u32; 2] = [1, 1 << 16 | 1];
     begin(region);
     let objects = Objects::create(region.clone(), 1, 0, 0, b"").unwrap();
     let reader = objects.clone();
     let mut table = Table::new(objects);
-    assert_eq!(table.reserve(), Ok(IDS[0]));
+    // Two ids of the same place.
+    let first = table.reserve().unwrap();
+    let ids = [first, first + SLOTS];
     let reader = model::spawn(move || {
-        for (id, number) in IDS.into_iter().zip(1..) {
+        for (id, number) in ids.into_iter().zip(1..) {
             if let Some(found) = reader.find(id, ObjectKind::Link) {
                 let parts = [found.offset, found.len, u64::from(found.state)];
                 assert_eq!(parts, [number; 3], "of {id:#x}");
             }
         }
     });
-    table.publish_record(IDS[0], &record(1)).unwrap();
-    table.withdraw(IDS[0]).unwrap();
-    table.publish_record(IDS[1], &record(2)).unwrap();
+    table.publish_record(ids[0], &record(1)).unwrap();
+    table.withdraw(ids[0]).unwrap();
+    table.publish_record(ids[1], &record(2)).unwrap();
     reader.join().unwrap();
 }
 
