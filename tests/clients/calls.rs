@@ -1,6 +1,8 @@
 //! bcc's tools on system calls: most have kprobes at the kernel's functions
 //! for them.
 
+use bpftime_tests::World;
+
 use crate::table::{Row, behind};
 
 #[test]
@@ -113,4 +115,26 @@ fn tplist_lists_tracepoints_and_their_fields() {
         ],
     }
     .check();
+}
+
+#[test]
+fn bpftrace_has_kprobes_at_calls() {
+    let script = "kprobe:__x64_sys_kill { @signals[((struct pt_regs *)arg0)->si] = count(); } \
+                  kretprobe:__x64_sys_kill { @results[retval] = count(); }";
+    let world = World::new();
+    let tool = world.load(&["bpftrace", "-e", script]);
+    tool.wait_idle();
+    let work = "kill -0 $$; kill -9 4194303 2>/dev/null; kill -0 $$; :";
+    assert_eq!(world.start(&["sh", "-c", work]).finish().code, 0);
+    let exit = tool.interrupt();
+    let is_row = |line: &&str| line.starts_with('@');
+    let mut rows: Vec<&str> = exit.stdout.lines().filter(is_row).collect();
+    rows.sort_unstable();
+    let expected = [
+        "@results[-3]: 1",
+        "@results[0]: 2",
+        "@signals[0]: 2",
+        "@signals[9]: 1",
+    ];
+    assert_eq!(rows, expected, "{exit:?}");
 }
