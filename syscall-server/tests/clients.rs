@@ -188,6 +188,15 @@ records after detach: 0
 }
 
 #[test]
+fn rings_that_are_written_backward_are_refused() {
+    let stage = Stage::new("backward", &[]);
+    if kernel_is_the_oracle() {
+        assert_eq!(stage.on_the_kernel(), "opened\n");
+    }
+    assert_eq!(stage.under_us(), "Operation not supported\n");
+}
+
+#[test]
 fn wrappers_stay_what_they_are() {
     let stage = Stage::new("errnos", &[]);
     let check = |command: &mut Command, expected: &str| {

@@ -44,6 +44,9 @@ pub struct PerfEventAttr {
     pub disabled: bool,
     pub freq: bool,
     pub watermark: bool,
+    /// The newest record lies at the start of the ring: who reads may pause
+    /// it and look back.
+    pub write_backward: bool,
     /// Events, or bytes when `watermark`.
     pub wakeup_events: u32,
     /// Address of the path of an uprobe.
@@ -74,6 +77,7 @@ impl PerfEventAttr {
             disabled: bits & 1 != 0,
             freq: bits & (1 << 10) != 0,
             watermark: bits & (1 << 14) != 0,
+            write_backward: bits & (1 << 27) != 0,
             wakeup_events: u32_at(48),
             config1: u64_at(56),
             config2: u64_at(64),

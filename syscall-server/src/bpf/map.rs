@@ -63,10 +63,9 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
     // A map for a network device, which are none that take maps.
     if attr.map_ifindex != 0 {
         let offloaded = [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY].contains(&attr.map_type);
-        return Err(if offloaded {
-            Errno::EOPNOTSUPP
-        } else {
-            Errno::EINVAL
+        return Err(match offloaded && is_device(attr.map_ifindex) {
+            true => Errno::EOPNOTSUPP,
+            false => Errno::EINVAL,
         });
     }
     // Nobody hands out tokens.
@@ -96,6 +95,13 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
     let rights = Rights::of(attr.map_flags & (BPF_F_RDONLY | BPF_F_WRONLY))?;
     let map = call.server.bpf.map_create(spec, btf, inner.as_deref());
     call.new_fd_with(Object::Map(map.inspect_err(refused)?), rights)
+}
+
+/// Whether a network device has this index.
+fn is_device(index: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the name takes as many bytes as the function may write.
+    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
 }
 
 /// Why maps of a type are in no session; `None` for those that are, and for

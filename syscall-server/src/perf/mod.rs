@@ -65,7 +65,8 @@ pub struct Request {
 ///
 /// # Errors
 /// The kernel's: E2BIG for an attribute it does not know, EINVAL, EFAULT,
-/// ESRCH for a process, ENOENT for a tracepoint.
+/// ESRCH for a process, ENOENT for a tracepoint; EOPNOTSUPP for rings that
+/// are written backward, which no target writes.
 pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     // Below this size the kernel refuses whatever the type; it shall say so.
     let Ok(attr) = copy_attr(request.attr) else {
@@ -96,6 +97,7 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     };
     check(&request)?;
     let event = match kind {
+        Kind::Output if attr.write_backward => return Err(Errno::EOPNOTSUPP),
         Kind::Output => EventKind::Output {
             // A watermark counts bytes: any record may reach it.
             wakeup_events: if attr.watermark {
