@@ -268,6 +268,40 @@ fn a_library_may_be_closed_in_the_middle_of_a_change() {
 }
 
 #[test]
+fn a_library_may_be_closed_while_its_hooks_are_forgotten() {
+    let engine = common::engine();
+    let library = Library::build("long f(long n) { return n * 3; }", c"f");
+    let path = library.directory.path().join("a.so");
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+    let page = library.addr & !0xfff..(library.addr & !0xfff) + 4096;
+    let done = AtomicBool::new(false);
+    let mut attached = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let library = &library;
+            // SAFETY: nothing of the library is used any more.
+            assert_eq!(unsafe { libc::dlclose(library.handle) }, 0);
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: the library has no constructors, and nobody calls it.
+                let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+                assert!(!handle.is_null());
+                // SAFETY: just opened.
+                assert_eq!(unsafe { libc::dlclose(handle) }, 0);
+            }
+        });
+        for _ in 0..3000 {
+            let probe = Recorder::leaked().probe();
+            attached += usize::from(library.attach(engine, Kind::Entry, probe).is_ok());
+            // Its jump is there, if the library still is.
+            engine.forget_range(page.clone());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(attached > 0, "never found the library open");
+    common::forget_modules();
+}
+
+#[test]
 fn bytes_that_someone_changed_are_left_alone() {
     let engine = common::engine();
     let addr = patched as *const () as usize;

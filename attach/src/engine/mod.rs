@@ -205,14 +205,17 @@ impl Backend for Engine {
     }
 
     fn forget_range(&self, range: Range<usize>) {
-        let mut state = STATE.lock();
-        let range = range.start as u64..range.end as u64;
-        state.forget_sites(&range, self.can_step);
-        state.hooks.retain(|_, (addr, _)| !range.contains(addr));
-        state.owned.remove_starting_in(&range);
-        state.forgotten.forget_range(&range);
-        state.syscalls.forget_range(&range);
-        table::forget_range(&range);
+        // What was there is gone; what is there now may be about to go, too.
+        libraries::held(|| {
+            let mut state = STATE.lock();
+            let range = range.start as u64..range.end as u64;
+            state.forget_sites(&range, self.can_step);
+            state.hooks.retain(|_, (addr, _)| !range.contains(addr));
+            state.owned.remove_starting_in(&range);
+            state.forgotten.forget_range(&range);
+            state.syscalls.forget_range(&range);
+            table::forget_range(&range);
+        });
     }
 
     fn is_settled(&self) -> bool {
@@ -351,15 +354,20 @@ fn refused(addr: u64, reason: Refusal) -> AttachError {
 }
 
 extern "C" fn before_fork() {
+    // In the order of those who change text.
+    let holds_libraries = libraries::before_fork();
     STATE.acquire();
+    libraries::note_fork(holds_libraries);
 }
 
 extern "C" fn after_fork() {
+    libraries::after_fork();
     // SAFETY: `before_fork` has acquired it on this thread.
     unsafe { STATE.release() };
 }
 
 extern "C" fn in_child() {
+    libraries::after_fork();
     // SAFETY: `before_fork` has acquired it on the thread that became us.
     unsafe { STATE.release() };
     leaving::forget();
