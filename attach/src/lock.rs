@@ -35,9 +35,8 @@ impl<T> Lock<T> {
 
     /// Waits for the lock, for a second or so.
     pub(crate) fn lock_soon(&self) -> Option<Guard<'_, T>> {
-        const WAITS: usize = 100;
         let mask = sys::block_signals();
-        if self.acquire_within(WAITS) {
+        if self.acquire_soon() {
             return Some(Guard { lock: self, mask });
         }
         sys::restore_signals(mask);
@@ -47,6 +46,12 @@ impl<T> Lock<T> {
     /// Takes the lock without a guard, for the prepare handler of fork(2).
     pub(crate) fn acquire(&self) {
         while !self.acquire_within(usize::MAX) {}
+    }
+
+    /// The same for a second or so; whether it was had.
+    pub(crate) fn acquire_soon(&self) -> bool {
+        const WAITS: usize = 100;
+        self.acquire_within(WAITS)
     }
 
     /// Whether the lock was had after so many waits.
