@@ -7,23 +7,11 @@ use core::arch::global_asm;
 
 // Hidden: nobody else's calls come here.
 global_asm!(
+    include_str!("macros.s"),
     r#"
     .pushsection .text.bpftime_attach_memory,"ax",@progbits
-    .macro bpftime_attach_function name
-    .globl \name
-    .hidden \name
-    .type \name,@function
-    .p2align 5
-\name:
-    .cfi_startproc
-    .endm
-    .macro bpftime_attach_end name
-    .cfi_endproc
-    .size \name, . - \name
-    .endm
-
     # Loads all before it stores any, up to 32 bytes: for memmove, too.
-    bpftime_attach_function memcpy
+    bpftime_attach_function memcpy, 5
     .globl memmove
     .hidden memmove
     .type memmove,@function
@@ -94,7 +82,7 @@ memmove:
 7:  ret
     bpftime_attach_end memcpy
 
-    bpftime_attach_function memset
+    bpftime_attach_function memset, 5
     mov r8, rdi
     mov eax, esi
     mov rcx, rdx
@@ -103,7 +91,7 @@ memmove:
     ret
     bpftime_attach_end memset
 
-    bpftime_attach_function memcmp
+    bpftime_attach_function memcmp, 5
     .globl bcmp
     .hidden bcmp
     .type bcmp,@function
@@ -135,8 +123,6 @@ bcmp:
 4:  xor eax, eax
     ret
     bpftime_attach_end memcmp
-    .purgem bpftime_attach_function
-    .purgem bpftime_attach_end
     .popsection
 "#
 );
