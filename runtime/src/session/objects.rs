@@ -20,7 +20,7 @@ use crate::maps::MapSpec;
 use crate::tasks::{self, TaskFields};
 
 /// First word of the file ("bpfobj\0" and the layout's number).
-const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x08");
+const MAGIC: u64 = u64::from_le_bytes(*b"bpfobj\0\x09");
 
 /// Where the table begins; before it lies the header.
 const TABLE: u64 = 4096;

@@ -23,6 +23,8 @@ const LEAST_SPARES: u64 = 64;
 /// Bytes before the buckets.
 const HEADER_BYTES: u64 = 256;
 const LINE: u64 = 64;
+/// Buckets in a page of memory.
+const PAGE_BUCKETS: u64 = 4096 / WORD;
 /// Bytes up to which a value's second place is next to its first, where it
 /// costs no other page. Larger ones cost memory only when they change.
 const NEAR_VALUE: u64 = 16;
@@ -53,6 +55,9 @@ pub(in crate::maps) enum Places {
 pub(in crate::maps) struct Layout {
     pub bucket_mask: u64,
     pub buckets: u64,
+    /// A bit for each page of buckets that ever had an entry: walks leave the
+    /// others alone, for a look at a page makes it cost memory.
+    pub used_pages: u64,
     /// Hints of free regular and of free spare elements.
     pub regular_hints: u64,
     pub spare_hints: u64,
@@ -78,6 +83,19 @@ pub(in crate::maps) struct Layout {
 }
 
 impl Layout {
+    /// Where the word of a bucket's page is among [`Layout::used_pages`], and
+    /// its bit there.
+    pub fn used_page(&self, bucket: u64) -> (u64, u64) {
+        let page = (bucket & self.bucket_mask) / PAGE_BUCKETS;
+        let bits = u64::from(u64::BITS);
+        (self.used_pages + page / bits * WORD, 1 << (page % bits))
+    }
+
+    /// The first bucket of the next page.
+    pub fn next_page(bucket: u64) -> u64 {
+        (bucket / PAGE_BUCKETS + 1) * PAGE_BUCKETS
+    }
+
     /// `htab_map_alloc_check` and `htab_map_alloc`, then the places.
     pub fn of(spec: &MapSpec, nr_cpus: u32, per_cpu: bool, lru: bool) -> Result<Layout, Errno> {
         spec.check_flags(KNOWN_FLAGS)?;
@@ -133,6 +151,8 @@ impl Layout {
         Some(Layout {
             bucket_mask: words - 1,
             buckets,
+            // Nobody walks over what lies there.
+            used_pages: buckets,
             regular_hints,
             // No element is ever among the spares.
             spare_hints: regular_hints,
@@ -169,6 +189,8 @@ impl Layout {
             Some(at)
         };
         let buckets = take(bucket_count * WORD)?;
+        let pages = bucket_count.div_ceil(PAGE_BUCKETS);
+        let used_pages = take(pages.div_ceil(u64::BITS.into()) * WORD)?;
         // Elements are numbered from 1.
         let regular_hints = take(Hints::bytes(count + 1))?;
         let spare_hints = take(Hints::bytes(count + 1))?;
@@ -198,6 +220,7 @@ impl Layout {
         Some(Layout {
             bucket_mask: bucket_count - 1,
             buckets,
+            used_pages,
             regular_hints,
             spare_hints,
             elements,

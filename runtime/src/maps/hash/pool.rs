@@ -115,6 +115,36 @@ impl Pool {
         unsafe { AtomicU64::from_ptr(self.base.wrapping_add(at as usize).cast()) }
     }
 
+    /// Notes that the bucket for `hash` is about to have an entry, so that
+    /// walks look at it.
+    pub fn note_use(&self, hash: u32) {
+        let (at, bit) = self.layout.used_page(hash.into());
+        if let Some(word) = self.region.u64_at(at)
+            && word.load(Acquire) & bit == 0
+        {
+            word.fetch_or(bit, AcqRel);
+        }
+    }
+
+    /// The first bucket from `bucket` on that may have had an entry; behind
+    /// the last one if there is none.
+    pub fn used_from(&self, bucket: u64) -> u64 {
+        let end = self.layout.bucket_mask + 1;
+        let mut bucket = bucket;
+        while bucket < end {
+            let (at, bit) = self.layout.used_page(bucket);
+            if self
+                .region
+                .u64_at(at)
+                .is_some_and(|word| word.load(Acquire) & bit != 0)
+            {
+                return bucket;
+            }
+            bucket = Layout::next_page(bucket);
+        }
+        end
+    }
+
     fn hints(&self, stock: Stock) -> &Hints {
         match stock {
             Stock::Regular => &self.regular,

@@ -142,7 +142,15 @@ fn creation_takes_and_refuses_the_same() {
     }
 }
 
-/// Storage is sparse: what is not used costs nothing, however large.
+const HASHES: [u32; 4] = [
+    BPF_MAP_TYPE_HASH,
+    BPF_MAP_TYPE_PERCPU_HASH,
+    BPF_MAP_TYPE_LRU_HASH,
+    BPF_MAP_TYPE_LRU_PERCPU_HASH,
+];
+
+/// Storage is sparse: what is not used costs nothing, however large, also
+/// when tools walk over it.
 #[test]
 fn millions_of_entries_cost_memory_when_used() {
     const MOST: u64 = 1 << 20;
@@ -166,6 +174,14 @@ fn millions_of_entries_cost_memory_when_used() {
             if number % 10 == 0 && map_type != BPF_MAP_TYPE_RINGBUF {
                 let _ = map.delete(&key);
             }
+        }
+        if HASHES.contains(&map_type) {
+            let key = super::plain_key(&spec, 1);
+            map.update(&key, &value, BPF_ANY).unwrap();
+            let mut next = vec![0; key.len()];
+            map.next_key(None, &mut next).unwrap();
+            assert_eq!(next, key);
+            assert_eq!(map.next_key(Some(&key), &mut next), Err(Errno::ENOENT));
         }
         let used = commands.memory() - before;
         assert!(used < MOST, "type {map_type}: {used} bytes");

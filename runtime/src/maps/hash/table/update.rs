@@ -277,6 +277,7 @@ impl Table {
         };
         // SAFETY: the caller's contract.
         unsafe { self.prepare(&held, new, head) };
+        self.pool.note_use(new.hash);
         let bucket = self.pool.bucket(new.hash);
         let link = held.link();
         let linked = bucket.compare_exchange(head.0, link.0, AcqRel, Relaxed);

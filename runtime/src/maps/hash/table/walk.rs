@@ -1,6 +1,8 @@
 //! Walks over all entries, while others change the table: what is in it
 //! throughout is seen.
 
+use core::iter;
+
 use shm::sync::Ordering::Acquire;
 
 use super::super::element::{Element, Link};
@@ -17,6 +19,13 @@ impl Table {
         Link(self.pool.bucket(bucket as u32).load(Acquire))
     }
 
+    /// Buckets that ever had an entry, and their neighbours.
+    fn used_buckets(&self) -> impl Iterator<Item = u64> {
+        let end = self.pool.layout.bucket_mask + 1;
+        let from = move |bucket| Some(self.pool.used_from(bucket)).filter(|&found| found < end);
+        iter::successors(from(0), move |bucket| from(bucket + 1))
+    }
+
     /// The first entry behind `entry` in its list, or in a later bucket; from
     /// the first bucket for `None`.
     pub fn after(&self, entry: Option<(Entry<'_>, u32)>) -> Option<Entry<'_>> {
@@ -31,7 +40,11 @@ impl Table {
                 Err(Strayed) => bucket -= 1,
             }
         }
-        while bucket <= self.pool.layout.bucket_mask {
+        loop {
+            bucket = self.pool.used_from(bucket);
+            if bucket > self.pool.layout.bucket_mask {
+                return None;
+            }
             match self.first_live(self.head(bucket), &mut steps) {
                 Ok(Some(found)) => return Some(found),
                 Err(Strayed) if steps.are_over() => return None,
@@ -42,7 +55,6 @@ impl Table {
                 }
             }
         }
-        None
     }
 
     /// Calls `turn` for the entries, bucket by bucket, until it returns
@@ -50,7 +62,7 @@ impl Table {
     /// not; none twice in its place.
     pub fn each(&self, turn: &mut dyn FnMut(Entry<'_>) -> bool) {
         let mut steps = self.steps(ROUNDS);
-        for bucket in 0..=self.pool.layout.bucket_mask {
+        for bucket in self.used_buckets() {
             let mut shown = [Link(0); SHOWN];
             let mut count = 0;
             let mut once = |entry: Entry<'_>| {
@@ -98,7 +110,7 @@ impl Table {
     pub fn all<T>(&self, key: &dyn Fn(Element<'_>) -> T) -> Vec<T> {
         let mut keys = Vec::new();
         let mut steps = self.steps(ROUNDS);
-        for bucket in 0..=self.pool.layout.bucket_mask {
+        for bucket in self.used_buckets() {
             let before = keys.len();
             for _ in 0..LOOKS {
                 keys.truncate(before);
