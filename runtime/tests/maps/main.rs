@@ -14,6 +14,7 @@ mod perf_ring;
 mod process;
 mod queue;
 mod reclaim;
+mod reused;
 mod ringbuf;
 mod segment;
 mod stack_trace;

@@ -110,7 +110,7 @@ impl Table {
     /// changes in between.
     fn strike_and_read(&self, entry: Entry<'_>, read: &mut dyn FnMut(Entry<'_>)) -> bool {
         let state = entry.element.state();
-        let gone = match self.claim_to_read(entry) {
+        let gone = match self.claim_patiently(entry) {
             Claim::Changed => return false,
             Claim::Taken(claimed) => {
                 read(Entry {
@@ -145,7 +145,7 @@ impl Table {
     }
 
     /// Claims an entry; waits for who has claimed it, if that lives.
-    fn claim_to_read(&self, entry: Entry<'_>) -> Claim {
+    pub(super) fn claim_patiently(&self, entry: Entry<'_>) -> Claim {
         let mut begun = None;
         loop {
             let claim = self.claim(entry, Link::is_live);

@@ -38,15 +38,20 @@
 //!   a microsecond, and replaces the element: it does not matter whether the
 //!   first one is slow, stopped or dead. If its store comes later, nobody can
 //!   see it: it happened right before it was replaced.
+//! - *Updates in place*, of values with one place or one per CPU, claim, too, so
+//!   that the element gets no other key meanwhile, and wait for another's claim
+//!   as taking out does. Who was stopped for longer is not waited for: then both
+//!   write, and only if the first one goes on and the element is used anew
+//!   before the second has written is that as with a program's pointer.
 //! - *Update and delete.* A deletion needs no claim. An update whose store
 //!   comes after it happened right before it: it had found the key live. If the
 //!   key is back by then, it happened at its store, to the key that is there.
 //! - *Update and lookup-and-delete.* That reads a value that no update may
 //!   follow, so it takes the claim, and gives it back with the count moved on
 //!   by two: the same place, but who had meant to claim by the old count looks
-//!   at `next` again. It is the one operation that waits, as long as a tenth of
-//!   a second, for a holder that lives. The value of one that was stopped for
-//!   longer is found by nobody.
+//!   at `next` again. It waits, as long as a tenth of a second, for a holder
+//!   that lives. The value of one that was stopped for longer is found by
+//!   nobody.
 //! - *Bringing back.* Claimed first, then seen to be absent: from then on only
 //!   this process makes `next` live. The value is stored with the claim kept,
 //!   and the key by a CAS that fails if another inserter, who saw the claim,

@@ -99,6 +99,11 @@ impl Table {
                     {
                         continue;
                     }
+                    // It may have brought the key back before it died.
+                    if Link(element.next().load(Acquire)).is_live() {
+                        element.state().store(mine.live().0, Release);
+                        return Found::Nothing;
+                    }
                     return self.free_claimed(element, mine, stock, steps);
                 }
                 _ => return Found::Nothing,

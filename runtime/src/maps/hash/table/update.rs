@@ -6,10 +6,11 @@ use shm::sync::{looks, spin_loop};
 use uapi::Errno;
 use uapi::map::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 
-use super::super::element::{Element, Link, State, Stock};
+use super::super::element::{Element, Link, Phase, State, Stock};
 use super::super::lru;
 use super::super::pool::Held;
 use super::{Entry, Place, RESTARTS, Table};
+use crate::thread;
 
 /// Looks at an element that another process has claimed before something else
 /// is done: about a microsecond, and a claim is held for the time of a copy.
@@ -109,11 +110,7 @@ impl Table {
                     return Err(Errno::EEXIST);
                 }
                 (Some(entry), Some(in_place)) if entry.next.is_live() => {
-                    in_place(entry.element);
-                    if self.evicts {
-                        lru::mark_used(entry.element);
-                    }
-                    true
+                    self.store_in_place(entry, in_place)
                 }
                 (Some(entry), _) if entry.next.is_live() => {
                     // SAFETY: the caller's contract.
@@ -130,6 +127,45 @@ impl Table {
             }
         }
         Err(Errno::EBUSY)
+    }
+
+    /// Changes the value of a key that is there where it is: `false` when it is
+    /// not there any more.
+    fn store_in_place(&self, entry: Entry<'_>, in_place: &dyn Fn(Element<'_>)) -> bool {
+        let element = entry.element;
+        let claimed = match self.claim_or_inherit(entry) {
+            Claim::Changed => return false,
+            Claim::Taken(claimed) => Some(claimed),
+            // Whoever has it keeps the element from another key for as long.
+            Claim::InHands => None,
+        };
+        in_place(element);
+        if self.evicts {
+            lru::mark_used(element);
+        }
+        if let Some(claimed) = claimed {
+            element.state().store(claimed.live().0, Release);
+        }
+        true
+    }
+
+    /// Claims the element of a live entry, from a dead process, too.
+    fn claim_or_inherit(&self, entry: Entry<'_>) -> Claim {
+        let claim = self.claim_patiently(entry);
+        let state = State(entry.element.state().load(Acquire));
+        let is_dead = matches!(claim, Claim::InHands)
+            && state.phase() == Phase::Claimed
+            && state.generation() == entry.generation()
+            && !thread::exists(state.owner() as i32);
+        if !is_dead {
+            return claim;
+        }
+        let mine = state.claimed_by(thread::ids().pid as u32);
+        let word = entry.element.state();
+        match word.compare_exchange(state.0, mine.0, AcqRel, Relaxed) {
+            Ok(_) => Claim::Taken(mine),
+            Err(_) => claim,
+        }
     }
 
     /// Stores the value of a key that is there: `false` when it is not there
