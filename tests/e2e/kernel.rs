@@ -240,3 +240,31 @@ fn one_reader(command: &str, option: &str) {
         scene.end();
     }
 }
+
+/// Where cgroups of the second version are mounted.
+fn cgroups() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    mounts.find_map(|mut words| {
+        let (at, kind) = (words.nth(1)?, words.next()?);
+        (kind == "cgroup2").then(|| at.into())
+    })
+}
+
+#[test]
+fn a_tool_that_only_the_kernel_hosts_filters_by_cgroup() {
+    let Some(worlds) = worlds() else { return };
+    for world in worlds {
+        let mut words: Vec<std::ffi::OsString> = ["runqlat", "1", "1"].map(Into::into).into();
+        if let Some(root) = cgroups() {
+            words.extend(["-c".into(), root.into()]);
+        }
+        let shown = world.load(&words).finish();
+        let counts = shown.stdout.lines().filter_map(|line| {
+            let (_, bar) = line.split_once(" : ")?;
+            bar.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        assert!(counts.sum::<u64>() > 0, "{words:?}: {}", shown.stdout);
+        assert_eq!(shown.code, 0);
+    }
+}

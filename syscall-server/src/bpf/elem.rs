@@ -12,6 +12,7 @@ use uapi::map::{BPF_F_LOCK, BPF_MAP_TYPE_BLOOM_FILTER};
 
 use super::call::{self, Call};
 use crate::fds::Rights;
+use crate::kernel;
 use crate::user::{self, Buffer};
 
 /// One past the last byte that a deletion reads.
@@ -76,6 +77,10 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
     let (map, key) = map_and_key(&attr, call::WRITE)?;
     let bytes = user::read_buffer(attr.value, value_size(&map))?;
+    if let Some(cgroups) = kernel::maps::cgroups(&map) {
+        runtime::kernel::update(cgroups, &key, &bytes, attr.flags)?;
+        return Ok(0);
+    }
     let value = match map.elements() {
         Elements::Bytes => NewValue::Bytes(&bytes),
         // The kernel looks at the fd after all else.
@@ -107,6 +112,10 @@ fn behind(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> 
 pub fn delete(call: &Call) -> Result<i64, Errno> {
     let attr = MapElem::decode(&call.bytes);
     let (map, key) = map_and_key(&attr, call::WRITE)?;
+    if let Some(cgroups) = kernel::maps::cgroups(&map) {
+        runtime::kernel::delete(cgroups, &key)?;
+        return Ok(0);
+    }
     call.server.bpf.map_delete(&map, &key)?;
     Ok(0)
 }

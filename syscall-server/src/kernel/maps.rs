@@ -13,7 +13,7 @@ use runtime::maps::{KernelObjects, MapSpec};
 use uapi::Errno;
 use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY,
-    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 
 use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_SYSCALL};
@@ -45,6 +45,13 @@ fn kernels(map: &MapObject) -> Option<&InKernel> {
 /// The kernel's fd of a map that was brought there.
 pub fn kernel_fd(map: &MapObject) -> Option<c_int> {
     kernels(map).map(|kernel| kernel.0.raw())
+}
+
+/// Where a cgroup array in the kernel is filled: only there a fd says which
+/// cgroup it is. `None` for another map, and one that no program there uses.
+pub fn cgroups(map: &MapObject) -> Option<BorrowedFd<'_>> {
+    let is_theirs = map.map().spec().map_type == BPF_MAP_TYPE_CGROUP_ARRAY;
+    kernels(map).filter(|_| is_theirs).map(AsFd::as_fd)
 }
 
 /// A description as the kernel has it, loaded once; `None` if it does not
@@ -93,6 +100,8 @@ pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
             for event in perf::fill(&fd, spec.max_entries)? {
                 server.kernel.drain.add_event(event, map)?;
             }
+        } else if spec.map_type == BPF_MAP_TYPE_CGROUP_ARRAY {
+            // Ours is empty and stays so: user space cannot look at cgroups.
         } else if is_beside(spec) {
             server.kernel.drain.add(&fd, map)?;
         } else if is_constant(map) {
@@ -174,7 +183,11 @@ fn kernel_spec(spec: &MapSpec) -> Result<MapSpec, Errno> {
 
 /// Whether the kernel's map stays beside ours.
 fn is_beside(spec: &MapSpec) -> bool {
-    let types = [BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_PERF_EVENT_ARRAY];
+    let types = [
+        BPF_MAP_TYPE_RINGBUF,
+        BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+        BPF_MAP_TYPE_CGROUP_ARRAY,
+    ];
     types.contains(&spec.map_type)
 }
 
