@@ -8,7 +8,7 @@ pub(super) mod names;
 mod report;
 pub(super) mod text;
 
-use runtime::session::Dirs;
+use runtime::session::{self, Dirs};
 
 use crate::problem::Problem;
 use report::Report;
@@ -34,7 +34,10 @@ Examples:
 
 /// Prints the report.
 pub fn run(args: Args) -> Result<(), Problem> {
-    let report = Report::collect(&Dirs::for_cli())?;
+    let dirs = Dirs::for_cli();
+    // What a killed sweeper has left.
+    session::sweep(&dirs);
+    let report = Report::collect(&dirs)?;
     let text = if args.json {
         let mut json = serde_json::to_string_pretty(&report)
             .map_err(|error| Problem::new("status", error, "report this as a bug"))?;

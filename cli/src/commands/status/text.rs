@@ -21,12 +21,15 @@ pub fn render(report: &Report) -> String {
 }
 
 fn session(session: &Session) -> String {
-    let mut text = format!(
-        "session {} {} {}\n",
-        session.pid,
-        session.command,
-        duration(session.seconds)
-    );
+    let mut text = match session.pid {
+        // Nobody's: what is pinned keeps it.
+        0 => format!("session of {}, which has ended: pinned\n", session.command),
+        pid => format!(
+            "session {pid} {} {}\n",
+            session.command,
+            duration(session.seconds)
+        ),
+    };
     let programs = session.programs.iter().map(|program| {
         vec![
             program.id.to_string(),
