@@ -180,6 +180,8 @@ global_asm!(
     bpftime_attach_thunk bpftime_attach_direct_return, 1, 1
     .popsection
 "#,
+    include_str!("run_end.s"),
+    include_str!("macros_end.s"),
     hits = const offsets::HITS,
     data = const offsets::DATA,
     callback = const offsets::CALLBACK,

@@ -88,6 +88,7 @@ bpftime_attach_overridden_return:
     bpftime_attach_end bpftime_attach_overridden
     .popsection
 "#,
+    include_str!("macros_end.s"),
     site_before_return = const SITE_BEFORE_RETURN,
     restore_after_return = const RESTORE_AFTER_RETURN,
     displaced_after_return = const DISPLACED_AFTER_RETURN,

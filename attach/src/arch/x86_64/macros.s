@@ -1,8 +1,6 @@
 # What the entry code is written with. Included where it is used, for each unit
-# of compilation has an assembler of its own; the symbol keeps units with several
-# includes from defining it twice.
-.ifndef .Lbpftime_attach_macros
-.set .Lbpftime_attach_macros, 1
+# of compilation has an assembler of its own; `macros_end.s` ends each use, so
+# that a unit may have several.
 
 # A function that the library does not export. Ends with bpftime_attach_end.
 .macro bpftime_attach_function name, align
@@ -149,4 +147,3 @@ bpftime_attach_function \name, \align
 .macro bpftime_syscalls_address_by_exit
 .cfi_escape 0x16, 0x10, 0x03, 0x72, 0x08, 0x06
 .endm
-.endif

@@ -124,7 +124,8 @@ bcmp:
     ret
     bpftime_attach_end memcmp
     .popsection
-"#
+"#,
+    include_str!("macros_end.s"),
 );
 
 #[cfg(test)]

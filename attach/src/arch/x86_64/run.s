@@ -1,7 +1,5 @@
 # How a frame of `direct` or of the return stub runs probes; included like, and
-# behind, `macros.s`.
-.ifndef .Lbpftime_attach_run
-.set .Lbpftime_attach_run, 1
+# behind, `macros.s`; `run_end.s` ends each use.
 
 .macro bpftime_attach_save_rest
 mov [rsp + 136], rdx
@@ -102,4 +100,3 @@ mov rsp, rbp
 mov rbp, [rsp + 72]
 .cfi_restore_state
 .endm
-.endif

@@ -212,6 +212,8 @@ bpftime_attach_return_label:
     .org bpftime_attach_return_page + {stub_bytes}
     .popsection
 "#,
+    include_str!("run_end.s"),
+    include_str!("macros_end.s"),
     hits = const offsets::HITS,
     data = const offsets::DATA,
     callback = const offsets::CALLBACK,

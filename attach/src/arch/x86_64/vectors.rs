@@ -34,4 +34,5 @@ global_asm!(
     bpftime_attach_end bpftime_attach_saving_vectors
     .popsection
 "#,
+    include_str!("macros_end.s"),
 );

@@ -197,6 +197,7 @@ global_asm!(
     bpftime_attach_end bpftime_syscalls_exit_light
     .popsection
 "#,
+    include_str!("../macros_end.s"),
     continuation = const offset_of!(Entry, continuation),
     plain = const offset_of!(Entry, plain),
     deep = const offset_of!(Entry, deep),

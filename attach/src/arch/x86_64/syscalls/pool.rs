@@ -95,7 +95,8 @@ bpftime_syscalls_\name\()_table:
 
     bpftime_syscalls_pool plain, 16, 0
     bpftime_syscalls_pool deep, 4, 144
-"#
+"#,
+    include_str!("../macros_end.s"),
 );
 
 /// Whether an address is in the pool: a program that has the engine linked in

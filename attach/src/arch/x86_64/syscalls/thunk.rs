@@ -104,6 +104,7 @@ global_asm!(
     bpftime_attach_end bpftime_syscalls_descend
     .popsection
 "#,
+    include_str!("../macros_end.s"),
     on_enter = sym on_enter,
     on_exit = sym on_exit,
     depth = const DEPTH,

@@ -1,0 +1,15 @@
+.purgem bpftime_attach_function
+.purgem bpftime_attach_end
+.purgem bpftime_attach_block
+.purgem bpftime_attach_save_flags
+.purgem bpftime_attach_restore_flags
+.purgem bpftime_attach_save_vectors
+.purgem bpftime_attach_restore_vectors
+.purgem bpftime_attach_push
+.purgem bpftime_attach_pop
+.purgem bpftime_attach_save_regs
+.purgem bpftime_attach_before_call
+.purgem bpftime_attach_restore_regs
+.purgem bpftime_syscalls_function
+.purgem bpftime_syscalls_address_by_entry
+.purgem bpftime_syscalls_address_by_exit

@@ -1,0 +1,6 @@
+.purgem bpftime_attach_save_rest
+.purgem bpftime_attach_restore_rest
+.purgem bpftime_attach_run_one
+.purgem bpftime_attach_run_all
+.purgem bpftime_attach_fill
+.purgem bpftime_attach_run_vectors
