@@ -231,13 +231,12 @@ fn lists_maps_with_their_tools() {
     assert_eq!(all.as_array().map(Vec::len), Some(11));
 
     let other = hosted(&place);
-    let (first, second) = (tool.pid().min(other.pid()), tool.pid().max(other.pid()));
-    let several = |pid| format!("id {id} --session {pid}");
-    let mut orders = [(first, second), (second, first)].map(|(a, b)| {
+    let one_of = |tool: &Tool| format!("id {} --session {}", tool.ids["frozen"], tool.pid());
+    let mut orders = [(&tool, &other), (&other, &tool)].map(|(a, b)| {
         format!(
             "bpftime: map frozen: there are several: choose one by {} or {}\n",
-            several(a),
-            several(b)
+            one_of(a),
+            one_of(b)
         )
     });
     let seen = place

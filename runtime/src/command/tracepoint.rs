@@ -321,9 +321,10 @@ mod tests {
     /// The kernel's own files, which only root can see; ids differ.
     #[test]
     fn formats_are_the_kernels() {
-        // A mount namespace of its own: tracefs may not be mounted here.
-        let script = "mount -t tracefs tracefs /sys/kernel/tracing && cd /sys/kernel/tracing/events \
-                      && exec tail -v -n +1 syscalls/*/format raw_syscalls/*/format";
+        // A mount namespace of its own: tracefs may not be mounted here, and
+        // is not mounted again where it is.
+        let script = "cd /sys/kernel/tracing && { [ -d events ] || mount -t tracefs tracefs .; } \
+                      && cd /sys/kernel/tracing/events && exec tail -v -n +1 syscalls/*/format raw_syscalls/*/format";
         let shown = std::process::Command::new("unshare")
             .args(["-m", "sh", "-c", script])
             .output()
