@@ -61,6 +61,10 @@ impl Row<'_> {
         let first = tool.line();
         let seen = Cell::new(usize::from((self.row)(&first).is_some()));
         if !self.work.is_empty() {
+            // Many open their buffers after they have shown the names of columns.
+            if self.lines > 0 {
+                tool.wait_idle();
+            }
             let work = world.start(&expand(world, self.work)).finish();
             assert_eq!(work.code, 0, "{:?}: {work:?}", self.work);
         }

@@ -230,12 +230,13 @@ fn one_reader(command: &str, option: &str) {
         scene.call(10);
         assert_eq!(scene.answers("print 10"), ["user 10 45", "kernel 0 0"]);
         scene.attach_exec();
-        let pids = scene.exec(4);
+        let sum = |pids: Vec<_>| pids.into_iter().map(u64::from).sum::<u64>();
+        let four = sum(scene.exec(4));
         scene.call(1000);
-        let sums = ["user 1010 499545", &format!("kernel 4 {}", pids[3])];
+        let sums = ["user 1010 499545", &format!("kernel 4 {four}")];
         assert_eq!(scene.answers("print 1014"), sums, "{:?}", world.mode());
-        let pids = scene.exec(1);
-        let sums = ["user 1010 499545", &format!("kernel 5 {}", pids[0])];
+        let five = four + sum(scene.exec(1));
+        let sums = ["user 1010 499545", &format!("kernel 5 {five}")];
         assert_eq!(scene.answers("print 1015"), sums, "{:?}", world.mode());
         scene.end();
     }
