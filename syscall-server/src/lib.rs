@@ -5,7 +5,7 @@
 //!
 //! Nothing happens (no session, no thread, no output) until the process makes
 //! its first bpf(2) call: wrappers such as `timeout` and `sh -c` stay what
-//! they are.
+//! they are. What they and tools execute inherits what [`children`] says.
 //!
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
@@ -13,9 +13,12 @@
 //! [`files`], [`tracefs`], [`trace_pipe`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
 //! (where pins are), [`raw`], [`user`].
 
+#[cfg(not(test))]
+mod arch;
 pub mod bpf;
 pub mod bpffs;
 pub mod bridge;
+pub mod children;
 pub mod environment;
 #[cfg(not(test))]
 mod exports;

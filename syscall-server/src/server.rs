@@ -13,10 +13,10 @@ use runtime::session::{Dirs, Session, SessionError, spawn_sweeper};
 use uapi::Errno;
 
 use crate::bridge::Bridge;
-use crate::environment::{self, Environment};
+use crate::environment::Environment;
 use crate::fds::FDS;
 use crate::kernel::Kernel;
-use crate::{forks, log};
+use crate::{children, forks, log};
 
 /// The tool's session and what serves it.
 pub struct Server {
@@ -84,9 +84,7 @@ fn start() -> Result<Server, SessionError> {
     // closes all fds it does not know must not close that.
     FDS.protect(session.path());
     FDS.protect(&dirs.state);
-    if let Some(path) = &own_path {
-        environment::hand_children_the_agent(path);
-    }
+    children::have_session();
     log::debug(format_args!("session {}", session.path().display()));
     Ok(Server {
         bpf: Bpf::seeing(session, environment.seen),

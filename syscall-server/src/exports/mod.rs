@@ -3,6 +3,7 @@
 //! libc, errno and all.
 
 mod bpffs;
+pub(crate) mod exec;
 mod fds;
 mod identity;
 mod memory;

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_ulong};
 
-use super::{fds, guarded, identity, memory};
+use super::{exec, fds, guarded, identity, memory};
 use crate::perf::{self, Request};
 use crate::{bpf, kernel, raw, readiness};
 
@@ -30,6 +30,10 @@ extern "C" fn syscall(
         libc::SYS_close_range => c_long::from(fds::close_range(a as u32, b as u32, c as c_int)),
         libc::SYS_mmap => {
             memory::mmap(a, b, c as c_int, d as c_int, e as c_int, f as i64) as c_long
+        }
+        libc::SYS_execve => c_long::from(exec::execve(a as _, b, c as _)),
+        libc::SYS_execveat => {
+            c_long::from(exec::execveat(a as c_int, b as _, c, d as _, e as c_int))
         }
         libc::SYS_capget => c_long::from(identity::capget(a, b)),
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_poll | libc::SYS_ppoll => {
