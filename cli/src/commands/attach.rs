@@ -50,6 +50,14 @@ pub fn run(args: Args) -> Result<(), Problem> {
     })
 }
 
+/// Attaches to one process, for another command.
+pub fn let_trace(pid: i32) -> Result<(), Problem> {
+    run(Args {
+        breakpoints: false,
+        pids: vec![pid],
+    })
+}
+
 /// Waits until the agent has had its first look at everything: what comes
 /// next, `status` or a tool, shall find it.
 fn joined(roster: &Roster, pid: i32, library: &Path) -> Result<(), Problem> {

@@ -34,7 +34,7 @@ pub struct Args {
 
 /// Where programs run.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Runtime {
+pub enum Runtime {
     Auto,
     User,
     Kernel,

@@ -12,6 +12,7 @@ mod load;
 mod map;
 mod pin;
 mod prog;
+mod run;
 mod start;
 mod status;
 mod verify;
@@ -34,6 +35,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   bpftime load bashreadline            run an eBPF tool
+  bpftime run counter.bpf.o -- ./app   run an eBPF object, without a tool
   bpftime start bash                   run a program that tools can trace
   bpftime attach $(pidof myserver)     let tools trace running processes
   bpftime status                       what runs where
@@ -57,6 +59,9 @@ enum Command {
     Prog(prog::Args),
     Link(link::Args),
     Doctor(doctor::Args),
+    Run(run::Args),
+    #[command(hide = true)]
+    RunHere(run::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     VerifyChild(verify::ChildArgs),
@@ -91,6 +96,8 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Link(args) => link::run(&args),
         Command::Prog(args) => prog::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Run(args) => run::run(&args),
+        Command::RunHere(args) => run::run_here(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),
         Command::Vm(args) => vm::run(args),

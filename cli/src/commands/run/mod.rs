@@ -1,0 +1,119 @@
+//! `bpftime run`: runs an object of eBPF programs, without a tool around it.
+//!
+//! Reading order: this file (the command line; the command becomes itself with
+//! the syscall server preloaded, as any tool does), `here` (what then happens),
+//! `object`, `settings` (global variables as options), `report` (records and
+//! maps in words), `stop` (signals).
+
+mod here;
+mod object;
+mod report;
+mod settings;
+mod stop;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::load::Runtime;
+use crate::launch::Program;
+use crate::libraries::{self, Library};
+use crate::problem::Problem;
+use crate::sessions_dir;
+use runtime::session::Dirs;
+
+/// Run the eBPF programs of an object file; print what they report
+///
+/// Every program is attached where its section says, its ring buffers and perf
+/// buffers are printed by the object's types, and its maps when it ends: with
+/// the application, or by Ctrl-C. Global variables are options behind the
+/// file: `bpftime run FILE --help` lists them.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Where programs run: what user space can host there and the rest in the
+    /// kernel, if you may load programs there; all in user space; or all in
+    /// the kernel
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = Runtime::Auto)]
+    runtime: Runtime,
+
+    /// Trace this process: let it be traced as `bpftime attach` does, and put
+    /// user-space probes on it only
+    #[arg(long, short, value_name = "PID")]
+    pid: Option<i32>,
+
+    /// Put a program somewhere else than its section says, or nowhere (`off`)
+    #[arg(long, value_name = "PROGRAM=TARGET")]
+    attach: Vec<String>,
+
+    /// Print JSON, one object a line
+    #[arg(long, short)]
+    json: bool,
+
+    /// The structure that records are of, if its name does not end in `event`
+    #[arg(long, value_name = "STRUCT")]
+    r#type: Option<String>,
+
+    /// Print maps not only at the end but every so many seconds
+    #[arg(long, short, value_name = "SECONDS")]
+    interval: Option<f64>,
+
+    /// Types of the kernel to relocate against, in place of the running one's
+    #[arg(long, value_name = "FILE")]
+    btf: Option<PathBuf>,
+
+    /// The object file, options for its global variables, and behind `--` an
+    /// application to trace
+    #[arg(
+        value_name = "FILE",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bpftime run counter.bpf.o --pid 4711
+  bpftime run opensnoop.bpf.o --targ_pid 4711 --json
+  bpftime run uprobe.bpf.o --attach 'on_malloc=libc.so.6:malloc' -- ./app --port 8080
+  bpftime run profile.bpf.o --attach do_sample=cpu-clock@49 --interval 5";
+
+/// The hidden subcommand that this one becomes.
+const HERE: &str = "run-here";
+
+/// Becomes this command with the syscall server in it.
+pub fn run(args: &Args) -> Result<(), Problem> {
+    if let Some(pid) = args.pid {
+        super::attach::let_trace(pid)?;
+    }
+    let runtime = match args.runtime {
+        Runtime::Auto => "auto",
+        Runtime::User => "user",
+        Runtime::Kernel => return here::run(args),
+    };
+    let mut command = vec![own_path()?, OsString::from(HERE)];
+    // Before the subcommand there are no options.
+    command.extend(std::env::args_os().skip(2));
+    let program = Program::find(&command)?.with_variable("BPFTIME_RUNTIME", runtime)?;
+    let dirs = Dirs::for_cli();
+    let library = libraries::unpack(&dirs, Library::SyscallServer)?;
+    sessions_dir::check(&dirs.sessions)?;
+    program.exec(&library).map(|never| match never {})
+}
+
+/// Does the work, in a process in which bpf(2) is answered.
+pub fn run_here(args: &Args) -> Result<(), Problem> {
+    here::run(args)
+}
+
+fn own_path() -> Result<OsString, Problem> {
+    let path = std::env::current_exe();
+    path.map(PathBuf::into_os_string).map_err(|error| {
+        Problem::new(
+            "/proc/self/exe",
+            format_args!("cannot be read ({})", libraries::reason(&error)),
+            "mount /proc",
+        )
+    })
+}

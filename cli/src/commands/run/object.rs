@@ -1,0 +1,202 @@
+//! An object's story: opened, set, loaded, attached, followed, ended.
+
+use std::io::{self, Write};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use loader::{Buffers, Loaded, Opened, Options, Record, Target};
+
+use super::here::{Asked, object_name};
+use super::report::Report;
+use super::{settings, stop};
+use crate::libraries::reason;
+use crate::problem::{CANNOT_RUN, Problem};
+
+/// How often an application is looked after while nothing is reported.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Lines of what libbpf and the verifier said that are shown.
+const LOG_LINES: usize = 40;
+
+pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
+    let options = Options {
+        name: object_name(asked.file),
+        btf: asked.args.btf.clone(),
+    };
+    let mut opened = Opened::read(bytes, &options).map_err(problem)?;
+    let btf = opened.types().map_err(problem)?;
+    settings::apply(asked, &mut opened, btf.as_ref())?;
+    let mut loaded = opened.load().map_err(problem)?;
+    attach_all(asked, &mut loaded)?;
+    let mut report = Report::new(asked.args, &loaded, btf);
+    stop::listen();
+    let app = start(asked)?;
+    follow(asked, &loaded, &mut report, app)
+}
+
+/// A failure of libbpf's in a user's words; what it said comes before it.
+fn problem(error: loader::Error) -> Problem {
+    let lines: Vec<&str> = error
+        .messages
+        .iter()
+        .flat_map(|text| text.lines())
+        .collect();
+    for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+        // Nobody is left to tell if stderr is gone.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+    let advice = match error.errno {
+        libc::EPERM | libc::EACCES => "see bpftime doctor for what you may do",
+        libc::ENOENT => "check the names of its parts",
+        _ => "bpftime verify shows what the verifier thinks of each program",
+    };
+    let happened = format!(
+        "{} ({})",
+        error.what,
+        nix::errno::Errno::from_raw(error.errno).desc()
+    );
+    Problem::new(error.who, happened, advice)
+}
+
+fn attach_all(asked: &Asked<'_>, loaded: &mut Loaded) -> Result<(), Problem> {
+    let programs = loaded.programs();
+    let mut targets = Vec::new();
+    for words in &asked.args.attach {
+        let known = words
+            .split_once('=')
+            .filter(|(name, _)| programs.iter().any(|program| program.name == *name));
+        let Some((name, target)) = known else {
+            let names: Vec<&str> = programs
+                .iter()
+                .map(|program| program.name.as_str())
+                .collect();
+            let advice = format!("write PROGRAM=TARGET; programs are {}", names.join(", "));
+            return Err(Problem::new(
+                format_args!("--attach {words}"),
+                "names no program of the object",
+                advice,
+            ));
+        };
+        targets.push((name, Target::from(target)));
+    }
+    for program in &programs {
+        let asked_for = targets.iter().rev().find(|(name, _)| *name == program.name);
+        let target = asked_for.map_or(Target::Section, |(_, target)| target.clone());
+        loaded
+            .attach(&program.name, &target, asked.args.pid)
+            .map_err(|error| match error.errno {
+                libc::EINVAL => Problem::new(
+                    &error.who,
+                    &error.what,
+                    format_args!("--attach {}=TARGET, or {}=off", error.who, error.who),
+                ),
+                _ => problem(error),
+            })?;
+    }
+    Ok(())
+}
+
+/// Starts the application, which has the agent in it by what the session left
+/// in our environment.
+fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
+    let Some((name, args)) = asked.app.split_first() else {
+        return Ok(None);
+    };
+    let child = Command::new(name).args(args).spawn().map_err(|error| {
+        Problem::new(
+            name.to_string_lossy(),
+            format_args!("cannot be started ({})", reason(&error)),
+            "check the path",
+        )
+        .with_status(CANNOT_RUN)
+    })?;
+    Ok(Some(child))
+}
+
+/// Prints what comes until the user or the application ends it.
+fn follow(
+    asked: &Asked<'_>,
+    loaded: &Loaded,
+    report: &mut Report,
+    mut app: Option<Child>,
+) -> Result<(), Problem> {
+    let mut buffers = loaded.buffers().map_err(problem)?;
+    let interval = asked.args.interval.map(Duration::from_secs_f64);
+    let mut next = interval.map(|interval| Instant::now() + interval);
+    report.begin()?;
+    let status = loop {
+        let ended = match &mut app {
+            Some(child) => child.try_wait().ok().flatten(),
+            None => None,
+        };
+        drain(
+            &mut buffers,
+            report,
+            ended.is_none(),
+            wait(next, app.is_some()),
+        )?;
+        if ended.is_some() || stop::asked() {
+            break ended;
+        }
+        if let (Some(due), Some(interval)) = (next, interval)
+            && Instant::now() >= due
+        {
+            report.maps(loaded)?;
+            next = Some(due + interval);
+        }
+    };
+    let status = match (status, &mut app) {
+        (None, Some(child)) => child.wait().ok(),
+        (status, _) => status,
+    };
+    // What was reported before it ended is all there.
+    drain(&mut buffers, report, false, Duration::ZERO)?;
+    report.maps(loaded)?;
+    match status {
+        Some(status) => exit_as(status),
+        None => Ok(()),
+    }
+}
+
+fn wait(next: Option<Instant>, app: bool) -> Duration {
+    let due = next.map(|due| due.saturating_duration_since(Instant::now()));
+    let most = if app { LOOK } else { Duration::from_secs(1) };
+    due.map_or(most, |due| due.min(most))
+}
+
+/// Takes what is there; waits for it at most once.
+fn drain(
+    buffers: &mut Buffers,
+    report: &mut Report,
+    once: bool,
+    wait: Duration,
+) -> Result<(), Problem> {
+    let mut failed = Ok(());
+    let mut timeout = wait;
+    loop {
+        let taken = buffers.poll(timeout, |record: Record<'_>| {
+            if failed.is_ok() {
+                failed = report.record(record);
+            }
+        });
+        std::mem::replace(&mut failed, Ok(()))?;
+        report.flush()?;
+        match taken {
+            Ok(0) => return Ok(()),
+            Ok(_) if once => return Ok(()),
+            Ok(_) => timeout = Duration::ZERO,
+            Err(error) if error.errno == libc::EINTR => return Ok(()),
+            Err(error) => return Err(problem(error)),
+        }
+    }
+}
+
+/// Ends as the application did.
+fn exit_as(status: ExitStatus) -> Result<(), Problem> {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => std::process::exit(code),
+        (None, signal) => std::process::exit(128 + signal.unwrap_or(0)),
+    }
+}

@@ -1,0 +1,303 @@
+//! Records as they come and maps when they are due, on stdout.
+
+use std::io::{self, BufWriter, Stdout, Write};
+
+use chrono::Local;
+use libbpf_rs::{Map, MapCore, MapFlags, MapType};
+use loader::show::{self, Histogram, Steps, Table};
+use loader::{Loaded, Record};
+use object::btf::{Btf, Shape};
+use serde_json::{Value, json};
+
+use super::{Args, settings};
+use crate::libraries::reason;
+use crate::problem::Problem;
+
+/// Bytes of a record of unknown type in a line.
+const HEX_BYTES: usize = 64;
+
+pub struct Report {
+    btf: Option<Btf>,
+    json: bool,
+    type_name: Option<String>,
+    /// By source: its map's name and how its records look, once one has come.
+    sources: Vec<(String, Option<Look>)>,
+    out: BufWriter<Stdout>,
+}
+
+/// How a source's records look.
+enum Look {
+    Table(u32, Table),
+    Hex,
+}
+
+impl Report {
+    pub fn new(args: &Args, loaded: &Loaded, btf: Option<Btf>) -> Report {
+        let source = |name| (name, None);
+        Report {
+            btf,
+            json: args.json,
+            type_name: args.r#type.clone(),
+            sources: loaded.reporting().into_iter().map(source).collect(),
+            out: BufWriter::new(io::stdout()),
+        }
+    }
+
+    /// Says on stderr that programs are in place; scripts wait for it.
+    pub fn begin(&mut self) -> Result<(), Problem> {
+        // Nobody listens if stderr is gone.
+        let _ = writeln!(io::stderr(), "bpftime: attached; Ctrl-C ends");
+        Ok(())
+    }
+
+    /// Prints what a program reported.
+    pub fn record(&mut self, record: Record<'_>) -> Result<(), Problem> {
+        match record {
+            Record::Lost { source, count } => {
+                let map = &self.sources[source].0;
+                let _ = writeln!(
+                    io::stderr(),
+                    "bpftime: {map}: {count} records were lost, for the buffer was full"
+                );
+                Ok(())
+            }
+            Record::Bytes { source, bytes } => self
+                .bytes(source, bytes)
+                .map_err(|error| unwritable(&error)),
+        }
+    }
+
+    fn bytes(&mut self, source: usize, bytes: &[u8]) -> io::Result<()> {
+        let (_, look) = &mut self.sources[source];
+        if look.is_none() {
+            let name = self.type_name.as_deref();
+            let ty = self
+                .btf
+                .as_ref()
+                .and_then(|btf| show::record_type(btf, bytes.len(), name));
+            *look = Some(match (ty, &self.btf) {
+                (Some(ty), Some(btf)) => Look::Table(ty, Table::new(btf, ty)),
+                _ => Look::Hex,
+            });
+            if let (Some(Look::Table(_, table)), false) = (&look, self.json) {
+                writeln!(self.out, "{}", table.header())?;
+            }
+        }
+        match (&look, &self.btf) {
+            (Some(Look::Table(ty, _)), Some(btf)) if self.json => {
+                let mut value = show::json(btf, *ty, bytes);
+                if let Value::Object(members) = &mut value {
+                    members.retain(|name, _| !name.starts_with("__EUNOMIA_TYPE"));
+                }
+                writeln!(self.out, "{value}")
+            }
+            (Some(Look::Table(_, table)), Some(btf)) => {
+                let time = Local::now().format("%H:%M:%S").to_string();
+                writeln!(self.out, "{}", table.line(btf, &time, bytes))
+            }
+            _ if self.json => writeln!(self.out, "{}", json!({ "bytes": hex(bytes, usize::MAX) })),
+            _ => writeln!(self.out, "{}", hex(bytes, HEX_BYTES)),
+        }
+    }
+
+    /// What is printed so far shall be seen.
+    pub fn flush(&mut self) -> Result<(), Problem> {
+        self.out.flush().map_err(|error| unwritable(&error))
+    }
+
+    /// Prints the elements of every map that is the program's own.
+    pub fn maps(&mut self, loaded: &Loaded) -> Result<(), Problem> {
+        for map in loaded.maps() {
+            let written = match shown(&map) {
+                Shown::Elements => self.map(&map),
+                Shown::Variables => self.variables(&map),
+                Shown::Not => Ok(()),
+            };
+            written.map_err(|error| unwritable(&error))?;
+        }
+        self.flush()
+    }
+
+    /// Global variables that are not zero.
+    fn variables(&mut self, map: &Map<'_>) -> io::Result<()> {
+        let Some(btf) = &self.btf else {
+            return Ok(());
+        };
+        let bytes = map
+            .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)
+            .ok()
+            .flatten();
+        let bytes = bytes.unwrap_or_default();
+        let name = map.name().to_string_lossy();
+        for variable in settings::options(btf) {
+            let place = variable.offset..variable.offset + variable.size;
+            let held = bytes
+                .get(place)
+                .filter(|held| held.iter().any(|byte| *byte != 0));
+            let (Some(held), true) = (held, name.ends_with(&variable.section)) else {
+                continue;
+            };
+            let (name, value) = (variable.name, show::json(btf, variable.ty, held));
+            match self.json {
+                true => writeln!(self.out, "{}", json!({ "variable": name, "value": value }))?,
+                false => writeln!(self.out, "{name}: {}", plain(&value))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, map: &Map<'_>) -> io::Result<()> {
+        let name = map.name().to_string_lossy().into_owned();
+        let ids = map
+            .info()
+            .ok()
+            .map(|info| (info.info.btf_key_type_id, info.info.btf_value_type_id));
+        let (key_type, value_type) = ids.unwrap_or((0, 0));
+        let array = matches!(map.map_type(), MapType::Array | MapType::PercpuArray);
+        for key in map.keys() {
+            let Some(value) = element(map, &key) else {
+                continue;
+            };
+            // Arrays have all their elements from the beginning.
+            if array && value.iter().flatten().all(|byte| *byte == 0) {
+                continue;
+            }
+            let key = self.value(key_type, &key);
+            let shown = value
+                .iter()
+                .map(|bytes| self.value(value_type, bytes))
+                .collect();
+            let shown = merged(shown);
+            if self.json {
+                writeln!(
+                    self.out,
+                    "{}",
+                    json!({ "map": name, "key": key, "value": shown })
+                )?;
+                continue;
+            }
+            writeln!(self.out, "{name}[{}]: {}", plain(&key), plain(&shown))?;
+            if let Some(counts) = slots(&shown) {
+                let histogram = Histogram {
+                    counts: &counts,
+                    steps: Steps::Log2,
+                    unit: "value",
+                };
+                write!(self.out, "{}", histogram.draw())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&self, ty: u32, bytes: &[u8]) -> Value {
+        let known = self
+            .btf
+            .as_ref()
+            .filter(|btf| ty != 0 && !matches!(btf.resolved(ty), (_, Shape::Void)));
+        match (known, bytes) {
+            (Some(btf), bytes) => show::json(btf, ty, bytes),
+            (None, &[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]).into(),
+            (None, bytes) => match bytes.try_into() {
+                Ok(word) => u64::from_le_bytes(word).into(),
+                Err(_) => hex(bytes, usize::MAX).into(),
+            },
+        }
+    }
+}
+
+/// What is shown of a map.
+enum Shown {
+    Elements,
+    Variables,
+    Not,
+}
+
+fn shown(map: &Map<'_>) -> Shown {
+    let name = map.name().to_string_lossy();
+    match map.map_type() {
+        // libbpf's names of sections have a point.
+        MapType::Array if name.contains(".rodata") || name.contains(".kconfig") => Shown::Not,
+        MapType::Array if name.contains('.') => Shown::Variables,
+        MapType::Hash
+        | MapType::Array
+        | MapType::PercpuHash
+        | MapType::PercpuArray
+        | MapType::LruHash
+        | MapType::LruPercpuHash
+        | MapType::LpmTrie => Shown::Elements,
+        _ => Shown::Not,
+    }
+}
+
+/// An element's value, or its values of all processors.
+fn element(map: &Map<'_>, key: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let per_cpu = matches!(
+        map.map_type(),
+        MapType::PercpuHash | MapType::PercpuArray | MapType::LruPercpuHash
+    );
+    match per_cpu {
+        true => map.lookup_percpu(key, MapFlags::ANY).ok()?,
+        false => map
+            .lookup(key, MapFlags::ANY)
+            .ok()?
+            .map(|value| vec![value]),
+    }
+}
+
+/// Numbers of processors are added up; other values stand side by side.
+fn merged(mut values: Vec<Value>) -> Value {
+    if values.len() == 1 {
+        return values.remove(0);
+    }
+    let numbers: Option<Vec<u64>> = values.iter().map(Value::as_u64).collect();
+    match numbers {
+        Some(numbers) => numbers
+            .iter()
+            .fold(0, |sum: u64, number| sum.wrapping_add(*number))
+            .into(),
+        None => Value::Array(values),
+    }
+}
+
+fn slots(value: &Value) -> Option<Vec<u64>> {
+    let slots = value.get("slots")?.as_array()?;
+    slots.iter().map(Value::as_u64).collect()
+}
+
+fn plain(value: &Value) -> String {
+    let mut value = value.clone();
+    strip(&mut value);
+    match value {
+        Value::String(text) => text,
+        value => value.to_string(),
+    }
+}
+
+/// Names of types tell people nothing new.
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|name, _| !name.starts_with("__EUNOMIA_TYPE"));
+            members.values_mut().for_each(strip);
+        }
+        Value::Array(values) => values.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+fn hex(bytes: &[u8], most: usize) -> String {
+    let shown = &bytes[..bytes.len().min(most)];
+    let mut text: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+    if shown.len() < bytes.len() {
+        text.push_str(&format!("… ({} bytes)", bytes.len()));
+    }
+    text
+}
+
+fn unwritable(error: &io::Error) -> Problem {
+    Problem::new(
+        "stdout",
+        format_args!("cannot be written ({})", reason(error)),
+        "check where the output goes",
+    )
+}

@@ -1,0 +1,210 @@
+//! Puts programs on places. Which place was decided before.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use libbpf_rs::{
+    KprobeMultiOpts, Link, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder,
+    TracepointCategory, UprobeOpts,
+};
+use libbpf_sys as sys;
+
+use crate::error::Error;
+use crate::target::{Clock, Place};
+
+/// What failed, before it is known for which program.
+pub(crate) struct Refused {
+    what: String,
+    errno: i32,
+}
+
+impl Refused {
+    fn last(what: impl Into<String>) -> Refused {
+        let error = std::io::Error::last_os_error();
+        Refused {
+            what: what.into(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+
+    pub(crate) fn of(self, program: &str) -> Error {
+        Error::new(program, self.what, self.errno)
+    }
+}
+
+/// What keeps a program in its place until it is dropped.
+pub(crate) enum Attached {
+    Link(#[expect(dead_code, reason = "it detaches when it is dropped")] Link),
+    Filter(TcHook),
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Attached::Filter(filter) = self {
+            // It may have been taken away by others, or with its interface.
+            let _ = filter.detach();
+        }
+    }
+}
+
+/// Attaches a program.
+pub(crate) fn attach(
+    program: &ProgramMut<'_>,
+    place: &Place,
+    pid: i32,
+) -> Result<Vec<Attached>, Refused> {
+    let link = match place {
+        Place::Nowhere => return Ok(Vec::new()),
+        Place::PerfEvent { clock, hertz } => return sample(program, *clock, *hertz, pid),
+        Place::Auto => program.attach(),
+        Place::Uprobe {
+            path,
+            function,
+            offset,
+            ret,
+        } => {
+            let options = UprobeOpts {
+                retprobe: *ret,
+                func_name: (!function.is_empty()).then(|| function.clone()),
+                ..UprobeOpts::default()
+            };
+            program.attach_uprobe_with_opts(pid, path, *offset, options)
+        }
+        Place::UprobeMulti {
+            path,
+            pattern,
+            ret,
+            session,
+        } => program.attach_uprobe_multi(pid, path, pattern, *ret, *session),
+        Place::Usdt {
+            path,
+            provider,
+            name,
+        } => program.attach_usdt(pid, path, provider, name),
+        Place::Kprobe { function, ret } if function.contains('*') => {
+            let options = KprobeMultiOpts {
+                symbols: vec![function.clone()],
+                retprobe: *ret,
+                ..KprobeMultiOpts::default()
+            };
+            program.attach_kprobe_multi_with_opts(options)
+        }
+        Place::Kprobe { function, ret } => program.attach_kprobe(*ret, function),
+        Place::Ksyscall { name, ret } => program.attach_ksyscall(*ret, name),
+        Place::Tracepoint { category, name } => {
+            program.attach_tracepoint(TracepointCategory::Custom(category.clone()), name)
+        }
+        Place::RawTracepoint { name } => program.attach_raw_tracepoint(name),
+        Place::Xdp { interface } => program.attach_xdp(index_of(interface)?),
+        Place::Tc { interface, ingress } => return filter(program, interface, *ingress),
+        Place::Cgroup { path } => {
+            let group =
+                File::open(path).map_err(|_| Refused::last(format!("cannot open {path}")))?;
+            program.attach_cgroup(group.as_raw_fd())
+        }
+    };
+    match link {
+        Ok(link) => Ok(vec![Attached::Link(link)]),
+        Err(_) => Err(Refused::last(format!("cannot be attached to {place}"))),
+    }
+}
+
+fn index_of(interface: &str) -> Result<i32, Refused> {
+    let unknown = || Refused {
+        what: format!("there is no network interface {interface}"),
+        errno: libc::ENODEV,
+    };
+    let name = CString::new(interface).map_err(|_| unknown())?;
+    // SAFETY: a terminated string.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    i32::try_from(index)
+        .ok()
+        .filter(|&index| index > 0)
+        .ok_or_else(unknown)
+}
+
+fn filter(
+    program: &ProgramMut<'_>,
+    interface: &str,
+    ingress: bool,
+) -> Result<Vec<Attached>, Refused> {
+    let refuse = |_| Refused::last(format!("cannot be attached to {interface}"));
+    let point = if ingress { TC_INGRESS } else { TC_EGRESS };
+    let mut hook = TcHookBuilder::new(program.as_fd())
+        .ifindex(index_of(interface)?)
+        .replace(false)
+        .hook(point);
+    hook.create().map_err(refuse)?;
+    let hook = hook.attach().map_err(refuse)?;
+    Ok(vec![Attached::Filter(hook)])
+}
+
+/// A sampling event: of one process, or of every processor.
+fn sample(
+    program: &ProgramMut<'_>,
+    clock: Clock,
+    hertz: u64,
+    pid: i32,
+) -> Result<Vec<Attached>, Refused> {
+    let one = |cpu: i32| {
+        let event = open_clock(clock, hertz, pid, cpu)?;
+        // libbpf's link owns the event from here on.
+        let link = program.attach_perf_event(event.as_raw_fd());
+        let link = link.map_err(|_| Refused::last("cannot be attached to a perf event"))?;
+        std::mem::forget(event);
+        Ok(Attached::Link(link))
+    };
+    if pid >= 0 {
+        return Ok(vec![one(-1)?]);
+    }
+    let cpus =
+        libbpf_rs::num_possible_cpus().map_err(|_| Refused::last("cannot count processors"))?;
+    let mut links = Vec::new();
+    for cpu in 0..cpus as i32 {
+        match one(cpu) {
+            // A processor that is possible may be off.
+            Err(refused) if refused.errno == libc::ENODEV => {}
+            link => links.push(link?),
+        }
+    }
+    Ok(links)
+}
+
+fn open_clock(clock: Clock, hertz: u64, pid: i32, cpu: i32) -> Result<OwnedFd, Refused> {
+    let mut attributes = sys::perf_event_attr {
+        size: size_of::<sys::perf_event_attr>() as u32,
+        ..Default::default()
+    };
+    (attributes.type_, attributes.config) = match clock {
+        Clock::CpuClock => (
+            sys::PERF_TYPE_SOFTWARE,
+            u64::from(sys::PERF_COUNT_SW_CPU_CLOCK),
+        ),
+        Clock::CpuCycles => (
+            sys::PERF_TYPE_HARDWARE,
+            u64::from(sys::PERF_COUNT_HW_CPU_CYCLES),
+        ),
+    };
+    attributes.__bindgen_anon_1.sample_freq = hertz;
+    attributes.set_freq(1);
+    // Through libc's function and not as an instruction, so that what is
+    // preloaded sees it as it sees libbpf's.
+    // SAFETY: attributes that outlive the call; the rest are numbers.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attributes,
+            pid,
+            cpu,
+            -1,
+            sys::PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    let fd = i32::try_from(fd).unwrap_or(-1);
+    if fd < 0 {
+        return Err(Refused::last("cannot open a perf event"));
+    }
+    // SAFETY: just opened, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

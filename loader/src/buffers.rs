@@ -1,0 +1,190 @@
+//! Ring buffers and perf buffers, read together: every record of every one,
+//! in the order of each.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libbpf_rs::{
+    Map, MapCore, MapType, PerfBuffer, PerfBufferBuilder, RingBuffer, RingBufferBuilder,
+};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::error::Error;
+
+/// Pages of a perf buffer for each processor, as BPF tools have.
+const PERF_PAGES: usize = 64;
+
+/// Most records of a ring that are taken before they are handed on.
+const RING_BATCH: usize = 4096;
+
+/// What a program reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// Its bytes. A perf buffer may have put up to seven behind them.
+    Bytes {
+        /// The number that the buffer's map was added with.
+        source: usize,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Records that did not fit.
+    Lost {
+        /// As above.
+        source: usize,
+        /// How many.
+        count: u64,
+    },
+}
+
+enum Held {
+    Bytes(usize, Range<usize>),
+    Lost(usize, u64),
+}
+
+/// Records between libbpf's callbacks and who polls.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    held: Vec<Held>,
+}
+
+impl Batch {
+    fn push(&mut self, source: usize, bytes: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.held.push(Held::Bytes(source, start..self.bytes.len()));
+    }
+}
+
+enum Reader {
+    Ring(RingBuffer<'static>),
+    Perf(PerfBuffer<'static>),
+}
+
+/// Buffers that are read together.
+pub struct Buffers {
+    readers: Vec<Reader>,
+    epoll: Epoll,
+    batch: Rc<RefCell<Batch>>,
+}
+
+impl Buffers {
+    /// No buffer yet.
+    ///
+    /// # Errors
+    /// What epoll_create1(2) says.
+    pub fn new() -> Result<Buffers, Error> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|errno| Error::new("epoll", "cannot be made", errno as i32))?;
+        Ok(Buffers {
+            readers: Vec::new(),
+            epoll,
+            batch: Rc::default(),
+        })
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.readers.is_empty()
+    }
+
+    /// Reads the records of `map`, too, and tells them as those of `source`.
+    ///
+    /// # Errors
+    /// EINVAL for a map that is neither kind of buffer; what the system says.
+    pub fn add(&mut self, source: usize, map: &Map<'_>) -> Result<(), Error> {
+        let name = map.name().to_string_lossy();
+        let refuse = |error| Error::last(&*name, "cannot be read", &error);
+        let batch = Rc::clone(&self.batch);
+        let (reader, epoll_fd) = match map.map_type() {
+            MapType::RingBuf => {
+                let mut builder = RingBufferBuilder::new();
+                let keep = move |bytes: &[u8]| {
+                    batch.borrow_mut().push(source, bytes);
+                    0
+                };
+                builder.add(map, keep).map_err(refuse)?;
+                let ring = builder.build().map_err(refuse)?;
+                let fd = ring.epoll_fd();
+                (Reader::Ring(ring), fd)
+            }
+            MapType::PerfEventArray => {
+                let lost = Rc::clone(&self.batch);
+                let perf = PerfBufferBuilder::new(map)
+                    .pages(PERF_PAGES)
+                    .sample_cb(move |_, bytes: &[u8]| batch.borrow_mut().push(source, bytes))
+                    .lost_cb(move |_, count| lost.borrow_mut().held.push(Held::Lost(source, count)))
+                    .build()
+                    .map_err(refuse)?;
+                let fd = perf.epoll_fd();
+                (Reader::Perf(perf), fd)
+            }
+            _ => return Err(Error::new(&*name, "reports nothing", libc::EINVAL)),
+        };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.readers.len() as u64);
+        // SAFETY: the fd is the reader's, which lives as long as the epoll.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(epoll_fd) };
+        self.epoll
+            .add(fd, event)
+            .map_err(|errno| Error::new(&*name, "cannot be waited for", errno as i32))?;
+        self.readers.push(reader);
+        Ok(())
+    }
+
+    /// Waits until there are records, at most `timeout`, and hands each that
+    /// is there to `take`. Returns how many they were.
+    ///
+    /// # Errors
+    /// EINTR when a signal came before any record.
+    pub fn poll(
+        &mut self,
+        timeout: Duration,
+        mut take: impl FnMut(Record<'_>),
+    ) -> Result<usize, Error> {
+        let mut ready = [EpollEvent::empty(); 16];
+        let timeout = EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::MAX);
+        let refuse = |errno: Errno| Error::new("buffers", "cannot be waited for", errno as i32);
+        let count = self.epoll.wait(&mut ready, timeout).map_err(refuse)?;
+        let mut taken = 0;
+        for event in &ready[..count] {
+            let Some(reader) = self.readers.get(event.data() as usize) else {
+                continue;
+            };
+            let result = match reader {
+                Reader::Ring(ring) => ring.consume_raw_n(RING_BATCH),
+                Reader::Perf(perf) => perf.consume().map_or(-1, |()| 0),
+            };
+            taken += self.hand_on(&mut take);
+            if result < 0 {
+                return Err(refuse(Errno::last()));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Hands on what was read. `take` may poll other buffers.
+    fn hand_on(&mut self, take: &mut impl FnMut(Record<'_>)) -> usize {
+        let batch = self.batch.take();
+        for held in &batch.held {
+            take(match held {
+                Held::Bytes(source, range) => Record::Bytes {
+                    source: *source,
+                    bytes: &batch.bytes[range.clone()],
+                },
+                Held::Lost(source, count) => Record::Lost {
+                    source: *source,
+                    count: *count,
+                },
+            });
+        }
+        let taken = batch.held.len();
+        let mut empty = self.batch.borrow_mut();
+        *empty = batch;
+        empty.bytes.clear();
+        empty.held.clear();
+        taken
+    }
+}

@@ -1,0 +1,261 @@
+//! From the bytes of an object file to programs and maps that exist.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use libbpf_rs::{AsRawLibbpf, MapCore, MapType, Object, ObjectBuilder, OpenObject, ProgramType};
+use object::btf::Btf;
+
+use crate::attach::{self, Attached};
+use crate::buffers::Buffers;
+use crate::error::Error;
+use crate::messages;
+use crate::target::{self, Target};
+
+/// How an object is opened.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    /// Its name; that of the file, or one of ours.
+    pub name: String,
+    /// Types of the kernel that it is relocated against, in place of
+    /// /sys/kernel/btf/vmlinux.
+    pub btf: Option<PathBuf>,
+}
+
+/// A program of an object, as its file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Its function.
+    pub name: String,
+    /// Its ELF section.
+    pub section: String,
+    /// Its type by that section.
+    pub kind: ProgramType,
+}
+
+/// An object whose file was read; nothing of it exists yet.
+pub struct Opened {
+    name: String,
+    object: OpenObject,
+}
+
+impl Opened {
+    /// Reads an object file.
+    ///
+    /// # Errors
+    /// If it is none, or libbpf finds something wrong in it.
+    pub fn read(bytes: &[u8], options: &Options) -> Result<Opened, Error> {
+        messages::keep();
+        let name = &options.name;
+        let refuse = |what: &str, error: &libbpf_rs::Error| Error::last(name, what, error);
+        let mut builder = ObjectBuilder::default();
+        builder
+            .name(name)
+            .map_err(|error| refuse("has a name with a NUL byte", &error))?;
+        if let Some(path) = &options.btf {
+            builder.btf_custom_path(path).map_err(|error| {
+                refuse("is to use types of a file that cannot be named", &error)
+            })?;
+        }
+        let object = builder
+            .open_memory(bytes)
+            .map_err(|error| refuse("is no object of eBPF programs", &error))?;
+        Ok(Opened {
+            name: name.clone(),
+            object,
+        })
+    }
+
+    /// Its programs.
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        let info = |program: libbpf_rs::OpenProgram<'_>| ProgramInfo {
+            name: text(program.name()),
+            section: text(program.section()),
+            kind: program.prog_type(),
+        };
+        self.object.progs().map(info).collect()
+    }
+
+    /// The types that its file describes; `None` if it has none.
+    ///
+    /// # Errors
+    /// EINVAL for what the kernel would not take.
+    pub fn types(&self) -> Result<Option<Btf>, Error> {
+        let mut size = 0;
+        // SAFETY: the object is open; its description lives as long, and raw
+        // data of it as long as it.
+        let bytes = unsafe {
+            let btf = libbpf_sys::bpf_object__btf(self.object.as_libbpf_object().as_ptr());
+            if btf.is_null() {
+                return Ok(None);
+            }
+            let data = libbpf_sys::btf__raw_data(btf, &raw mut size);
+            if data.is_null() {
+                return Err(Error::new(
+                    &self.name,
+                    "has types without data",
+                    libc::ENOMEM,
+                ));
+            }
+            std::slice::from_raw_parts(data.cast::<u8>(), size as usize)
+        };
+        let parsed = Btf::parse(bytes);
+        parsed
+            .map(Some)
+            .map_err(|error| Error::new(&self.name, error.text, libc::EINVAL))
+    }
+
+    /// What a section of variables (`.rodata`, `.data.x`, …) holds when the
+    /// object is loaded, to be changed before. `None` if there is no such section.
+    pub fn section_mut(&mut self, section: &str) -> Option<&mut [u8]> {
+        self.object.maps_mut().find_map(|mut map| {
+            // libbpf puts the object's name before the section's.
+            let found = text(map.name()).ends_with(section);
+            if !found {
+                return None;
+            }
+            let bytes = map.initial_value_mut()?;
+            let bytes: *mut [u8] = bytes;
+            // SAFETY: the memory is the open object's, which `self` borrows
+            // mutably for as long as the result lives.
+            Some(unsafe { &mut *bytes })
+        })
+    }
+
+    /// Leaves a program out when the object is loaded.
+    pub fn leave_out(&mut self, program: &str) {
+        for mut found in self.object.progs_mut() {
+            if found.name() == OsStr::new(program) {
+                found.set_autoload(false);
+            }
+        }
+    }
+
+    /// Makes its maps and loads its programs.
+    ///
+    /// # Errors
+    /// The first program or map that is refused, with the verifier's log.
+    pub fn load(self) -> Result<Loaded, Error> {
+        let name = self.name;
+        let object = self
+            .object
+            .load()
+            .map_err(|error| Error::last(&name, "cannot be loaded", &error))?;
+        Ok(Loaded {
+            links: Vec::new(),
+            buffers: HashMap::new(),
+            object,
+            name,
+        })
+    }
+}
+
+/// An object whose programs and maps exist, until it is dropped.
+pub struct Loaded {
+    // Links go first, then what reads from maps, then the maps.
+    links: Vec<Attached>,
+    buffers: HashMap<String, Buffers>,
+    object: Object,
+    name: String,
+}
+
+impl Loaded {
+    /// Puts a program on its place. With a `pid`, user-space probes are those
+    /// of that process only.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown program, EINVAL for a target that makes no sense,
+    /// else what attaching says.
+    pub fn attach(
+        &mut self,
+        program: &str,
+        target: &Target,
+        pid: Option<i32>,
+    ) -> Result<(), Error> {
+        messages::take();
+        let found = self
+            .object
+            .progs_mut()
+            .find(|found| found.name() == OsStr::new(program));
+        let Some(found) = found else {
+            let what = format!("has no program {program}");
+            return Err(Error::new(&self.name, what, libc::ENOENT));
+        };
+        let place = target::place(&text(found.section()), found.prog_type(), target)
+            .map_err(|what| Error::new(program, what, libc::EINVAL))?;
+        let links = attach::attach(&found, &place, pid.unwrap_or(-1));
+        self.links.extend(links.map_err(|error| error.of(program))?);
+        Ok(())
+    }
+
+    /// Its programs that were loaded.
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        let loaded = self.object.progs().filter(libbpf_rs::Program::autoload);
+        let info = |program: libbpf_rs::Program<'_>| ProgramInfo {
+            name: text(program.name()),
+            section: text(program.section()),
+            kind: program.prog_type(),
+        };
+        loaded.map(info).collect()
+    }
+
+    /// Its maps, those of global variables included.
+    pub fn maps(&self) -> impl Iterator<Item = libbpf_rs::Map<'_>> {
+        self.object.maps()
+    }
+
+    /// A map by its name.
+    pub fn map(&self, name: &str) -> Option<libbpf_rs::Map<'_>> {
+        self.object
+            .maps()
+            .find(|map| map.name() == OsStr::new(name))
+    }
+
+    /// Names of its maps from which records come.
+    pub fn reporting(&self) -> Vec<String> {
+        let reports = |map: &libbpf_rs::Map<'_>| {
+            matches!(map.map_type(), MapType::RingBuf | MapType::PerfEventArray)
+        };
+        self.object
+            .maps()
+            .filter(reports)
+            .map(|map| text(map.name()))
+            .collect()
+    }
+
+    /// The buffer of one map, opened at its first use.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown map, EINVAL for one that reports nothing.
+    pub fn buffer(&mut self, map: &str) -> Result<&mut Buffers, Error> {
+        if !self.buffers.contains_key(map) {
+            let found = self
+                .map(map)
+                .ok_or_else(|| Error::new(&self.name, format!("has no map {map}"), libc::ENOENT))?;
+            let mut buffers = Buffers::new()?;
+            buffers.add(0, &found)?;
+            self.buffers.insert(map.to_owned(), buffers);
+        }
+        Ok(self.buffers.get_mut(map).expect("just inserted"))
+    }
+
+    /// One buffer for all maps that report; a record's source is its map's
+    /// place in [`Loaded::reporting`].
+    ///
+    /// # Errors
+    /// What the system says when one cannot be opened.
+    pub fn buffers(&self) -> Result<Buffers, Error> {
+        let mut buffers = Buffers::new()?;
+        for (source, name) in self.reporting().iter().enumerate() {
+            if let Some(map) = self.map(name) {
+                buffers.add(source, &map)?;
+            }
+        }
+        Ok(buffers)
+    }
+}
+
+fn text(name: &OsStr) -> String {
+    name.to_string_lossy().into_owned()
+}

@@ -1,0 +1,55 @@
+//! Records and elements of maps for people and for programs: by what the
+//! object's types say, as a line of a table, JSON, or bytes.
+//!
+//! Reading order: `value` (bytes to JSON), `table` (lines), `histogram`.
+
+mod histogram;
+mod table;
+mod value;
+
+pub use histogram::{Histogram, Steps};
+pub use table::Table;
+pub use value::json;
+
+use object::btf::{Btf, Shape};
+
+/// The structure that records of `size` bytes are of: the one of that name, if
+/// the user names one; else one named `event`, or whose name ends so; else the
+/// only one that a variable or a pointer to it makes known and that fits.
+/// `None` if nothing says so.
+pub fn record_type(btf: &Btf, size: usize, name: Option<&str>) -> Option<u32> {
+    let is_structure =
+        |id: &u32| matches!(btf.get(*id).map(|ty| &ty.shape), Some(Shape::Struct { .. }));
+    // A perf buffer puts up to seven bytes behind a record.
+    let fits = |id: &u32| {
+        btf.size(*id)
+            .is_some_and(|bytes| bytes as usize <= size && size < bytes as usize + 8)
+    };
+    let structures = || (1..=btf.count()).filter(is_structure);
+    if let Some(name) = name {
+        return structures().find(|&id| btf.name(id) == name);
+    }
+    let named = |end: &str| {
+        structures()
+            .filter(fits)
+            .find(|&id| btf.name(id).ends_with(end))
+    };
+    if let Some(id) = named("event").or_else(|| named("event_t")) {
+        return Some(id);
+    }
+    let mut pointed = (1..=btf.count()).filter_map(|id| match btf.get(id).map(|ty| &ty.shape) {
+        Some(Shape::Var { ty }) => match btf.resolved(*ty) {
+            (_, Shape::Ptr(to)) => Some(btf.resolve(*to)),
+            _ => None,
+        },
+        _ => None,
+    });
+    if let Some(id) = pointed.find(|id| is_structure(id) && fits(id)) {
+        return Some(id);
+    }
+    let mut fitting = structures()
+        .filter(fits)
+        .filter(|&id| !btf.name(id).is_empty());
+    let only = fitting.next()?;
+    fitting.next().is_none().then_some(only)
+}
