@@ -7,6 +7,9 @@ use libbpf_rs::ErrorKind;
 
 use crate::messages;
 
+/// `__LIBBPF_ERRNO__START` (libbpf 1.7, src/libbpf.h).
+const LIBBPF_ERRNO_START: i32 = 4000;
+
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
@@ -38,11 +41,10 @@ impl Error {
     ) -> Error {
         // Every function of libbpf that fails leaves its reason in errno; the
         // wrapper's own refusals are of this kind.
-        let errno = match error.kind() {
-            ErrorKind::InvalidData => libc::EINVAL,
-            _ => io::Error::last_os_error()
-                .raw_os_error()
-                .unwrap_or(libc::EIO),
+        let errno = match (error.kind(), io::Error::last_os_error().raw_os_error()) {
+            // Numbers of libbpf's own say that the file is not as it should be.
+            (ErrorKind::InvalidData, _) | (_, Some(LIBBPF_ERRNO_START..)) => libc::EINVAL,
+            (_, errno) => errno.unwrap_or(libc::EIO),
         };
         Error::new(who, what, errno)
     }

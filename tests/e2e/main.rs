@@ -17,6 +17,7 @@ mod known;
 mod libraries;
 mod memory;
 mod nested;
+mod objects;
 mod oracle;
 mod order;
 mod overrides;

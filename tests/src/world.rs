@@ -143,6 +143,11 @@ impl World {
         path
     }
 
+    /// The `bpftime` binary.
+    pub fn binary(&self) -> PathBuf {
+        Stage::get().bpftime()
+    }
+
     /// The user id of targets.
     pub fn uid(&self) -> u32 {
         self.user

@@ -9,7 +9,7 @@ mod value;
 
 pub use histogram::{Histogram, Steps};
 pub use table::Table;
-pub use value::json;
+pub use value::Values;
 
 use object::btf::{Btf, Shape};
 

@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-use object::btf::{Btf, Shape};
+use object::btf::{Btf, Member, Shape};
 use serde_json::Value;
 
-use super::value;
+use super::value::Values;
 
 /// Least width of a column.
 const MIN_WIDTH: usize = 6;
@@ -20,9 +20,7 @@ pub struct Table {
 struct Column {
     /// Where it begins in a line.
     at: usize,
-    ty: u32,
-    bit: u32,
-    bits: u8,
+    member: Member,
 }
 
 impl Table {
@@ -35,18 +33,25 @@ impl Table {
         match btf.resolved(ty) {
             (_, Shape::Struct { members, .. } | Shape::Union { members, .. }) => {
                 for member in members {
-                    let name = btf.string(member.name).unwrap_or("");
-                    table.column(name, member.ty, member.bit, member.bits);
+                    table.column(btf.string(member.name).unwrap_or(""), *member);
                 }
             }
-            _ => table.column(btf.name(ty), ty, 0, 0),
+            _ => {
+                let whole = Member {
+                    name: 0,
+                    ty,
+                    bit: 0,
+                    bits: 0,
+                };
+                table.column(btf.name(ty), whole);
+            }
         }
         table
     }
 
-    fn column(&mut self, name: &str, ty: u32, bit: u32, bits: u8) {
+    fn column(&mut self, name: &str, member: Member) {
         let at = self.header.chars().count();
-        self.columns.push(Column { at, ty, bit, bits });
+        self.columns.push(Column { at, member });
         // Writing to a string cannot fail.
         let _ = write!(self.header, "{:<MIN_WIDTH$} ", name.to_uppercase());
     }
@@ -57,20 +62,13 @@ impl Table {
     }
 
     /// A record's line; `time` is `HH:MM:SS`.
-    pub fn line(&self, btf: &Btf, time: &str, bytes: &[u8]) -> String {
+    pub fn line(&self, values: Values<'_>, time: &str, bytes: &[u8]) -> String {
         let mut line = format!("{time:<8} ");
         for column in &self.columns {
             let length = line.chars().count();
-            line.extend(std::iter::repeat_n(
-                ' ',
-                column.at.saturating_sub(length).max(1),
-            ));
-            let from = bytes.get(column.bit as usize / 8..).unwrap_or_default();
-            let value = match column.bits {
-                0 => value::json(btf, column.ty, from),
-                bits => value::bitfield(btf, column.ty, from, column.bit % 8, u32::from(bits)),
-            };
-            match value {
+            let gap = column.at.saturating_sub(length).max(1);
+            line.extend(std::iter::repeat_n(' ', gap));
+            match values.member(&column.member, bytes, 0) {
                 Value::String(text) => line.extend(text.chars().map(printable)),
                 // Nothing in a number, list or object breaks a line.
                 value => line.push_str(&value.to_string()),

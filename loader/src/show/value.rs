@@ -15,81 +15,126 @@ const MAX_DEPTH: u32 = 32;
 /// Most elements of an array that are written.
 const MAX_ELEMENTS: usize = 1 << 16;
 
-/// The value that `bytes` begin with. Bytes that are missing count as zero.
-pub fn json(btf: &Btf, ty: u32, bytes: &[u8]) -> Value {
-    value(btf, ty, bytes, 0)
+/// Makes JSON of values of an object's types.
+#[derive(Clone, Copy)]
+pub struct Values<'a> {
+    /// The types.
+    pub btf: &'a Btf,
+    /// Whether structures inside say what they are, by `__EUNOMIA_TYPE` and
+    /// `__EUNOMIA_TYPE_NAME`.
+    pub type_names: bool,
 }
 
-fn value(btf: &Btf, ty: u32, bytes: &[u8], depth: u32) -> Value {
-    if depth > MAX_DEPTH {
-        return Value::Null;
+impl Values<'_> {
+    /// The value that `bytes` begin with. Bytes that are missing count as zero.
+    pub fn json(self, ty: u32, bytes: &[u8]) -> Value {
+        self.value(ty, bytes, 0)
     }
-    let (id, shape) = btf.resolved(ty);
-    match shape {
-        Shape::Int {
-            size,
-            bits,
-            offset,
-            encoding,
-        } => {
-            let bits = if *bits == 0 {
-                size * 8
-            } else {
-                u32::from(*bits)
-            };
-            integer(bytes, u32::from(*offset), bits, *encoding)
-        }
-        Shape::Ptr(_) => integer(bytes, 0, 64, 0),
-        Shape::Enum { size, values } => enumerator(btf, *size, values, bytes),
-        Shape::Float { size: 4 } => float(f64::from(f32::from_bits(number(bytes, 0, 32) as u32))),
-        Shape::Float { size: 8 } => float(f64::from_bits(number(bytes, 0, 64) as u64)),
-        Shape::Array { element, count, .. } => array(btf, *element, *count, bytes, depth),
-        Shape::Struct { members, .. } | Shape::Union { members, .. } => {
-            let mut object = fields(btf, members, bytes, depth);
-            let kind = match shape {
-                Shape::Struct { .. } => "struct",
-                _ => "union",
-            };
-            object.insert("__EUNOMIA_TYPE".into(), kind.into());
-            object.insert("__EUNOMIA_TYPE_NAME".into(), btf.name(id).into());
-            Value::Object(object)
-        }
-        _ => Value::Null,
-    }
-}
 
-fn fields(btf: &Btf, members: &[Member], bytes: &[u8], depth: u32) -> Map<String, Value> {
-    let mut object = Map::new();
-    for member in members {
-        let from = from(bytes, member.bit as usize / 8);
-        let name = btf.string(member.name).unwrap_or("");
-        let value = match member.bits {
-            0 => value(btf, member.ty, from, depth + 1),
-            bits => bitfield(btf, member.ty, from, member.bit % 8, u32::from(bits)),
-        };
-        match value {
-            // Members of a structure without a name are the outer one's.
-            Value::Object(inner) if name.is_empty() => object.extend(
-                inner
-                    .into_iter()
-                    .filter(|(name, _)| !name.starts_with("__EUNOMIA_TYPE")),
-            ),
-            value => {
-                object.insert(name.to_owned(), value);
+    /// The value of a member, whose structure begins with `bytes`.
+    pub(super) fn member(self, member: &Member, bytes: &[u8], depth: u32) -> Value {
+        let bytes = from(bytes, member.bit as usize / 8);
+        match member.bits {
+            0 => self.value(member.ty, bytes, depth),
+            bits => self.bitfield(member.ty, bytes, member.bit % 8, u32::from(bits)),
+        }
+    }
+
+    fn value(self, ty: u32, bytes: &[u8], depth: u32) -> Value {
+        if depth > MAX_DEPTH {
+            return Value::Null;
+        }
+        let (id, shape) = self.btf.resolved(ty);
+        match shape {
+            Shape::Int {
+                size,
+                bits,
+                offset,
+                encoding,
+            } => {
+                let bits = match bits {
+                    0 => size * 8,
+                    bits => u32::from(*bits),
+                };
+                integer(bytes, u32::from(*offset), bits, *encoding)
+            }
+            Shape::Ptr(_) => integer(bytes, 0, 64, 0),
+            Shape::Enum { size, values } => self.enumerator(*size, values, bytes),
+            Shape::Float { size: 4 } => {
+                float(f64::from(f32::from_bits(number(bytes, 0, 32) as u32)))
+            }
+            Shape::Float { size: 8 } => float(f64::from_bits(number(bytes, 0, 64) as u64)),
+            Shape::Array { element, count, .. } => self.array(*element, *count, bytes, depth),
+            Shape::Struct { members, .. } | Shape::Union { members, .. } => {
+                let mut object = self.fields(members, bytes, depth);
+                if self.type_names {
+                    let kind = match shape {
+                        Shape::Struct { .. } => "struct",
+                        _ => "union",
+                    };
+                    object.insert("__EUNOMIA_TYPE".into(), kind.into());
+                    object.insert("__EUNOMIA_TYPE_NAME".into(), self.btf.name(id).into());
+                }
+                Value::Object(object)
+            }
+            _ => Value::Null,
+        }
+    }
+
+    fn fields(self, members: &[Member], bytes: &[u8], depth: u32) -> Map<String, Value> {
+        let mut object = Map::new();
+        for member in members {
+            let name = self.btf.string(member.name).unwrap_or("");
+            match self.member(member, bytes, depth + 1) {
+                // Members of a structure without a name are the outer one's.
+                Value::Object(inner) if name.is_empty() && !self.type_names => object.extend(inner),
+                value => {
+                    object.insert(name.to_owned(), value);
+                }
             }
         }
+        object
     }
-    object
-}
 
-pub(super) fn bitfield(btf: &Btf, ty: u32, bytes: &[u8], bit: u32, bits: u32) -> Value {
-    match btf.resolved(ty) {
-        (_, Shape::Int { encoding, .. }) => integer(bytes, bit, bits, *encoding),
-        (_, Shape::Enum { values, .. }) => {
-            let value = number(bytes, bit, bits);
-            named(btf, values, value as u64).unwrap_or_else(|| unknown(value as i128))
+    fn bitfield(self, ty: u32, bytes: &[u8], bit: u32, bits: u32) -> Value {
+        match self.btf.resolved(ty) {
+            (_, Shape::Int { encoding, .. }) => integer(bytes, bit, bits, *encoding),
+            (_, Shape::Enum { values, .. }) => {
+                let value = number(bytes, bit, bits);
+                let found = self.named(values, value as u64);
+                found.unwrap_or_else(|| unknown(value as i128))
+            }
+            _ => Value::Null,
         }
-        _ => Value::Null,
+    }
+
+    fn enumerator(self, size: u32, values: &[(u32, u64)], bytes: &[u8]) -> Value {
+        let bits = size.clamp(1, 8) * 8;
+        let value = number(bytes, 0, bits);
+        let extended = signed(value, bits);
+        let found = self.named(values, extended as u64);
+        found
+            .or_else(|| self.named(values, value as u64))
+            .unwrap_or_else(|| unknown(extended))
+    }
+
+    fn named(self, values: &[(u32, u64)], value: u64) -> Option<Value> {
+        let (name, _) = values.iter().find(|(_, listed)| *listed == value)?;
+        let name = self.btf.string(*name).unwrap_or("");
+        Some(format!("{name}({})", value.cast_signed()).into())
+    }
+
+    fn array(self, element: u32, count: u32, bytes: &[u8], depth: u32) -> Value {
+        let (id, shape) = self.btf.resolved(element);
+        if matches!(shape, Shape::Int { size: 1, .. }) && self.btf.name(id) == "char" {
+            let text = &bytes[..bytes.len().min(count as usize)];
+            let end = text.iter().position(|&byte| byte == 0);
+            return String::from_utf8_lossy(&text[..end.unwrap_or(text.len())]).into();
+        }
+        let size = self.btf.size(element).unwrap_or(0) as usize;
+        let elements = (0..(count as usize).min(MAX_ELEMENTS))
+            .map(|index| self.value(element, from(bytes, index * size), depth + 1));
+        Value::Array(elements.collect())
     }
 }
 
@@ -117,35 +162,8 @@ fn float(value: f64) -> Value {
     }
 }
 
-fn enumerator(btf: &Btf, size: u32, values: &[(u32, u64)], bytes: &[u8]) -> Value {
-    let bits = size.clamp(1, 8) * 8;
-    let value = number(bytes, 0, bits);
-    let extended = signed(value, bits);
-    let found = named(btf, values, extended as u64).or_else(|| named(btf, values, value as u64));
-    found.unwrap_or_else(|| unknown(extended))
-}
-
-fn named(btf: &Btf, values: &[(u32, u64)], value: u64) -> Option<Value> {
-    let (name, _) = values.iter().find(|(_, listed)| *listed == value)?;
-    let name = btf.string(*name).unwrap_or("");
-    Some(format!("{name}({})", value.cast_signed()).into())
-}
-
 fn unknown(value: i128) -> Value {
     format!("<UNKNOWN_VARIANT>({value})").into()
-}
-
-fn array(btf: &Btf, element: u32, count: u32, bytes: &[u8], depth: u32) -> Value {
-    let (id, shape) = btf.resolved(element);
-    if matches!(shape, Shape::Int { size: 1, .. }) && btf.name(id) == "char" {
-        let text = &bytes[..bytes.len().min(count as usize)];
-        let end = text.iter().position(|&byte| byte == 0);
-        return String::from_utf8_lossy(&text[..end.unwrap_or(text.len())]).into();
-    }
-    let size = btf.size(element).unwrap_or(0) as usize;
-    let elements = (0..(count as usize).min(MAX_ELEMENTS))
-        .map(|index| value(btf, element, from(bytes, index * size), depth + 1));
-    Value::Array(elements.collect())
 }
 
 fn from(bytes: &[u8], at: usize) -> &[u8] {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use loader::show::{Histogram, Steps};
 use object::btf::{Btf, Shape};
 
 use super::super::json::Json;
@@ -33,7 +34,7 @@ pub fn render(map: &Found, btf: Option<&Btf>, walk: Walk) -> Result<String, Prob
                 // Writing to a string cannot fail.
                 let _ = write!(text, "key {}", json.finish());
             }
-            draw(&mut text, &counts);
+            text.push_str(&draw(&counts));
         }
         return Ok(text);
     }
@@ -52,7 +53,7 @@ pub fn render(map: &Found, btf: Option<&Btf>, walk: Walk) -> Result<String, Prob
             *count = map.values(&value).map(integer).sum();
         }
     }
-    draw(&mut text, &counts);
+    text.push_str(&draw(&counts));
     Ok(text)
 }
 
@@ -104,53 +105,11 @@ fn integer(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(raw)
 }
 
-/// As `print_log2_hist` of the BPF tools: slots up to the last that counts.
-fn draw(text: &mut String, counts: &[u64]) {
-    let Some(last) = counts.iter().rposition(|&count| count > 0) else {
-        return;
+fn draw(counts: &[u64]) -> String {
+    let histogram = Histogram {
+        counts,
+        steps: Steps::Log2,
+        unit: "value",
     };
-    let most = counts.iter().copied().max().unwrap_or(1).max(1);
-    let (indent, label, width, stars) = match last {
-        0..=32 => (5, 19, 10, 40),
-        _ => (15, 29, 20, 20),
-    };
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "{:indent$}{:<label$} : count    distribution",
-        "", "value"
-    );
-    for (slot, &count) in counts[..=last].iter().enumerate() {
-        let low = (1u128 << (slot + 1)) >> 1;
-        let high = (1u128 << (slot + 1)) - 1;
-        let low = if low == high { low - 1 } else { low };
-        let filled = (u128::from(count) * stars as u128 / u128::from(most)) as usize;
-        let bar = "*".repeat(filled);
-        let _ = writeln!(
-            text,
-            "{low:>width$} -> {high:<width$} : {count:<8} |{bar:stars$}|"
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_powers_of_two() {
-        let mut text = String::new();
-        draw(&mut text, &[1, 0, 4, 0]);
-        assert_eq!(
-            text,
-            "     value               : count    distribution
-         0 -> 1          : 1        |**********                              |
-         2 -> 3          : 0        |                                        |
-         4 -> 7          : 4        |****************************************|
-"
-        );
-        text.clear();
-        draw(&mut text, &[0; 8]);
-        assert_eq!(text, "");
-    }
+    histogram.draw()
 }

@@ -84,14 +84,14 @@ const HERE: &str = "run-here";
 
 /// Becomes this command with the syscall server in it.
 pub fn run(args: &Args) -> Result<(), Problem> {
-    if let Some(pid) = args.pid {
-        super::attach::let_trace(pid)?;
-    }
     let runtime = match args.runtime {
         Runtime::Auto => "auto",
         Runtime::User => "user",
         Runtime::Kernel => return here::run(args),
     };
+    if let Some(pid) = args.pid {
+        super::attach::let_trace(pid)?;
+    }
     let mut command = vec![own_path()?, OsString::from(HERE)];
     // Before the subcommand there are no options.
     command.extend(std::env::args_os().skip(2));

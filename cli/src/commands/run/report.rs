@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use chrono::Local;
 use libbpf_rs::{Map, MapCore, MapFlags, MapType};
-use loader::show::{self, Histogram, Steps, Table};
+use loader::show::{self, Histogram, Steps, Table, Values};
 use loader::{Loaded, Record};
 use object::btf::{Btf, Shape};
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ pub struct Report {
     type_name: Option<String>,
     /// By source: its map's name and how its records look, once one has come.
     sources: Vec<(String, Option<Look>)>,
+    /// The latest names of columns that were printed.
+    header: String,
     out: BufWriter<Stdout>,
 }
 
@@ -39,6 +41,7 @@ impl Report {
             json: args.json,
             type_name: args.r#type.clone(),
             sources: loaded.reporting().into_iter().map(source).collect(),
+            header: String::new(),
             out: BufWriter::new(io::stdout()),
         }
     }
@@ -79,21 +82,20 @@ impl Report {
                 (Some(ty), Some(btf)) => Look::Table(ty, Table::new(btf, ty)),
                 _ => Look::Hex,
             });
-            if let (Some(Look::Table(_, table)), false) = (&look, self.json) {
-                writeln!(self.out, "{}", table.header())?;
+            if let (Some(Look::Table(_, table)), false) = (&look, self.json)
+                && self.header != table.header()
+            {
+                table.header().clone_into(&mut self.header);
+                writeln!(self.out, "{}", self.header)?;
             }
         }
         match (&look, &self.btf) {
             (Some(Look::Table(ty, _)), Some(btf)) if self.json => {
-                let mut value = show::json(btf, *ty, bytes);
-                if let Value::Object(members) = &mut value {
-                    members.retain(|name, _| !name.starts_with("__EUNOMIA_TYPE"));
-                }
-                writeln!(self.out, "{value}")
+                writeln!(self.out, "{}", values(btf).json(*ty, bytes))
             }
             (Some(Look::Table(_, table)), Some(btf)) => {
                 let time = Local::now().format("%H:%M:%S").to_string();
-                writeln!(self.out, "{}", table.line(btf, &time, bytes))
+                writeln!(self.out, "{}", table.line(values(btf), &time, bytes))
             }
             _ if self.json => writeln!(self.out, "{}", json!({ "bytes": hex(bytes, usize::MAX) })),
             _ => writeln!(self.out, "{}", hex(bytes, HEX_BYTES)),
@@ -137,7 +139,7 @@ impl Report {
             let (Some(held), true) = (held, name.ends_with(&variable.section)) else {
                 continue;
             };
-            let (name, value) = (variable.name, show::json(btf, variable.ty, held));
+            let (name, value) = (variable.name, values(btf).json(variable.ty, held));
             match self.json {
                 true => writeln!(self.out, "{}", json!({ "variable": name, "value": value }))?,
                 false => writeln!(self.out, "{name}: {}", plain(&value))?,
@@ -195,7 +197,7 @@ impl Report {
             .as_ref()
             .filter(|btf| ty != 0 && !matches!(btf.resolved(ty), (_, Shape::Void)));
         match (known, bytes) {
-            (Some(btf), bytes) => show::json(btf, ty, bytes),
+            (Some(btf), bytes) => values(btf).json(ty, bytes),
             (None, &[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]).into(),
             (None, bytes) => match bytes.try_into() {
                 Ok(word) => u64::from_le_bytes(word).into(),
@@ -265,23 +267,16 @@ fn slots(value: &Value) -> Option<Vec<u64>> {
 }
 
 fn plain(value: &Value) -> String {
-    let mut value = value.clone();
-    strip(&mut value);
     match value {
-        Value::String(text) => text,
+        Value::String(text) => text.clone(),
         value => value.to_string(),
     }
 }
 
-/// Names of types tell people nothing new.
-fn strip(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            members.retain(|name, _| !name.starts_with("__EUNOMIA_TYPE"));
-            members.values_mut().for_each(strip);
-        }
-        Value::Array(values) => values.iter_mut().for_each(strip),
-        _ => {}
+fn values(btf: &Btf) -> Values<'_> {
+    Values {
+        btf,
+        type_names: false,
     }
 }
 

@@ -13,7 +13,7 @@ const HIDDEN: [&str; 3] = ["__eunomia_dummy", "__bpf_usdt", "____"];
 
 /// Sets the variables that the user names.
 pub fn apply(asked: &Asked<'_>, opened: &mut Opened, btf: Option<&Btf>) -> Result<(), Problem> {
-    let variables = btf.map(|btf| options(btf)).unwrap_or_default();
+    let variables = btf.map(options).unwrap_or_default();
     let name = format!("bpftime run {}", asked.file.display());
     let mut command = Command::new(name.clone())
         .bin_name(name)
