@@ -170,9 +170,13 @@ fn integer(words: &str, size: u32, signed: bool) -> Result<Vec<u8>, String> {
         Some(digits) => i128::from_str_radix(digits, 16),
         None => digits.parse::<i128>(),
     };
-    let value = parsed.map(|value| if negative { -value } else { value });
+    // No second sign, which the parser would take.
+    let value = parsed
+        .ok()
+        .filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()));
+    let value = value.map(|value| if negative { -value } else { value });
     match value {
-        Ok(value) if (least..=most).contains(&value) => {
+        Some(value) if (least..=most).contains(&value) => {
             Ok(value.to_le_bytes()[..size.min(16) as usize].to_vec())
         }
         _ => Err(format!("a number from {least} to {most} is wanted")),
