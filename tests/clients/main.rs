@@ -3,6 +3,7 @@
 //! bpftime and, as root, under the kernel.
 
 mod bcc;
+mod bpftrace;
 mod calls;
 mod prints;
 mod table;

@@ -209,7 +209,7 @@ extern "C" fn fstatfs64(fd: c_int, to: *mut libc::statfs) -> c_int {
 
 /// opendir(3), which libc does not do through the open(2) above.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn opendir(path: *const c_char) -> *mut DIR {
+pub(super) unsafe extern "C" fn opendir(path: *const c_char) -> *mut DIR {
     next_function! {
         /// libc's own.
         unsafe fn opendir(path: *const c_char) -> *mut DIR,

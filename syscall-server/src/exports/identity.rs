@@ -40,7 +40,8 @@ fn has_bcc() -> bool {
     !library.is_null()
 }
 
-fn is_bpftrace() -> bool {
+/// Whether the process is bpftrace.
+pub(super) fn is_bpftrace() -> bool {
     program_name() == b"bpftrace"
 }
 

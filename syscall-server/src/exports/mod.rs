@@ -5,6 +5,7 @@
 mod bpffs;
 pub(crate) mod exec;
 mod fds;
+mod glob;
 mod identity;
 mod memory;
 mod next;

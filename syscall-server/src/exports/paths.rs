@@ -2,10 +2,12 @@
 //! a virtual one may stand in. Every call is made to libc first.
 
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::path::Path;
 
 use libc::{DIR, FILE, mode_t};
 use uapi::Errno;
 
+use super::identity;
 use super::next::next_function;
 use crate::bpffs::{self, changed};
 use crate::files::{self, Content};
@@ -77,10 +79,20 @@ fn open_real(path: &CStr, flags: c_int) -> Option<c_int> {
     fd.ok().map(|fd| fd as c_int)
 }
 
+/// Whether types of the kernel's can be had without headers. bpftrace takes
+/// them from there, unless it finds headers, which the system's do not go with.
+fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
 /// The file of ours on disk that `path` leads to.
 fn redirected(path: *const c_char) -> Option<CString> {
     let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
-    headers::redirected(&path).or_else(|| trace_pipe::redirected(&path))
+    let headers = match has_btf() && identity::is_bpftrace() {
+        true => None,
+        false => headers::redirected(&path),
+    };
+    headers.or_else(|| trace_pipe::redirected(&path))
 }
 
 /// Defines an exported `open`-like function with a path and flags.
@@ -328,7 +340,7 @@ fn stat_at(directory: c_int, path: *const c_char, to: *mut libc::stat, flags: c_
 
 /// stat(2).
 #[unsafe(no_mangle)]
-extern "C" fn stat(path: *const c_char, to: *mut libc::stat) -> c_int {
+pub(super) extern "C" fn stat(path: *const c_char, to: *mut libc::stat) -> c_int {
     stat_at(libc::AT_FDCWD, path, to, 0)
 }
 
@@ -340,7 +352,7 @@ extern "C" fn stat64(path: *const c_char, to: *mut libc::stat) -> c_int {
 
 /// lstat(2).
 #[unsafe(no_mangle)]
-extern "C" fn lstat(path: *const c_char, to: *mut libc::stat) -> c_int {
+pub(super) extern "C" fn lstat(path: *const c_char, to: *mut libc::stat) -> c_int {
     stat_at(libc::AT_FDCWD, path, to, libc::AT_SYMLINK_NOFOLLOW)
 }
 
