@@ -93,9 +93,21 @@ extern "C" fn on_exit() {
     }
 }
 
+/// An address in the text of the server, if this process is a tool.
+fn server() -> Option<usize> {
+    const NAME: &CStr = c"bpftime_server";
+    // SAFETY: looks for a terminated name in what is loaded.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, NAME.as_ptr()) };
+    (!found.is_null()).then_some(found as usize)
+}
+
 /// Whether the loader was told to load this library into every program. An
-/// injected copy waits for [`bpftime_agent_start`].
+/// injected copy waits for [`bpftime_agent_start`]; so does that of a tool,
+/// where the server has put this library in its place for children.
 fn is_preloaded(own_path: Option<&std::path::Path>) -> bool {
+    if server().is_some() {
+        return false;
+    }
     let (Some(own_path), Some(preload)) = (own_path, std::env::var_os("LD_PRELOAD")) else {
         return false;
     };

@@ -4,20 +4,71 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Once;
+use std::sync::{Arc, Once};
+
+use runtime::command::perf::EventKind;
+use runtime::command::{MapObject, PerfEvent, ProgObject};
+use uapi::map::BPF_MAP_TYPE_ARRAY;
 
 use crate::environment::AGENT;
 use crate::perf::place;
 use crate::{log, server};
 
+/// Larger values, or more of them, are no variables.
+const MOST_BYTES: usize = 1 << 14;
+const MOST: u32 = 64;
+
+/// By this name the agent knows a tool, and which text is the server's.
+#[unsafe(no_mangle)]
+extern "C" fn bpftime_server() {}
+
 /// Loads the agent, once, if a probe in `file` (device and inode) of process
 /// `pid` (-1: of all) concerns this very process.
 pub fn meet(file: (u64, u64), pid: i32) {
-    static ONCE: Once = Once::new();
     let is_own_file = || place::file(b"/proc/self/exe").is_ok_and(|own| (own.dev, own.ino) == file);
     if pid == shm::sys::getpid() || (pid == -1 && is_own_file()) {
-        ONCE.call_once(load_agent);
+        join();
     }
+}
+
+/// Loads the agent, once, if a program that looks at the system calls of all
+/// processes seems to look for those of this one: a global variable, or an
+/// element of another array, is its process id. Other tools are not made
+/// targets for that, which would cost each of them a look at all its text.
+pub fn meet_calls(prog: &ProgObject) {
+    let pid = shm::sys::getpid().to_ne_bytes();
+    let names_it = |map: &Arc<MapObject>| {
+        let spec = map.map().spec();
+        let bytes = spec.value_size as usize;
+        if spec.map_type != BPF_MAP_TYPE_ARRAY || bytes > MOST_BYTES || spec.max_entries > MOST {
+            return false;
+        }
+        let mut value = vec![0; bytes];
+        (0..spec.max_entries).any(|index| {
+            map.map()
+                .lookup(&index.to_ne_bytes(), &mut value, 0)
+                .is_ok()
+                && value.chunks_exact(pid.len()).any(|word| word == pid)
+        })
+    };
+    if prog.maps().iter().any(names_it) {
+        join();
+    }
+}
+
+/// The same for a program that is put on an event.
+pub fn meet_event(event: &PerfEvent, prog: &ProgObject) {
+    if matches!(
+        event.kind(),
+        EventKind::Tracepoint(_) | EventKind::Kprobe(_)
+    ) {
+        meet_calls(prog);
+    }
+}
+
+fn join() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(load_agent);
 }
 
 /// The agent's entry for processes that it was not preloaded into: the

@@ -5,5 +5,6 @@
 mod bcc;
 mod bpftrace;
 mod calls;
+mod libbpf;
 mod prints;
 mod table;

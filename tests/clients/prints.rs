@@ -3,7 +3,7 @@
 
 use bpftime_tests::{Mode, Program, World};
 
-use crate::table::{both, expand, tool_command};
+use crate::table::{both, expand, tool_command, trace_pipe_turn};
 
 /// A tool of bcc's that prints, and whose reader of trace_pipe it may be.
 const SCRIPT: &str = include_str!("scripts/printk.py");
@@ -54,6 +54,7 @@ const EXPECTED: [&str; 3] = [
 #[test]
 fn a_tool_reads_what_its_programs_print() {
     both(|world| {
+        let _turn = trace_pipe_turn(world);
         let mut tool = start(world, &["raw"]);
         let work = world.start(&expand(world, &["{home}/rounds", "2"]));
         let pid = work.pid();
@@ -92,4 +93,36 @@ fn another_process_reads_what_programs_print() {
     assert_eq!(lines, EXPECTED);
     assert_eq!(reader.finish().code, 0);
     tool.kill();
+}
+
+/// A tool that looks at its own calls: libbpf's examples for newcomers do.
+#[test]
+fn a_tool_traces_itself() {
+    both(|world| {
+        let _turn = trace_pipe_turn(world);
+        let mut tool = Program::on_pipes(world.tool(&[world.fixture("selftrace")]));
+        assert_eq!(tool.line(), "ready");
+        let pipe = "/sys/kernel/tracing/trace_pipe";
+        let mut reader = Program::on_terminal(world.tool(&["cat", pipe]));
+        for round in 1..=2 {
+            assert_eq!(tool.ask("go"), "done");
+            let mut lines = Vec::new();
+            while lines.len() < 5 {
+                // Others may print into the kernel's.
+                let line = reader.line();
+                lines.extend(line.split_once(": self_").map(|(_, said)| said.to_owned()));
+            }
+            let expected = [
+                format!("write: {} bytes", 100 + round),
+                format!("add ENTRY: a = {}, b = 3", 2 * round),
+                format!("add EXIT: return = {}", 2 * round + 3),
+                format!("sub ENTRY: a = {}, b = 2", 4 * round),
+                format!("sub EXIT: return = {}", 4 * round - 2),
+            ];
+            assert_eq!(lines, expected, "{:?}", world.mode());
+        }
+        reader.kill();
+        tool.hang_up();
+        assert_eq!(tool.finish().code, 0);
+    });
 }

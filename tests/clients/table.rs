@@ -2,6 +2,7 @@
 //! tool.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -89,6 +90,17 @@ pub fn both(story: impl Fn(&World)) {
     if let Some(kernel) = World::kernel() {
         story(&kernel);
     }
+}
+
+/// While it is held, no other test reads the kernel's trace_pipe, of which
+/// there is one.
+pub fn trace_pipe_turn(world: &World) -> Option<File> {
+    (world.mode() == Mode::Kernel).then(|| {
+        let path = std::env::temp_dir().join("bpftime-tests-trace-pipe");
+        let file = File::create(path).expect("a file to lock");
+        file.lock().expect("a lock");
+        file
+    })
 }
 
 /// Words of a command line with `{home}` in them.

@@ -106,10 +106,13 @@ impl Files {
     }
 }
 
-/// Whether a mapping is this library's own text; in a program that has the
-/// library linked in, nothing is.
+/// Whether a mapping is this library's own text, or that of the server in a
+/// tool that traces itself; in a program that has the library linked in,
+/// nothing is.
 fn is_own(mapping: &Mapping, image: &Image) -> bool {
-    mapping.range.contains(&(is_own as *const () as usize)) && !image.is_program(mapping)
+    let own = [Some(is_own as *const () as usize), crate::server()];
+    let is_in = |address: usize| mapping.range.contains(&address);
+    own.into_iter().flatten().any(is_in) && !image.is_program(mapping)
 }
 
 /// A name for exactly the file that is mapped, as it is now.

@@ -36,6 +36,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
                 }
                 Err(errno) => return Err(errno),
             };
+            own_process::meet_event(&event, &prog);
             let link = call
                 .server
                 .bpf
@@ -199,6 +200,9 @@ pub fn raw_tracepoint(call: &Call) -> Result<i64, Errno> {
     }
     let name = user::read_string(attr.name, MAX_TRACEPOINT_NAME)?;
     let name = String::from_utf8_lossy(&name);
+    if matches!(&*name, "sys_enter" | "sys_exit") {
+        own_process::meet_calls(&prog);
+    }
     let link = call.server.bpf.raw_tracepoint(&prog, &name, attr.cookie);
     if link.as_ref().err() == Some(&Errno::ENOENT) {
         let place = Obstacle::Place(format!("raw tracepoint {name}"));

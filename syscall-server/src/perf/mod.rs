@@ -320,7 +320,9 @@ fn set_bpf(event: &runtime::command::PerfEvent, argument: u64) -> Result<i64, Er
     };
     let server = crate::server::existing();
     let own = server.map_or_else(|| Ok(prog.clone()), |server| server.bpf.own_prog(prog));
-    event.attach(&own?, 0)?;
+    let own = own?;
+    own_process::meet_event(event, &own);
+    event.attach(&own, 0)?;
     if let Some(server) = server {
         // Without it what dead targets held comes back when it is missed.
         let _ = server.bridge.start();
