@@ -9,7 +9,7 @@
 //!
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
-//! [`perf`], [`kernel`] (what only the kernel can host), `own_process`, [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
+//! [`perf`], [`kernel`] (what only the kernel can host), `own_process` and [`targets`] (who is traced), [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
 //! [`files`], [`tracefs`], [`trace_pipe`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
 //! (where pins are), [`raw`], [`user`].
 
@@ -35,6 +35,7 @@ pub mod perf;
 pub mod raw;
 pub mod readiness;
 pub mod server;
+pub mod targets;
 pub mod trace_pipe;
 pub mod tracefs;
 pub mod user;

@@ -12,7 +12,9 @@ use runtime::session::Dirs;
 ///
 /// The tool is not modified and needs neither root nor kernel BPF. Its probes
 /// reach programs run by `bpftime start` or joined by `bpftime attach`, before
-/// or after. When the tool ends, however it ends, its probes are gone.
+/// or after, and by themselves the commands that the tool starts (-c) and the
+/// processes of yours that it names (-p PID, --pid PID), which are attached to as
+/// by `bpftime attach`. When the tool ends, however it ends, its probes are gone.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

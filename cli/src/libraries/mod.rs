@@ -91,12 +91,36 @@ pub fn unpack(dirs: &Dirs, library: Library) -> Result<PathBuf, Problem> {
             is_new = true;
         }
     }
+    name_command(&dir);
     drop(held);
     if is_new {
         prune::prune(dirs, &own);
     }
     executable(&dir, state)?;
     Ok(dir.join(library.file_name()))
+}
+
+/// The symbolic link beside the libraries that leads to this command: the server
+/// has processes attached to that tools name.
+const COMMAND: &str = "bpftime";
+
+/// Makes it lead to us. Without it, tools say that they cannot attach.
+fn name_command(dir: &Path) {
+    let named = || -> io::Result<()> {
+        let (own, link) = (std::env::current_exe()?, dir.join(COMMAND));
+        if fs::read_link(&link).is_ok_and(|path| path == own) {
+            return Ok(());
+        }
+        let temporary = dir.join(format!(".{COMMAND}.{}", std::process::id()));
+        std::os::unix::fs::symlink(own, &temporary)?;
+        fs::rename(&temporary, link).inspect_err(|_| {
+            // The first error is the one to tell.
+            let _ = fs::remove_file(&temporary);
+        })
+    };
+    if let Err(error) = named() {
+        debug!("{} is not named: {error}", dir.display());
+    }
 }
 
 /// The error without Rust's " (os error N)".

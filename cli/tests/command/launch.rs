@@ -136,7 +136,11 @@ fn libraries_are_private_and_repaired_under_concurrent_starts() {
     names.sort();
     assert_eq!(
         names,
-        ["libbpftime-agent.so", "libbpftime-syscall-server.so"],
+        [
+            "bpftime",
+            "libbpftime-agent.so",
+            "libbpftime-syscall-server.so"
+        ],
         "no temporary file stays"
     );
 }

@@ -16,6 +16,7 @@ use uapi::prog::{
 use super::call::{self, Call};
 use crate::kernel::placement::Obstacle;
 use crate::perf::place;
+use crate::targets::{self, Named};
 use crate::{kernel, own_process, user};
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
@@ -49,6 +50,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             }
             let spec = uprobe_multi(call, &prog)?;
             own_process::meet((spec.dev, spec.ino), spec.pid);
+            targets::reach(call.server, Named::by_event(spec.pid))?;
             let link = call.server.bpf.link_uprobe_multi(&prog, spec)?;
             call.new_fd(Object::Link(link))
         }
@@ -203,6 +205,7 @@ pub fn raw_tracepoint(call: &Call) -> Result<i64, Errno> {
     if matches!(&*name, "sys_enter" | "sys_exit") {
         own_process::meet_calls(&prog);
     }
+    targets::reach(call.server, Named::All)?;
     let link = call.server.bpf.raw_tracepoint(&prog, &name, attr.cookie);
     if link.as_ref().err() == Some(&Errno::ENOENT) {
         let place = Obstacle::Place(format!("raw tracepoint {name}"));

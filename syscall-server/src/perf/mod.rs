@@ -29,6 +29,7 @@ use crate::bridge::Waker;
 use crate::fds::{self, FDS, File, Rights};
 use crate::kernel::placement::Obstacle;
 use crate::server::{self, Server};
+use crate::targets::{self, Named};
 use crate::{files, own_process, raw, tracefs, user};
 
 /// Types of events that C++ bpftime has made up: an uprobe whose program may
@@ -140,6 +141,12 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     let server = server::server()?;
     if let EventKind::Probe(probe) = &event {
         own_process::meet((probe.dev, probe.ino), probe.pid);
+    }
+    match event {
+        EventKind::Output { .. } | EventKind::Dummy => {}
+        // A timer of the tool's own.
+        EventKind::Clock { .. } if request.pid == -1 => {}
+        _ => targets::reach(server, Named::by_event(request.pid))?,
     }
     new_fd(server, event, &attr, request.flags).map(Some)
 }
