@@ -13,6 +13,7 @@ use vm::link::{ArrayLayout, Entry, HelperFn, LinkError, Linker, TailCallFn};
 use vm::verifier::{self, Env, KernelTypes, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
+use crate::clock;
 use crate::helpers;
 use crate::kernel_types::KernelStructures;
 use crate::maps::kernel::end_run;
@@ -228,6 +229,9 @@ impl LoadedProgram {
         verified: &VerifiedProgram,
     ) -> Result<LoadedProgram, LinkError> {
         let facts = verified.facts().clone();
+        if facts.helpers.iter().any(|id| READS_CLOCKS.contains(id)) {
+            clock::init();
+        }
         // First hold the maps, then let their addresses be taken.
         let maps: Vec<Arc<Map>> = facts
             .maps
@@ -314,6 +318,15 @@ impl LoadedProgram {
         result
     }
 }
+
+/// Helpers that read clocks.
+const READS_CLOCKS: [u32; 5] = [
+    BPF_FUNC_KTIME_GET_NS,
+    BPF_FUNC_KTIME_GET_BOOT_NS,
+    BPF_FUNC_KTIME_GET_COARSE_NS,
+    BPF_FUNC_KTIME_GET_TAI_NS,
+    BPF_FUNC_GET_PRANDOM_U32,
+];
 
 /// Helpers that never look at the target's registers: neither by themselves
 /// nor through a pointer into the ctx.

@@ -342,6 +342,16 @@ fn a_test_run_really_runs() {
     assert_eq!(tool.bpf.prog_test_run(&kprobe, &[]), Err(Errno::ENOTSUPP));
 }
 
+/// A reading by the kernel costs more than all else that short programs do.
+#[test]
+fn programs_read_clocks_without_system_calls() {
+    let tool = tool();
+    let program = vm::asm::assemble("call 5\nexit").unwrap();
+    let prog = tool.load(BPF_PROG_TYPE_RAW_TRACEPOINT, program, vec![]);
+    tool.bpf.prog_test_run(&prog, &[]).unwrap();
+    assert!(bpftime_runtime::clock::is_quick());
+}
+
 #[test]
 fn a_clock_runs_its_program_while_it_is_enabled() {
     let tool = tool();

@@ -322,20 +322,11 @@ unsafe extern "C" fn on_text(event: *mut SyscallEvent, _data: *const ()) {
 /// The kernel's own library in every process, whose calls fall back to real
 /// ones.
 pub fn vdso_module() -> Option<Arc<Module>> {
-    // SAFETY: reads what the kernel handed to the process.
-    let start = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
-    let maps = std::fs::read_to_string("/proc/thread-self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("[vdso]"))?;
-    let (from, rest) = line.split_once('-')?;
-    let (to, _) = rest.split_once(' ')?;
-    let range = usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?;
-    if range.start as u64 != start {
-        return None;
-    }
-    // SAFETY: the whole mapping, readable for the life of the process.
-    let image = unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) };
+    let image = runtime::clock::vdso()?;
+    let range = image.as_ptr_range();
+    let range = range.start as usize..range.end as usize;
     let text = std::slice::from_ref(&range);
-    let module = Module::new(image, start, text);
+    let module = Module::new(image, range.start as u64, text);
     module
         .inspect_err(|error| debug!("vdso: {error}"))
         .ok()

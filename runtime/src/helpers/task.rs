@@ -8,7 +8,7 @@ use uapi::map::{BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_MAP_TYPE_CGROUP_ARRAY};
 
 use super::row::{Any, Ctx, GivenOrNull, Len, Room, Task, TaskOrNull, ValueOrNull, helper};
 use crate::maps::{Map, bytes};
-use crate::{guest, tasks, thread};
+use crate::{clock, guest, tasks, thread};
 
 helper! {
     /// bpf_get_current_pid_tgid: process id in the upper, thread id in the
@@ -164,7 +164,7 @@ helper! {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
         let step = COUNTER.fetch_add(GAMMA, Ordering::Relaxed);
-        let mut z = step ^ sys::clock_ns(libc::CLOCK_MONOTONIC);
+        let mut z = step ^ clock::ns(libc::CLOCK_MONOTONIC);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) >> 32
