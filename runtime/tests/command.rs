@@ -132,6 +132,7 @@ fn probe(offset: u64) -> Probe {
         offset,
         pid: -1,
         ref_ctr_offset: 0,
+        others: Vec::new(),
     }
 }
 

@@ -54,6 +54,7 @@ fn probe() -> Probe {
         offset: 64,
         pid: -1,
         ref_ctr_offset: 0,
+        others: Vec::new(),
     }
 }
 

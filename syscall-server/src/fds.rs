@@ -15,6 +15,7 @@ use uapi::map::{BPF_F_RDONLY, BPF_F_WRONLY};
 
 use crate::bridge::Waker;
 use crate::raw;
+use crate::tracefs::writing::Writing;
 
 /// What one open file of ours is; duplicates of an fd share it.
 pub struct File {
@@ -71,8 +72,10 @@ const MAX_FDS: usize = 1 << 16;
 /// lowest free number.
 const PRIVATE_FDS: c_int = 600;
 
+#[derive(Clone)]
 enum Entry {
     File(Arc<File>),
+    Writing(Arc<Writing>),
     Private,
 }
 
@@ -117,8 +120,28 @@ impl Fds {
         }
         match self.entries().get(usize::try_from(fd).ok()?)? {
             Some(Entry::File(file)) => Some(look(file)),
-            Some(Entry::Private) | None => None,
+            Some(Entry::Private | Entry::Writing(_)) | None => None,
         }
+    }
+
+    /// What `fd` writes to, if that is a file of tracefs.
+    pub fn writing(&self, fd: c_int) -> Option<Arc<Writing>> {
+        if !self.may_be_ours(fd) {
+            return None;
+        }
+        match self.entries().get(usize::try_from(fd).ok()?)? {
+            Some(Entry::Writing(writing)) => Some(Arc::clone(writing)),
+            _ => None,
+        }
+    }
+
+    /// Enters a new fd of a file of tracefs. On failure the fd is closed.
+    ///
+    /// # Errors
+    /// As [`Fds::insert`].
+    pub fn insert_writing(&self, fd: c_int, writing: Arc<Writing>) -> Result<(), Errno> {
+        self.put(fd, Entry::Writing(writing))
+            .inspect_err(|_| raw::close(fd))
     }
 
     /// Whether the tool may not touch `fd`.
@@ -169,12 +192,14 @@ impl Fds {
 
     /// `new` is now a duplicate of `old` (dup2(2) and its kin).
     pub fn duplicated(&self, old: c_int, new: c_int) -> Result<(), Errno> {
-        match self.get(old) {
-            Some(file) => self.insert(new, file),
-            None => {
+        let is_seen = |fd: c_int| self.may_be_ours(fd).then_some(fd as usize);
+        let entry = is_seen(old).and_then(|old| self.entries().get(old)?.clone());
+        match entry {
+            Some(Entry::Private) | None => {
                 self.remove(new);
                 Ok(())
             }
+            Some(entry) => self.put(new, entry).inspect_err(|_| raw::close(new)),
         }
     }
 

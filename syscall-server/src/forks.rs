@@ -2,6 +2,7 @@
 //! knows that it is not the tool. It knows no object.
 
 use std::cell::RefCell;
+use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::fds::{FDS, Locked};
@@ -14,8 +15,13 @@ thread_local! {
     static HELD: RefCell<Option<Locked>> = const { RefCell::new(None) };
 }
 
-/// Begins to watch for forks; once per process.
+/// Begins to watch for forks.
 pub fn watch() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(begin);
+}
+
+fn begin() {
     OWNER.store(shm::sys::getpid() as i32, Ordering::Release);
     // SAFETY: the three functions live as long as this library, which is
     // never unloaded.

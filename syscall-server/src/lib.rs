@@ -10,7 +10,7 @@
 //! Reading order: `exports` (the C functions), [`server`] (what exists once
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], [`kernel`] (what only the kernel can host), `own_process` and [`targets`] (who is traced), [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
-//! [`files`], [`tracefs`], [`trace_pipe`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
+//! [`trees`], [`files`], [`tracefs`], [`trace_pipe`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
 //! (where pins are), [`raw`], [`user`].
 
 #[cfg(not(test))]
@@ -38,4 +38,5 @@ pub mod server;
 pub mod targets;
 pub mod trace_pipe;
 pub mod tracefs;
+pub mod trees;
 pub mod user;

@@ -17,7 +17,8 @@ use uapi::Errno;
 use crate::bridge::Waker;
 use crate::fds::{self, PrivateFd};
 use crate::server::{self, Server};
-use crate::{log, raw, tracefs};
+use crate::tracefs::{self, tree};
+use crate::{log, raw};
 
 /// The file's name, in tracefs and in the session's directory.
 const NAME: &str = "trace_pipe";
@@ -127,9 +128,14 @@ pub fn of_tool(path: &[u8]) -> Option<CString> {
 }
 
 fn is_trace_pipe(path: &[u8]) -> bool {
-    let inside = |root: &&str| path.strip_prefix(root.as_bytes());
-    let inside = tracefs::ROOTS.iter().find_map(inside);
-    inside.and_then(|path| path.strip_prefix(b"/")) == Some(NAME.as_bytes())
+    let Some(directory) = path.strip_suffix(NAME.as_bytes()) else {
+        return false;
+    };
+    let directory = directory.strip_suffix(b"/").unwrap_or(directory);
+    let is_root = |root: &&str| root.as_bytes() == directory;
+    let tree = || tree::existing().map(|trees| trees.join(tree::TRACING));
+    tracefs::ROOTS.iter().any(is_root)
+        || tree().is_some_and(|tree| tree.as_os_str().as_bytes() == directory)
 }
 
 fn own() -> Option<PathBuf> {

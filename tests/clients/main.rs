@@ -7,4 +7,5 @@ mod bpftrace;
 mod calls;
 mod libbpf;
 mod prints;
+mod surface;
 mod table;

@@ -2,6 +2,7 @@
 //! receive `bpf_perf_event_output`, and clocks. It knows no fd, no user
 //! pointer and no sampling.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -34,9 +35,17 @@ pub struct Probe {
     pub pid: i32,
     /// Offset of a 16-bit count of attached probes in the file, or 0.
     pub ref_ctr_offset: u64,
+    /// Other places in the file, of a trace event that has several: offset,
+    /// and offset of the count.
+    pub others: Vec<(u64, u64)>,
 }
 
 impl Probe {
+    /// All its places.
+    fn places(&self) -> impl Iterator<Item = (u64, u64)> {
+        std::iter::once((self.offset, self.ref_ctr_offset)).chain(self.others.iter().copied())
+    }
+
     /// The session's link for a program there.
     pub fn link(&self, prog: u32, cookie: u64) -> LinkSpec {
         LinkSpec {
@@ -47,11 +56,14 @@ impl Probe {
             path: self.path.clone(),
             pid: self.pid,
             enabled: true,
-            places: vec![Place {
-                offset: self.offset,
-                cookie,
-                ref_ctr_offset: self.ref_ctr_offset,
-            }],
+            places: self
+                .places()
+                .map(|(offset, ref_ctr_offset)| Place {
+                    offset,
+                    cookie,
+                    ref_ctr_offset,
+                })
+                .collect(),
         }
     }
 }
@@ -88,7 +100,12 @@ pub struct PerfEvent {
     state: Mutex<State>,
     /// A probe's place, as long as the event is.
     _place: Option<Held>,
+    /// What else must not go before the event does.
+    _used: Option<Used>,
 }
+
+/// Something of who opened an event.
+pub type Used = Box<dyn Any + Send + Sync>;
 
 struct Ring {
     id: u32,
@@ -126,15 +143,29 @@ impl Bpf {
     /// # Errors
     /// EINVAL for a probe at a place that has another reference counter.
     pub fn perf_event(&self, kind: EventKind, enabled: bool) -> Result<Arc<PerfEvent>, Errno> {
+        self.perf_event_using(kind, enabled, None)
+    }
+
+    /// The same, of an event that keeps something as long as it is.
+    ///
+    /// # Errors
+    /// As [`Bpf::perf_event`].
+    pub fn perf_event_using(
+        &self,
+        kind: EventKind,
+        enabled: bool,
+        used: Option<Used>,
+    ) -> Result<Arc<PerfEvent>, Errno> {
         let place = match &kind {
             EventKind::Probe(probe) => {
-                let place = (probe.offset, probe.ref_ctr_offset);
-                Some(Held::new(&self.home, (probe.dev, probe.ino), [place])?)
+                let file = (probe.dev, probe.ino);
+                Some(Held::new(&self.home, file, probe.places())?)
             }
             _ => None,
         };
         Ok(Arc::new(PerfEvent {
             kind,
+            _used: used,
             _place: place,
             home: Arc::clone(&self.home),
             ring: OnceLock::new(),
@@ -218,10 +249,12 @@ impl PerfEvent {
                 offset: place.offset,
                 pid: link.pid,
                 ref_ctr_offset: place.ref_ctr_offset,
+                others: Vec::new(),
             }),
         };
         Some(PerfEvent {
             kind,
+            _used: None,
             _place: None,
             home: Arc::clone(home),
             ring: OnceLock::new(),

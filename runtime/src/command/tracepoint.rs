@@ -24,7 +24,7 @@ const RAW_ENTER_ID: u32 = FIRST_ID + 0xfffe;
 const RAW_EXIT_ID: u32 = FIRST_ID + 0xffff;
 
 /// The fields that every record begins with; programs may not read them.
-const COMMON: &str = "\
+pub const COMMON: &str = "\
 \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
 \tfield:unsigned char common_flags;\toffset:2;\tsize:1;\tsigned:0;
 \tfield:unsigned char common_preempt_count;\toffset:3;\tsize:1;\tsigned:0;

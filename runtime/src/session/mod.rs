@@ -30,7 +30,7 @@ pub use link::{LinkKind, LinkSpec, Place, syscall_function};
 pub use objects::ObjectKind;
 pub use owner::{Left, Session, Storage};
 pub use process::{ProcessId, possible_cpus};
-pub use roster::{AgentSlot, Laggards, Member, Role, Roster};
+pub use roster::{AgentSlot, Laggards, Member, Role, Roster, boot_id};
 pub use sweep::{spawn_sweeper, sweep};
 pub use view::{SessionView, is_alive, list, try_list};
 

@@ -582,7 +582,7 @@ fn own_command() -> Vec<u8> {
 }
 
 /// The boot's name: pids and start times mean nothing in another.
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     let id = file::read_small(c"/proc/sys/kernel/random/boot_id", 64).unwrap_or_default();
     let id: String = String::from_utf8_lossy(&id)
         .chars()

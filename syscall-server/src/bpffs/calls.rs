@@ -35,19 +35,6 @@ fn kind(path: &CStr) -> Option<u32> {
     found.ok().map(|_| stat.st_mode & libc::S_IFMT)
 }
 
-/// What statfs(2) says of the tree, whose answer this is: bpffs, whatever it
-/// really is.
-///
-/// # Safety
-/// When it is 0, the kernel has just written the structure there.
-pub unsafe fn say_bpffs(answer: c_long, to: *mut libc::statfs) -> c_long {
-    if answer == 0 {
-        // SAFETY: the caller's.
-        unsafe { (*to).f_type = libc::BPF_FS_MAGIC };
-    }
-    answer
-}
-
 /// A pin has no bytes and one name, whatever the kernel has just said of it.
 ///
 /// # Safety

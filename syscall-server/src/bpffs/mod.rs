@@ -21,7 +21,7 @@ use uapi::Errno;
 
 use crate::environment::Environment;
 use crate::{raw, server, user};
-pub use calls::{changed, empty, empty_statx, finish_rename, is_inside, open, say_bpffs};
+pub use calls::{changed, empty, empty_statx, finish_rename, is_inside, open};
 
 /// Where bpffs usually is, also where the kernel has none or lets nobody in.
 const USUAL: &str = "/sys/fs/bpf";

@@ -7,9 +7,9 @@ use libc::{DIR, mode_t};
 use uapi::Errno;
 
 use super::next::next_function;
-use super::paths;
 use crate::bpffs::{self, changed, redirected};
 use crate::raw::{self, fail};
+use crate::trees::{self, Tree};
 
 /// Makes a call with one path, at the place it leads to.
 fn on(directory: c_int, path: *const c_char, call: impl Fn(usize, usize) -> c_long) -> c_int {
@@ -118,7 +118,6 @@ extern "C" fn chmod(path: *const c_char, mode: mode_t) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn readlink(path: *const c_char, to: usize, size: usize) -> isize {
     if let Some(name) = links_to(path) {
-        let name = name.as_bytes();
         let name = &name[..name.len().min(size)];
         return match crate::user::write(to as u64, name) {
             Ok(()) => name.len() as isize,
@@ -134,10 +133,18 @@ extern "C" fn readlink(path: *const c_char, to: usize, size: usize) -> isize {
     answer as isize
 }
 
-/// What the link at `path` of /proc says of an fd of ours.
-fn links_to(path: *const c_char) -> Option<&'static str> {
+/// What the link at `path` of /proc says of an fd of ours, or of what is in a
+/// tree of ours.
+fn links_to(path: *const c_char) -> Option<Vec<u8>> {
     let path = crate::user::read_string(path as u64, crate::user::PATH_MAX).ok()?;
-    std::panic::catch_unwind(|| crate::files::own::link(&path)).ok()?
+    if !path.starts_with(b"/proc/") {
+        return None;
+    }
+    let own = || crate::files::own::link(&path).map(Vec::from);
+    let before = raw::errno();
+    let name = std::panic::catch_unwind(|| own().or_else(|| trees::link(&path)));
+    raw::fail(before);
+    name.ok()?
 }
 
 /// statx(2).
@@ -161,10 +168,10 @@ extern "C" fn statx(
         ];
         raw::pass(libc::SYS_statx, arguments)
     };
-    let answer = match redirected(path) {
+    let answer = match trees::lead(path) {
         None => call(directory, path),
         // SAFETY: `to` is where the kernel has written what it found.
-        Some(Ok(real)) => unsafe { bpffs::empty_statx(call(libc::AT_FDCWD, real.as_ptr()), to) },
+        Some(Ok(led)) => unsafe { bpffs::empty_statx(call(libc::AT_FDCWD, led.real.as_ptr()), to) },
         Some(Err(errno)) => fail(errno),
     };
     answer as c_int
@@ -175,10 +182,17 @@ extern "C" fn statx(
 extern "C" fn statfs(path: *const c_char, to: *mut libc::statfs) -> c_int {
     let call =
         |path: *const c_char| raw::pass(libc::SYS_statfs, [path as usize, to as usize, 0, 0, 0, 0]);
-    let answer = match redirected(path) {
-        None => call(path),
+    let answer = match trees::lead(path) {
+        None => {
+            let answer = call(path);
+            match trees::of_relative(path) {
+                // SAFETY: `to` is where the kernel has written what it found.
+                Some(tree) => unsafe { say_magic(answer, to, tree) },
+                None => answer,
+            }
+        }
         // SAFETY: `to` is where the kernel has written what it found.
-        Some(Ok(real)) => unsafe { bpffs::say_bpffs(call(real.as_ptr()), to) },
+        Some(Ok(led)) => unsafe { say_magic(call(led.real.as_ptr()), to, led.tree) },
         Some(Err(errno)) => fail(errno),
     };
     answer as c_int
@@ -194,11 +208,30 @@ extern "C" fn statfs64(path: *const c_char, to: *mut libc::statfs) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn fstatfs(fd: c_int, to: *mut libc::statfs) -> c_int {
     let answer = raw::pass(libc::SYS_fstatfs, [fd as usize, to as usize, 0, 0, 0, 0]);
-    if answer == 0 && bpffs::is_inside(fd) {
+    let tree = || match bpffs::is_inside(fd) {
+        true => Some(Tree::Bpffs),
+        false => trees::known_as(fd).map(|(tree, _)| tree),
+    };
+    if answer == 0
+        && let Some(tree) = tree()
+    {
         // SAFETY: `to` is where the kernel has written what it found.
-        return unsafe { bpffs::say_bpffs(answer, to) } as c_int;
+        return unsafe { say_magic(answer, to, tree) } as c_int;
     }
     answer as c_int
+}
+
+/// What statfs(2), whose answer this is, says of a tree: the kernel's file
+/// system, whatever it really is.
+///
+/// # Safety
+/// When it is 0, the kernel has just written the structure there.
+unsafe fn say_magic(answer: c_long, to: *mut libc::statfs, tree: Tree) -> c_long {
+    if answer == 0 {
+        // SAFETY: the caller's.
+        unsafe { (*to).f_type = tree.magic() };
+    }
+    answer
 }
 
 /// fstatfs64, the same on 64-bit machines.
@@ -215,16 +248,10 @@ pub(super) unsafe extern "C" fn opendir(path: *const c_char) -> *mut DIR {
         unsafe fn opendir(path: *const c_char) -> *mut DIR,
         else std::ptr::null_mut()
     }
-    match redirected(path) {
-        None => {
-            // SAFETY: the caller's contract for this function is passed on.
-            let listed = unsafe { own::opendir(path) };
-            match listed.is_null() {
-                true => paths::opendir_virtual(path),
-                false => listed,
-            }
-        }
-        Some(Ok(real)) => open_directory(&real),
+    match trees::lead(path) {
+        // SAFETY: the caller's contract for this function is passed on.
+        None => unsafe { own::opendir(path) },
+        Some(Ok(led)) => open_directory(&led.real),
         Some(Err(errno)) => {
             fail(errno);
             std::ptr::null_mut()

@@ -8,10 +8,12 @@ mod fds;
 mod glob;
 mod identity;
 mod memory;
+mod names;
 mod next;
 mod paths;
 mod syscalls;
 mod waiting;
+mod writes;
 
 use std::ffi::c_long;
 use std::panic::{AssertUnwindSafe, catch_unwind};

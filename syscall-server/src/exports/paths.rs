@@ -4,20 +4,19 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
 
-use libc::{DIR, FILE, mode_t};
+use libc::{FILE, mode_t};
 use uapi::Errno;
 
 use super::identity;
 use super::next::next_function;
 use crate::bpffs::{self, changed};
-use crate::files::{self, Content};
-use crate::headers;
 use crate::raw::{self, errno, fail};
-use crate::{trace_pipe, tracefs, user};
+use crate::trees::{self, Led, Tree};
+use crate::{files, headers, trace_pipe, tracefs, user};
 
 /// What stands in for the file at `path` after a call for it failed. Only
 /// absolute paths are looked at, so the directory of an `*at` call is not.
-fn stand_in(path: *const c_char) -> Option<Content> {
+fn stand_in(path: *const c_char) -> Option<&'static [u8]> {
     if !files::may_stand_in(errno()) {
         return None;
     }
@@ -47,17 +46,31 @@ fn open_virtual(path: *const c_char, flags: c_int) -> c_int {
     .unwrap_or(-1)
 }
 
-/// A stream on a directory of tracefs, where the kernel shows none to the
-/// user, or null with errno as it was.
-pub(super) fn opendir_virtual(path: *const c_char) -> *mut DIR {
-    let listed = or_virtual(|| {
-        let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
-        let shown = tracefs::directory(&path)?;
-        // SAFETY: a terminated string.
-        let listed = unsafe { libc::opendir(shown.as_ptr()) };
-        (!listed.is_null()).then_some(listed)
+/// open(2) of what a path leads to.
+pub(super) fn open_led(led: Result<Led, Errno>, flags: c_int, mode: mode_t) -> c_int {
+    let opened = led.and_then(|led| match led.tree {
+        Tree::Bpffs => bpffs::open(&led.real, flags, mode),
+        Tree::Tracefs | Tree::Sysfs => tracefs::writing::open(&led.real, flags),
     });
-    listed.unwrap_or(std::ptr::null_mut())
+    opened.unwrap_or_else(|errno| fail(errno) as c_int)
+}
+
+/// Where an open(2) of this path leads.
+pub(super) fn lead_open(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+) -> Option<Result<Led, Errno>> {
+    let led = trees::lead(path).or_else(|| trees::lead_from(directory, path))?;
+    let pipe = led.as_ref().ok().filter(|led| led.tree == Tree::Tracefs);
+    let pipe = pipe.and_then(|led| trace_pipe::redirected(led.real.to_bytes()));
+    Some(match pipe.filter(|_| flags & libc::O_PATH == 0) {
+        Some(real) => Ok(Led {
+            tree: Tree::Tracefs,
+            real,
+        }),
+        None => led,
+    })
 }
 
 /// What is opened in place of a file that the kernel has.
@@ -106,10 +119,9 @@ macro_rules! opens {
                 unsafe fn $name($($before: $bt,)? path: *const c_char, flags: c_int $(, $mode: $mt)?) -> c_int,
                 else fail(Errno::ENOSYS) as c_int
             }
-            if let Some(real) = bpffs::redirected(path) {
-                let mode = 0 $(| $mode)?;
-                let opened = real.and_then(|real| bpffs::open(&real, flags, mode));
-                return opened.unwrap_or_else(|errno| fail(errno) as c_int);
+            let directory = [libc::AT_FDCWD $(, $before)?];
+            if let Some(led) = lead_open(directory[directory.len() - 1], path, flags) {
+                return open_led(led, flags, 0 $(| $mode)?);
             }
             if let Some(fd) = files::open_own(path, flags) {
                 return fd;
@@ -176,7 +188,7 @@ fn fopen_instead(path: *const c_char, mode: *const c_char) -> Option<*mut FILE> 
     or_virtual(|| stream(files::instead(path)?, mode))
 }
 
-fn stream(content: Content, mode: *const c_char) -> Option<*mut FILE> {
+fn stream(content: &[u8], mode: *const c_char) -> Option<*mut FILE> {
     let fd = files::open(content, libc::O_CLOEXEC).ok()?;
     // SAFETY: `mode` is the caller's, which fopen has just read.
     let stream = unsafe { libc::fdopen(fd, mode) };
@@ -185,6 +197,38 @@ fn stream(content: Content, mode: *const c_char) -> Option<*mut FILE> {
         return None;
     }
     Some(stream)
+}
+
+/// A stream on what a path leads to.
+fn fopen_led(path: *const c_char, mode: *const c_char) -> Option<*mut FILE> {
+    // SAFETY: the caller's, who wants it opened so.
+    let letters = || unsafe { CStr::from_ptr(mode) }.to_bytes();
+    let is_both = |letters: &[u8]| letters.contains(&b'+');
+    let flags = || match letters() {
+        letters @ [b'r', ..] if is_both(letters) => libc::O_RDWR,
+        [b'r', ..] => libc::O_RDONLY,
+        [b'a', ..] => libc::O_WRONLY | libc::O_APPEND,
+        letters if is_both(letters) => libc::O_RDWR | libc::O_TRUNC,
+        _ => libc::O_WRONLY | libc::O_TRUNC,
+    };
+    let led = trees::lead(path).or_else(|| trees::lead_from(libc::AT_FDCWD, path))?;
+    if led.as_ref().is_ok_and(|led| led.tree == Tree::Bpffs) {
+        // Pins cannot be read, directories are no streams.
+        fail(Errno::EIO);
+        return Some(std::ptr::null_mut());
+    }
+    let close = if letters().contains(&b'e') {
+        libc::O_CLOEXEC
+    } else {
+        0
+    };
+    let flags = flags() | close;
+    let fd = open_led(lead_open(libc::AT_FDCWD, path, flags)?, flags, 0);
+    if fd < 0 {
+        return Some(std::ptr::null_mut());
+    }
+    // SAFETY: the fd is the stream's from now on; `mode` is the caller's.
+    Some(unsafe { libc::fdopen(fd, mode) })
 }
 
 /// Defines an exported `fopen`-like function.
@@ -198,10 +242,8 @@ macro_rules! fopens {
                 unsafe fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE,
                 else std::ptr::null_mut()
             }
-            if bpffs::redirected(path).is_some() {
-                // Pins cannot be read, directories are no streams.
-                fail(Errno::EIO);
-                return std::ptr::null_mut();
+            if let Some(led) = fopen_led(path, mode) {
+                return led;
             }
             if let Some(fd) = files::open_own(path, libc::O_CLOEXEC) {
                 // SAFETY: the fd is the stream's from now on; `mode` is the caller's.
@@ -240,10 +282,9 @@ fn access_virtual(path: *const c_char, mode: c_int) -> c_int {
             let allowed = raw::checked(libc::SYS_access, arguments);
             return allowed.ok().map(|_| 0);
         }
-        let content = stand_in(path)?;
+        stand_in(path)?;
         // Nothing of ours is a program.
-        let executable = content == Content::Directory || mode & libc::X_OK == 0;
-        executable.then_some(0)
+        (mode & libc::X_OK == 0).then_some(0)
     })
     .unwrap_or(-1)
 }
@@ -251,10 +292,10 @@ fn access_virtual(path: *const c_char, mode: c_int) -> c_int {
 /// access(2).
 #[unsafe(no_mangle)]
 extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
-    let real = bpffs::redirected(path);
-    let at = match &real {
+    let led = trees::lead(path);
+    let at = match &led {
         Some(Err(errno)) => return fail(*errno) as c_int,
-        Some(Ok(real)) => real.as_ptr(),
+        Some(Ok(led)) => led.real.as_ptr(),
         None => path,
     };
     let arguments = [at as usize, mode as usize, 0, 0, 0, 0];
@@ -277,10 +318,10 @@ unsafe extern "C" fn faccessat(
         unsafe fn faccessat(directory: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int,
         else fail(Errno::ENOSYS) as c_int
     }
-    if let Some(real) = bpffs::redirected(path) {
-        let answer = real.map(|real| {
+    if let Some(led) = trees::lead(path) {
+        let answer = led.map(|led| {
             // SAFETY: as the caller's, with another path.
-            unsafe { own::faccessat(libc::AT_FDCWD, real.as_ptr(), mode, flags) }
+            unsafe { own::faccessat(libc::AT_FDCWD, led.real.as_ptr(), mode, flags) }
         });
         return answer.unwrap_or_else(|errno| fail(errno) as c_int);
     }
@@ -312,10 +353,10 @@ fn stat_virtual(path: *const c_char, to: *mut libc::stat) -> c_int {
 
 /// newfstatat(2), in the terms of all `stat` functions.
 fn stat_at(directory: c_int, path: *const c_char, to: *mut libc::stat, flags: c_int) -> c_int {
-    let real = bpffs::redirected(path);
-    let at = match &real {
+    let led = trees::lead(path);
+    let at = match &led {
         Some(Err(errno)) => return fail(*errno) as c_int,
-        Some(Ok(real)) => real.as_ptr(),
+        Some(Ok(led)) => led.real.as_ptr(),
         None => path,
     };
     let arguments = [
@@ -329,7 +370,7 @@ fn stat_at(directory: c_int, path: *const c_char, to: *mut libc::stat, flags: c_
     match raw::pass(libc::SYS_newfstatat, arguments) {
         -1 => stat_virtual(path, to),
         answer => {
-            if real.is_some() {
+            if led.is_some() {
                 // SAFETY: the kernel has just written there, as it answered.
                 unsafe { bpffs::empty(to) };
             }
@@ -388,9 +429,9 @@ extern "C" fn fstatat64(
 /// is elsewhere.
 #[unsafe(no_mangle)]
 extern "C" fn chdir(path: *const c_char) -> c_int {
-    let real = match bpffs::redirected(path) {
+    let real = match trees::lead(path) {
         None => std::panic::catch_unwind(|| redirected(path)).ok().flatten(),
-        Some(Ok(real)) => Some(real),
+        Some(Ok(led)) => Some(led.real),
         Some(Err(errno)) => return fail(errno) as c_int,
     };
     let path = real.as_ref().map_or(path, |real| real.as_ptr());

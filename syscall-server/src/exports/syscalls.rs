@@ -1,10 +1,10 @@
 //! `syscall` and `ioctl`.
 
-use std::ffi::{c_int, c_long, c_ulong};
+use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
 
-use super::{exec, fds, guarded, identity, memory};
+use super::{exec, fds, guarded, identity, memory, paths, writes};
 use crate::perf::{self, Request};
-use crate::{bpf, kernel, raw, readiness};
+use crate::{bpf, kernel, raw, readiness, user};
 
 /// syscall(2): bpf(2) and perf_event_open(2) have no other way in libc, and
 /// libbpf makes some calls on its fds this way too.
@@ -35,12 +35,34 @@ extern "C" fn syscall(
         libc::SYS_execveat => {
             c_long::from(exec::execveat(a as c_int, b as _, c, d as _, e as c_int))
         }
+        // SAFETY: the caller's contract for write(2) is passed on.
+        libc::SYS_write => unsafe { writes::write(a as c_int, b as *const c_void, c) as c_long },
+        libc::SYS_openat => open_at(a as c_int, b, c as c_int, number, [a, b, c, d, e, f]),
+        libc::SYS_openat2 => {
+            let flags = user::read_u32(c as u64).unwrap_or_default();
+            open_at(a as c_int, b, flags as c_int, number, [a, b, c, d, e, f])
+        }
         libc::SYS_capget => c_long::from(identity::capget(a, b)),
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_poll | libc::SYS_ppoll => {
             readiness::settle();
             raw::pass(number, [a, b, c, d, e, f])
         }
         _ => raw::pass(number, [a, b, c, d, e, f]),
+    }
+}
+
+/// openat(2) and openat2(2): files that stand for the kernel's have no others
+/// that `resolve` could be about.
+fn open_at(
+    directory: c_int,
+    path: usize,
+    flags: c_int,
+    number: c_long,
+    arguments: [usize; 6],
+) -> c_long {
+    match paths::lead_open(directory, path as *const c_char, flags) {
+        Some(led) => c_long::from(paths::open_led(led, flags, 0)),
+        None => raw::pass(number, arguments),
     }
 }
 

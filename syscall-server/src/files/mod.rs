@@ -5,7 +5,6 @@
 //! there is none or that we may not read it. Only /proc/kallsyms, which
 //! anybody may read, is another where it hides what tools look for.
 
-mod content;
 pub mod own;
 
 use std::ffi::{CStr, c_char, c_int};
@@ -15,18 +14,26 @@ use uapi::Errno;
 
 use crate::kallsyms;
 use crate::{raw, user};
-pub use content::{Content, TRACING_FILES, find};
+
+/// The number of the uprobe PMU where the kernel shows none.
+pub const UPROBE_TYPE: u32 = 8;
+/// Where the kernel shows it.
+const UPROBE_TYPE_PATH: &str = "/sys/bus/event_source/devices/uprobe/type";
+/// The same of the kprobe PMU: a number that no kernel gives.
+pub const KPROBE_TYPE: u32 = 1010;
+/// Where the kernel shows it.
+const KPROBE_TYPE_PATH: &str = "/sys/bus/event_source/devices/kprobe/type";
 
 /// The uprobe PMU's number: the kernel's, else the one in our virtual file.
 pub fn uprobe_pmu_type() -> u32 {
     static TYPE: OnceLock<u32> = OnceLock::new();
-    *TYPE.get_or_init(|| pmu_type(content::UPROBE_TYPE_PATH).unwrap_or(content::UPROBE_TYPE))
+    *TYPE.get_or_init(|| pmu_type(UPROBE_TYPE_PATH).unwrap_or(UPROBE_TYPE))
 }
 
 /// The kprobe PMU's number: the kernel's, else the one in our virtual file.
 pub fn kprobe_pmu_type() -> u32 {
     static TYPE: OnceLock<u32> = OnceLock::new();
-    *TYPE.get_or_init(|| pmu_type(content::KPROBE_TYPE_PATH).unwrap_or(content::KPROBE_TYPE))
+    *TYPE.get_or_init(|| pmu_type(KPROBE_TYPE_PATH).unwrap_or(KPROBE_TYPE))
 }
 
 fn pmu_type(path: &str) -> Option<u32> {
@@ -34,8 +41,8 @@ fn pmu_type(path: &str) -> Option<u32> {
 }
 
 /// What is shown in place of a file that the kernel has and opens.
-pub fn instead(path: &CStr) -> Option<Content> {
-    (path.to_bytes() == kallsyms::PATH).then(|| Content::Text(kallsyms::text()))
+pub fn instead(path: &CStr) -> Option<&'static [u8]> {
+    (path.to_bytes() == kallsyms::PATH).then(|| kallsyms::text().as_bytes())
 }
 
 /// Whether a failure to open or look at a file lets a virtual one stand in.
@@ -44,23 +51,19 @@ pub fn may_stand_in(errno: Errno) -> bool {
 }
 
 /// What stands in for `path`, if something does.
-pub fn stand_in(path: &CStr) -> Option<Content> {
-    find(path.to_bytes())
+pub fn stand_in(_path: &CStr) -> Option<&'static [u8]> {
+    None
 }
 
-/// An fd of a virtual file, at its beginning; a directory's entries are not
-/// shown to who lists them.
+/// An fd of a virtual file, at its beginning.
 ///
 /// # Errors
-/// ENOENT for a directory; EMFILE, ENOMEM.
-pub fn open(content: Content, flags: c_int) -> Result<c_int, Errno> {
-    match content {
-        Content::Text(text) => memory_file(text, flags & libc::O_CLOEXEC != 0),
-        Content::Directory => Err(Errno::ENOENT),
-    }
+/// EMFILE, ENOMEM.
+pub fn open(content: &[u8], flags: c_int) -> Result<c_int, Errno> {
+    memory_file(content, flags & libc::O_CLOEXEC != 0)
 }
 
-fn memory_file(text: &str, close_on_exec: bool) -> Result<c_int, Errno> {
+fn memory_file(text: &[u8], close_on_exec: bool) -> Result<c_int, Errno> {
     let flags = if close_on_exec { libc::MFD_CLOEXEC } else { 0 };
     let name = c"bpftime-virtual";
     let fd = raw::checked(
@@ -84,24 +87,16 @@ fn memory_file(text: &str, close_on_exec: bool) -> Result<c_int, Errno> {
 pub fn open_own(path: *const c_char, flags: c_int) -> Option<c_int> {
     let path = user::read_string(path as u64, user::PATH_MAX).ok()?;
     let text = std::panic::catch_unwind(|| own::text(&path)).ok()??;
-    memory_file(&text, flags & libc::O_CLOEXEC != 0).ok()
+    memory_file(text.as_bytes(), flags & libc::O_CLOEXEC != 0).ok()
 }
 
 /// What stat(2) says of a virtual file.
-pub fn stat(content: Content) -> libc::stat {
+pub fn stat(content: &[u8]) -> libc::stat {
     // SAFETY: a structure of numbers, for which zeros are values.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    match content {
-        Content::Text(text) => {
-            stat.st_mode = libc::S_IFREG | 0o444;
-            stat.st_nlink = 1;
-            stat.st_size = text.len() as i64;
-        }
-        Content::Directory => {
-            stat.st_mode = libc::S_IFDIR | 0o755;
-            stat.st_nlink = 2;
-        }
-    }
+    stat.st_mode = libc::S_IFREG | 0o444;
+    stat.st_nlink = 1;
+    stat.st_size = content.len() as i64;
     stat.st_blksize = 4096;
     stat
 }

@@ -1,8 +1,8 @@
 //! Decodes perf_event_open(2) and the ioctls of its fds. It knows no
 //! program's meaning and no hook.
 //!
-//! Ours are events of the uprobe PMU and of `BPF_OUTPUT`; tracepoints of system
-//! calls, clocks and dummies are ours in a process that has used bpf(2). Everything else is the
+//! Ours are events of the uprobe PMU and of `BPF_OUTPUT`; trace events,
+//! clocks and dummies are ours in a process that has used bpf(2). Everything else is the
 //! kernel's.
 
 pub mod place;
@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use runtime::command::Object;
 use runtime::command::kprobe::Kprobe;
-use runtime::command::perf::{EventKind, Probe};
-use runtime::command::tracepoint::Tracepoint;
+use runtime::command::perf::{EventKind, PerfEvent, Probe, Used};
 use runtime::session::LinkKind;
 use uapi::Errno;
 use uapi::perf::{
@@ -26,11 +25,12 @@ use uapi::perf::{
 };
 
 use crate::bridge::Waker;
-use crate::fds::{self, FDS, File, Rights};
+use crate::fds::{self, FDS, File, PrivateFd, Rights};
 use crate::kernel::placement::Obstacle;
 use crate::server::{self, Server};
 use crate::targets::{self, Named};
-use crate::{files, own_process, raw, tracefs, user};
+use crate::tracefs::{self, Event};
+use crate::{files, log, own_process, raw, user};
 
 /// Types of events that C++ bpftime has made up: an uprobe whose program may
 /// call `bpf_override_return` (any uprobe's may here), and one whose program
@@ -81,14 +81,14 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
             _ => return Ok(None),
         },
         PERF_TYPE_TRACEPOINT if server::existing().is_some() => {
-            let Some(tracepoint) = tracefs::by_id(attr.config) else {
+            let Some(event) = tracefs::by_id(attr.config) else {
                 let place = Obstacle::Place(format!("tracepoint {}", attr.config));
                 return match server::server()?.kernel.hosts("", &place) {
                     true => Ok(None),
                     false => Err(Errno::ENOENT),
                 };
             };
-            Kind::Tracepoint(tracepoint)
+            Kind::Trace(event)
         }
         PERF_TYPE_UPROBE_OVERRIDE => Kind::Probe,
         PERF_TYPE_UPROBE_REPLACE => Kind::Replace,
@@ -97,6 +97,7 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         _ => return Ok(None),
     };
     check(&request)?;
+    let mut used: Option<Used> = None;
     let event = match kind {
         Kind::Output if attr.write_backward => return Err(Errno::EOPNOTSUPP),
         Kind::Output => EventKind::Output {
@@ -126,7 +127,11 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
             }),
             other => other,
         },
-        Kind::Tracepoint(tracepoint) => EventKind::Tracepoint(tracepoint),
+        Kind::Trace(event) => {
+            let (event, file) = trace_event(event, request.pid)?;
+            used = file.map(|file| -> Used { Box::new(file) });
+            event
+        }
         Kind::Kprobe => match kprobe(&attr)? {
             Ok(kprobe) => EventKind::Kprobe(kprobe),
             Err(function) => {
@@ -148,7 +153,8 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         EventKind::Clock { .. } if request.pid == -1 => {}
         _ => targets::reach(server, Named::by_event(request.pid))?,
     }
-    new_fd(server, event, &attr, request.flags).map(Some)
+    let event = server.bpf.perf_event_using(event, !attr.disabled, used)?;
+    new_fd(server, event, request.flags).map(Some)
 }
 
 enum Kind {
@@ -157,7 +163,7 @@ enum Kind {
     Dummy,
     Probe,
     Replace,
-    Tracepoint(Tracepoint),
+    Trace(Event),
     Kprobe,
 }
 
@@ -216,11 +222,7 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     } else {
         LinkKind::Uprobe
     };
-    let pid = match pid {
-        -1 => -1,
-        0 => shm::sys::getpid() as i32,
-        pid => place::tgid(pid)?,
-    };
+    let pid = process(pid)?;
     // bcc passes whatever is on its stack here (always 6): whether it is a
     // count at all shows where the file is mapped, in the target.
     let ref_ctr_offset = attr.config >> REF_CTR_SHIFT;
@@ -230,6 +232,51 @@ fn probe(attr: &PerfEventAttr, pid: i32) -> Result<EventKind, Errno> {
     file.check([attr.config2], pid)?;
     let probe = file.probe(kind, attr.config2, pid, ref_ctr_offset);
     Ok(EventKind::Probe(probe))
+}
+
+/// A trace event, and what keeps it from being removed while it is open.
+fn trace_event(event: Event, pid: i32) -> Result<(EventKind, Option<PrivateFd>), Errno> {
+    let (places, at_return, used) = match event {
+        Event::Tracepoint(tracepoint) => return Ok((EventKind::Tracepoint(tracepoint), None)),
+        Event::Kprobe { kprobe, used } => return Ok((EventKind::Kprobe(kprobe), Some(used))),
+        Event::Uprobe {
+            places,
+            at_return,
+            used,
+        } => (places, at_return, used),
+    };
+    let pid = process(pid)?;
+    let (path, dev, ino, offset, ref_ctr_offset) = places.first().ok_or(Errno::ENOENT)?.clone();
+    if places.iter().any(|place| (place.1, place.2) != (dev, ino)) {
+        log::problem(format_args!(
+            "a trace event with probes in several files cannot be opened: make one for each file"
+        ));
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let others = places.iter().skip(1).map(|place| (place.3, place.4));
+    let probe = Probe {
+        kind: match at_return {
+            true => LinkKind::Uretprobe,
+            false => LinkKind::Uprobe,
+        },
+        dev,
+        ino,
+        path,
+        offset,
+        pid,
+        ref_ctr_offset,
+        others: others.collect(),
+    };
+    Ok((EventKind::Probe(probe), Some(used)))
+}
+
+/// The process that an event is for, or -1 for all.
+fn process(pid: i32) -> Result<i32, Errno> {
+    match pid {
+        -1 => Ok(-1),
+        0 => Ok(shm::sys::getpid() as i32),
+        pid => place::tgid(pid),
+    }
 }
 
 /// A kprobe at a function by name or by address (`perf_kprobe_init`), or the
@@ -255,13 +302,7 @@ fn is_sampling(attr: &PerfEventAttr, cpu: i32) -> bool {
     attr.freq || cpu > 0
 }
 
-fn new_fd(
-    server: &'static Server,
-    kind: EventKind,
-    attr: &PerfEventAttr,
-    flags: u64,
-) -> Result<i64, Errno> {
-    let event = server.bpf.perf_event(kind, !attr.disabled)?;
+fn new_fd(server: &'static Server, event: Arc<PerfEvent>, flags: u64) -> Result<i64, Errno> {
     let fd = fds::eventfd()?;
     if flags & PERF_FLAG_FD_CLOEXEC == 0 {
         raw::call(

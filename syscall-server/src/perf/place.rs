@@ -135,6 +135,7 @@ impl ProbedFile {
             offset,
             pid,
             ref_ctr_offset,
+            others: Vec::new(),
         }
     }
 }
