@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use attach::{Callback, Counter, Hits, Inline, Needs, Probe};
+use runtime::helpers::Pending;
 use runtime::maps::kernel::end_run;
 use runtime::program::LoadedProgram;
 use runtime::run::{ProcessEnv, RunState};
 use runtime::session::LinkCounters;
 use runtime::thread;
 use uapi::PtRegs;
+use uapi::helper::{BPF_FUNC_SEND_SIGNAL, BPF_FUNC_SEND_SIGNAL_THREAD};
 use vm::link::Entry;
 
 use crate::arch::on_vcpu::{Claims, bpftime_agent_on_vcpu};
@@ -33,6 +35,8 @@ pub struct Hit {
     /// The probed instruction begins a function's frame.
     at_entry: bool,
     needs_vcpu: bool,
+    /// The program may send signals, which come when it has ended.
+    sends_signals: bool,
     /// Its runs end with [`end_run`]; these need a vCPU, too.
     ends_runs: bool,
     /// The program calls nothing and looks at no run.
@@ -138,7 +142,10 @@ impl Hit {
             false if claims.is_some() => (bpftime_agent_on_vcpu as Callback, words),
             false => (on_hit as Callback, words.and(Needs::VECTORS)),
         };
+        let helpers = &program.facts().helpers;
+        let mut senders = [BPF_FUNC_SEND_SIGNAL, BPF_FUNC_SEND_SIGNAL_THREAD].into_iter();
         Hit {
+            sends_signals: senders.any(|sender| helpers.contains(&sender)),
             entry: AtomicPtr::new(program.entry() as *mut ()),
             env,
             cookie,
@@ -169,7 +176,16 @@ impl Hit {
     /// goes first, as in the kernel (kernel/events/uprobes.c, `consumer_add`):
     /// bpftrace counts on it.
     pub fn probe(&self) -> Probe {
-        self.uncounted_probe().counting_hits(self.hits())
+        let probe = self.uncounted_probe().counting_hits(self.hits());
+        if !self.sends_signals {
+            return probe;
+        }
+        Probe {
+            callback: on_signalling_hit,
+            needs: Needs::EVERYTHING,
+            inline: ptr::null(),
+            ..probe
+        }
     }
 
     fn uncounted_probe(&self) -> Probe {
@@ -266,17 +282,31 @@ impl Hit {
         unsafe { self.run_in(ctx, &mut run) }
     }
 
-    /// The same for a program that may say what the caller gets in place of
-    /// the result; gives what it said.
+    /// The same for a program that may send signals and, if it
+    /// `may_override`, say what the caller gets in place of the result; gives
+    /// what it said.
     ///
     /// # Safety
     /// As for [`Hit::run`].
-    pub unsafe fn run_override(&self, ctx: *mut (), regs: *const PtRegs) -> Option<u64> {
+    pub unsafe fn run_acting(
+        &self,
+        ctx: *mut (),
+        regs: *const PtRegs,
+        may_override: bool,
+    ) -> Option<u64> {
+        let pending = Pending::default();
         let mut run = RunState::new(self.env, regs, self.cookie, self.func_ip);
-        run.may_override = true;
+        run.may_override = may_override;
+        run.signals = &raw const pending;
         // SAFETY: the caller's contract.
         unsafe { self.run_in(ctx, &mut run) };
+        pending.deliver();
         run.overridden.get()
+    }
+
+    /// Whether the program may send signals.
+    pub fn sends_signals(&self) -> bool {
+        self.sends_signals
     }
 
     /// Runs the program, which was counted, with a vCPU if it needs one.
@@ -349,6 +379,24 @@ pub(crate) unsafe extern "C" fn on_hit(
     unsafe { hit.run_in(regs.cast(), &mut run) }
 }
 
+/// The engine's callback for a program that may send signals.
+unsafe extern "C" fn on_signalling_hit(
+    regs: *mut PtRegs,
+    data: *const (),
+    _: *mut attach::Hit,
+) -> u64 {
+    // SAFETY: as in `on_hit`.
+    let hit = unsafe { &*data.cast::<Hit>() };
+    let pending = Pending::default();
+    let mut run = RunState::new(hit.env, regs, hit.cookie, hit.func_ip);
+    run.at_entry = hit.at_entry;
+    run.signals = &raw const pending;
+    // SAFETY: as in `on_hit`.
+    let result = unsafe { hit.run_in(regs.cast(), &mut run) };
+    pending.deliver();
+    result
+}
+
 /// The engine's callback for a session.
 unsafe extern "C" fn on_session_hit(
     regs: *mut PtRegs,
@@ -376,8 +424,11 @@ unsafe extern "C" fn on_override_hit(
     let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
     run.at_entry = hit.at_entry;
     run.may_override = true;
+    let pending = Pending::default();
+    run.signals = &raw const pending;
     // SAFETY: as in `on_hit`.
     let result = unsafe { hit.run_in(regs.cast(), &mut run) };
+    pending.deliver();
     if let Some(value) = run.overridden.get() {
         at.overrides = 1;
         at.value = value;

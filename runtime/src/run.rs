@@ -10,6 +10,7 @@ use uapi::PtRegs;
 use vm::Run;
 
 use crate::doorbell::Doorbell;
+use crate::helpers::Pending;
 use crate::id_table::IdTable;
 use crate::maps::{Map, PerfRing, Ring};
 use crate::tasks::TaskFields;
@@ -42,6 +43,8 @@ pub struct RunState {
     pub may_override: bool,
     /// What it is to return then.
     pub overridden: Cell<Option<u64>>,
+    /// Where signals wait for the program's end; null: they do not.
+    pub signals: *const Pending,
     /// What a session keeps between entry and return; null outside of one.
     pub session_cookie: *mut u64,
     /// Stands for it then: an event takes a session's program too.
@@ -67,6 +70,7 @@ impl RunState {
             at_return: false,
             may_override: false,
             overridden: Cell::new(None),
+            signals: ptr::null(),
             session_cookie: ptr::null_mut(),
             no_cookie: Cell::new(0),
             rings: [const { Cell::new(ptr::null()) }; RINGS],

@@ -1,6 +1,7 @@
 //! bpftrace 0.17 as Debian has it: how its programs are run and what of their
 //! output is compared.
 
+mod actions;
 mod probes;
 
 use bpftime_tests::{Exit, Program, World};

@@ -78,6 +78,7 @@ fn programs_with_a_vcpu_run_directly_and_else_leave_vector_registers_alone() {
         cookie: 0,
         func_ip: 0,
         at_entry: true,
+        sends_signals: false,
         ends_runs: false,
         needs_vcpu: true,
         is_alone: false,

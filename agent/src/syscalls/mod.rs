@@ -468,9 +468,9 @@ unsafe fn run(traced: &Traced, event: *mut SyscallEvent, ctx: *mut ()) {
     // SAFETY: the caller's contract; the registers are the calling thread's.
     unsafe {
         let regs = (*event).regs;
-        if !traced.overrides {
+        if !traced.overrides && !traced.hit.sends_signals() {
             traced.hit.run(ctx, regs);
-        } else if let Some(answer) = traced.hit.run_override(ctx, regs) {
+        } else if let Some(answer) = traced.hit.run_acting(ctx, regs, traced.overrides) {
             (*event).is_answered = true;
             (*event).answer = answer as i64;
         }

@@ -15,6 +15,7 @@ mod printk;
 mod read;
 mod ringbuf;
 mod row;
+mod signal;
 mod stack;
 mod task;
 mod text;
@@ -24,6 +25,7 @@ pub use kfunc::function as kfunc_function;
 pub use map::tail_call_target;
 pub(crate) use read::read;
 pub use row::Helper;
+pub use signal::Pending;
 
 /// The rows there are.
 static ROWS: &[&Helper] = &[
@@ -62,6 +64,8 @@ static ROWS: &[&Helper] = &[
     &ringbuf::ringbuf_discard::ROW,
     &ringbuf::ringbuf_query::ROW,
     &ringbuf::user_ringbuf_drain::ROW,
+    &signal::send_signal::ROW,
+    &signal::send_signal_thread::ROW,
     &stack::get_stackid::ROW,
     &stack::get_stack::ROW,
     &task::get_current_pid_tgid::ROW,
