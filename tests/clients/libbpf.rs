@@ -207,6 +207,7 @@ fn check_syscount(options: &[&str], expected: &[&str]) {
         let words = [&["syscount", "-p", &pid, "-T", "50"], options].concat();
         let mut tool = world.load(&words);
         tool.lines_until(|line| line.starts_with("Tracing"));
+        tool.wait_asleep();
         for _ in 0..5 {
             shell.tell(CALLS);
         }

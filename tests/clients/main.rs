@@ -5,6 +5,7 @@
 mod bcc;
 mod bpftrace;
 mod calls;
+mod children;
 mod libbpf;
 mod prints;
 mod surface;

@@ -220,14 +220,26 @@ impl Program {
     /// # Panics
     /// If it does not.
     pub fn wait_idle(&self) {
-        let path = format!("/proc/{}/syscall", self.pid());
-        let waits = [
+        self.wait_in(&[
             libc::SYS_poll,
             libc::SYS_ppoll,
             libc::SYS_epoll_wait,
             libc::SYS_epoll_pwait,
-        ];
-        let waits = waits.map(|number| format!("{number} "));
+        ]);
+    }
+
+    /// Waits until it sleeps for a time, as tools do that sum up until they are
+    /// interrupted.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_asleep(&self) {
+        self.wait_in(&[libc::SYS_nanosleep, libc::SYS_clock_nanosleep]);
+    }
+
+    fn wait_in(&self, calls: &[i64]) {
+        let path = format!("/proc/{}/syscall", self.pid());
+        let waits: Vec<String> = calls.iter().map(|number| format!("{number} ")).collect();
         wait::until_true(&format!("{} waits for events", self.name), LONG, || {
             let now = std::fs::read_to_string(&path).unwrap_or_default();
             waits.iter().any(|wait| now.starts_with(wait))

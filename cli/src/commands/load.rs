@@ -45,7 +45,7 @@ pub enum Runtime {
 const EXAMPLES: &str = "\
 Examples:
   bpftime load bashreadline
-  bpftime load funclatency -p 1234 /usr/lib/x86_64-linux-gnu/libc.so.6:malloc
+  bpftime load funclatency -p 1234 c:malloc
   bpftime load bpftrace -e 'uprobe:./app:work { @[tid] = count(); }'";
 
 /// Becomes the tool.
