@@ -8,5 +8,6 @@ mod calls;
 mod children;
 mod libbpf;
 mod prints;
+mod rust;
 mod surface;
 mod table;
