@@ -57,6 +57,14 @@ const TRACED: [&str; 12] = [
 ];
 
 #[test]
+fn aya_sees_probes_and_tracepoints() {
+    both(|world| {
+        let lines = shown(world, env!("CARGO_BIN_EXE_aya_tool"), "traced.bpf.o");
+        assert_eq!(lines, TRACED, "{:?}", world.mode());
+    });
+}
+
+#[test]
 fn libbpf_rs_sees_probes_and_tracepoints() {
     both(|world| {
         let lines = shown(world, env!("CARGO_BIN_EXE_libbpf_rs_tool"), "traced.bpf.o");
