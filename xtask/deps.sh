@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for the sets named as
-# arguments: build, demo, test, bench-vm. Quick and silent when nothing is missing.
+# arguments: build, demo, test, bench-clients, bench-vm. Quick and silent when nothing is missing.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
@@ -56,6 +56,13 @@ for set in "$@"; do
 		python3 -c 'import test.test_re' 2>/dev/null || missing+=(libpython3-testsuite)
 		need musl-gcc musl-tools
 		need '/usr/lib*/gcc/x86_64-linux-gnu/*/32/libgcc.a' gcc-multilib
+		;;
+	bench-clients)
+		need redis-server redis-server
+		need redis-benchmark redis-tools
+		need nginx nginx-light
+		need wrk wrk
+		need openssl openssl
 		;;
 	bench-vm)
 		need clang-19 clang-19 clang
