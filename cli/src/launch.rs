@@ -1,5 +1,5 @@
-//! Turns this process into a program with one of our libraries preloaded. It
-//! knows nothing of what the library does there.
+//! Turns this process into a program with one of our libraries preloaded, or
+//! beside it. It knows nothing of what the library does there.
 //!
 //! exec, not spawn: the program has the process id the user sees, receives
 //! the user's signals, and its exit status is its own.
@@ -11,10 +11,14 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::execve;
+use runtime::session::Dirs;
 
+use crate::libraries::{self, Library};
 use crate::log::debug;
 use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
-use crate::program_file;
+use crate::program_file::{self, Reach};
+use crate::sessions_dir;
+use crate::supervise::supervise;
 
 const LD_PRELOAD: &str = "LD_PRELOAD";
 
@@ -23,6 +27,7 @@ pub struct Program {
     path: PathBuf,
     args: Vec<CString>,
     added: Vec<CString>,
+    reach: Reach,
 }
 
 impl Program {
@@ -36,7 +41,7 @@ impl Program {
             ));
         };
         let path = program_file::resolve(name)?;
-        program_file::check(&path)?;
+        let reach = program_file::check(&path)?;
         let args = command
             .iter()
             .map(|arg| c_string(arg.as_bytes()))
@@ -45,6 +50,7 @@ impl Program {
             path,
             args,
             added: Vec::new(),
+            reach,
         })
     }
 
@@ -55,8 +61,34 @@ impl Program {
         Ok(self)
     }
 
+    /// Becomes the program as a tool: with the server preloaded, else with its
+    /// system calls answered from outside, as `by_calls` asks for always.
+    pub fn exec_tool(self, dirs: &Dirs, by_calls: bool) -> Result<Infallible, Problem> {
+        let server = libraries::unpack(dirs, Library::SyscallServer)?;
+        sessions_dir::check(&dirs.sessions)?;
+        if let (Reach::Preload, false) = (&self.reach, by_calls) {
+            return self.exec(&server);
+        }
+        supervise(&self.path, &server, &self.added)?;
+        match self.reach {
+            Reach::Preload => self.exec_plain(),
+            // Its children can be traced.
+            Reach::Calls(_) => {
+                let agent = server.with_file_name(Library::Agent.file_name());
+                self.exec_preloading(&agent)
+            }
+        }
+    }
+
     /// Becomes the program, with `library` appended to the user's LD_PRELOAD.
     pub fn exec(self, library: &Path) -> Result<Infallible, Problem> {
+        match self.reach {
+            Reach::Preload => self.exec_preloading(library),
+            Reach::Calls(problem) => Err(problem),
+        }
+    }
+
+    fn exec_preloading(self, library: &Path) -> Result<Infallible, Problem> {
         let preload = crate::libraries::preload(std::env::var_os(LD_PRELOAD).as_deref(), library)?;
         self.exec_with(Some(&preload))
     }

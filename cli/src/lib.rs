@@ -16,6 +16,7 @@ mod log;
 mod problem;
 mod program_file;
 mod sessions_dir;
+mod supervise;
 
 use std::io::Write;
 

@@ -52,14 +52,22 @@ pub fn resolve(name: &OsStr) -> Result<PathBuf, Problem> {
     }
 }
 
-/// Says why `path` cannot be started with a preloaded library, if so.
+/// How a program that can be started can be reached.
+pub enum Reach {
+    /// By a preloaded library.
+    Preload,
+    /// By its system calls alone; why nothing can be preloaded.
+    Calls(Problem),
+}
+
+/// How the program at `path` can be reached, or why it cannot be started.
 /// Scripts are followed to their interpreter.
-pub fn check(path: &Path) -> Result<(), Problem> {
+pub fn check(path: &Path) -> Result<Reach, Problem> {
     let mut current = path.to_owned();
     for _ in 0..=MAX_INTERPRETERS {
         match check_one(&current, path)? {
-            None => return Ok(()),
-            Some(interpreter) => current = interpreter,
+            Found::Program(reach) => return Ok(reach),
+            Found::Script(interpreter) => current = interpreter,
         }
     }
     Err(cannot(
@@ -77,9 +85,13 @@ fn cannot(
     Problem::new(path.display(), happened, advice).with_status(CANNOT_RUN)
 }
 
-/// Checks one file of the chain that starts at `script`; a script's
-/// interpreter is returned.
-fn check_one(path: &Path, script: &Path) -> Result<Option<PathBuf>, Problem> {
+enum Found {
+    Script(PathBuf),
+    Program(Reach),
+}
+
+/// Checks one file of the chain that starts at `script`.
+fn check_one(path: &Path, script: &Path) -> Result<Found, Problem> {
     let file = open(path, script)?;
     let meta = file.metadata().map_err(|error| unreadable(path, &error))?;
     if meta.is_dir() {
@@ -99,11 +111,13 @@ fn check_one(path: &Path, script: &Path) -> Result<Option<PathBuf>, Problem> {
     let read = read_at(&file, &mut start, 0).map_err(|error| unreadable(path, &error))?;
     let start = &start[..read];
     if let Some(line) = start.strip_prefix(b"#!") {
-        return interpreter(path, line).map(Some);
+        return interpreter(path, line).map(Found::Script);
     }
-    check_elf(path, &file)?;
-    check_privileges(path, &file, &meta)?;
-    Ok(None)
+    let reach = check_elf(path, &file)?;
+    if matches!(reach, Reach::Preload) {
+        check_privileges(path, &file, &meta)?;
+    }
+    Ok(Found::Program(reach))
 }
 
 fn open(path: &Path, script: &Path) -> Result<File, Problem> {
@@ -150,17 +164,22 @@ fn interpreter(path: &Path, line: &[u8]) -> Result<PathBuf, Problem> {
     }
 }
 
-fn check_elf(path: &Path, file: &File) -> Result<(), Problem> {
+fn check_elf(path: &Path, file: &File) -> Result<Reach, Problem> {
     let head = Head::read(file).map_err(|error| unreadable(path, &error))?;
     let (happened, advice) = match head {
         Head::Program {
             interpreter: Some(loader),
         } => return check_loader(path, Path::new(OsStr::from_bytes(&loader))),
-        Head::Program { interpreter: None } if is_dynamic_loader(path) => return Ok(()),
-        Head::Program { interpreter: None } => (
-            "statically linked: nothing to preload",
-            "use a dynamically linked build of it",
-        ),
+        Head::Program { interpreter: None } if is_dynamic_loader(path) => {
+            return Ok(Reach::Preload);
+        }
+        Head::Program { interpreter: None } => {
+            return Ok(Reach::Calls(cannot(
+                path,
+                "statically linked: nothing to preload",
+                "use a dynamically linked build of it",
+            )));
+        }
         Head::NotElf => (
             "not a program: neither an ELF file nor a script with a #! line",
             "name another program",
@@ -176,13 +195,13 @@ fn check_elf(path: &Path, file: &File) -> Result<(), Problem> {
     Err(cannot(path, happened, advice))
 }
 
-fn check_loader(path: &Path, loader: &Path) -> Result<(), Problem> {
+fn check_loader(path: &Path, loader: &Path) -> Result<Reach, Problem> {
     if is_musl(loader.as_os_str().as_bytes()) {
-        return Err(cannot(
+        return Ok(Reach::Calls(cannot(
             path,
             "linked against musl libc",
             "use a build of it for glibc",
-        ));
+        )));
     }
     if !loader.exists() {
         return Err(Problem::new(
@@ -192,7 +211,7 @@ fn check_loader(path: &Path, loader: &Path) -> Result<(), Problem> {
         )
         .with_status(NOT_FOUND));
     }
-    Ok(())
+    Ok(Reach::Preload)
 }
 
 /// `ld.so PROGRAM` has no interpreter of its own but honours LD_PRELOAD.

@@ -14,8 +14,8 @@ use uapi::Errno;
 use uapi::map::{BPF_F_RDONLY, BPF_F_WRONLY};
 
 use crate::bridge::Waker;
-use crate::raw;
 use crate::tracefs::writing::Writing;
+use crate::{caller, raw};
 
 /// What one open file of ours is; duplicates of an fd share it.
 pub struct File {
@@ -108,13 +108,15 @@ impl Fds {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `fd` stands for.
+    /// What `fd` stands for to the caller.
     pub fn get(&self, fd: c_int) -> Option<Arc<File>> {
         self.look(fd, Arc::clone)
     }
 
-    /// What `look`, which may not come back here, sees in what `fd` stands for.
+    /// What `look`, which may not come back here, sees in what `fd` stands for
+    /// to the caller.
     pub fn look<T>(&self, fd: c_int, look: impl FnOnce(&Arc<File>) -> T) -> Option<T> {
+        let fd = caller::own_fd(fd)?;
         if !self.may_be_ours(fd) {
             return None;
         }
@@ -233,6 +235,16 @@ impl Fds {
             _ => None,
         };
         (0..).zip(entries.iter()).filter_map(of_it).collect()
+    }
+
+    /// The numbers of all objects' fds.
+    pub fn of_objects(&self) -> Vec<c_int> {
+        let entries = self.entries();
+        let is_object = |entry: &Option<Entry>| matches!(entry, Some(Entry::File(_)));
+        let all = (0..).zip(entries.iter());
+        all.filter(|(_, entry)| is_object(entry))
+            .map(|(fd, _)| fd)
+            .collect()
     }
 
     /// Our fds from `first` to `last`, ascending.

@@ -11,13 +11,14 @@
 //! the process is a tool), [`fds`], [`bpf`] (one file per command family),
 //! [`perf`], [`kernel`] (what only the kernel can host), `own_process` and [`targets`] (who is traced), [`mapping`], [`bridge`] and [`readiness`] (rings wake readers),
 //! [`trees`], [`files`], [`tracefs`], [`trace_pipe`], [`kallsyms`] and [`headers`] (files that are not there), [`bpffs`]
-//! (where pins are), [`raw`], [`user`].
+//! (where pins are), [`raw`], [`user`], [`caller`]. [`supervisor`] serves what cannot be preloaded.
 
 #[cfg(not(test))]
 mod arch;
 pub mod bpf;
 pub mod bpffs;
 pub mod bridge;
+pub mod caller;
 pub mod children;
 pub mod environment;
 #[cfg(not(test))]
@@ -35,6 +36,7 @@ pub mod perf;
 pub mod raw;
 pub mod readiness;
 pub mod server;
+pub mod supervisor;
 pub mod targets;
 pub mod trace_pipe;
 pub mod tracefs;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::raw;
+use crate::{raw, supervisor};
 
 static ON: OnceLock<bool> = OnceLock::new();
 
@@ -29,6 +29,10 @@ pub fn problem(line: fmt::Arguments<'_>) {
 
 fn write(line: fmt::Arguments<'_>) {
     let line = line.to_string();
+    if supervisor::is_supervisor() {
+        supervisor::tell(&line);
+        return;
+    }
     // One call, so that lines of threads do not mix; a closed stderr is no
     // reason to fail.
     raw::call(

@@ -1,7 +1,7 @@
 //! mmap(2) of our fds: ring buffers, perf rings and arrays become the
 //! session's own pages in the tool. It knows no layout of a ring.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long};
 use std::os::fd::AsRawFd;
 
 use runtime::command::{MapObject, Object, PerfEvent};
@@ -9,8 +9,8 @@ use runtime::session::Storage;
 use uapi::Errno;
 
 use crate::fds::FDS;
-use crate::raw;
 use crate::server::{Server, existing};
+use crate::{caller, raw};
 
 const PAGE: u64 = 4096;
 
@@ -34,17 +34,18 @@ pub struct Request {
 impl Request {
     /// The kernel's own mmap(2).
     pub fn native(self) -> Result<usize, Errno> {
-        raw::checked(
-            libc::SYS_mmap,
-            [
-                self.address,
-                self.len,
-                self.prot as usize,
-                self.flags as usize,
-                self.fd as usize,
-                self.offset as usize,
-            ],
-        )
+        raw::checked(libc::SYS_mmap, self.words())
+    }
+
+    fn words(self) -> [usize; 6] {
+        [
+            self.address,
+            self.len,
+            self.prot as usize,
+            self.flags as usize,
+            self.fd as usize,
+            self.offset as usize,
+        ]
     }
 
     fn is_shared(self) -> bool {
@@ -57,12 +58,34 @@ impl Request {
     }
 }
 
+/// How a mapping of an fd of ours is made.
+pub enum Plan {
+    /// By the kernel, of the fd itself.
+    Native,
+    /// Of these pieces of a storage, {offset, bytes}, one after the other.
+    Pieces(Storage, Vec<(u64, u64)>),
+}
+
 /// mmap(2): the address, or None when the fd is not ours.
+///
+/// # Errors
+/// As [`plan`], and the kernel's.
+pub fn map(request: Request) -> Option<Result<usize, Errno>> {
+    Some(plan(request)?.and_then(|plan| match plan {
+        Plan::Native => request.native(),
+        Plan::Pieces(storage, pieces) => {
+            let from = (storage.fd.as_raw_fd(), storage.offset);
+            lay_out(request, from, &pieces, raw::checked)
+        }
+    }))
+}
+
+/// What mmap(2) is to make, or None when the fd is not ours.
 ///
 /// # Errors
 /// The kernel's for such an fd: EINVAL for another size or offset than the
 /// object has, EPERM for what may not be written, ENOTSUPP, ENODEV, ENOMEM.
-pub fn map(request: Request) -> Option<Result<usize, Errno>> {
+pub fn plan(request: Request) -> Option<Result<Plan, Errno>> {
     if request.flags & libc::MAP_ANONYMOUS != 0 {
         return None;
     }
@@ -81,7 +104,8 @@ pub fn map(request: Request) -> Option<Result<usize, Errno>> {
     })
 }
 
-/// Whether the tool has mapped an array's file for writing; the server has, once.
+/// Whether the tool has mapped an array's file for writing; the server has, once,
+/// in its own process.
 pub fn is_written(server: &Server, map: &MapObject) -> bool {
     let Ok(session) = server.bpf.session() else {
         return false;
@@ -90,7 +114,8 @@ pub fn is_written(server: &Server, map: &MapObject) -> bool {
     let Some(path) = path.to_str() else {
         return false;
     };
-    let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let text = std::fs::read_to_string(caller::in_proc("maps")).unwrap_or_default();
+    let of_server = usize::from(caller::supervised().is_none());
     let writes = |line: &&str| {
         let mut fields = line.split_ascii_whitespace();
         let shared = fields
@@ -98,10 +123,10 @@ pub fn is_written(server: &Server, map: &MapObject) -> bool {
             .is_some_and(|prot| prot.starts_with("rw") && prot.ends_with('s'));
         shared && fields.nth(3) == Some(path)
     };
-    text.lines().filter(writes).count() > 1
+    text.lines().filter(writes).count() > of_server
 }
 
-fn of_map(map: &MapObject, request: Request, shares: bool) -> Result<usize, Errno> {
+fn of_map(map: &MapObject, request: Request, shares: bool) -> Result<Plan, Errno> {
     let len = (request.len as u64).next_multiple_of(PAGE);
     let pieces = map.map().mmap(request.offset, len, request.is_writable());
     let is_private = request.prot & libc::PROT_EXEC != 0 || !request.is_shared() || !shares;
@@ -110,14 +135,14 @@ fn of_map(map: &MapObject, request: Request, shares: bool) -> Result<usize, Errn
     }
     let pieces = pieces?;
     if map.has_file() {
-        return request.native();
+        return Ok(Plan::Native);
     }
     let storage = map.storage().ok_or(Errno::ENOMEM)?;
-    lay_out(request, &storage, &pieces)
+    Ok(Plan::Pieces(storage, pieces))
 }
 
 /// `perf_mmap`: one page of positions and a power of two of data pages.
-fn of_event(server: &Server, event: &PerfEvent, request: Request) -> Result<usize, Errno> {
+fn of_event(server: &Server, event: &PerfEvent, request: Request) -> Result<Plan, Errno> {
     let pages = request.len as u64 / PAGE;
     if !request.is_shared()
         || request.offset != 0
@@ -129,12 +154,20 @@ fn of_event(server: &Server, event: &PerfEvent, request: Request) -> Result<usiz
     let data_pages = u32::try_from(pages - 1).map_err(|_| Errno::ENOMEM)?;
     let (id, _) = server.bpf.perf_ring(event, data_pages)?;
     let storage = server.bpf.session()?.map_storage(id).ok_or(Errno::ENOMEM)?;
-    lay_out(request, &storage, &[(0, request.len as u64)])
+    Ok(Plan::Pieces(storage, vec![(0, request.len as u64)]))
 }
 
-/// Maps pieces of a storage one after the other: first a place for all of
-/// them, unless the caller fixed one.
-fn lay_out(request: Request, storage: &Storage, pieces: &[(u64, u64)]) -> Result<usize, Errno> {
+/// Maps pieces of a storage, whose fd is `fd` to who makes the calls, one after
+/// the other: first a place for all of them, unless the caller fixed one.
+///
+/// # Errors
+/// The kernel's.
+pub fn lay_out(
+    request: Request,
+    (fd, start): (c_int, u64),
+    pieces: &[(u64, u64)],
+    mut call: impl FnMut(c_long, [usize; 6]) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     let reserved = Request {
         prot: libc::PROT_NONE,
         flags: (request.flags & !libc::MAP_TYPE)
@@ -144,20 +177,21 @@ fn lay_out(request: Request, storage: &Storage, pieces: &[(u64, u64)]) -> Result
         fd: -1,
         offset: 0,
         ..request
-    }
-    .native()?;
+    };
+    let reserved = call(libc::SYS_mmap, reserved.words())?;
     let mut address = reserved;
     for &(offset, len) in pieces {
         let piece = Request {
             address,
             len: len as usize,
             flags: libc::MAP_SHARED | libc::MAP_FIXED | (request.flags & libc::MAP_POPULATE),
-            fd: storage.fd.as_raw_fd(),
-            offset: storage.offset + offset,
+            fd,
+            offset: start + offset,
             ..request
         };
-        if let Err(errno) = piece.native() {
-            raw::call(libc::SYS_munmap, [reserved, request.len, 0, 0, 0, 0]);
+        if let Err(errno) = call(libc::SYS_mmap, piece.words()) {
+            // Fails only where there is nothing to take back.
+            let _ = call(libc::SYS_munmap, [reserved, request.len, 0, 0, 0, 0]);
             return Err(errno);
         }
         address += len as usize;

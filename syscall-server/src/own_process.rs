@@ -12,7 +12,7 @@ use uapi::map::BPF_MAP_TYPE_ARRAY;
 
 use crate::environment::AGENT;
 use crate::perf::place;
-use crate::{log, server};
+use crate::{caller, log, server};
 
 /// Larger values, or more of them, are no variables.
 const MOST_BYTES: usize = 1 << 14;
@@ -68,7 +68,10 @@ pub fn meet_event(event: &PerfEvent, prog: &ProgObject) {
 
 fn join() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(load_agent);
+    // Into a supervised tool nothing can be loaded.
+    if caller::supervised().is_none() {
+        ONCE.call_once(load_agent);
+    }
 }
 
 /// The agent's entry for processes that it was not preloaded into: the

@@ -16,7 +16,7 @@ use crate::bridge::Bridge;
 use crate::environment::Environment;
 use crate::fds::FDS;
 use crate::kernel::Kernel;
-use crate::{children, forks, log};
+use crate::{caller, children, forks, log};
 
 /// The tool's session and what serves it.
 pub struct Server {
@@ -63,7 +63,10 @@ pub fn server() -> Result<&'static Server, Errno> {
 }
 
 fn start() -> Result<Server, SessionError> {
-    note_stacks();
+    let tool = caller::supervised().map(|_| caller::pid());
+    if tool.is_none() {
+        note_stacks();
+    }
     // What goes wrong in here is told as an errno, not on the tool's stderr.
     std::panic::set_hook(Box::new(|info| log::debug(format_args!("{info}"))));
     let environment = Environment::read();
@@ -77,19 +80,25 @@ fn start() -> Result<Server, SessionError> {
     }
     let own_path = own_path();
     let dirs = Dirs::for_library(own_path.as_deref());
-    let session = Session::create(&dirs)?;
+    let session = Session::create_for(&dirs, tool)?;
     spawn_sweeper(&session)?;
     forks::watch();
     // The lock that is the session's life is one of its fds: a tool that
     // closes all fds it does not know must not close that.
     FDS.protect(session.path());
     FDS.protect(&dirs.state);
-    children::have_session();
+    if tool.is_none() {
+        children::have_session();
+    }
     log::debug(format_args!("session {}", session.path().display()));
     Ok(Server {
         bpf: Bpf::seeing(session, environment.seen),
         bridge: Bridge::default(),
-        kernel: Kernel::new(environment.runtime),
+        kernel: match tool {
+            None => Kernel::new(environment.runtime),
+            // Fds of the kernel's objects would have to be the tool's.
+            Some(_) => Kernel::none(),
+        },
     })
 }
 

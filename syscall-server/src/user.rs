@@ -4,7 +4,8 @@
 //! What lies on the caller's own stack is copied right away. Elsewhere a cheap
 //! system call says of each page whether it is there. Only a tool that unmaps
 //! an argument on another thread during the call would notice the difference
-//! from a copy by the kernel; that is made where the cheap calls answer oddly.
+//! from a copy by the kernel; that is made where the cheap calls answer oddly,
+//! and of the memory of supervised processes.
 
 mod buffer;
 mod look;
@@ -14,7 +15,7 @@ use uapi::Errno;
 
 pub use buffer::Buffer;
 
-use crate::raw;
+use crate::{caller, raw};
 
 /// Most bytes of a path, with its terminating zero (`PATH_MAX`).
 pub const PATH_MAX: usize = 4096;
@@ -41,12 +42,13 @@ fn copy(address: u64, buffer: *mut u8, len: usize, direction: Direction) -> Resu
     };
     let number = match direction {
         Direction::In => libc::SYS_process_vm_readv,
+        Direction::Out if !caller::waits() => return Err(Errno::EFAULT),
         Direction::Out => libc::SYS_process_vm_writev,
     };
     let done = raw::call(
         number,
         [
-            shm::sys::getpid() as usize,
+            caller::supervised().unwrap_or_else(shm::sys::getpid) as usize,
             &raw const local as usize,
             1,
             &raw const remote as usize,
@@ -54,11 +56,17 @@ fn copy(address: u64, buffer: *mut u8, len: usize, direction: Direction) -> Resu
             0,
         ],
     );
-    if done == len as isize {
+    let is_theirs = matches!(direction, Direction::Out) || caller::waits();
+    if done == len as isize && is_theirs {
         Ok(())
     } else {
         Err(Errno::EFAULT)
     }
+}
+
+/// Whether the caller's memory is that of this process, and there.
+fn can_touch(there: impl FnOnce() -> bool) -> bool {
+    caller::supervised().is_none() && there()
 }
 
 /// Fills `buffer` from `address`.
@@ -67,7 +75,7 @@ fn copy(address: u64, buffer: *mut u8, len: usize, direction: Direction) -> Resu
 /// EFAULT when not all of it can be read.
 pub fn read(address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
     let len = buffer.len();
-    if own_stack::holds(address, len as u64) || look::can_read(address, len) {
+    if can_touch(|| own_stack::holds(address, len as u64) || look::can_read(address, len)) {
         // SAFETY: there are `len` bytes that can be read, as was just seen; the
         // tool may be writing to them, so nothing refers to them.
         unsafe { std::ptr::copy(address as *const u8, buffer.as_mut_ptr(), len) };
@@ -122,7 +130,7 @@ pub fn read_u32(address: u64) -> Result<u32, Errno> {
 /// EFAULT when not all of it can be written.
 pub fn write(address: u64, bytes: &[u8]) -> Result<(), Errno> {
     let len = bytes.len();
-    if own_stack::holds(address, len as u64) || look::can_write(address, len) {
+    if can_touch(|| own_stack::holds(address, len as u64) || look::can_write(address, len)) {
         // SAFETY: there is room for `len` bytes, as was just seen, which the
         // tool has given for them.
         unsafe { std::ptr::copy(bytes.as_ptr(), address as *mut u8, len) };

@@ -3,9 +3,7 @@
 use std::ffi::OsString;
 
 use crate::launch::Program;
-use crate::libraries::{self, Library};
 use crate::problem::Problem;
-use crate::sessions_dir;
 use runtime::session::{Dirs, SessionView, list};
 
 /// Run a command that sees running tools' maps, programs and links, and pins
@@ -48,12 +46,10 @@ pub fn run(args: Args) -> Result<(), Problem> {
     };
     // What it makes is not the kernel's to host.
     let mut program = Program::find(&args.command)?.with_variable("BPFTIME_RUNTIME", "user")?;
-    let library = libraries::unpack(&dirs, Library::SyscallServer)?;
-    sessions_dir::check(&dirs.sessions)?;
     if let Some(name) = chosen {
         program = program.with_variable(SESSION, &name)?;
     }
-    program.exec(&library).map(|never| match never {})
+    program.exec_tool(&dirs, false).map(|never| match never {})
 }
 
 /// The directory of a session: of the tool with this pid, or by its own name.

@@ -3,9 +3,7 @@
 use std::ffi::OsString;
 
 use crate::launch::Program;
-use crate::libraries::{self, Library};
 use crate::problem::Problem;
-use crate::sessions_dir;
 use runtime::session::Dirs;
 
 /// Run an eBPF tool; its programs run in user space
@@ -23,6 +21,11 @@ pub struct Args {
     /// or all in the kernel
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Runtime::Auto)]
     runtime: Runtime,
+
+    /// Answer the tool's system calls from outside, as is done for statically
+    /// linked tools: for tools that make them by instructions of their own
+    #[arg(long)]
+    supervise: bool,
 
     /// The tool and its arguments
     #[arg(
@@ -57,7 +60,6 @@ pub fn run(args: Args) -> Result<(), Problem> {
         Runtime::Kernel => return program.exec_plain().map(|never| match never {}),
     };
     let dirs = Dirs::for_cli();
-    let library = libraries::unpack(&dirs, Library::SyscallServer)?;
-    sessions_dir::check(&dirs.sessions)?;
-    program.exec(&library).map(|never| match never {})
+    let done = program.exec_tool(&dirs, args.supervise);
+    done.map(|never| match never {})
 }

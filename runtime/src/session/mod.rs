@@ -31,7 +31,7 @@ pub use objects::ObjectKind;
 pub use owner::{Left, Session, Storage};
 pub use process::{ProcessId, possible_cpus};
 pub use roster::{AgentSlot, Laggards, Member, Role, Roster, boot_id};
-pub use sweep::{spawn_sweeper, sweep};
+pub use sweep::{overwrite_arguments, spawn_sweeper, sweep};
 pub use view::{SessionView, is_alive, list, try_list};
 
 /// File of the object table; its lock is the session's life.

@@ -314,13 +314,25 @@ fn leave_the_tool(orders: &Orders<'_>) {
         )
     };
     close_all();
-    if let Some((start, end)) = orders.arguments {
-        let mut name = NAME.to_bytes().iter();
-        for address in start..end {
-            // SAFETY: the kernel named this range of our stack as the
-            // arguments; nothing in this process reads them any more.
-            unsafe { *(address as *mut u8) = name.next().copied().unwrap_or(0) };
-        }
+    if let Some(range) = orders.arguments {
+        overwrite(range, NAME);
+    }
+}
+
+/// Shows `name` in the place of the process's arguments, which a copy of another
+/// process has from that one.
+pub fn overwrite_arguments(name: &CStr) {
+    if let Some(range) = argument_range() {
+        overwrite(range, name);
+    }
+}
+
+fn overwrite((start, end): (usize, usize), name: &CStr) {
+    let mut name = name.to_bytes().iter();
+    for address in start..end {
+        // SAFETY: the kernel named this range of our stack as the
+        // arguments; nothing in this process reads them any more.
+        unsafe { *(address as *mut u8) = name.next().copied().unwrap_or(0) };
     }
 }
 

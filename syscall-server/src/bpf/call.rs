@@ -13,7 +13,7 @@ use uapi::map::{BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_USER_RINGBUF};
 use crate::bridge::Waker;
 use crate::fds::{self, FDS, File, Rights};
 use crate::server::{Server, existing};
-use crate::{log, raw, user};
+use crate::{caller, log, raw, user};
 
 /// Most bytes of an attribute, of whatever future kernel (`PAGE_SIZE`).
 const MAX_ATTR_BYTES: u32 = 4096;
@@ -147,15 +147,7 @@ pub fn object(fd: c_int) -> Result<Object, Errno> {
 /// The fd is open, but is not what the command needs: EINVAL; it is not open:
 /// EBADF (`__bpf_map_get` and its kin).
 fn wrong(fd: c_int) -> Errno {
-    let open = raw::checked(
-        libc::SYS_fcntl,
-        [fd as usize, libc::F_GETFD as usize, 0, 0, 0, 0],
-    );
-    if open.is_ok() {
-        Errno::EINVAL
-    } else {
-        Errno::EBADF
-    }
+    caller::is_open(fd).err().unwrap_or(Errno::EINVAL)
 }
 
 /// The map that an fd stands for.

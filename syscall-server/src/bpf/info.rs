@@ -14,7 +14,7 @@ use uapi::cmd::{
 };
 
 use super::call::{self, Call};
-use crate::user;
+use crate::{caller, user};
 
 /// Most bytes of an info structure, of whatever future kernel.
 const MAX_INFO_BYTES: u32 = 4096;
@@ -198,7 +198,7 @@ pub fn task_fd(call: &Call) -> Result<i64, Errno> {
     if attr.flags != 0 {
         return Err(Errno::EINVAL);
     }
-    if attr.pid != shm::sys::getpid() {
+    if attr.pid != caller::pid() {
         return Err(Errno::ENOENT);
     }
     let Object::Event(event) = call::object(attr.fd)? else {

@@ -10,7 +10,7 @@ use uapi::map::*;
 
 use super::call::{self, Call};
 use crate::fds::Rights;
-use crate::{log, mapping, raw, user};
+use crate::{caller, log, mapping, user};
 
 /// `SHA256_DIGEST_SIZE`.
 const SHA256_BYTES: u32 = 32;
@@ -70,8 +70,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
     }
     // Nobody hands out tokens.
     if attr.map_flags & BPF_F_TOKEN_FD != 0 {
-        let fd = attr.map_token_fd as usize;
-        raw::checked(libc::SYS_fcntl, [fd, libc::F_GETFD as usize, 0, 0, 0, 0])?;
+        caller::is_open(attr.map_token_fd as i32)?;
         return Err(Errno::EINVAL);
     }
     let inner = match attr.map_type {

@@ -20,7 +20,7 @@ use runtime::session::file;
 use uapi::Errno;
 
 use crate::environment::Environment;
-use crate::{raw, server, user};
+use crate::{caller, raw, server, user};
 pub use calls::{changed, empty, empty_statx, finish_rename, is_inside, open};
 
 /// Where bpffs usually is, also where the kernel has none or lets nobody in.
@@ -199,7 +199,7 @@ impl Place {
         }
         let real = match lead(path) {
             Some(real) => real?.into_os_string().into_vec(),
-            None => path.to_vec(),
+            None => caller::path_at(directory, path)?.into_bytes(),
         };
         let end = real
             .iter()

@@ -1,11 +1,12 @@
 //! What /proc tells of our fds: the names and texts that bpftool tells maps,
 //! programs and links apart by. It knows no command.
 
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
 
 use runtime::command::{Object, info};
 use runtime::maps::Map;
 
+use crate::caller;
 use crate::fds::FDS;
 use crate::server::existing;
 
@@ -14,13 +15,13 @@ fn fd_of(path: &[u8], directory: &str) -> Option<c_int> {
     let rest = path.strip_prefix(b"/proc/")?;
     let slash = rest.iter().position(|&byte| byte == b'/')?;
     let (process, rest) = rest.split_at(slash);
-    let own = process == b"self" || process == shm::sys::getpid().to_string().as_bytes();
+    let own = process == b"self" || process == caller::pid().to_string().as_bytes();
     let rest = rest
         .strip_prefix(b"/")?
         .strip_prefix(directory.as_bytes())?;
     let number = std::str::from_utf8(rest.strip_prefix(b"/")?).ok()?;
     let fd = number.parse().ok()?;
-    (own && FDS.may_be_ours(fd)).then_some(fd)
+    (own && caller::own_fd(fd).is_some_and(|fd| FDS.may_be_ours(fd))).then_some(fd)
 }
 
 /// Where the link `/proc/self/fd/N` leads.
@@ -37,7 +38,7 @@ pub fn link(path: &[u8]) -> Option<&'static str> {
 /// What `/proc/self/fdinfo/N` says, after what it says of every file.
 pub fn text(path: &[u8]) -> Option<String> {
     let file = FDS.get(fd_of(path, "fdinfo")?)?;
-    let path = CString::new(path).ok()?;
+    let path = caller::path(path).ok()?;
     let real = runtime::session::file::read_small(&path, 4096).ok()?;
     let real = String::from_utf8_lossy(&real);
     let common = real.lines().take_while(|line| {

@@ -30,7 +30,7 @@ use crate::kernel::placement::Obstacle;
 use crate::server::{self, Server};
 use crate::targets::{self, Named};
 use crate::tracefs::{self, Event};
-use crate::{files, log, own_process, raw, user};
+use crate::{caller, files, log, own_process, raw, user};
 
 /// Types of events that C++ bpftime has made up: an uprobe whose program may
 /// call `bpf_override_return` (any uprobe's may here), and one whose program
@@ -274,7 +274,7 @@ fn trace_event(event: Event, pid: i32) -> Result<(EventKind, Option<PrivateFd>),
 fn process(pid: i32) -> Result<i32, Errno> {
     match pid {
         -1 => Ok(-1),
-        0 => Ok(shm::sys::getpid() as i32),
+        0 => Ok(caller::pid()),
         pid => place::tgid(pid),
     }
 }

@@ -12,7 +12,7 @@ use runtime::command::places;
 use runtime::session::LinkKind;
 use uapi::Errno;
 
-use crate::raw;
+use crate::{caller, raw};
 
 /// Bytes of the longest instruction.
 const LONGEST_INSTRUCTION: usize = 15;
@@ -29,7 +29,7 @@ pub struct ProbedFile {
     pub ino: u64,
     /// The path, for people.
     pub path: String,
-    /// The path as the tool gave it.
+    /// The path as this process names it.
     name: CString,
 }
 
@@ -38,7 +38,7 @@ pub struct ProbedFile {
 /// # Errors
 /// As stat(2): ENOENT, EACCES, ENOTDIR, ELOOP.
 pub fn file(path: &[u8]) -> Result<ProbedFile, Errno> {
-    let name = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    let name = caller::path(path)?;
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
     raw::checked(
         libc::SYS_newfstatat,

@@ -21,7 +21,7 @@ use uapi::Errno;
 use crate::environment::AGENT;
 use crate::perf::place;
 use crate::server::{self, Server};
-use crate::{log, raw};
+use crate::{caller, log, raw};
 
 /// What a probe is about to be put on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Named {
     pub fn by_event(pid: i32) -> Named {
         match pid {
             -1 => Named::All,
-            0 => Named::Process(shm::sys::getpid()),
+            0 => Named::Process(caller::pid()),
             pid => Named::Process(pid),
         }
     }
@@ -59,7 +59,7 @@ pub fn reach(server: &Server, named: Named) -> Result<(), Errno> {
         attach(session, place::tgid(pid)?);
     }
     COMMAND_LINE.call_once(|| {
-        let arguments = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+        let arguments = std::fs::read(caller::in_proc("cmdline")).unwrap_or_default();
         let named_too = command_line::pids(&arguments);
         // Who has ended is the tool's to complain about.
         for pid in named_too.iter().filter_map(|&pid| place::tgid(pid).ok()) {
@@ -79,7 +79,7 @@ fn attach(session: &Session, pid: i32) {
     let Ok(process) = ProcessId::of(pid) else {
         return;
     };
-    if pid == shm::sys::getpid() {
+    if pid == caller::pid() {
         return;
     }
     // Held meanwhile: another thread that names it returns when it is a target, too.

@@ -14,6 +14,7 @@ mod numbers;
 mod storage;
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,12 +87,24 @@ impl Session {
     /// Directories that are not ours or not writable, no space, no address
     /// space; each is one line for the user.
     pub fn create(dirs: &Dirs) -> Result<Session, SessionError> {
+        Session::create_for(dirs, None)
+    }
+
+    /// The same, in the name of another process: the tool that this one serves.
+    ///
+    /// # Errors
+    /// As [`Session::create`].
+    pub fn create_for(dirs: &Dirs, tool: Option<i32>) -> Result<Session, SessionError> {
         let roster = Roster::open(dirs)?;
         let slot = roster.join(Role::Tool)?;
         let owner = slot.process();
         sweep::sweep(dirs);
-        let made = make_directory(dirs, owner.pid)?;
-        match Session::fill(dirs, &made, owner, roster, slot) {
+        // One that is gone already needs no name.
+        let tool = tool
+            .and_then(|pid| ProcessId::of(pid).ok())
+            .unwrap_or(owner);
+        let made = make_directory(dirs, tool.pid)?;
+        match Session::fill(dirs, &made, tool, roster, slot) {
             Ok(session) => Ok(session),
             Err(error) => {
                 if let Ok(name) = file::c_path(&made.hidden) {
@@ -106,10 +119,11 @@ impl Session {
     fn fill(
         dirs: &Dirs,
         made: &Made,
-        owner: ProcessId,
+        tool: ProcessId,
         roster: Roster,
         slot: AgentSlot,
     ) -> Result<Session, SessionError> {
+        let owner = slot.process();
         let nr_cpus = possible_cpus();
         let objects_path = made.hidden.join(OBJECTS);
         let data_path = made.hidden.join(DATA);
@@ -144,12 +158,16 @@ impl Session {
         file::fallocate(&data_fd, 0, 0, fixed).map_err(failed(&data_path))?;
         let too_short = || failed(&data_path)(Errno::EINVAL);
         let data = Data::new(data_region).ok_or_else(too_short)?;
-        let command = file::read_small(c"/proc/self/comm", 15).unwrap_or_default();
+        let command = CString::new(format!("/proc/{}/comm", tool.pid));
+        let command = command
+            .ok()
+            .and_then(|path| file::read_small(&path, 15).ok());
+        let command = command.unwrap_or_default();
         let command = command.strip_suffix(b"\n").unwrap_or(&command);
         // Until others see the number.
         let choosing = numbers::Choosing::begin(&dirs.sessions);
         let number = numbers::free(&dirs.sessions);
-        let objects = Objects::create(objects_region, nr_cpus, number, owner.pack(), command)
+        let objects = Objects::create(objects_region, nr_cpus, number, tool.pack(), command)
             .ok_or_else(too_short)?;
         drop(choosing);
         let rename =
