@@ -197,11 +197,15 @@ fn check_elf(path: &Path, file: &File) -> Result<Reach, Problem> {
 
 fn check_loader(path: &Path, loader: &Path) -> Result<Reach, Problem> {
     if is_musl(loader.as_os_str().as_bytes()) {
-        return Ok(Reach::Calls(cannot(
+        let problem = cannot(
             path,
             "linked against musl libc",
             "use a build of it for glibc",
-        )));
+        );
+        return match loader.exists() {
+            true => Ok(Reach::Calls(problem)),
+            false => Err(problem),
+        };
     }
     if !loader.exists() {
         return Err(Problem::new(

@@ -70,7 +70,7 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
     }
     // Nobody hands out tokens.
     if attr.map_flags & BPF_F_TOKEN_FD != 0 {
-        caller::is_open(attr.map_token_fd as i32)?;
+        caller::is_open(attr.map_token_fd)?;
         return Err(Errno::EINVAL);
     }
     let inner = match attr.map_type {

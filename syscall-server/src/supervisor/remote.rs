@@ -138,7 +138,7 @@ impl Stopped {
     }
 
     /// Runs to the beginning or the end of the next call.
-    fn to_call(&mut self) -> Result<(), Errno> {
+    fn next_call(&mut self) -> Result<(), Errno> {
         ptrace(libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
         loop {
             let status = self.wait()?;
@@ -173,8 +173,8 @@ impl Stopped {
         (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
         (registers.r10, registers.r8, registers.r9) = (d, e, f);
         self.set(&registers)?;
-        self.to_call()?;
-        self.to_call()?;
+        self.next_call()?;
+        self.next_call()?;
         match self.registers()?.rax as i64 {
             error @ -4095..=-1 => Err(Errno(-(error as i32))),
             value => Ok(value as usize),
