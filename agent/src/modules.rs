@@ -2,18 +2,18 @@
 //! file, and what the file says about its text. It knows no program.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use attach::Module;
 use object::ElfFile;
-use runtime::session::file;
 use uapi::Errno;
 
 use crate::maps::{self, Mapping};
+
+/// This process in /proc.
+pub const OWN: &str = "self";
 
 /// The executable mappings at one moment, each with its file's identity.
 #[derive(Clone, Default, PartialEq)]
@@ -101,24 +101,10 @@ impl Image {
         self.mappings
             .iter()
             .filter(|m| (m.dev, m.ino) == (mapping.dev, mapping.ino))
-            .filter(|m| bias_of(m, elf) == Some(bias))
+            .filter(|m| m.bias(elf) == Some(bias))
             .map(|m| m.range.clone())
             .collect()
     }
-}
-
-/// What has to be added to the file's addresses to get this process's.
-pub fn bias_of(mapping: &Mapping, elf: &ElfFile<'_>) -> Option<u64> {
-    // The mapping begins on a page, the segment perhaps later in that page.
-    let (start, end) = (mapping.offset, mapping.offset + mapping.range.len() as u64);
-    elf.segments()
-        .filter(|segment| segment.executable)
-        .find_map(|segment| {
-            let first = segment.file.start.max(start);
-            (first < segment.file.end.min(end)).then_some(())?;
-            let address = elf.address_of_offset(first)?;
-            Some((mapping.range.start as u64 + (first - start)).wrapping_sub(address))
-        })
 }
 
 /// Modules made so far; making one reads the whole file.
@@ -155,33 +141,14 @@ impl Modules {
 fn make(mapping: &Mapping, image: &Image) -> Result<Arc<Module>, String> {
     let path = mapping.path.display();
     let bytes =
-        open_mapped(mapping).ok_or_else(|| format!("{path} was replaced since it was mapped"))?;
+        mapping.open(OWN).ok_or_else(|| format!("{path} was replaced since it was mapped"))?;
     let elf = ElfFile::parse(&bytes).map_err(|error| format!("{path}: {error}"))?;
     let bias =
-        bias_of(mapping, &elf).ok_or_else(|| format!("{path}: no segment holds its text"))?;
+        mapping.bias(&elf).ok_or_else(|| format!("{path}: no segment holds its text"))?;
     let text = image.text_of(mapping, &elf, bias);
     Module::new(&bytes, bias, &text)
         .map(Arc::new)
         .map_err(|error| format!("{path}: {error}"))
-}
-
-/// The bytes of the very file that is mapped: by its path when that still
-/// names it, else through /proc, which finds a deleted executable.
-pub fn open_mapped(mapping: &Mapping) -> Option<Vec<u8>> {
-    let link = format!(
-        "/proc/self/map_files/{:x}-{:x}",
-        mapping.range.start, mapping.range.end
-    );
-    let paths = [
-        mapping.path.as_os_str().as_bytes(),
-        b"/proc/self/exe",
-        link.as_bytes(),
-    ];
-    paths.into_iter().find_map(|path| {
-        let name = CString::new(path).ok()?;
-        let stat = file::stat(&name).ok()?;
-        (stat.ino == mapping.ino).then(|| file::read_all(&name).ok())?
-    })
 }
 
 #[cfg(test)]
@@ -228,8 +195,8 @@ mod tests {
             .iter()
             .find(|m| m.range.contains(&address))
             .unwrap();
-        let bytes = open_mapped(mapping).unwrap();
+        let bytes = mapping.open(OWN).unwrap();
         let elf = ElfFile::parse(&bytes).unwrap();
-        assert_eq!(bias_of(mapping, &elf), Some(base));
+        assert_eq!(mapping.bias(&elf), Some(base));
     }
 }

@@ -2,15 +2,11 @@
 //! files that are mapped executable, read while a program asks for stacks. It
 //! knows no program and no stack.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use object::ElfFile;
-use object::unwind::{self, Row};
-use runtime::unwind::{BUILD_ID, Module, Tables, nobody_walks};
+use runtime::mapped::Files;
+use runtime::unwind::{Module, Tables, nobody_walks};
 
 use crate::maps::Mapping;
-use crate::modules::{Image, bias_of, open_mapped};
+use crate::modules::{Image, OWN};
 
 /// The tables that were read.
 #[derive(Default)]
@@ -21,8 +17,6 @@ pub struct Stacks {
     replaced: Vec<Box<Tables>>,
     in_use: bool,
 }
-
-type Rows = HashMap<(u64, u64), Arc<[Row]>>;
 
 impl Stacks {
     /// Whether walks use the tables of this process.
@@ -39,12 +33,12 @@ impl Stacks {
         }
         self.in_use = true;
         let mut before = std::mem::take(&mut self.made);
-        let mut rows: Rows = HashMap::new();
+        let mut files = Files::default();
         for mapping in image.texts() {
             let known = before.iter().position(|(made, _)| made == mapping);
             let module = match known {
                 Some(index) => before.swap_remove(index).1,
-                None => make(mapping, &mut rows),
+                None => mapping.module(OWN, &mut files),
             };
             self.made.push((mapping.clone(), module));
         }
@@ -67,27 +61,6 @@ impl Stacks {
             self.replaced.clear();
         }
     }
-}
-
-/// What there is to know of a mapping; `None` for a file that was replaced.
-fn make(mapping: &Mapping, known: &mut Rows) -> Option<Module> {
-    let bytes = open_mapped(mapping)?;
-    let elf = ElfFile::parse(&bytes).ok()?;
-    let rows = known
-        .entry((mapping.dev, mapping.ino))
-        .or_insert_with(|| unwind::rows(&elf).into());
-    let build_id = elf.build_id().and_then(|id| {
-        let mut padded = [0; BUILD_ID];
-        padded.get_mut(..id.len())?.copy_from_slice(id);
-        Some(padded)
-    });
-    Some(Module {
-        text: mapping.range.start as u64..mapping.range.end as u64,
-        offset: mapping.offset,
-        bias: bias_of(mapping, &elf)?,
-        rows: Arc::clone(rows),
-        build_id,
-    })
 }
 
 #[cfg(test)]

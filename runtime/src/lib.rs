@@ -15,6 +15,7 @@ pub mod helpers;
 mod id_table;
 pub mod kernel;
 pub mod kernel_types;
+pub mod mapped;
 pub mod maps;
 pub mod own_stack;
 pub mod program;

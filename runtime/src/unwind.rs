@@ -1,5 +1,6 @@
-//! Stacks of the calling thread: frame by frame through the unwind tables of
-//! the modules it runs in, over frame pointers where there are none. It knows
+//! Stacks, of the calling thread or of any other whose stack was copied: frame
+//! by frame through the unwind tables of the modules it runs in, over frame
+//! pointers where there are none. It knows
 //! no helper. [`walk`] is callable from trampolines: no allocation, no lock,
 //! no libc call, no panic, and every read is one that cannot fault.
 //!
@@ -111,6 +112,13 @@ impl Tables {
         module.text.contains(&address).then_some(module)
     }
 
+    /// As the function [`place_in_file`], by these tables.
+    pub fn place_in_file(&self, address: u64) -> Option<([u8; BUILD_ID], u64)> {
+        let module = self.module(address)?;
+        let offset = module.offset + (address - module.text.start);
+        Some((module.build_id?, offset))
+    }
+
     fn row(&self, address: u64) -> Option<Row> {
         let module = self.module(address)?;
         let address = u32::try_from(address.wrapping_sub(module.bias)).ok()?;
@@ -122,12 +130,7 @@ impl Tables {
 /// The build id of the file that an address is mapped from, and the offset in
 /// that file.
 pub fn place_in_file(address: u64) -> Option<([u8; BUILD_ID], u64)> {
-    let look = Look::new();
-    let module = look.tables?.module(address)?;
-    Some((
-        module.build_id?,
-        module.offset + (address - module.text.start),
-    ))
+    Look::new().tables?.place_in_file(address)
 }
 
 /// `struct bpf_stack_build_id`: a frame as a place in a file. No padding.
@@ -140,12 +143,21 @@ pub(crate) struct StackBuildId {
     offset: u64,
 }
 
+/// How a frame is found from an address of the process that it is in.
+pub(crate) type FrameOf<'a> = &'a dyn Fn(u64) -> StackBuildId;
+
 impl StackBuildId {
+    /// A frame in this process.
     pub(crate) fn of(ip: u64) -> StackBuildId {
+        StackBuildId::at(ip, place_in_file(ip))
+    }
+
+    /// A frame, and where that is in which file.
+    pub(crate) fn at(ip: u64, place: Option<([u8; BUILD_ID], u64)>) -> StackBuildId {
         /// `BPF_STACK_BUILD_ID_VALID` and `BPF_STACK_BUILD_ID_IP`.
         const VALID: i32 = 1;
         const IP: i32 = 2;
-        match place_in_file(ip) {
+        match place {
             Some((build_id, offset)) => StackBuildId {
                 status: VALID,
                 build_id,
@@ -172,14 +184,22 @@ mod saved {
     pub const IP: u64 = 168;
 }
 
-/// Stack words, some of them read ahead.
-struct Words {
+/// The stack that is walked.
+pub(crate) trait Words {
+    /// The word at an address.
+    fn word(&mut self, address: u64) -> Option<u64>;
+    /// Where the stack ends that `sp` points into, as far as that is known.
+    fn end(&self, sp: u64) -> Option<u64>;
+}
+
+/// The calling thread's stack words, some of them read ahead.
+struct OwnWords {
     start: u64,
     words: [u64; WINDOW],
 }
 
-impl Words {
-    fn read(&mut self, address: u64) -> Option<u64> {
+impl Words for OwnWords {
+    fn word(&mut self, address: u64) -> Option<u64> {
         if !address.is_multiple_of(8) || address >= USER_END {
             return None;
         }
@@ -196,6 +216,12 @@ impl Words {
         self.words.get(index(self.start)).copied()
     }
 
+    fn end(&self, sp: u64) -> Option<u64> {
+        own_stack::end().filter(|&end| sp < end)
+    }
+}
+
+impl OwnWords {
     /// Reads the words from `address` on, within its page.
     #[cold]
     fn fill(&mut self, address: u64) -> Option<()> {
@@ -248,7 +274,7 @@ impl Frame<'_> {
     fn caller(
         &self,
         tables: Option<&Tables>,
-        words: &mut Words,
+        words: &mut impl Words,
         returns_to: ReturnAddress,
     ) -> Option<Frame<'static>> {
         // After a call, the instruction that called is the one before.
@@ -257,7 +283,7 @@ impl Frame<'_> {
         let (cfa, saved) = match row.map_or((Cfa::Unknown, Saved::Same), |row| (row.cfa, row.bp)) {
             (Cfa::Outermost, _) => return None,
             (Cfa::Signal, _) => return self.interrupted(words),
-            (Cfa::Unknown, _) => self.by_frame_pointer()?,
+            (Cfa::Unknown, _) => self.by_frame_pointer(words)?,
             (cfa, saved) => (self.frame_address(cfa, words)?, saved),
         };
         let slot = cfa.wrapping_sub(8);
@@ -267,11 +293,11 @@ impl Frame<'_> {
         }
         let bp = match saved {
             Saved::Same => self.bp,
-            Saved::AtCfa(offset) => words.read(cfa.wrapping_add_signed(offset.into()))?,
-            Saved::AtFrame(offset) => words.read(self.bp.wrapping_add_signed(offset.into()))?,
+            Saved::AtCfa(offset) => words.word(cfa.wrapping_add_signed(offset.into()))?,
+            Saved::AtFrame(offset) => words.word(self.bp.wrapping_add_signed(offset.into()))?,
         };
         Some(Frame {
-            ip: returns_to(slot, words.read(slot)?),
+            ip: returns_to(slot, words.word(slot)?),
             sp: cfa,
             bp,
             exact: false,
@@ -280,14 +306,14 @@ impl Frame<'_> {
         })
     }
 
-    fn frame_address(&self, cfa: Cfa, words: &mut Words) -> Option<u64> {
+    fn frame_address(&self, cfa: Cfa, words: &mut impl Words) -> Option<u64> {
         let at = |number, offset: i32| {
             let value: u64 = self.register(number)?;
             Some(value.wrapping_add_signed(offset.into()))
         };
         match cfa {
             Cfa::Register(number, offset) => at(number, offset),
-            Cfa::Deref(number, offset) => words.read(at(number, offset)?),
+            Cfa::Deref(number, offset) => words.word(at(number, offset)?),
             Cfa::Plt(pushed) => {
                 let has_pushed = self.ip & 15 >= pushed.into();
                 Some(self.sp.wrapping_add(if has_pushed { 16 } else { 8 }))
@@ -298,20 +324,20 @@ impl Frame<'_> {
 
     /// Code without a description, as the kernel sees all code
     /// (arch/x86/events/core.c, `perf_callchain_user`, Linux 6.18).
-    fn by_frame_pointer(&self) -> Option<(u64, Saved)> {
+    fn by_frame_pointer(&self, words: &impl Words) -> Option<(u64, Saved)> {
         if self.at_entry {
             return Some((self.sp.wrapping_add(8), Saved::Same));
         }
         // The register may be anything here.
-        if own_stack::end().is_some_and(|end| self.sp < end && self.bp >= end) {
+        if words.end(self.sp).is_some_and(|end| self.bp >= end) {
             return None;
         }
         Some((self.bp.wrapping_add(16), Saved::AtCfa(-16)))
     }
 
     /// What a signal interrupted, possibly on another stack.
-    fn interrupted(&self, words: &mut Words) -> Option<Frame<'static>> {
-        let mut saved = |offset| words.read(self.sp.wrapping_add(offset));
+    fn interrupted(&self, words: &mut impl Words) -> Option<Frame<'static>> {
+        let mut saved = |offset| words.word(self.sp.wrapping_add(offset));
         Some(Frame {
             ip: saved(saved::IP)?,
             sp: saved(saved::SP)?,
@@ -330,13 +356,26 @@ pub fn walk(
     regs: &PtRegs,
     at_entry: bool,
     returns_to: ReturnAddress,
-    mut put: impl FnMut(u64) -> bool,
+    put: impl FnMut(u64) -> bool,
 ) {
     let look = Look::new();
-    let mut words = Words {
+    let mut words = OwnWords {
         start: u64::MAX,
         words: [0; WINDOW],
     };
+    walk_in(look.tables, &mut words, regs, at_entry, returns_to, put);
+}
+
+/// The same on another stack, by the tables of its process.
+#[inline]
+pub(crate) fn walk_in(
+    tables: Option<&Tables>,
+    words: &mut impl Words,
+    regs: &PtRegs,
+    at_entry: bool,
+    returns_to: ReturnAddress,
+    mut put: impl FnMut(u64) -> bool,
+) {
     let mut frame = Frame {
         ip: regs.ip,
         sp: regs.sp,
@@ -347,7 +386,7 @@ pub fn walk(
     };
     // Ends: a stack is finite, and `put` has room for so many.
     while put(frame.ip) {
-        match frame.caller(look.tables, &mut words, returns_to) {
+        match frame.caller(tables, words, returns_to) {
             Some(caller) if caller.ip != 0 && caller.ip < USER_END => frame = caller,
             _ => return,
         }

@@ -18,6 +18,7 @@ use super::user_ringbuf::{self, UserRing};
 use super::{
     array, bloom_filter, hash, lpm_trie, percpu_array, queue, ringbuf, slots, stack_trace,
 };
+use crate::unwind::FrameOf;
 
 /// Is the storage fresh, or does another process use it already?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -206,8 +207,8 @@ pub(super) trait MapKind: Send + Sync {
     }
 
     /// `bpf_get_stackid` for a stack: its id.
-    fn stack_put(&self, ips: &[u64], flags: u64) -> Result<u32, Errno> {
-        let _ = (ips, flags);
+    fn stack_put(&self, ips: &[u64], flags: u64, frame_of: FrameOf<'_>) -> Result<u32, Errno> {
+        let _ = (ips, flags, frame_of);
         Err(Errno::EINVAL)
     }
 

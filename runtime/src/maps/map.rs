@@ -16,6 +16,7 @@ use super::spec_only::SpecOnly;
 use super::stack_trace;
 use super::task_storage::TaskStorage;
 use super::user_ringbuf::UserRing;
+use crate::unwind::{FrameOf, StackBuildId};
 
 /// A process-local view of one map. Its address (keep it boxed or in an `Arc`)
 /// is what a program's register holds for the map.
@@ -353,7 +354,13 @@ impl Map {
     /// negative errno: `EINVAL` for unknown flags and other map types,
     /// `EFAULT` when nothing is left, `EEXIST` when another stack is there.
     pub fn stack_put(&self, ips: &[u64], flags: u64) -> i64 {
-        match self.kind.stack_put(ips, flags) {
+        self.stack_put_as(ips, flags, &StackBuildId::of)
+    }
+
+    /// The same for the stack of any process: `frame_of` says where in which
+    /// file an address is.
+    pub(crate) fn stack_put_as(&self, ips: &[u64], flags: u64, frame_of: FrameOf<'_>) -> i64 {
+        match self.kind.stack_put(ips, flags, frame_of) {
             Ok(id) => i64::from(id),
             Err(errno) => errno.ret(),
         }

@@ -24,7 +24,7 @@ use super::kind::{self, MapKind, MapType, Start};
 use super::spec::{MapSpec, WORD};
 use super::{bytes, hasher};
 use crate::thread;
-use crate::unwind::StackBuildId;
+use crate::unwind::{FrameOf, StackBuildId};
 
 pub(super) const TYPE: MapType = MapType {
     storage_size,
@@ -271,13 +271,13 @@ impl StackTrace {
     }
 
     /// Whether a place holds these frames, at most its depth.
-    fn holds(&self, place: Place<'_>, frames: &[u64]) -> bool {
+    fn holds(&self, place: Place<'_>, frames: &[u64], frame_of: FrameOf<'_>) -> bool {
         if self.element == size_of::<u64>() {
             // SAFETY: the place has room for its depth.
             return unsafe { bytes::equal(place.at, frames.as_ptr().cast(), size_of_val(frames)) };
         }
         frames.iter().enumerate().all(|(index, &ip)| {
-            let frame = StackBuildId::of(ip);
+            let frame = frame_of(ip);
             let from = core::ptr::from_ref(&frame).cast();
             // SAFETY: as above.
             unsafe { bytes::equal(self.frame(place, index), from, self.element) }
@@ -285,13 +285,13 @@ impl StackTrace {
     }
 
     /// Writes frames, at most its depth, to a place that is ours.
-    fn store(&self, place: Place<'_>, frames: &[u64]) {
+    fn store(&self, place: Place<'_>, frames: &[u64], frame_of: FrameOf<'_>) {
         if self.element == size_of::<u64>() {
             // SAFETY: the place has room for its depth.
             return unsafe { bytes::copy(place.at, frames.as_ptr().cast(), size_of_val(frames)) };
         }
         for (index, &ip) in frames.iter().enumerate() {
-            let frame = StackBuildId::of(ip);
+            let frame = frame_of(ip);
             let from = core::ptr::from_ref(&frame).cast();
             // SAFETY: as above.
             unsafe { bytes::copy(self.frame(place, index), from, self.element) };
@@ -299,7 +299,7 @@ impl StackTrace {
     }
 
     /// `__bpf_get_stackid` for the frames that are left after skipping.
-    fn put(&self, frames: &[u64], flags: u64) -> Result<u32, Errno> {
+    fn put(&self, frames: &[u64], flags: u64, frame_of: FrameOf<'_>) -> Result<u32, Errno> {
         let len = size_of_val(frames);
         let from: *const u8 = frames.as_ptr().cast();
         // SAFETY: the bytes of the slice.
@@ -320,7 +320,7 @@ impl StackTrace {
                 }
                 let same = same_hash
                     && place.frames.load(Relaxed) == frames.len() as u64
-                    && self.holds(place, frames);
+                    && self.holds(place, frames, frame_of);
                 if !StackTrace::unchanged(place, state) {
                     continue;
                 }
@@ -337,7 +337,7 @@ impl StackTrace {
             }
             fence(Release);
             place.frames.store(frames.len() as u64, Relaxed);
-            self.store(place, frames);
+            self.store(place, frames, frame_of);
             // Publishes the frames; pairs with the load in `state`.
             place.state.store(writing.ready().0, Release);
             return Ok(id);
@@ -347,7 +347,7 @@ impl StackTrace {
 }
 
 impl MapKind for StackTrace {
-    fn stack_put(&self, ips: &[u64], flags: u64) -> Result<u32, Errno> {
+    fn stack_put(&self, ips: &[u64], flags: u64, frame_of: FrameOf<'_>) -> Result<u32, Errno> {
         let known =
             BPF_F_SKIP_FIELD_MASK | BPF_F_USER_STACK | BPF_F_FAST_STACK_CMP | BPF_F_REUSE_STACKID;
         if flags & !known != 0 {
@@ -359,7 +359,7 @@ impl MapKind for StackTrace {
             return Err(Errno::EFAULT);
         }
         let most = self.value_size / self.element;
-        self.put(frames.get(..most).unwrap_or(frames), flags)
+        self.put(frames.get(..most).unwrap_or(frames), flags, frame_of)
     }
 
     fn lookup(&self, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
