@@ -63,7 +63,9 @@ fn odd(line: &[u8]) -> Option<OddText> {
 pub fn private_data() -> Result<Vec<Mapping>, Errno> {
     let text = file::read_small(c"/proc/thread-self/maps", LIMIT)?;
     let lines = text.split(|&b| b == b'\n');
-    Ok(lines.filter_map(|line| mapped::parse(line, is_data)).collect())
+    Ok(lines
+        .filter_map(|line| mapped::parse(line, is_data))
+        .collect())
 }
 
 fn is_text(perms: &[u8]) -> bool {
@@ -93,8 +95,6 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-
 
     #[test]
     fn only_the_first_threads_stack_has_a_name() {

@@ -140,11 +140,13 @@ impl Modules {
 
 fn make(mapping: &Mapping, image: &Image) -> Result<Arc<Module>, String> {
     let path = mapping.path.display();
-    let bytes =
-        mapping.open(OWN).ok_or_else(|| format!("{path} was replaced since it was mapped"))?;
+    let bytes = mapping
+        .open(OWN)
+        .ok_or_else(|| format!("{path} was replaced since it was mapped"))?;
     let elf = ElfFile::parse(&bytes).map_err(|error| format!("{path}: {error}"))?;
-    let bias =
-        mapping.bias(&elf).ok_or_else(|| format!("{path}: no segment holds its text"))?;
+    let bias = mapping
+        .bias(&elf)
+        .ok_or_else(|| format!("{path}: no segment holds its text"))?;
     let text = image.text_of(mapping, &elf, bias);
     Module::new(&bytes, bias, &text)
         .map(Arc::new)

@@ -21,6 +21,7 @@ pub mod own_stack;
 pub mod program;
 pub mod readable;
 pub mod run;
+pub mod sample;
 pub mod session;
 pub mod tasks;
 pub mod thread;

@@ -14,7 +14,7 @@ use vm::verifier::{self, Env, KernelTypes, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
 use crate::clock;
-use crate::helpers;
+use crate::helpers::{self, Helper};
 use crate::kernel_types::KernelStructures;
 use crate::maps::kernel::end_run;
 use crate::maps::{Map, MapSpec};
@@ -76,7 +76,7 @@ pub fn verify(
     spec: ProgramSpec,
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
-    verifier::verify(spec, &Names { objects }, log)
+    verifier::verify(spec, &Names::new(objects), log)
 }
 
 /// As [`verify`], for a program that will not run: it may call whatever
@@ -91,7 +91,7 @@ pub fn verify_only(
     log: Option<&mut Log>,
 ) -> Result<VerifiedProgram, VerifyError> {
     let catalogue = Catalogue {
-        names: Names { objects },
+        names: Names::new(objects),
         prog_type: spec.prog_type,
         types,
     };
@@ -102,12 +102,23 @@ pub fn verify_only(
 /// for engines that [`LoadedProgram`] does not drive. The addresses are valid
 /// as long as the maps.
 pub fn linker(objects: &dyn Objects) -> impl Linker + '_ {
-    Names { objects }
+    Names::new(objects)
 }
 
 /// What verifier and linker ask, answered from a session.
 struct Names<'a> {
     objects: &'a dyn Objects,
+    /// The helpers that programs call.
+    lookup: fn(u32) -> Option<&'static Helper>,
+}
+
+impl<'a> Names<'a> {
+    fn new(objects: &'a dyn Objects) -> Names<'a> {
+        Names {
+            objects,
+            lookup: helpers::lookup,
+        }
+    }
 }
 
 impl Names<'_> {
@@ -181,7 +192,7 @@ impl Linker for Names<'_> {
     }
 
     fn helper(&self, id: u32) -> Option<HelperFn> {
-        helpers::lookup(id).map(|helper| helper.call)
+        (self.lookup)(id).map(|helper| helper.call)
     }
 
     fn kfunc(&self, number: u32) -> Option<HelperFn> {
@@ -210,6 +221,24 @@ impl LoadedProgram {
     /// # Errors
     /// When it is gone, not proven safe, or cannot be compiled.
     pub fn load(objects: &dyn Objects, id: u32) -> Result<LoadedProgram, LoadError> {
+        LoadedProgram::load_as(&Names::new(objects), id)
+    }
+
+    /// The same for a program whose every run is for a
+    /// [`Sample`](crate::sample::Sample).
+    ///
+    /// # Errors
+    /// As [`LoadedProgram::load`].
+    pub fn load_sampled(objects: &dyn Objects, id: u32) -> Result<LoadedProgram, LoadError> {
+        let names = Names {
+            objects,
+            lookup: helpers::lookup_sampled,
+        };
+        LoadedProgram::load_as(&names, id)
+    }
+
+    fn load_as(names: &Names<'_>, id: u32) -> Result<LoadedProgram, LoadError> {
+        let objects = names.objects;
         let spec = objects.program(id).ok_or(LoadError::Missing)?;
         let verified = verify(objects, spec, None)?;
         let facts = verified.facts();
@@ -217,7 +246,7 @@ impl LoadedProgram {
         if facts.helpers.contains(&BPF_FUNC_FOR_EACH_MAP_ELEM) && maps.any(|map| map.is_relayed()) {
             return Err(LoadError::Walks);
         }
-        Ok(LoadedProgram::compile(objects, &verified)?)
+        Ok(LoadedProgram::compile_as(names, &verified)?)
     }
 
     /// Compiles a program that was verified against the same `objects`.
@@ -228,6 +257,14 @@ impl LoadedProgram {
         objects: &dyn Objects,
         verified: &VerifiedProgram,
     ) -> Result<LoadedProgram, LinkError> {
+        LoadedProgram::compile_as(&Names::new(objects), verified)
+    }
+
+    fn compile_as(
+        names: &Names<'_>,
+        verified: &VerifiedProgram,
+    ) -> Result<LoadedProgram, LinkError> {
+        let objects = names.objects;
         let facts = verified.facts().clone();
         if facts.helpers.iter().any(|id| READS_CLOCKS.contains(id)) {
             clock::init();
@@ -238,7 +275,7 @@ impl LoadedProgram {
             .iter()
             .filter_map(|&id| objects.map(id))
             .collect();
-        let compiled = CompiledProgram::compile(verified, &Names { objects })?;
+        let compiled = CompiledProgram::compile(verified, names)?;
         let is_kfunc_call = |insn: &uapi::Insn| {
             insn.code == BPF_JMP | BPF_CALL && insn.src() == BPF_PSEUDO_KFUNC_CALL
         };

@@ -69,7 +69,13 @@ impl Vcpus {
     /// and counted as missed.
     #[inline]
     pub fn claim(&self, ids: ThreadIds) -> Option<u32> {
-        let first = arch::cpu().min(self.count - 1);
+        self.claim_near(arch::cpu(), ids)
+    }
+
+    /// The same, that of `cpu` if it is free.
+    #[inline]
+    pub fn claim_near(&self, cpu: u32, ids: ThreadIds) -> Option<u32> {
+        let first = cpu.min(self.count - 1);
         let me = ids.pid_tgid();
         let word = self.owner(first)?;
         // Pairs with the release store in `release`: what the last holder

@@ -10,6 +10,7 @@ use bpftime_runtime::command::elem::{NewValue, value_size};
 use bpftime_runtime::command::ids::Kind;
 use bpftime_runtime::command::perf::{EventKind, Probe};
 use bpftime_runtime::command::prog::{ProgLoad, name_maps};
+use bpftime_runtime::command::sampling::Sampling;
 use bpftime_runtime::command::{Bpf, MapObject, Object, ProgObject};
 use bpftime_runtime::maps::MapSpec;
 use bpftime_runtime::session::{Dirs, LinkKind, LinkSpec, Place, Session, SessionView};
@@ -20,6 +21,7 @@ use uapi::insn::{
 use uapi::map::{
     BPF_ANY, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
 };
+use uapi::perf::{PERF_COUNT_SW_CPU_CLOCK, PERF_TYPE_SOFTWARE};
 use uapi::prog::{
     BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_RAW_TRACEPOINT,
     BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP, BPF_TRACE_UPROBE_MULTI, type_name,
@@ -362,10 +364,18 @@ fn a_clock_runs_its_program_while_it_is_enabled() {
         counts(&map),
         vec![Arc::clone(&map)],
     );
-    let period = Duration::from_millis(1);
+    let clock = Sampling {
+        kind: PERF_TYPE_SOFTWARE,
+        config: PERF_COUNT_SW_CPU_CLOCK,
+        period: 1_000_000,
+        freq: false,
+        pid: -1,
+        cpu: 0,
+        inherit: false,
+    };
     let event = tool
         .bpf
-        .perf_event(EventKind::Clock { period }, false)
+        .perf_event(EventKind::Samples(clock), false)
         .unwrap();
     event.attach(&prog, 0).unwrap();
     assert_eq!(tool.value(&map, 0), 0, "not enabled yet");

@@ -4,6 +4,7 @@
 //! Looking at an fd that is not ours takes no lock, so the interposed calls
 //! stay as async-signal-safe for those as libc's are.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,36 @@ const MAX_FDS: usize = 1 << 16;
 /// lowest free number.
 const PRIVATE_FDS: c_int = 600;
 
+thread_local! {
+    /// This thread's fds are not the process's.
+    static OTHER_TABLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives the calling thread, which must have no use for any other fd, a table
+/// of fds of its own with `keep` in it, and nothing where the standard ones are.
+///
+/// # Errors
+/// ENOSYS before Linux 5.9, ENOMEM.
+pub fn leave_table(keep: c_int) -> Result<(), Errno> {
+    /// `CLOSE_RANGE_UNSHARE`.
+    const UNSHARE: usize = 2;
+    let range = |first: usize, last: usize| {
+        let words = [first, last, UNSHARE, 0, 0, 0];
+        raw::checked(libc::SYS_close_range, words).map(drop)
+    };
+    range(keep as usize + 1, u32::MAX as usize)?;
+    OTHER_TABLE.set(true);
+    if let Some(before) = (keep as usize).checked_sub(1) {
+        range(0, before)?;
+    }
+    for _ in 0..3 {
+        let path = c"/dev/null".as_ptr() as usize;
+        let flags = libc::O_RDWR as usize;
+        raw::checked(libc::SYS_openat, [usize::MAX, path, flags, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
 #[derive(Clone)]
 enum Entry {
     File(Arc<File>),
@@ -101,7 +132,9 @@ impl Fds {
         };
         // Pairs with the stores in `insert` and `remove`: a thread that got
         // the number from another got it after the store.
-        fd < MAX_FDS && self.ours[fd / 64].load(Ordering::Acquire) & (1 << (fd % 64)) != 0
+        fd < MAX_FDS
+            && self.ours[fd / 64].load(Ordering::Acquire) & (1 << (fd % 64)) != 0
+            && !OTHER_TABLE.get()
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<Option<Entry>>> {

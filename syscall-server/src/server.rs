@@ -16,6 +16,7 @@ use crate::bridge::Bridge;
 use crate::environment::Environment;
 use crate::fds::FDS;
 use crate::kernel::Kernel;
+use crate::perf::sampling::OwnSampler;
 use crate::{caller, children, forks, log};
 
 /// The tool's session and what serves it.
@@ -91,8 +92,10 @@ fn start() -> Result<Server, SessionError> {
         children::have_session();
     }
     log::debug(format_args!("session {}", session.path().display()));
+    let bpf = Bpf::seeing(session, environment.seen);
+    bpf.set_sampler(Box::new(OwnSampler::default()));
     Ok(Server {
-        bpf: Bpf::seeing(session, environment.seen),
+        bpf,
         bridge: Bridge::default(),
         kernel: match tool {
             None => Kernel::new(environment.runtime),

@@ -11,6 +11,7 @@ mod numbers {
     pub const PERF_TYPE_HARDWARE: u32 = 0;
     pub const PERF_TYPE_SOFTWARE: u32 = 1;
     pub const PERF_TYPE_TRACEPOINT: u32 = 2;
+    pub const PERF_TYPE_HW_CACHE: u32 = 3;
     pub const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
     pub const PERF_COUNT_SW_DUMMY: u64 = 9;
     pub const PERF_COUNT_SW_BPF_OUTPUT: u64 = 10;
@@ -20,6 +21,7 @@ mod numbers {
     pub const PERF_EVENT_IOC_DISABLE: u32 = 0x2401;
     pub const PERF_EVENT_IOC_REFRESH: u32 = 0x2402;
     pub const PERF_EVENT_IOC_RESET: u32 = 0x2403;
+    pub const PERF_EVENT_IOC_PERIOD: u32 = 0x4008_2404;
     pub const PERF_EVENT_IOC_SET_OUTPUT: u32 = 0x2405;
     pub const PERF_EVENT_IOC_ID: u32 = 0x8008_2407;
     pub const PERF_EVENT_IOC_SET_BPF: u32 = 0x4004_2408;
@@ -42,6 +44,7 @@ pub struct PerfEventAttr {
     pub sample_period: u64,
     pub sample_type: u64,
     pub disabled: bool,
+    pub inherit: bool,
     pub freq: bool,
     pub watermark: bool,
     /// The newest record lies at the start of the ring: who reads may pause
@@ -75,6 +78,7 @@ impl PerfEventAttr {
             sample_period: u64_at(16),
             sample_type: u64_at(24),
             disabled: bits & 1 != 0,
+            inherit: bits & (1 << 1) != 0,
             freq: bits & (1 << 10) != 0,
             watermark: bits & (1 << 14) != 0,
             write_backward: bits & (1 << 27) != 0,

@@ -1,5 +1,5 @@
-//! Running programs in the process that owns the session: test runs and
-//! timers. It knows no hook.
+//! Running programs in the process that owns the session: test runs, timers
+//! and samples. It knows no hook.
 
 use std::sync::{Arc, RwLock};
 
@@ -8,6 +8,7 @@ use uapi::Errno;
 use crate::maps::{Map, PerfRing};
 use crate::program::LoadedProgram;
 use crate::run::{NO_VCPU, ProcessEnv, RunState};
+use crate::sample::Sample;
 use crate::session::Session;
 use crate::thread;
 
@@ -82,6 +83,33 @@ impl Here {
         if program.needs_vcpu() {
             run.vcpu = self.env.vcpus.claim(thread::ids()).ok_or(Errno::EBUSY)?;
         }
+        self.run_as(program, ctx, run)
+    }
+
+    /// Runs a program that was loaded for samples.
+    ///
+    /// # Errors
+    /// EBUSY when all vCPUs stay taken.
+    pub(super) fn run_for(
+        &self,
+        program: &LoadedProgram,
+        sample: &Sample<'_>,
+        cookie: u64,
+    ) -> Result<u64, Errno> {
+        let mut run = RunState::new(&raw const self.env, sample.as_regs(), cookie, 0);
+        if program.needs_vcpu() {
+            let claimed = self.env.vcpus.claim_near(sample.cpu, thread::ids());
+            run.vcpu = claimed.ok_or(Errno::EBUSY)?;
+        }
+        self.run_as(program, &mut sample.context(), run)
+    }
+
+    fn run_as(
+        &self,
+        program: &LoadedProgram,
+        ctx: &mut [u64],
+        mut run: RunState,
+    ) -> Result<u64, Errno> {
         let claimed = run.vcpu;
         let running = self.runs.read();
         // SAFETY: the caller's ctx has what the program's type promises, `env`

@@ -7,7 +7,7 @@
 //! map's slot refers to it, and leaves the session when the last one lets go.
 //!
 //! Reading order: [`object`], then one file per command family: [`map`],
-//! [`elem`], `inner`, [`moved`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`timer`],
+//! [`elem`], `inner`, [`moved`], [`batch`], [`prog`], `kfunc`, `here`, [`test_run`], [`btf`], [`perf`], [`sampling`], [`timer`],
 //! [`tracepoint`],
 //! [`places`], [`link`], [`info`], [`ids`], [`pin`], `foreign`.
 
@@ -29,6 +29,7 @@ pub mod perf;
 pub mod pin;
 pub mod places;
 pub mod prog;
+pub mod sampling;
 pub mod test_run;
 pub mod timer;
 pub mod trace;

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use uapi::Errno;
 
 use super::foreign::Others;
 use super::here::Here;
 use super::places::Places;
-use super::{BtfObject, LinkObject, MapObject, Object, ProgObject};
+use super::sampling::Sampler;
+use super::{BtfObject, LinkObject, MapObject, Object, PerfEvent, ProgObject};
 use crate::session::{ObjectKind, Session};
 
 /// Where objects live.
@@ -26,6 +27,9 @@ pub(super) struct Home {
     /// What this process has pinned; it stays until nobody claims it.
     pub(super) pinned: Mutex<Vec<(ObjectKind, u32, Object)>>,
     places: Mutex<Places>,
+    /// Events that sample.
+    pub(super) sampling: Mutex<Vec<Weak<PerfEvent>>>,
+    pub(super) sampler: OnceLock<Box<dyn Sampler>>,
 }
 
 /// Objects by id, for the commands that iterate.
@@ -54,6 +58,8 @@ impl Home {
             pid: shm::sys::getpid(),
             tables: Mutex::new(tables),
             places: Mutex::default(),
+            sampling: Mutex::default(),
+            sampler: OnceLock::new(),
         }
     }
 

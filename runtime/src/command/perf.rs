@@ -1,10 +1,9 @@
 //! Perf events as far as BPF tools use them: probes in user space, rings that
-//! receive `bpf_perf_event_output`, and clocks. It knows no fd, no user
-//! pointer and no sampling.
+//! receive `bpf_perf_event_output`, and clocks. It knows no fd and no user
+//! pointer.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
 
 use uapi::Errno;
 use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_TRACEPOINT};
@@ -12,7 +11,7 @@ use uapi::prog::{BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_PERF_EVENT, BPF_PROG_TYPE_T
 use super::kprobe::Kprobe;
 use super::object::{Home, locked};
 use super::places::Held;
-use super::timer::Timer;
+use super::sampling::{Sampling, Ticking};
 use super::tracepoint::Tracepoint;
 use super::{Bpf, MapObject, ProgObject};
 use crate::maps::PerfRing;
@@ -83,11 +82,9 @@ pub enum EventKind {
     Tracepoint(Tracepoint),
     /// A program runs where the kernel's function for a system call would.
     Kprobe(Kprobe),
-    /// A program runs periodically, in this process.
-    Clock {
-        /// Time between runs.
-        period: Duration,
-    },
+    /// A program runs at each so-many-th event, in this process or for who is
+    /// sampled.
+    Samples(Sampling),
     /// Does nothing.
     Dummy,
 }
@@ -116,6 +113,8 @@ struct Ring {
 #[derive(Default)]
 struct State {
     enabled: bool,
+    /// Another period than it was made with.
+    period: Option<u64>,
     attached: Option<Attached>,
     /// Slots that were filled with this event before it had a ring.
     waiting: Vec<(Weak<crate::maps::Map>, u32)>,
@@ -132,7 +131,7 @@ enum Running {
     /// Id of the session's link.
     Link(u32),
     /// None while the event is disabled.
-    Timer(Option<Timer>),
+    Ticking(Option<Ticking>),
 }
 
 impl Bpf {
@@ -163,7 +162,8 @@ impl Bpf {
             }
             _ => None,
         };
-        Ok(Arc::new(PerfEvent {
+        let samples = matches!(kind, EventKind::Samples(_));
+        let event = Arc::new(PerfEvent {
             kind,
             _used: used,
             _place: place,
@@ -173,7 +173,11 @@ impl Bpf {
                 enabled,
                 ..State::default()
             }),
-        }))
+        });
+        if samples {
+            self.home.note_sampling(&event);
+        }
+        Ok(event)
     }
 
     /// Makes the ring of an output event, as mmap(2) of its fd does.
@@ -266,7 +270,7 @@ impl PerfEvent {
     pub(super) fn session_link(&self) -> Option<u32> {
         match locked(&self.state).attached.as_ref()?.running {
             Running::Link(id) => Some(id),
-            Running::Timer(_) => None,
+            Running::Ticking(_) => None,
         }
     }
 
@@ -355,16 +359,18 @@ impl PerfEvent {
                 self.home.publish();
                 Running::Link(id)
             }
-            EventKind::Clock { period } => {
+            EventKind::Samples(what) => {
                 if prog.spec().prog_type != BPF_PROG_TYPE_PERF_EVENT {
                     return Err(Errno::EINVAL);
                 }
-                let timer = if state.enabled {
-                    Some(Timer::start(prog, *period, cookie)?)
-                } else {
-                    None
-                };
-                Running::Timer(timer)
+                if what.cpu != 0 {
+                    prog.note_sampling();
+                }
+                let what = what.with_period(state.period);
+                Running::Ticking(match state.enabled {
+                    true => Some(Ticking::start(&self.home, &what, prog, cookie)?),
+                    false => None,
+                })
             }
             EventKind::Output { .. } | EventKind::Dummy => return Err(Errno::EINVAL),
         };
@@ -373,6 +379,56 @@ impl PerfEvent {
             cookie,
             running,
         });
+        drop(state);
+        self.home.follow_sampling(prog)
+    }
+
+    /// Samples from now on if a timer runs this program, which is known to sample.
+    ///
+    /// # Errors
+    /// As [`PerfEvent::enable`].
+    pub(super) fn follow_sampling(&self, prog: &Arc<ProgObject>) -> Result<(), Errno> {
+        let mut state = locked(&self.state);
+        let is_timer = |attached: &Attached| {
+            let ticking = match &attached.running {
+                Running::Ticking(ticking) => ticking.as_ref(),
+                Running::Link(_) => None,
+            };
+            Arc::ptr_eq(&attached.prog, prog) && ticking.is_some_and(Ticking::is_timer)
+        };
+        match state.attached.as_ref().is_some_and(is_timer) {
+            true => self.restart(&mut state, true),
+            false => Ok(()),
+        }
+    }
+
+    /// `PERF_EVENT_IOC_PERIOD`: another period, or frequency.
+    ///
+    /// # Errors
+    /// EINVAL for what does not sample, and for 0.
+    pub fn set_period(&self, period: u64) -> Result<(), Errno> {
+        if !matches!(self.kind, EventKind::Samples(_)) || period == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let mut state = locked(&self.state);
+        state.period = Some(period);
+        let enabled = state.enabled;
+        self.restart(&mut state, enabled)
+    }
+
+    /// Stops what runs the program, and starts it as things are now if `run`.
+    fn restart(&self, state: &mut State, run: bool) -> Result<(), Errno> {
+        let (EventKind::Samples(what), Some(attached)) = (&self.kind, &mut state.attached) else {
+            return Ok(());
+        };
+        if let Running::Ticking(ticking) = &mut attached.running {
+            *ticking = None;
+            if run {
+                let what = what.with_period(state.period);
+                let (prog, cookie) = (&attached.prog, attached.cookie);
+                *ticking = Some(Ticking::start(&self.home, &what, prog, cookie)?);
+            }
+        }
         Ok(())
     }
 
@@ -394,22 +450,16 @@ impl PerfEvent {
     /// array of an uprobe does not look at the event's state.
     ///
     /// # Errors
-    /// EAGAIN when no thread could be made for a clock.
+    /// EAGAIN when no thread could be made for a clock; those of the kernel's
+    /// event for what is sampled.
     pub fn enable(&self, enabled: bool) -> Result<(), Errno> {
         let mut state = locked(&self.state);
+        let changes = state.enabled != enabled;
         state.enabled = enabled;
-        let (EventKind::Clock { period }, Some(attached)) = (&self.kind, &mut state.attached)
-        else {
-            return Ok(());
-        };
-        if let Running::Timer(timer) = &mut attached.running {
-            *timer = match (enabled, timer.take()) {
-                (true, None) => Some(Timer::start(&attached.prog, *period, attached.cookie)?),
-                (true, running) => running,
-                (false, _) => None,
-            };
+        match changes {
+            true => self.restart(&mut state, enabled),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 

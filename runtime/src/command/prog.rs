@@ -2,6 +2,7 @@
 //! knows no engine and no hook.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -73,6 +74,7 @@ pub struct ProgObject {
     load_time: Duration,
     verified_insns: u32,
     ctx_bytes: u32,
+    samples: AtomicBool,
     foreign: Option<Foreign>,
     /// What the caller keeps with it.
     pub extra: Extra,
@@ -101,6 +103,7 @@ impl ProgObject {
             load_time: Duration::from_nanos(facts.load_time),
             verified_insns: facts.verified_insns,
             ctx_bytes: facts.ctx_bytes,
+            samples: AtomicBool::new(false),
             foreign: Some(foreign),
             extra: Extra::default(),
         }
@@ -148,6 +151,16 @@ impl ProgObject {
     /// End of the last byte of its context that it may read.
     pub fn ctx_bytes(&self) -> u32 {
         self.ctx_bytes
+    }
+
+    /// It was put on an event that samples.
+    pub(super) fn note_sampling(&self) {
+        self.samples.store(true, Ordering::Release);
+    }
+
+    /// Whether it was.
+    pub(super) fn samples(&self) -> bool {
+        self.samples.load(Ordering::Acquire)
     }
 
     pub(super) fn home(&self) -> &Arc<Home> {
@@ -297,6 +310,7 @@ impl Bpf {
             id,
             verified_insns: verified.facts().insns_processed,
             ctx_bytes: verified.facts().ctx_bytes,
+            samples: AtomicBool::new(false),
             spec: verified.spec().clone(),
             home: Arc::clone(&self.home),
             maps: Mutex::new(maps.into_iter().map(|map| (map.id(), map)).collect()),

@@ -1,5 +1,5 @@
 //! Programs that run periodically in this process: what a `CPU_CLOCK` event
-//! on one CPU is used for (bpftrace's `interval`). It knows no sampling.
+//! on the first CPU is used for (bpftrace's `interval`). It knows no sampling.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -10,9 +10,7 @@ use uapi::Errno;
 use super::ProgObject;
 use super::object::{Home, locked};
 use crate::program::LoadedProgram;
-
-/// Words of `struct bpf_perf_event_data`: registers, period, address.
-const CTX_WORDS: usize = size_of::<uapi::PtRegs>() / 8 + 2;
+use crate::sample::CTX_WORDS;
 
 /// Periods shorter than this are stretched to it, as the kernel does for
 /// clocks (`perf_swevent_init_hrtimer`: at least 10 µs).

@@ -15,6 +15,7 @@ mod printk;
 mod read;
 mod ringbuf;
 mod row;
+mod sampled;
 mod signal;
 mod stack;
 mod task;
@@ -94,6 +95,12 @@ static ROWS: &[&Helper] = &[
 /// The helper with number `id` (`BPF_FUNC_*`).
 pub fn lookup(id: u32) -> Option<&'static Helper> {
     ROWS.iter().find(|row| row.proto.id == id).copied()
+}
+
+/// The same where the program runs for a [`crate::sample::Sample`].
+pub fn lookup_sampled(id: u32) -> Option<&'static Helper> {
+    let own = sampled::ROWS.iter().find(|row| row.proto.id == id).copied();
+    own.or_else(|| lookup(id))
 }
 
 /// All helpers, in no particular order.

@@ -13,6 +13,7 @@ use uapi::Errno;
 use super::row::{Any, LenOrZero, Room, helper};
 use crate::maps::bytes;
 use crate::run::RunState;
+use crate::sample::Sample;
 use crate::{own_stack, readable, tasks, thread};
 
 /// Copies `len` bytes from `from`; all or nothing.
@@ -44,37 +45,42 @@ unsafe fn at_hand(to: *mut u8, from: u64, len: usize) -> bool {
     len != 0 && unsafe { readable::copy(to, from, len) }
 }
 
-/// As [`read`], and fields of tasks, where a run may read the kernel's memory.
+/// Whose memory a helper reads.
+#[derive(Clone, Copy)]
+pub(super) enum Whose<'a> {
+    /// This process's.
+    Own,
+    /// The same, and fields of tasks.
+    Kernel(&'a RunState),
+    /// Of the process that was sampled.
+    Sampled(&'a Sample<'a>),
+}
+
+/// As [`read`], whosever memory it is.
 ///
 /// # Safety
 /// As [`read`].
 #[inline]
-unsafe fn read_for(
-    run: Option<&RunState>,
-    to: *mut u8,
-    from: u64,
-    len: usize,
-) -> Result<(), Errno> {
-    // SAFETY: the caller vouches for `to`.
+unsafe fn read_for(whose: Whose<'_>, to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
+    if let Whose::Sampled(sample) = whose {
+        // SAFETY: the caller vouches for `to`.
+        return unsafe { sample.read(to, from, len) };
+    }
+    // SAFETY: as above.
     match unsafe { at_hand(to, from, len) } {
         true => Ok(()),
         // SAFETY: as above.
-        false => unsafe { read_far(run, to, from, len) },
+        false => unsafe { read_far(whose, to, from, len) },
     }
 }
 
 /// # Safety
 /// As [`read`].
 #[cold]
-unsafe fn read_far(
-    run: Option<&RunState>,
-    to: *mut u8,
-    from: u64,
-    len: usize,
-) -> Result<(), Errno> {
-    match run {
+unsafe fn read_far(whose: Whose<'_>, to: *mut u8, from: u64, len: usize) -> Result<(), Errno> {
+    match whose {
         // SAFETY: the caller vouches for `to`.
-        Some(run) if len != 0 && tasks::holds(from) => unsafe {
+        Whose::Kernel(run) if len != 0 && tasks::holds(from) => unsafe {
             tasks::read(run.env().tasks(), to, from, len)
         },
         // SAFETY: as above.
@@ -123,9 +129,9 @@ fn failed(to: Room, len: LenOrZero, errno: Errno) -> i64 {
 /// The kernel's `copy_from_user_nofault` and its kin: on failure the
 /// destination is zeroed.
 #[inline]
-fn probe_read_bytes(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) -> i64 {
+pub(super) fn probe_read_bytes(whose: Whose<'_>, to: Room, len: LenOrZero, from: Any) -> i64 {
     // SAFETY: the verifier proved that `to` has `len` bytes.
-    match unsafe { read_for(run, to.0, from.0, len.0) } {
+    match unsafe { read_for(whose, to.0, from.0, len.0) } {
         Ok(()) => 0,
         Err(errno) => failed(to, len, errno),
     }
@@ -153,7 +159,7 @@ fn kernel_errno(from: u64) -> Option<Errno> {
 /// `len - 1` bytes and ends with a zero; returns the length with the zero.
 /// Nothing that follows the zero in memory reaches the destination, so that
 /// equal strings make equal keys.
-fn probe_read_text(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) -> i64 {
+pub(super) fn probe_read_text(whose: Whose<'_>, to: Room, len: LenOrZero, from: Any) -> i64 {
     /// Bytes read at a time.
     const STEP: usize = 256;
     if len.0 == 0 {
@@ -169,7 +175,7 @@ fn probe_read_text(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) 
         let page = (shm::PAGE - address % shm::PAGE) as usize;
         let step = STEP.min(page).min(len.0 - done);
         // SAFETY: `bounce` has STEP bytes.
-        if let Err(errno) = unsafe { read_for(run, bounce, address, step) } {
+        if let Err(errno) = unsafe { read_for(whose, bounce, address, step) } {
             return failed(to, len, errno);
         }
         // SAFETY: `step` bytes were just read into what is ours alone.
@@ -188,7 +194,7 @@ fn probe_read_text(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) 
             // SAFETY: `bounce` has more than a word; the `word` bytes are at
             // most `len`.
             unsafe {
-                if word <= len.0 && (beyond == 0 || read_for(run, bounce, next, beyond).is_ok()) {
+                if word <= len.0 && (beyond == 0 || read_for(whose, bounce, next, beyond).is_ok()) {
                     bytes::zero(to.0.wrapping_add(done), word - done);
                 }
             }
@@ -200,16 +206,53 @@ fn probe_read_text(run: Option<&RunState>, to: Room, len: LenOrZero, from: Any) 
     len.0 as i64
 }
 
+/// `bpf_probe_read`, where `user` is whose memory user addresses are in.
+#[inline]
+pub(super) fn probe_read_either(
+    run: &RunState,
+    user: Whose<'_>,
+    to: Room,
+    len: LenOrZero,
+    from: Any,
+) -> i64 {
+    match kernel_errno(from.0) {
+        None => probe_read_bytes(user, to, len, from),
+        Some(Errno::EFAULT) if len.0 == 0 => 0,
+        Some(_) if tasks::holds(from.0) => probe_read_bytes(Whose::Kernel(run), to, len, from),
+        Some(errno) => failed(to, len, errno),
+    }
+}
+
+/// The same for a string.
+pub(super) fn probe_read_text_either(
+    run: &RunState,
+    user: Whose<'_>,
+    to: Room,
+    len: LenOrZero,
+    from: Any,
+) -> i64 {
+    match kernel_errno(from.0) {
+        Some(_) if tasks::holds(from.0) => probe_read_text(Whose::Kernel(run), to, len, from),
+        Some(errno) if len.0 > 0 => failed(to, len, errno),
+        _ => probe_read_text(user, to, len, from),
+    }
+}
+
+/// `bpf_probe_read_user`.
+#[inline]
+pub(super) fn probe_read_of_user(user: Whose<'_>, to: Room, len: LenOrZero, from: Any) -> i64 {
+    // Also when nothing is asked for.
+    if from.0 > USER_END {
+        return failed(to, len, Errno::EFAULT);
+    }
+    probe_read_bytes(user, to, len, from)
+}
+
 helper! {
     /// bpf_probe_read: as bpf_probe_read_user; ERANGE for what is neither user
     /// nor kernel space.
     gpl fn probe_read(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ {
-        match kernel_errno(from.0) {
-            None => probe_read_bytes(None, to, len, from),
-            Some(Errno::EFAULT) if len.0 == 0 => 0,
-            Some(_) if tasks::holds(from.0) => probe_read_bytes(Some(run), to, len, from),
-            Some(errno) => failed(to, len, errno),
-        }
+        probe_read_either(run, Whose::Own, to, len, from)
     }
 }
 
@@ -217,11 +260,7 @@ helper! {
     /// bpf_probe_read_user: `len` bytes at `from`. EFAULT for a bad address,
     /// the destination is zeroed then.
     gpl fn probe_read_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_USER {
-        // Also when nothing is asked for.
-        if from.0 > USER_END {
-            return failed(to, len, Errno::EFAULT);
-        }
-        probe_read_bytes(None, to, len, from)
+        probe_read_of_user(Whose::Own, to, len, from)
     }
 }
 
@@ -229,18 +268,14 @@ helper! {
     /// bpf_probe_read_kernel: programs also use it on their own stack and on
     /// map values, which lie in the process here.
     gpl fn probe_read_kernel(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_KERNEL {
-        probe_read_bytes(Some(run), to, len, from)
+        probe_read_bytes(Whose::Kernel(run), to, len, from)
     }
 }
 
 helper! {
     /// bpf_probe_read_str: as bpf_probe_read_user_str.
     gpl fn probe_read_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_STR {
-        match kernel_errno(from.0) {
-            Some(_) if tasks::holds(from.0) => probe_read_text(Some(run), to, len, from),
-            Some(errno) if len.0 > 0 => failed(to, len, errno),
-            _ => probe_read_text(None, to, len, from),
-        }
+        probe_read_text_either(run, Whose::Own, to, len, from)
     }
 }
 
@@ -248,21 +283,21 @@ helper! {
     /// bpf_probe_read_user_str: a string of at most `len` bytes with its zero;
     /// returns its length with the zero, or EFAULT with the destination zeroed.
     gpl fn probe_read_user_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_USER_STR {
-        probe_read_text(None, to, len, from)
+        probe_read_text(Whose::Own, to, len, from)
     }
 }
 
 helper! {
     /// bpf_probe_read_kernel_str: as bpf_probe_read_user_str.
     gpl fn probe_read_kernel_str(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_PROBE_READ_KERNEL_STR {
-        probe_read_text(Some(run), to, len, from)
+        probe_read_text(Whose::Kernel(run), to, len, from)
     }
 }
 
 helper! {
     /// bpf_copy_from_user: as bpf_probe_read_user; nothing needs paging in.
     fn copy_from_user(run, to: Room, len: LenOrZero, from: Any) -> i64 = BPF_FUNC_COPY_FROM_USER {
-        probe_read_bytes(None, to, len, from)
+        probe_read_bytes(Whose::Own, to, len, from)
     }
 }
 

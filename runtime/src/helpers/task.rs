@@ -8,6 +8,7 @@ use uapi::map::{BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_MAP_TYPE_CGROUP_ARRAY};
 
 use super::row::{Any, Ctx, GivenOrNull, Len, Room, Task, TaskOrNull, ValueOrNull, helper};
 use crate::maps::{Map, bytes};
+use crate::sample::COMM;
 use crate::{clock, guest, tasks, thread};
 
 helper! {
@@ -27,9 +28,6 @@ helper! {
     }
 }
 
-/// Bytes of a task's name (`TASK_COMM_LEN`).
-const COMM: usize = 16;
-
 helper! {
     /// bpf_get_current_comm: the thread's name, cut to `size` and zero-padded.
     fn get_current_comm(run, to: Room, size: Len) -> i64 = BPF_FUNC_GET_CURRENT_COMM {
@@ -43,22 +41,28 @@ helper! {
                 0, 0, 0, 0,
             )
         };
-        // SAFETY: the verifier proved that `to` has `size` bytes, of which the
-        // name takes at most what there is.
-        unsafe {
-            if ret != 0 {
-                bytes::zero(to.0, size.0);
-                return Errno::EINVAL.ret();
-            }
-            let len = size.0.min(COMM);
-            bytes::copy(to.0, comm.as_ptr(), len);
-            bytes::zero(to.0.wrapping_add(len), size.0 - len);
-            // The last byte ends the string, as strscpy_pad does.
-            if len > 0 {
-                bytes::zero(to.0.wrapping_add(len - 1), 1);
-            }
+        if ret != 0 {
+            // SAFETY: the verifier proved that `to` has `size` bytes.
+            unsafe { bytes::zero(to.0, size.0) };
+            return Errno::EINVAL.ret();
         }
+        put_name(&comm, to, size);
         0
+    }
+}
+
+/// Copies a thread's name, cut to `size` and zero-padded.
+pub(super) fn put_name(comm: &[u8; COMM], to: Room, size: Len) {
+    let len = size.0.min(COMM);
+    // SAFETY: the verifier proved that `to` has `size` bytes, of which the
+    // name takes at most what there is.
+    unsafe {
+        bytes::copy(to.0, comm.as_ptr(), len);
+        bytes::zero(to.0.wrapping_add(len), size.0 - len);
+        // The last byte ends the string, as strscpy_pad does.
+        if len > 0 {
+            bytes::zero(to.0.wrapping_add(len - 1), 1);
+        }
     }
 }
 

@@ -398,6 +398,11 @@ impl Roster {
         (0..self.high()).filter_map(owner).collect()
     }
 
+    /// The processes of [`Roster::agents`].
+    pub fn targets(&self) -> impl Iterator<Item = ProcessId> {
+        self.agents().into_iter().map(ProcessId::unpack)
+    }
+
     /// All living members.
     pub fn members(&self) -> Vec<Member> {
         (0..self.high())

@@ -100,6 +100,12 @@ impl Kernel {
         }
     }
 
+    /// Whether programs may go to the kernel that do better there.
+    pub fn may_host(&self) -> bool {
+        let there = Obstacle::Place(String::new());
+        placement::host(self.runtime, self.may_load, Some(&there)) == Host::Kernel
+    }
+
     /// Tells the user once.
     fn tell(&self, line: String) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

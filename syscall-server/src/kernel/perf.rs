@@ -2,14 +2,13 @@
 //! perf event array of the kernel's holds. It knows no record's meaning.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use runtime::kernel;
-use shm::{Access, PAGE, Region, Segment};
 use uapi::Errno;
 use uapi::perf::{PERF_COUNT_SW_BPF_OUTPUT, PERF_EVENT_IOC_ENABLE, PERF_TYPE_SOFTWARE};
 
 use crate::fds::PrivateFd;
+use crate::perf::ring::Ring;
 use crate::raw;
 
 /// Pages of data of each event.
@@ -22,14 +21,11 @@ const SAMPLE_RAW: u64 = 1 << 10;
 const CLOSE_ON_EXEC: usize = 8;
 /// `PERF_RECORD_SAMPLE`.
 const RECORD_SAMPLE: u32 = 9;
-/// Where the first page of a ring has the kernel's position, and ours.
-const DATA_HEAD: u64 = 1024;
-const DATA_TAIL: u64 = 1032;
 
 /// The event of one CPU.
 pub struct PerfEvent {
     fd: PrivateFd,
-    memory: Region,
+    ring: Ring,
 }
 
 /// Fills a kernel's perf event array: an event for each CPU that there is.
@@ -68,9 +64,7 @@ impl PerfEvent {
         let fd = raw::checked(libc::SYS_perf_event_open, words)?;
         // SAFETY: the kernel just gave us this fd.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let bytes = (1 + PAGES) * PAGE;
-        let memory = Segment::of_kernel(fd.as_raw_fd(), 0, bytes, Access::ReadWrite)
-            .map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::ENOMEM)))?;
+        let ring = Ring::map(fd.as_raw_fd(), PAGES)?;
         let words = [
             fd.as_raw_fd() as usize,
             PERF_EVENT_IOC_ENABLE as usize,
@@ -82,7 +76,7 @@ impl PerfEvent {
         raw::checked(libc::SYS_ioctl, words)?;
         Ok(PerfEvent {
             fd: PrivateFd::duplicate(fd.as_raw_fd())?,
-            memory: memory.region(0, bytes).ok_or(Errno::ENOMEM)?,
+            ring,
         })
     }
 
@@ -91,47 +85,20 @@ impl PerfEvent {
         self.fd.raw()
     }
 
-    fn word(&self, at: u64) -> Option<&AtomicU64> {
-        let at = self.memory.at(at, 8)?;
-        // SAFETY: an aligned word of memory that stays mapped as long as the
-        // region; the kernel changes it as an atomic, too.
-        Some(unsafe { AtomicU64::from_ptr(at.cast()) })
-    }
-
-    /// Bytes at a position of the data, which may go round its end.
-    fn bytes(&self, position: u64, len: usize) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        let size = PAGES * PAGE;
-        let offset = position & (size - 1);
-        let first = len.min((size - offset) as usize);
-        let (start, rest) = bytes.split_at_mut(first);
-        self.memory.read(PAGE + offset, start)?;
-        self.memory.read(PAGE, rest)?;
-        Some(bytes)
-    }
-
     /// Gives the raw data of each sample to `take`; whether there was one.
     pub fn drain(&self, take: &mut dyn FnMut(&[u8])) -> Option<bool> {
-        let (head, tail) = (self.word(DATA_HEAD)?, self.word(DATA_TAIL)?);
-        let end = head.load(Ordering::Acquire);
-        let mut position = tail.load(Ordering::Relaxed);
         let mut any = false;
-        while position < end {
-            let header = self.bytes(position, 8)?;
-            let word = u64::from_le_bytes(header.try_into().ok()?);
-            let (kind, len) = (word as u32, word >> 48);
-            if len < 8 {
-                break;
-            }
-            if kind == RECORD_SAMPLE {
-                let body = self.bytes(position + 8, len as usize - 8)?;
-                let size = u32::from_le_bytes(*body.first_chunk()?) as usize;
-                take(body.get(4..4 + size)?);
+        self.ring.drain(&mut |record| {
+            let size = record
+                .body
+                .first_chunk()
+                .map(|size| u32::from_le_bytes(*size));
+            let raw = size.and_then(|size| record.body.get(4..4 + size as usize));
+            if let (RECORD_SAMPLE, Some(raw)) = (record.kind, raw) {
+                take(raw);
                 any = true;
             }
-            position += len;
-            tail.store(position, Ordering::Release);
-        }
+        })?;
         Some(any)
     }
 }

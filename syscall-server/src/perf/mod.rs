@@ -6,22 +6,25 @@
 //! kernel's.
 
 pub mod place;
+pub mod ring;
+pub mod sampling;
 
 use std::ffi::c_int;
 use std::sync::Arc;
-use std::time::Duration;
 
 use runtime::command::Object;
 use runtime::command::kprobe::Kprobe;
 use runtime::command::perf::{EventKind, PerfEvent, Probe, Used};
+use runtime::command::sampling::Sampling;
 use runtime::session::LinkKind;
 use uapi::Errno;
 use uapi::perf::{
-    PERF_ATTR_BYTES, PERF_ATTR_SIZE_VER0, PERF_COUNT_SW_BPF_OUTPUT, PERF_COUNT_SW_CPU_CLOCK,
-    PERF_COUNT_SW_DUMMY, PERF_EVENT_IOC_DISABLE, PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_ID,
-    PERF_EVENT_IOC_PAUSE_OUTPUT, PERF_EVENT_IOC_REFRESH, PERF_EVENT_IOC_RESET,
-    PERF_EVENT_IOC_SET_BPF, PERF_FLAG_FD_CLOEXEC, PERF_FLAG_FD_NO_GROUP, PERF_FLAG_FD_OUTPUT,
-    PERF_FLAG_PID_CGROUP, PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT, PerfEventAttr,
+    PERF_ATTR_BYTES, PERF_ATTR_SIZE_VER0, PERF_COUNT_SW_BPF_OUTPUT, PERF_COUNT_SW_DUMMY,
+    PERF_EVENT_IOC_DISABLE, PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_ID, PERF_EVENT_IOC_PAUSE_OUTPUT,
+    PERF_EVENT_IOC_PERIOD, PERF_EVENT_IOC_REFRESH, PERF_EVENT_IOC_RESET, PERF_EVENT_IOC_SET_BPF,
+    PERF_FLAG_FD_CLOEXEC, PERF_FLAG_FD_NO_GROUP, PERF_FLAG_FD_OUTPUT, PERF_FLAG_PID_CGROUP,
+    PERF_TYPE_HARDWARE, PERF_TYPE_HW_CACHE, PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT,
+    PerfEventAttr,
 };
 
 use crate::bridge::Waker;
@@ -76,10 +79,15 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     let kind = match attr.kind {
         PERF_TYPE_SOFTWARE if attr.config == PERF_COUNT_SW_BPF_OUTPUT => Kind::Output,
         PERF_TYPE_SOFTWARE if server::existing().is_some() => match attr.config {
-            PERF_COUNT_SW_CPU_CLOCK => Kind::Clock,
             PERF_COUNT_SW_DUMMY => Kind::Dummy,
+            _ if attr.sample_period > 0 => Kind::Samples,
             _ => return Ok(None),
         },
+        PERF_TYPE_HARDWARE | PERF_TYPE_HW_CACHE
+            if server::existing().is_some() && attr.sample_period > 0 =>
+        {
+            Kind::Samples
+        }
         PERF_TYPE_TRACEPOINT if server::existing().is_some() => {
             let Some(event) = tracefs::by_id(attr.config) else {
                 let place = Obstacle::Place(format!("tracepoint {}", attr.config));
@@ -108,15 +116,9 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
                 attr.wakeup_events
             },
         },
-        Kind::Clock if is_sampling(&attr, request.cpu) => {
-            let place = Obstacle::Place("sampling by the CPU clock".to_owned());
-            return match server::server()?.kernel.hosts("", &place) {
-                true => Ok(None),
-                false => Err(Errno::EOPNOTSUPP),
-            };
-        }
-        Kind::Clock => EventKind::Clock {
-            period: Duration::from_nanos(attr.sample_period),
+        Kind::Samples => match samples(&attr, &request)? {
+            Some(what) => EventKind::Samples(what),
+            None => return Ok(None),
         },
         Kind::Dummy => EventKind::Dummy,
         Kind::Probe => probe(&attr, request.pid)?,
@@ -159,7 +161,7 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
 
 enum Kind {
     Output,
-    Clock,
+    Samples,
     Dummy,
     Probe,
     Replace,
@@ -296,10 +298,29 @@ fn kprobe(attr: &PerfEventAttr) -> Result<Result<Kprobe, String>, Errno> {
     Ok(found.ok_or_else(|| name.into_owned()))
 }
 
-/// A clock on one CPU ticks in this process; sampling, which is what a
-/// frequency or a clock on every CPU asks for, needs the kernel.
-fn is_sampling(attr: &PerfEventAttr, cpu: i32) -> bool {
-    attr.freq || cpu > 0
+/// What samples, or ticks in this process ([`runtime::command::sampling`]);
+/// `None` where the kernel, which sees all processes and itself, does it for
+/// this tool.
+fn samples(attr: &PerfEventAttr, request: &Request) -> Result<Option<Sampling>, Errno> {
+    let what = Sampling {
+        kind: attr.kind,
+        config: attr.config,
+        period: attr.sample_period,
+        freq: attr.freq,
+        pid: match request.pid {
+            0 => shm::sys::gettid(),
+            pid => pid,
+        },
+        cpu: request.cpu,
+        inherit: attr.inherit,
+    };
+    if !what.may_be_a_timer() {
+        if server::server()?.kernel.may_host() {
+            return Ok(None);
+        }
+        sampling::check(&what)?;
+    }
+    Ok(Some(what))
 }
 
 fn new_fd(server: &'static Server, event: Arc<PerfEvent>, flags: u64) -> Result<i64, Errno> {
@@ -353,6 +374,9 @@ pub fn ioctl(fd: c_int, request: u32, argument: u64) -> Option<Result<i64, Errno
         PERF_EVENT_IOC_DISABLE => event.enable(false).map(|()| 0),
         // Nobody reads our events' counts.
         PERF_EVENT_IOC_RESET | PERF_EVENT_IOC_REFRESH | PERF_EVENT_IOC_PAUSE_OUTPUT => Ok(0),
+        PERF_EVENT_IOC_PERIOD => user::read_u64s(argument, 1)
+            .and_then(|words| event.set_period(words.first().copied().unwrap_or(0)))
+            .map(|()| 0),
         PERF_EVENT_IOC_SET_BPF => set_bpf(event, argument),
         PERF_EVENT_IOC_ID => user::write(argument, &(fd as u64).to_le_bytes()).map(|()| 0),
         _ => Err(Errno::ENOTTY),
