@@ -149,10 +149,10 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
     if let EventKind::Probe(probe) = &event {
         own_process::meet((probe.dev, probe.ino), probe.pid);
     }
-    match event {
+    match &event {
         EventKind::Output { .. } | EventKind::Dummy => {}
-        // A timer of the tool's own.
-        EventKind::Clock { .. } if request.pid == -1 => {}
+        // A timer of the tool's own, or a thread that needs no agent.
+        EventKind::Samples(what) if what.may_be_a_timer() || what.pid != -1 => {}
         _ => targets::reach(server, Named::by_event(request.pid))?,
     }
     let event = server.bpf.perf_event_using(event, !attr.disabled, used)?;
