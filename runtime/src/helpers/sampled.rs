@@ -2,6 +2,7 @@
 //! that was sampled, and for the time at which it was. What is not here is the
 //! same for all.
 
+use shm::sys;
 use uapi::Errno;
 
 use super::read::{
@@ -31,6 +32,8 @@ pub(super) static ROWS: &[&Helper] = &[
     &ktime_get_boot_ns::ROW,
     &ktime_get_coarse_ns::ROW,
     &ktime_get_tai_ns::ROW,
+    &send_signal::ROW,
+    &send_signal_thread::ROW,
     &probe_read::ROW,
     &probe_read_user::ROW,
     &probe_read_str::ROW,
@@ -159,6 +162,42 @@ helper! {
     /// bpf_ktime_get_tai_ns: when the sample was taken.
     fn ktime_get_tai_ns(run) -> u64 = BPF_FUNC_KTIME_GET_TAI_NS {
         clock_then(run, libc::CLOCK_TAI)
+    }
+}
+
+/// Sends a signal by a system call of the kind of kill(2).
+fn signal(number: libc::c_long, to: &[i32], signal: u32) -> i64 {
+    /// `_NSIG`.
+    const LAST: u32 = 64;
+    match signal {
+        0 => 0,
+        1..=LAST => {
+            let mut words = [0; 3];
+            let values = to.iter().copied().chain([signal as i32]);
+            for (word, value) in words.iter_mut().zip(values) {
+                *word = value as usize;
+            }
+            let [a, b, c] = words;
+            // SAFETY: takes numbers only; a signal is what the tool asked for.
+            unsafe { sys::syscall6(number as usize, a, b, c, 0, 0, 0) as i64 }
+        }
+        _ => Errno::EINVAL.ret(),
+    }
+}
+
+helper! {
+    /// bpf_send_signal: a signal for the sampled process, when the program runs.
+    /// Errors: EINVAL no such signal, EPERM not the tool's to send.
+    fn send_signal(run, number: Any) -> i64 = BPF_FUNC_SEND_SIGNAL {
+        signal(libc::SYS_kill, &[sample(run).ids.pid], number.0 as u32)
+    }
+}
+
+helper! {
+    /// bpf_send_signal_thread: the same for the sampled thread.
+    fn send_signal_thread(run, number: Any) -> i64 = BPF_FUNC_SEND_SIGNAL_THREAD {
+        let ids = sample(run).ids;
+        signal(libc::SYS_tgkill, &[ids.pid, ids.tid], number.0 as u32)
     }
 }
 
