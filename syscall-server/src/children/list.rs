@@ -50,18 +50,39 @@ impl Own {
         self.agent.is_some()
     }
 
-    /// What stands in `LD_PRELOAD` for `entry`; `None` for nothing.
-    fn instead<'a>(&'a self, entry: &'a [u8], inherits: Inheritance) -> Option<&'a [u8]> {
-        if same(entry, &self.server) {
-            return self.entry(inherits);
+    /// What stands in `list` for one of its entries; `None` for nothing.
+    fn instead<'a>(
+        &'a self,
+        list: &'a [u8],
+        entry: &'a [u8],
+        inherits: Inheritance,
+    ) -> Option<&'a [u8]> {
+        let is_server = |entry: &&[u8]| same(entry, &self.server);
+        if is_server(&entry) {
+            return match inherits {
+                Inheritance::Server if self.has_other(list) => {
+                    (entry != self.server).then_some(entry)
+                }
+                _ => self.entry(inherits),
+            };
         }
         match &self.agent {
             Some(agent) if same(entry, agent) => match inherits {
                 Inheritance::Agent => Some(agent),
-                _ => self.is_target.then_some(agent),
+                // Alone it is there for children of a tool, unless the tool is a target.
+                Inheritance::Server => {
+                    let is_meant = self.is_target || entries(list).any(|entry| is_server(&entry));
+                    is_meant.then_some(entry)
+                }
+                Inheritance::Nothing => Some(entry),
             },
             _ => Some(entry),
         }
+    }
+
+    /// Whether another bpftime's library is there: its user has run that since.
+    fn has_other(&self, list: &[u8]) -> bool {
+        entries(list).any(|entry| same(entry, &self.server) && entry != self.server)
     }
 
     fn entry(&self, inherits: Inheritance) -> Option<&[u8]> {
@@ -98,11 +119,12 @@ impl Own {
             out.push(entry);
         };
         for entry in entries(list) {
-            if let Some(entry) = self.instead(entry, inherits) {
+            if let Some(entry) = self.instead(list, entry, inherits) {
                 place(entry, &mut out);
             }
         }
-        if let Some(entry) = self.entry(inherits) {
+        let is_there = inherits == Inheritance::Server && self.has_other(list);
+        if let Some(entry) = self.entry(inherits).filter(|_| !is_there) {
             place(entry, &mut out);
         }
         let any = out.len > LD_PRELOAD.len();
@@ -131,7 +153,7 @@ fn entries(list: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|entry| !entry.is_empty())
 }
 
-/// Whether two paths end in one file name: another bpftime's library is ours, too.
+/// Whether two paths end in one file name, as the libraries of two bpftimes do.
 fn same(entry: &[u8], own: &[u8]) -> bool {
     let name = |path: &'_ [u8]| {
         path.iter()
@@ -302,6 +324,18 @@ mod tests {
         let agent = "LD_PRELOAD=/s/lib-1/agent.so";
         assert_eq!(preload(Inheritance::Agent), agent);
         assert_eq!(preload(Inheritance::Nothing), agent);
+    }
+
+    #[test]
+    fn wrappers_start_targets_and_other_bpftimes() {
+        let check = |list: &CStr, expected: &str| {
+            let edited = edited(&own(), Inheritance::Server, &[list]);
+            assert_eq!(edited.last().map(String::as_str), Some(expected));
+        };
+        let both = c"LD_PRELOAD=/s/lib-1/server.so:/s/lib-1/agent.so";
+        check(both, both.to_str().unwrap());
+        let newer = c"LD_PRELOAD=/s/lib-1/server.so:/s/lib-2/server.so";
+        check(newer, "LD_PRELOAD=/s/lib-2/server.so");
     }
 
     #[test]

@@ -23,8 +23,9 @@ pub mod program;
 pub mod room;
 pub mod variables;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -60,8 +61,8 @@ pub fn begin() {
     let Some(path) = server::own_path() else {
         return;
     };
-    let agent = path.with_file_name(AGENT);
-    let bytes = |path: &std::path::Path| path.as_os_str().as_bytes().to_vec();
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    let agent = Some(path.with_file_name(AGENT)).filter(|agent| is_there(agent));
     let shared = raw::checked(
         libc::SYS_mmap,
         [
@@ -78,8 +79,16 @@ pub fn begin() {
     let _ = BEGINNING.set(Beginning {
         pid: shm::sys::getpid(),
         tool: shared.unwrap_or(0),
-        own: Own::new(bytes(&path), agent.exists().then(|| bytes(&agent))),
+        own: Own::new(bytes(&path), agent.as_deref().map(bytes)),
     });
+}
+
+/// Asks the kernel, not what answers tools.
+fn is_there(path: &Path) -> bool {
+    CString::new(path.as_os_str().as_bytes()).is_ok_and(|path| {
+        let arguments = [path.as_ptr() as usize, libc::F_OK as usize, 0, 0, 0, 0];
+        raw::checked(libc::SYS_access, arguments).is_ok()
+    })
 }
 
 impl Beginning {

@@ -12,7 +12,6 @@ use crate::arch::Words;
 use crate::children::{self, Who, room, variables};
 use crate::raw::{self, fail};
 
-static EXECVPE: Next = Next::new(c"execvpe");
 static POSIX_SPAWN: Next = Next::new(c"posix_spawn");
 static POSIX_SPAWNP: Next = Next::new(c"posix_spawnp");
 
@@ -22,10 +21,6 @@ static POSIX_SPAWNP: Next = Next::new(c"posix_spawnp");
 static ON_LOAD: extern "C" fn() = on_load;
 
 extern "C" fn on_load() {
-    // Looked up now: later is in a child, where other threads' locks are held.
-    for next in [&EXECVPE, &POSIX_SPAWN, &POSIX_SPAWNP] {
-        let _ = next.address();
-    }
     // Without it programs inherit what the environment says.
     let _ = std::panic::catch_unwind(children::begin);
 }
@@ -88,21 +83,61 @@ extern "C" fn fexecve(fd: c_int, argv: usize, envp: Strings) -> c_int {
     at(fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH)
 }
 
-/// execvpe(3).
+/// execvpe(3). Not libc's: looking that up takes a lock, which another thread of
+/// the process that was forked may have held.
 #[unsafe(no_mangle)]
 extern "C" fn execvpe(file: *const c_char, argv: usize, envp: Strings) -> c_int {
-    type Function = unsafe extern "C" fn(*const c_char, usize, Strings) -> c_int;
-    let Some(address) = EXECVPE.address() else {
-        return fail(Errno::ENOSYS) as c_int;
+    let Some(name) = string(file).filter(|name| !name.is_empty()) else {
+        return fail(Errno::ENOENT) as c_int;
     };
-    // SAFETY: libc defines the function with this signature.
-    let next = unsafe { std::mem::transmute::<*mut c_void, Function>(address) };
-    with_found(file, |path| {
-        // SAFETY: the caller's contract; the environment is one like the caller's.
-        let execute = |envp| unsafe { next(file, argv, envp) };
-        // SAFETY: the caller's array, as execve(2) takes it.
-        unsafe { children::with_environment(Who::Caller, libc::AT_FDCWD, path, envp, execute) }
-    })
+    let mut found = Errno::ENOENT;
+    let done = each_place(name, |path| {
+        execve(path.as_ptr(), argv, envp);
+        match raw::errno() {
+            // A script without a first line that says what runs it.
+            Errno(libc::ENOEXEC) => {
+                execute_script(path, argv, envp);
+                true
+            }
+            Errno::EACCES => {
+                found = Errno::EACCES;
+                false
+            }
+            // There may be another one elsewhere.
+            Errno(libc::ENOENT | libc::ESTALE | libc::ENOTDIR | libc::ENODEV | libc::ETIMEDOUT) => {
+                false
+            }
+            _ => true,
+        }
+    });
+    match done {
+        true => -1,
+        false => fail(found) as c_int,
+    }
+}
+
+/// Has the shell run a script, with the arguments behind its name.
+fn execute_script(path: &CStr, argv: usize, envp: Strings) {
+    let (shell, argv) = (c"/bin/sh", argv as *const usize);
+    let mut count = 0;
+    // SAFETY: not behind the null that ends the array; the kernel has just read it.
+    while unsafe { *argv.add(count) } != 0 {
+        count += 1;
+    }
+    room::with(count.max(1) + 2, |room| {
+        let Some(room) = room else {
+            fail(Errno::ENOMEM);
+            return;
+        };
+        for (index, to) in room.iter_mut().take(count).enumerate().skip(1) {
+            // SAFETY: as above.
+            *to = unsafe { *argv.add(index) };
+        }
+        room.copy_within(1..count.max(1), 2);
+        room[0] = shell.as_ptr() as usize;
+        room[1] = path.as_ptr() as usize;
+        execve(shell.as_ptr(), room.as_ptr() as usize, envp);
+    });
 }
 
 /// execvp(3).
@@ -111,36 +146,46 @@ extern "C" fn execvp(file: *const c_char, argv: usize) -> c_int {
     execvpe(file, argv, variables::now())
 }
 
-/// Calls `work` with the program that execvp(3) would find.
-fn with_found<R>(file: *const c_char, work: impl FnOnce(Option<&CStr>) -> R) -> R {
+/// Calls `is_it` with each place where a program of that name may be, in the
+/// order of execvp(3), until it is one; whether it was.
+fn each_place(name: &CStr, mut is_it: impl FnMut(&CStr) -> bool) -> bool {
     /// libc's own, without a variable.
     const DEFAULT: &[u8] = b"/bin:/usr/bin";
-    let Some(name) = string(file) else {
-        return work(None);
-    };
     if name.to_bytes().contains(&b'/') {
-        return work(Some(name));
+        return is_it(name);
     }
     let list = variables::get(b"PATH=").unwrap_or(DEFAULT);
-    let mut path = [0u8; libc::PATH_MAX as usize];
-    let found = list.split(|&byte| byte == b':').any(|directory| {
-        let directory = if directory.is_empty() {
-            b"."
-        } else {
-            directory
-        };
-        let parts = [directory, b"/", name.to_bytes_with_nul()];
-        if parts.iter().map(|part| part.len()).sum::<usize>() > path.len() {
+    list.split(|&byte| byte == b':').any(|directory| {
+        let mut path = [0u8; libc::PATH_MAX as usize];
+        let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+        let parts = [directory, slash, name.to_bytes()];
+        if parts.iter().map(|part| part.len()).sum::<usize>() >= path.len() {
             return false;
         }
         for (to, from) in path.iter_mut().zip(parts.into_iter().flatten()) {
             *to = *from;
         }
-        let arguments = [path.as_ptr() as usize, libc::X_OK as usize, 0, 0, 0, 0];
-        raw::checked(libc::SYS_access, arguments).is_ok()
+        CStr::from_bytes_until_nul(&path).is_ok_and(&mut is_it)
+    })
+}
+
+/// Calls `work` with the program that execvp(3) would find.
+fn with_found<R>(file: *const c_char, work: impl FnOnce(Option<&CStr>) -> R) -> R {
+    let mut found = [0u8; libc::PATH_MAX as usize];
+    let is_found = string(file).is_some_and(|name| {
+        each_place(name, |path| {
+            let arguments = [path.as_ptr() as usize, libc::X_OK as usize, 0, 0, 0, 0];
+            let bytes = path.to_bytes_with_nul();
+            let fits = found.get_mut(..bytes.len());
+            let is_it = fits.is_some() && raw::checked(libc::SYS_access, arguments).is_ok();
+            if let (Some(to), true) = (fits, is_it) {
+                to.copy_from_slice(bytes);
+            }
+            is_it
+        })
     });
-    let path = CStr::from_bytes_until_nul(&path).ok().filter(|_| found);
-    work(path)
+    let found = CStr::from_bytes_until_nul(&found).ok();
+    work(found.filter(|_| is_found))
 }
 
 /// Calls `work` with the strings of a variadic call up to the null behind

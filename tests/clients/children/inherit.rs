@@ -105,6 +105,9 @@ fn wrappers_hand_on_and_keep_what_the_user_preloads() {
     let both = format!("LD_PRELOAD={OWN}:libbpftime-syscall-server.so");
     assert_eq!(preload(&["load", "sh", "-c", SHOW]), both);
     assert_eq!(preload(&["load", "timeout", "9", "sh", "-c", SHOW]), both);
+    let bpftime = bpftime_tests::Stage::get().bpftime().display().to_string();
+    let target = ["load", &bpftime, "start", "sh", "-c", SHOW];
+    assert_eq!(preload(&target), format!("{both}:libbpftime-agent.so"));
     let nested = format!("sh -c \"{SHOW}\"");
     assert_eq!(preload(&["load", "sh", "-c", &nested]), both);
     // Who cleans the environment does not mean us, but all else.
@@ -162,4 +165,39 @@ fn scripts_start_tools_and_tools_start_tools() {
         shown(&["load", "bpftrace", "-e", outer, "-c", command]),
         expected
     );
+}
+
+/// A program is found, or not, as libc finds it.
+#[test]
+fn programs_are_found_as_ever() {
+    let world = World::new();
+    let write = |name: &str, mode: u32, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = world.home().join(name);
+        std::fs::write(&path, text).expect("a file");
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&path, mode).expect("its mode");
+    };
+    // Without a first line that says what runs it.
+    write("script", 0o755, "echo \"$0 $# $1 $2\"; exit 7\n");
+    write("closed", 0o644, "echo never\n");
+    write("wrong", 0o755, "#!/nonexistent/interpreter\n");
+    let lines = [
+        "PATH=/nonexistent:{home}/script:{home} script one two",
+        "PATH=/nonexistent:{home} script",
+        "PATH={home}:/bin closed",
+        "PATH={home}:/bin wrong",
+        "PATH={home}:/bin missing",
+        "PATH=:{home} missing",
+        "{home}/script one",
+        "{home}/closed",
+        "PATH=/bin sh -c true",
+    ];
+    for line in lines {
+        let line = expand(&world, &[line]).concat();
+        let words: Vec<&str> = ["env"].into_iter().chain(line.split(' ')).collect();
+        let expected = Program::on_pipes(world.plain(&words)).finish();
+        let found = world.run(&[&["load"], &words[..]].concat());
+        assert_eq!(found, expected, "{line}");
+    }
 }

@@ -266,6 +266,31 @@ fn killed_while_it_attaches() {
     }
 }
 
+/// As tools do that know `-c`: the child is there before the tool is one, and
+/// executes the command when its probes are placed.
+#[test]
+fn a_child_that_waits_for_the_tool() {
+    let world = World::new();
+    world.fixture("rounds");
+    let script = "import bcc, os, sys\n\
+                  begin, go = os.pipe()\n\
+                  child = os.fork()\n\
+                  if child == 0:\n\
+                  \tos.read(begin, 1)\n\
+                  \tos.execl(sys.argv[1], 'rounds', '6')\n\
+                  b = bcc.BPF(text='BPF_ARRAY(n, u64, 1); int f(void *ctx) { n.atomic_increment(0); return 0; }')\n\
+                  b.attach_uprobe(name=sys.argv[1], sym='rounds_add', fn_name='f', pid=child)\n\
+                  os.write(go, b'x')\n\
+                  print(os.waitpid(child, 0)[1], b['n'][0].value)\n";
+    std::fs::write(world.home().join("tool.py"), script).expect("a script");
+    let words = ["load", "python3", "{home}/tool.py", "{home}/rounds"];
+    let exit = world.run(&expand(&world, &words));
+    assert_eq!(
+        (exit.stdout.as_str(), exit.stderr.as_str()),
+        ("sum 87 right\n0 6\n", "")
+    );
+}
+
 /// A tool that waits for its own children sees nobody else, and no signal.
 #[test]
 fn the_tool_sees_no_child_of_ours() {
