@@ -309,6 +309,11 @@ impl Hit {
         self.sends_signals
     }
 
+    /// Counts a run that the engine does not.
+    pub fn counts_one(&self) {
+        self.tally.others.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Runs the program, which was counted, with a vCPU if it needs one.
     ///
     /// # Safety

@@ -149,6 +149,21 @@ pub(crate) fn start(find: impl FnOnce() -> Option<u64>) -> Option<u64> {
     }
 }
 
+/// The calling thread is about to end, or its whole process, with this code, as
+/// wait(2) tells it.
+pub fn ends(code: u32) {
+    // SAFETY: the words live as long as the thread.
+    let words = unsafe { &*arch::thread_words() };
+    words[5].store(code.into(), Ordering::Relaxed);
+}
+
+/// The code that the calling thread ends with, 0 before its end.
+pub(crate) fn exit_code() -> u64 {
+    // SAFETY: the words live as long as the thread.
+    let words = unsafe { &*arch::thread_words() };
+    words[5].load(Ordering::Relaxed)
+}
+
 /// What was remembered of the calling thread is wrong from now on: it runs with
 /// the thread-local memory of another, or did until now (vfork(2)).
 #[inline]
@@ -224,7 +239,7 @@ pub fn exists(pid: i32) -> bool {
 }
 
 #[cold]
-fn ask(words: &[AtomicU64; 5]) -> ThreadIds {
+fn ask(words: &[AtomicU64; arch::WORDS]) -> ThreadIds {
     let ids = guest::ids().unwrap_or_else(own_ids);
     words[4].store(0, Ordering::Relaxed);
     if let Some(page) = EPOCH.get()

@@ -11,3 +11,4 @@ mod prints;
 mod rust;
 mod surface;
 mod table;
+mod tasks;

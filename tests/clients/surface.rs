@@ -176,7 +176,7 @@ fn probes_go_when_their_file_is_opened_anew() {
     let script = format!("> {EVENTS}; cat {EVENTS}; ls -A /sys/kernel/tracing/events");
     assert_eq!(
         printed(&world, &["sh", "-c", &script]),
-        "raw_syscalls\nsyscalls\n"
+        "raw_syscalls\nsched\nsyscalls\n"
     );
 }
 

@@ -45,7 +45,11 @@ impl Row<'_> {
         self.check_in(&World::new());
     }
 
-    fn check_in(&self, world: &World) {
+    /// Tells it in this world.
+    ///
+    /// # Panics
+    /// If it shows other rows.
+    pub fn check_in(&self, world: &World) {
         for name in self.fixtures {
             world.fixture(name);
         }

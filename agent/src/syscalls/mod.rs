@@ -5,11 +5,13 @@
 //! Some calls also concern the agent itself: those that bring new text, which
 //! is hooked before the program goes on ([`text`]), those that make children in
 //! this memory, after which cached thread ids are wrong, and those that its
-//! other parts observe ([`observers`]).
+//! other parts observe ([`observers`]). Tracepoints in a task's life are calls, too
+//! ([`tasks`]).
 
 mod files;
 pub mod observers;
 mod sight;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -156,9 +158,9 @@ impl Syscalls {
         in_order.sort_by_key(|wanted| in_kernels_order(wanted, links));
         let in_order = in_order.into_iter().filter_map(|wanted| {
             let traced = self.at.get(&wanted.link)?;
-            Some(traced.probe(&wanted.spec))
+            Some(tasks::probes(traced).unwrap_or_else(|| vec![traced.probe(&wanted.spec)]))
         });
-        let mut probes: Vec<SyscallProbe> = in_order.collect();
+        let mut probes: Vec<SyscallProbe> = in_order.flatten().collect();
         let is_observed = observers::any();
         if !probes.is_empty() || is_observed {
             let observers = observers::probes();
@@ -340,6 +342,9 @@ fn prepare(
             | LinkKind::AnySyscallExit
             | LinkKind::RawSyscallExit
             | LinkKind::SyscallKretprobe
+            | LinkKind::TaskExec
+            | LinkKind::TaskFork
+            | LinkKind::TaskExit
     );
     if overrides && is_exit {
         return Err("bpf_override_return works when a system call begins only".to_owned());

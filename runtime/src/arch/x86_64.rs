@@ -6,7 +6,7 @@ pub(crate) mod readable;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-// Five words per thread in the static TLS block. A Rust `thread_local!` would
+// Six words per thread in the static TLS block. A Rust `thread_local!` would
 // go through `__tls_get_addr`, which allocates on first use in a thread when
 // the library was loaded by dlopen(3), possibly inside a probed malloc.
 global_asm!(
@@ -15,20 +15,23 @@ global_asm!(
     .globl bpftime_thread
     .hidden bpftime_thread
     .type bpftime_thread,@object
-    .size bpftime_thread,40
+    .size bpftime_thread,48
     .p2align 4
 bpftime_thread:
-    .zero 40
+    .zero 48
     .popsection
 "#
 );
 
+/// How many words there are.
+pub(crate) const WORDS: usize = 6;
+
 /// The calling thread's words, all 0 in a new thread: two that say who it is
 /// (`crate::thread`), the address of its word on the board of readers, how
-/// many calls of it are under way that take memory away (`crate::readable`), and
-/// when it started.
+/// many calls of it are under way that take memory away (`crate::readable`),
+/// when it started, and what its end is told as.
 #[inline(always)]
-pub(crate) fn thread_words() -> *const [AtomicU64; 5] {
+pub(crate) fn thread_words() -> *const [AtomicU64; WORDS] {
     let address: usize;
     // SAFETY: reads the thread pointer (`fs:0`, x86-64 psABI) and adds the
     // symbol's offset in the static TLS block; nothing is written.
@@ -40,7 +43,7 @@ pub(crate) fn thread_words() -> *const [AtomicU64; 5] {
             options(nostack, readonly),
         );
     }
-    address as *const [AtomicU64; 5]
+    address as *const [AtomicU64; WORDS]
 }
 
 /// Whether `rdpid` may be used; [`init`] finds out.

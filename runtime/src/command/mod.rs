@@ -30,6 +30,7 @@ pub mod pin;
 pub mod places;
 pub mod prog;
 pub mod sampling;
+pub mod taskpoint;
 pub mod test_run;
 pub mod timer;
 pub mod trace;

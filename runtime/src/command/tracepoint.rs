@@ -1,4 +1,4 @@
-//! Tracepoints of system calls: which there are, what their records look like
+//! Tracepoints of system calls, and of what tasks do by them: which there are, what their records look like
 //! and what tracefs says of them. It knows no file and no hook.
 //!
 //! The table lists x86-64's calls as Linux 6.18 names them: number, name, and
@@ -12,6 +12,7 @@ use uapi::Errno;
 use uapi::prog::{BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE};
 
 use super::link::{LinkObject, Target};
+use super::taskpoint::TaskPoint;
 use super::{Bpf, ProgObject};
 use crate::session::{LinkKind, LinkSpec, Place};
 
@@ -22,6 +23,7 @@ const TABLE: &str = include_str!("../../data/syscalls-x86_64.txt");
 const FIRST_ID: u32 = 1 << 16;
 const RAW_ENTER_ID: u32 = FIRST_ID + 0xfffe;
 const RAW_EXIT_ID: u32 = FIRST_ID + 0xffff;
+const FIRST_TASK_ID: u32 = FIRST_ID + 0xff00;
 
 /// The fields that every record begins with; programs may not read them.
 pub const COMMON: &str = "\
@@ -54,6 +56,8 @@ pub enum Tracepoint {
     RawEnter,
     /// `raw_syscalls:sys_exit`.
     RawExit,
+    /// `sched:*`.
+    Task(TaskPoint),
 }
 
 /// All system calls, by number.
@@ -84,6 +88,12 @@ impl Tracepoint {
         match (category, name) {
             ("raw_syscalls", "sys_enter") => Some(Tracepoint::RawEnter),
             ("raw_syscalls", "sys_exit") => Some(Tracepoint::RawExit),
+            ("sched", name) => {
+                let found = TaskPoint::ALL
+                    .into_iter()
+                    .find(|point| point.name() == name);
+                found.map(Tracepoint::Task)
+            }
             ("syscalls", name) => match name.strip_prefix("sys_enter_") {
                 Some(call) => by_name(call).map(Tracepoint::Enter),
                 None => by_name(name.strip_prefix("sys_exit_")?).map(Tracepoint::Exit),
@@ -97,6 +107,10 @@ impl Tracepoint {
         match u32::try_from(id).ok()? {
             RAW_ENTER_ID => Some(Tracepoint::RawEnter),
             RAW_EXIT_ID => Some(Tracepoint::RawExit),
+            id if (FIRST_TASK_ID..RAW_ENTER_ID).contains(&id) => {
+                let found = TaskPoint::ALL.get((id - FIRST_TASK_ID) as usize);
+                found.copied().map(Tracepoint::Task)
+            }
             id => {
                 let inside = id.checked_sub(FIRST_ID)?;
                 let found = syscalls().binary_search_by_key(&(inside / 2), |s| s.nr);
@@ -116,6 +130,7 @@ impl Tracepoint {
             Tracepoint::Enter(syscall) => FIRST_ID + syscall.nr * 2 + 1,
             Tracepoint::RawEnter => RAW_ENTER_ID,
             Tracepoint::RawExit => RAW_EXIT_ID,
+            Tracepoint::Task(point) => FIRST_TASK_ID + point as u32,
         }
     }
 
@@ -123,16 +138,19 @@ impl Tracepoint {
     pub fn all() -> impl Iterator<Item = Tracepoint> {
         let pairs = syscalls().iter();
         let pairs = pairs.flat_map(|call| [Tracepoint::Exit(call), Tracepoint::Enter(call)]);
+        let tasks = TaskPoint::ALL.map(Tracepoint::Task);
         [Tracepoint::RawExit, Tracepoint::RawEnter]
             .into_iter()
+            .chain(tasks)
             .chain(pairs)
     }
 
-    /// `syscalls` or `raw_syscalls`.
+    /// `syscalls`, `raw_syscalls` or `sched`.
     pub fn category(self) -> &'static str {
         match self {
             Tracepoint::Enter(_) | Tracepoint::Exit(_) => "syscalls",
             Tracepoint::RawEnter | Tracepoint::RawExit => "raw_syscalls",
+            Tracepoint::Task(_) => "sched",
         }
     }
 
@@ -143,6 +161,7 @@ impl Tracepoint {
             Tracepoint::Exit(syscall) => format!("sys_exit_{}", syscall.name),
             Tracepoint::RawEnter => "sys_enter".to_owned(),
             Tracepoint::RawExit => "sys_exit".to_owned(),
+            Tracepoint::Task(point) => point.name().to_owned(),
         }
     }
 
@@ -153,6 +172,7 @@ impl Tracepoint {
             Tracepoint::Enter(syscall) => 16 + 8 * syscall.args.len() as u32,
             Tracepoint::RawEnter => 64,
             Tracepoint::Exit(_) | Tracepoint::RawExit => 24,
+            Tracepoint::Task(point) => point.record_bytes(),
         }
     }
 
@@ -190,6 +210,11 @@ impl Tracepoint {
                 field("long id", 8, 8, true);
                 field("long ret", 16, 8, true);
             }
+            Tracepoint::Task(point) => {
+                for &(declaration, at, size, signed) in point.fields() {
+                    field(declaration, at, size, signed);
+                }
+            }
         }
         text.push_str("\nprint fmt: ");
         text.push_str(&self.print_format());
@@ -217,6 +242,7 @@ impl Tracepoint {
                 format!("\"NR %ld (%lx, %lx, %lx, %lx, %lx, %lx)\", REC->id{values}")
             }
             Tracepoint::RawExit => "\"NR %ld = %ld\", REC->id, REC->ret".to_owned(),
+            Tracepoint::Task(point) => point.print_format().to_owned(),
         }
     }
 
@@ -227,6 +253,7 @@ impl Tracepoint {
             Tracepoint::Exit(syscall) => (LinkKind::SyscallExit, u64::from(syscall.nr)),
             Tracepoint::RawEnter => (LinkKind::AnySyscallEnter, 0),
             Tracepoint::RawExit => (LinkKind::AnySyscallExit, 0),
+            Tracepoint::Task(point) => (point.kind(), 0),
         };
         let name = format!("{}:{}", self.category(), self.name());
         syscall_link(kind, prog, name, offset, cookie)
@@ -324,7 +351,7 @@ mod tests {
         // A mount namespace of its own: tracefs may not be mounted here, and
         // is not mounted again where it is.
         let script = "cd /sys/kernel/tracing && { [ -d events ] || mount -t tracefs tracefs .; } \
-                      && cd /sys/kernel/tracing/events && exec tail -v -n +1 syscalls/*/format raw_syscalls/*/format";
+                      && cd /sys/kernel/tracing/events && exec tail -v -n +1 syscalls/*/format raw_syscalls/*/format sched/sched_process_e*/format sched/sched_process_fork/format";
         let shown = std::process::Command::new("unshare")
             .args(["-m", "sh", "-c", script])
             .output()

@@ -29,7 +29,7 @@ const RSEQ_CS: usize = 8;
 /// Above the number of calls under way: how often the thread was barred.
 const BARRED: u64 = 1 << 32;
 
-fn own_words() -> &'static [AtomicU64; 5] {
+fn own_words() -> &'static [AtomicU64; arch::WORDS] {
     // SAFETY: the words live as long as the thread, which is the only user of
     // this reference.
     unsafe { &*arch::thread_words() }
@@ -37,13 +37,13 @@ fn own_words() -> &'static [AtomicU64; 5] {
 
 /// Notes that this thread begins a call that takes memory away.
 pub(super) fn call_begins() {
-    let [_, _, _, calls, _] = own_words();
+    let [_, _, _, calls, ..] = own_words();
     calls.store(calls.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
 /// Notes its end; false if its beginning was not noted.
 pub(super) fn call_ends() -> bool {
-    let [_, _, _, calls, _] = own_words();
+    let [_, _, _, calls, ..] = own_words();
     let before = calls.load(Relaxed);
     let is_known = before % BARRED != 0;
     if is_known {
@@ -92,7 +92,7 @@ pub(super) fn give_word(board: &'static Board) -> bool {
     let distance = sequence::RSEQ_CS.load(Relaxed);
     let pointer = arch::thread_pointer();
     let area = pointer.wrapping_add(distance).wrapping_sub(RSEQ_CS);
-    let [_, _, own, calls, _] = own_words();
+    let [_, _, own, calls, ..] = own_words();
     let is_barred = calls.load(Relaxed) >= BARRED;
     if len == 0 || is_barred || !is_registered(area, len) {
         return false;
@@ -253,14 +253,14 @@ fn stat_path(path: &mut [u8; 40], id: i32) -> bool {
 
 /// Whoever runs on this thread's words has no word on the board from now on.
 pub(super) fn bar() {
-    let [_, _, word, calls, _] = own_words();
+    let [_, _, word, calls, ..] = own_words();
     calls.store(calls.load(Relaxed).wrapping_add(BARRED), Relaxed);
     word.store(0, Relaxed);
 }
 
 /// Ends what [`bar`] began: a later read finds the word again.
 pub(super) fn unbar() {
-    let [_, _, _, calls, _] = own_words();
+    let [_, _, _, calls, ..] = own_words();
     let before = calls.load(Relaxed);
     if before >= BARRED {
         calls.store(before - BARRED, Relaxed);

@@ -36,6 +36,13 @@ pub enum LinkKind {
     SyscallKprobe = 38,
     /// As `SyscallKprobe`, with the registers when the function returns.
     SyscallKretprobe = 39,
+    /// When a program was executed, with the record of `sched_process_exec`.
+    TaskExec = 40,
+    /// When a task was made, in the one that made it, with the record of
+    /// `sched_process_fork`.
+    TaskFork = 41,
+    /// When a task ends by itself, with the record of `sched_process_exit`.
+    TaskExit = 42,
 }
 
 /// Where the kernel's function for a system call would be: what kprobes there
@@ -47,7 +54,8 @@ pub fn syscall_function(nr: u64) -> u64 {
 }
 
 impl LinkKind {
-    /// Whether it is about system calls, and so about no file.
+    /// Whether it is about system calls, or what a task does by them, and so
+    /// about no file.
     pub fn is_of_syscalls(self) -> bool {
         self as u32 >= LinkKind::SyscallEnter as u32
     }
@@ -181,6 +189,9 @@ impl LinkBody {
                 37 => LinkKind::RawSyscallExit,
                 38 => LinkKind::SyscallKprobe,
                 39 => LinkKind::SyscallKretprobe,
+                40 => LinkKind::TaskExec,
+                41 => LinkKind::TaskFork,
+                42 => LinkKind::TaskExit,
                 _ => return None,
             },
             prog: self.prog,

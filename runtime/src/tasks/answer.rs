@@ -70,6 +70,9 @@ pub(crate) unsafe fn read(
 fn answer(row: &Row, tid: i32, to: &mut [u8; LONGEST]) -> Option<()> {
     let number = match row.value {
         Value::Zero => 0,
+        // Others' is not known, and that of who has no end yet is 0.
+        Value::ExitCode if tid == thread::ids().tid => thread::exit_code(),
+        Value::ExitCode => 0,
         Value::Pid => u64::from(tid as u32),
         Value::The(object) => object.address(tid),
         // The idle task, which has started everything.
@@ -126,6 +129,12 @@ fn who(tid: i32) -> Option<Who> {
         true => Who::Own(tid),
         false => Who::Other(tid),
     })
+}
+
+/// How many threads the calling process has, the agent's included.
+pub fn threads() -> Option<u32> {
+    let number = status(Who::Current, b"Threads:")?;
+    u32::try_from(number).ok()
 }
 
 /// The number behind a word in `status`.

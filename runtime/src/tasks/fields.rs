@@ -13,6 +13,7 @@ use super::{Object, ROOM};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Zero,
+    ExitCode,
     Pid,
     Tgid,
     Comm,
@@ -78,7 +79,7 @@ pub(super) static ROWS: [Row; 55] = [
     task(&["mm"], Value::The(Object::Memory)),
     task(&["active_mm"], Value::The(Object::Memory)),
     task(&["exit_state"], Value::Zero),
-    task(&["exit_code"], Value::Zero),
+    task(&["exit_code"], Value::ExitCode),
     task(&["pid"], Value::Pid),
     task(&["tgid"], Value::Tgid),
     task(&["real_parent"], Value::Parent),

@@ -20,6 +20,7 @@ mod proc;
 pub(crate) use fields::NOTE;
 pub use fields::TaskFields;
 
+pub use answer::threads;
 pub(crate) use answer::{of_pidfd, own_start, read, start_of, tid_at};
 
 /// Where the kernel maps all memory, so that no field is in the program's.

@@ -75,6 +75,11 @@ impl Kernel {
         }
     }
 
+    /// Whether the kernel may be asked to host what user space could, too.
+    pub fn may_load(&self) -> bool {
+        placement::host(self.runtime, self.may_load, Some(&Obstacle::Type(0))) == Host::Kernel
+    }
+
     /// Whether the kernel hosts what user space has this against; says where
     /// it goes, or what is missing.
     pub fn hosts(&self, program: &str, obstacle: &Obstacle) -> bool {

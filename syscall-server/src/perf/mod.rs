@@ -89,7 +89,12 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
             Kind::Samples
         }
         PERF_TYPE_TRACEPOINT if server::existing().is_some() => {
-            let Some(event) = tracefs::by_id(attr.config) else {
+            let kernel = &server::server()?.kernel;
+            // It sees every end of a task, targets only those that they make.
+            let is_better_there =
+                |event: &Event| event.is_kernels_task(attr.config) && kernel.may_load();
+            let found = tracefs::by_id(attr.config).filter(|event| !is_better_there(event));
+            let Some(event) = found else {
                 let place = Obstacle::Place(format!("tracepoint {}", attr.config));
                 return match server::server()?.kernel.hosts("", &place) {
                     true => Ok(None),

@@ -49,6 +49,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether an id is the kernel's for a tracepoint in a task's life.
+    pub fn is_kernels_task(&self, id: u64) -> bool {
+        matches!(self, Event::Tracepoint(Tracepoint::Task(_))) && id <= LAST_KERNEL_ID
+    }
+}
+
+/// Ids of the kernel's have 16 bits.
+const LAST_KERNEL_ID: u64 = 0xffff;
+
 /// The trace event with an id: one of ours, or of the kernel's where its files
 /// can be read.
 pub fn by_id(id: u64) -> Option<Event> {
@@ -99,7 +109,8 @@ fn kernels_ids() -> HashMap<u64, Tracepoint> {
         text.trim().parse().ok()
     };
     // Before it is mounted, and for an ordinary user, there is nothing to see.
-    let is_readable = |root: &&&str| id(root, Tracepoint::RawEnter).is_some_and(|id| id <= 0xffff);
+    let is_readable =
+        |root: &&&str| id(root, Tracepoint::RawEnter).is_some_and(|id| id <= LAST_KERNEL_ID);
     let Some(root) = ROOTS.iter().find(is_readable) else {
         return HashMap::new();
     };

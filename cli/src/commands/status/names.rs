@@ -71,7 +71,10 @@ pub fn link_kind(kind: LinkKind) -> &'static str {
         LinkKind::SyscallEnter
         | LinkKind::SyscallExit
         | LinkKind::AnySyscallEnter
-        | LinkKind::AnySyscallExit => "tracepoint",
+        | LinkKind::AnySyscallExit
+        | LinkKind::TaskExec
+        | LinkKind::TaskFork
+        | LinkKind::TaskExit => "tracepoint",
     }
 }
 
