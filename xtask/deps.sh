@@ -37,6 +37,8 @@ for set in "$@"; do
 		need '/usr/lib/llvm-*/lib/libclang[-.][0-9s]*' libclang1-19 libclang1
 		need /usr/include/bpf/libbpf.h libbpf-dev
 		need /usr/include/linux/bpf.h linux-libc-dev
+		need go golang-go
+		need /usr/share/gocode/src/github.com/cilium/ebpf/prog.go golang-github-cilium-ebpf-dev
 		need bpftool bpftool
 		need valgrind valgrind
 		need bashreadline libbpf-tools

@@ -7,6 +7,7 @@ mod bpftrace;
 mod calls;
 mod children;
 mod libbpf;
+mod loaders;
 mod prints;
 mod rust;
 mod surface;

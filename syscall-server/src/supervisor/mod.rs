@@ -75,10 +75,10 @@ fn first() -> Option<i32> {
     SUPERVISED.get().map(|supervised| supervised.first)
 }
 
-/// Where the session's files are.
-fn session_directory() -> Option<PathBuf> {
+/// Where the files of sessions are.
+fn sessions_directory() -> Option<PathBuf> {
     let session = server::existing()?.bpf.session().ok()?;
-    Some(session.path().to_owned())
+    Some(session.dirs().sessions.clone())
 }
 
 /// Writes a line where the user of the tool reads.

@@ -71,7 +71,7 @@ pub fn is_comparable(pid: i32) -> bool {
 }
 
 /// Whether a file is of a kind that objects have: an eventfd, a pipe, a file
-/// without a name or one of the session.
+/// without a name or one of a session.
 fn may_be_ours(tid: i32, theirs: c_int) -> bool {
     let Ok(to) = std::fs::read_link(format!("/proc/{tid}/fd/{theirs}")) else {
         return false;
@@ -79,7 +79,7 @@ fn may_be_ours(tid: i32, theirs: c_int) -> bool {
     let to = to.as_os_str().as_bytes();
     let kinds = [&b"anon_inode:[eventfd]"[..], b"pipe:[", b"/memfd:"];
     kinds.iter().any(|kind| to.starts_with(kind))
-        || supervisor::session_directory()
+        || supervisor::sessions_directory()
             .is_some_and(|directory| to.starts_with(directory.as_os_str().as_bytes()))
 }
 
