@@ -47,6 +47,7 @@ for set in "$@"; do
 		need g++ g++
 		need gdb gdb
 		need strace strace
+		need perf linux-perf
 		need unshare util-linux
 		need setcap libcap2-bin
 		need sqlite3 sqlite3

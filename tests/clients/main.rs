@@ -10,6 +10,7 @@ mod libbpf;
 mod loaders;
 mod prints;
 mod rust;
+mod sampling;
 mod surface;
 mod table;
 mod tasks;
