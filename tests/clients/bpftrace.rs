@@ -2,11 +2,17 @@
 //! output is compared.
 
 mod actions;
+mod maps;
 mod probes;
+mod scripts;
+mod values;
+
+use std::time::{Duration, Instant};
 
 use bpftime_tests::{Exit, Program, World};
+use nix::sys::signal::Signal;
 
-use crate::table::{expand, tool_command};
+use crate::table::{both, expand, tool_command};
 
 /// What a program shows of a workload: the tool's words and the workload's,
 /// with `{home}` in both. The tool is interrupted when the workload has ended.
@@ -17,7 +23,27 @@ fn traced(world: &World, words: &[&str], work: &[&str]) -> Exit {
     tool.wait_idle();
     let exit = world.start(&expand(world, work)).finish();
     assert_eq!(exit.code, 0, "{work:?}: {exit:?}");
-    tool.interrupt()
+    interrupted(tool)
+}
+
+/// An interrupt that nothing comes of for so long is lost.
+const HEARD: Duration = Duration::from_secs(4);
+
+/// Interrupts it until it hears: an interrupt that does not find it waiting is
+/// lost to bpftrace 0.17.
+fn interrupted(mut tool: Program) -> Exit {
+    for _ in 0..4 {
+        tool.wait_idle();
+        tool.signal(Signal::SIGINT);
+        let sent = Instant::now();
+        while tool.runs() && sent.elapsed() < HEARD {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        if !tool.runs() {
+            break;
+        }
+    }
+    tool.finish()
 }
 
 /// What a command line shows that ends by itself.
@@ -31,4 +57,25 @@ fn lines(world: &World, text: &str) -> Vec<String> {
     let home = world.home().display().to_string();
     let lines = text.lines().map(|line| line.replace(&home, "~"));
     lines.filter(|line| !line.trim().is_empty()).collect()
+}
+
+/// Calls of `rounds`, a program on them and the lines that come of it, sorted:
+/// maps with equal values come in any order.
+fn check(script: &str, rounds: &str, expected: &[&str]) {
+    both(|world| {
+        world.fixture("rounds");
+        let exit = traced(world, &["-e", script], &["{home}/rounds", rounds]);
+        assert_eq!(exit.code, 0, "{script}: {exit:?}");
+        let mut shown = lines(world, &exit.stdout);
+        shown.retain(|line| !line.starts_with("Attaching"));
+        shown.sort();
+        assert_eq!(shown, expected, "{:?}: {script}", world.mode());
+    });
+}
+
+/// A copy of `program` of this world's own under another name: the kernel
+/// shows the calls of the whole system.
+fn renamed(world: &World, program: &str, name: &str) {
+    let copy = world.home().join(name);
+    std::fs::copy(program, copy).expect("a program of our own");
 }
