@@ -20,7 +20,17 @@ const NO_NODE: u32 = u32::MAX;
 
 pub fn create(call: &Call) -> Result<i64, Errno> {
     let attr = attr::MapCreate::decode(&call.bytes);
-    check(call, &attr)?;
+    let hosted = call.server.bpf.session().is_ok();
+    let kernels = kernels_only(attr.map_type).filter(|_| hosted);
+    // Loaders that look for what there is give no name.
+    let tell = |_: &Errno| {
+        if let Some(reason) = kernels.filter(|_| attr.map_name[0] != 0) {
+            let name = String::from_utf8_lossy(&attr.map_name);
+            let name = name.trim_end_matches('\0');
+            log::problem(format_args!("map {name} cannot be made: {reason}"));
+        }
+    };
+    check(call, &attr).inspect_err(tell)?;
     let per_cpu = [
         BPF_MAP_TYPE_PERCPU_HASH,
         BPF_MAP_TYPE_PERCPU_ARRAY,
@@ -49,14 +59,8 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
         ));
     };
-    let hosted = call.server.bpf.session().is_ok();
-    if let Some(reason) = kernels_only(attr.map_type).filter(|_| hosted) {
-        // Loaders that look for what there is give no name.
-        if attr.map_name[0] != 0 {
-            let name = String::from_utf8_lossy(&attr.map_name);
-            let name = name.trim_end_matches('\0');
-            log::problem(format_args!("map {name} cannot be made: {reason}"));
-        }
+    if kernels.is_some() {
+        tell(&Errno::EINVAL);
         return Err(Errno::EINVAL);
     }
     call.server.bpf.map_check(&spec).inspect_err(refused)?;

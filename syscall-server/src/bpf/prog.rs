@@ -24,6 +24,9 @@ use crate::{log, trace_pipe, user};
 /// Most bytes of a licence, with its terminating zero (`bpf_prog_load`).
 const MAX_LICENSE: usize = 128;
 
+/// The program that `bpftool gen skeleton -L` has made of what libbpf does.
+const LIGHT_SKELETON: &str = "__loader.prog";
+
 pub fn load(call: &Call) -> Result<i64, Errno> {
     let attr = attr::ProgLoad::decode(&call.bytes);
     let license = user::read_string(attr.license, MAX_LICENSE).or_else(|errno| match errno {
@@ -110,6 +113,13 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
         {
             call.server.kernel.note_use();
             return Ok(i64::from(fd.into_raw_fd()));
+        }
+        // Whose loader asks for no log.
+        if name == LIGHT_SKELETON && log.level == 0 {
+            log::problem(format_args!(
+                "light skeletons are loaded by a program that only the kernel runs; \
+                 make the skeleton by `bpftool gen skeleton` without -L"
+            ));
         }
     }
     put_log(call, &log, &text.text, text.true_len())?;
