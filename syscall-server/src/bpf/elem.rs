@@ -14,6 +14,7 @@ use super::call::{self, Call};
 use crate::fds::Rights;
 use crate::kernel;
 use crate::user::{self, Buffer};
+use crate::{log, raw};
 
 /// One past the last byte that a deletion reads.
 pub const KEY_END: usize = 16;
@@ -105,7 +106,21 @@ fn behind(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> 
             _ => Err(Errno::EINVAL),
         },
         // Only control groups could be put there, and those are the kernel's.
-        Elements::Bytes | Elements::Cgroups => Err(Errno::EBADF),
+        Elements::Cgroups => {
+            if raw::checked(
+                libc::SYS_fcntl,
+                [fd as usize, libc::F_GETFD as usize, 0, 0, 0, 0],
+            )
+            .is_ok()
+            {
+                log::problem(format_args!(
+                    "who is below a control group is not seen from user space: leave that filter out, \
+                     or run as root with --runtime kernel"
+                ));
+            }
+            Err(Errno::EBADF)
+        }
+        Elements::Bytes => Err(Errno::EBADF),
     }
 }
 
