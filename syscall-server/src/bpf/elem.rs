@@ -53,9 +53,12 @@ pub fn lookup(call: &Call) -> Result<i64, Errno> {
         BPF_MAP_TYPE_BLOOM_FILTER => user::read_buffer(attr.value, value_size(&map))?,
         _ => Buffer::zeroed(value_size(&map)),
     };
-    call.server
-        .bpf
-        .map_lookup(&map, &key, &mut value, attr.flags)?;
+    let in_kernel = kernel::maps::stacks(&map)
+        .map(|stacks| runtime::kernel::lookup(stacks, &key, &mut value, attr.flags));
+    if !matches!(in_kernel, Some(Ok(()))) {
+        let bpf = &call.server.bpf;
+        bpf.map_lookup(&map, &key, &mut value, attr.flags)?;
+    }
     if map.map().spec().map_type != BPF_MAP_TYPE_BLOOM_FILTER {
         user::write(attr.value, &value)?;
     }
@@ -131,8 +134,11 @@ pub fn delete(call: &Call) -> Result<i64, Errno> {
         runtime::kernel::delete(cgroups, &key)?;
         return Ok(0);
     }
-    call.server.bpf.map_delete(&map, &key)?;
-    Ok(0)
+    let in_kernel = kernel::maps::stacks(&map).map(|stacks| runtime::kernel::delete(stacks, &key));
+    match call.server.bpf.map_delete(&map, &key) {
+        Err(_) if in_kernel == Some(Ok(())) => Ok(0),
+        deleted => deleted.map(|()| 0),
+    }
 }
 
 pub fn next_key(call: &Call) -> Result<i64, Errno> {
@@ -145,9 +151,13 @@ pub fn next_key(call: &Call) -> Result<i64, Errno> {
         address => Some(user::read_buffer(address, key_size)?),
     };
     let mut next = Buffer::zeroed(key_size);
-    call.server
-        .bpf
-        .map_next_key(&map, key.as_deref(), &mut next)?;
+    match kernel::maps::stacks(&map) {
+        Some(stacks) => runtime::kernel::next_key(stacks, key.as_deref(), &mut next)?,
+        None => {
+            let bpf = &call.server.bpf;
+            bpf.map_next_key(&map, key.as_deref(), &mut next)?;
+        }
+    }
     user::write(attr.value, &next)?;
     Ok(0)
 }

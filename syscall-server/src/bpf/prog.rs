@@ -9,7 +9,7 @@ use runtime::command::prog::{
 use runtime::command::{Object, test_run};
 use runtime::types::Records;
 use uapi::attr::{self, out};
-use uapi::cmd::{BPF_LOG_FIXED, BPF_LOG_MASK};
+use uapi::cmd::{self, BPF_LOG_FIXED, BPF_LOG_MASK};
 use uapi::insn::BPF_COMPLEXITY_LIMIT_INSNS;
 use uapi::{Errno, Insn};
 use vm::ProgramSpec;
@@ -19,7 +19,7 @@ use vm::verifier::{Keep, Log};
 use super::call::{self, Call};
 use crate::kernel::placement::Obstacle;
 use crate::kernel::program::Loaded;
-use crate::{log, trace_pipe, user};
+use crate::{kernel, log, trace_pipe, user};
 
 /// Most bytes of a licence, with its terminating zero (`bpf_prog_load`).
 const MAX_LICENSE: usize = 128;
@@ -140,6 +140,13 @@ pub fn bind_map(call: &Call) -> Result<i64, Errno> {
     let attr = attr::ProgBindMap::decode(&call.bytes);
     if attr.flags != 0 {
         return Err(Errno::EINVAL);
+    }
+    if kernel::is_program(attr.prog_fd) {
+        // Programs there have maps of their own in place of ours.
+        return match call::own_map(attr.map_fd) {
+            Ok(_) => Ok(0),
+            Err(_) => kernel::bpf(cmd::BPF_PROG_BIND_MAP, call.attr, call.size as u32),
+        };
     }
     let prog = call::own_prog(attr.prog_fd)?;
     let map = call::own_map(attr.map_fd)?;

@@ -14,6 +14,7 @@ use uapi::Errno;
 use uapi::map::{
     BPF_F_MMAPABLE, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_MAP_TYPE_ARRAY,
     BPF_MAP_TYPE_CGROUP_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_STACK_TRACE,
 };
 
 use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_SYSCALL};
@@ -51,6 +52,14 @@ pub fn kernel_fd(map: &MapObject) -> Option<c_int> {
 /// cgroup it is. `None` for another map, and one that no program there uses.
 pub fn cgroups(map: &MapObject) -> Option<BorrowedFd<'_>> {
     let is_theirs = map.map().spec().map_type == BPF_MAP_TYPE_CGROUP_ARRAY;
+    kernels(map).filter(|_| is_theirs).map(AsFd::as_fd)
+}
+
+/// The stacks that programs in the kernel keep: their ids lead there, and those
+/// of targets to ours. `None` for another map, and one that no program there
+/// uses.
+pub fn stacks(map: &MapObject) -> Option<BorrowedFd<'_>> {
+    let is_theirs = map.map().spec().map_type == BPF_MAP_TYPE_STACK_TRACE;
     kernels(map).filter(|_| is_theirs).map(AsFd::as_fd)
 }
 
@@ -102,6 +111,8 @@ pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
             }
         } else if spec.map_type == BPF_MAP_TYPE_CGROUP_ARRAY {
             // Ours is empty and stays so: user space cannot look at cgroups.
+        } else if spec.map_type == BPF_MAP_TYPE_STACK_TRACE {
+            // Each side keeps its own; the tool looks in both.
         } else if is_beside(spec) {
             server.kernel.drain.add(&fd, map)?;
         } else if is_constant(map) {
@@ -187,6 +198,7 @@ fn is_beside(spec: &MapSpec) -> bool {
         BPF_MAP_TYPE_RINGBUF,
         BPF_MAP_TYPE_PERF_EVENT_ARRAY,
         BPF_MAP_TYPE_CGROUP_ARRAY,
+        BPF_MAP_TYPE_STACK_TRACE,
     ];
     types.contains(&spec.map_type)
 }

@@ -135,7 +135,6 @@ fn effective_capabilities() -> u64 {
 /// Where commands that need not be ours have the fd that says whose they are.
 const FD_AT: &[(u32, usize)] = &[
     (cmd::BPF_PROG_TEST_RUN, 0),
-    (cmd::BPF_PROG_BIND_MAP, 0),
     (cmd::BPF_PROG_ATTACH, 4),
     (cmd::BPF_PROG_DETACH, 4),
     (cmd::BPF_PROG_QUERY, 0),
@@ -189,8 +188,17 @@ pub fn with_program(
 
 /// Whether an fd is a perf event of the kernel's.
 pub fn is_perf_event(fd: c_int) -> bool {
-    let is_one = |to: std::path::PathBuf| to.as_os_str() == "anon_inode:[perf_event]";
-    std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(is_one)
+    is_named(fd, "anon_inode:[perf_event]")
+}
+
+/// Whether an fd is of a program in the kernel.
+pub fn is_program(fd: c_int) -> bool {
+    is_named(fd, "anon_inode:bpf-prog")
+}
+
+fn is_named(fd: c_int, name: &str) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    link.is_ok_and(|to| to.as_os_str() == name)
 }
 
 /// ioctl(2) of an fd that is not ours; None unless it puts a program of ours
