@@ -27,6 +27,13 @@ pub fn problem(line: fmt::Arguments<'_>) {
     write(format_args!("bpftime: {line}\n"));
 }
 
+/// Writes what a command of ours has said: whole lines, or nothing.
+pub fn said(lines: &str) {
+    if !lines.is_empty() {
+        write(format_args!("{lines}"));
+    }
+}
+
 fn write(line: fmt::Arguments<'_>) {
     let line = line.to_string();
     if supervisor::is_supervisor() {

@@ -66,7 +66,8 @@ pub fn meet_event(event: &PerfEvent, prog: &ProgObject) {
     }
 }
 
-fn join() {
+/// Loads the agent, once.
+pub fn join() {
     static ONCE: Once = Once::new();
     // Into a supervised tool nothing can be loaded.
     if caller::supervised().is_none() {

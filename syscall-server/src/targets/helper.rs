@@ -1,7 +1,6 @@
 //! Runs `bpftime attach PID` for the tool, who must not notice: not as its child
-//! (no SIGCHLD, nothing for wait(2)), with none of its fds but stderr, on which the
-//! command says why a process cannot be attached to, in a session and with an
-//! environment of its own. It knows no process but by its id.
+//! (no SIGCHLD, nothing for wait(2)), with none of its fds, in a session and with
+//! an environment of its own. It knows no process but by its id.
 //!
 //! Why a process of its own: whoever attaches blocks signals and waits for the
 //! threads that it traces, which would meet the tool's own waits. Why not one
@@ -13,6 +12,9 @@
 //! on stacks of their own, as children of vfork(2) do, while the caller sleeps.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -39,15 +41,18 @@ struct Orders {
     environment: Vec<*const c_char>,
     /// Top of the second one's stack.
     stack: *mut c_void,
+    /// Where the command's stderr goes.
+    said: RawFd,
     /// errno of what went wrong.
     failed: AtomicI32,
 }
 
-/// Attaches to a process, and returns when that is done or was refused.
+/// Attaches to a process, and returns when that is done or was refused; then with
+/// what the command says of it.
 ///
 /// # Errors
 /// ENOENT without the command; EAGAIN or ENOMEM without processes or memory.
-pub fn attach(dirs: &Dirs, pid: i32) -> Result<(), Errno> {
+pub fn attach(dirs: &Dirs, pid: i32) -> Result<String, Errno> {
     let path = server::own_path().ok_or(Errno::ENOENT)?;
     let path = path.with_file_name(COMMAND);
     if !path.exists() {
@@ -65,6 +70,7 @@ pub fn attach(dirs: &Dirs, pid: i32) -> Result<(), Errno> {
     let number = text(pid.to_string().as_bytes())?;
     let pointers = variables.iter().map(|variable| variable.as_ptr());
     let stacks = Stacks::map()?;
+    let mut said = memory_file()?;
     let orders = Orders {
         command: text(path.as_os_str().as_bytes())?,
         arguments: [
@@ -75,6 +81,7 @@ pub fn attach(dirs: &Dirs, pid: i32) -> Result<(), Errno> {
         ],
         environment: pointers.chain([std::ptr::null()]).collect(),
         stack: stacks.top(1),
+        said: said.as_raw_fd(),
         failed: AtomicI32::new(0),
     };
     // The tool's handlers must not run in them.
@@ -87,7 +94,19 @@ pub fn attach(dirs: &Dirs, pid: i32) -> Result<(), Errno> {
             0 => Ok(()),
             errno => Err(Errno(errno)),
         }
-    })
+    })?;
+    let mut text = String::new();
+    // What cannot be read is not told.
+    let _ = said.rewind().and_then(|()| said.read_to_string(&mut text));
+    Ok(text)
+}
+
+fn memory_file() -> Result<File, Errno> {
+    let name = c"bpftime-attach".as_ptr() as usize;
+    let flags = libc::MFD_CLOEXEC as usize;
+    let fd = raw::checked(libc::SYS_memfd_create, [name, flags, 0, 0, 0, 0])?;
+    // SAFETY: a new fd, which nobody else owns.
+    Ok(unsafe { File::from_raw_fd(fd as RawFd) })
 }
 
 /// Two stacks, below each of which nothing is mapped by us.
@@ -150,6 +169,12 @@ extern "C" fn first(orders: *mut c_void) -> c_int {
     let orders = unsafe { &*orders.cast::<Orders>() };
     raw::call(libc::SYS_setsid, [0; 6]);
     raw::call(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]);
+    let stderr = 2;
+    let said = orders.said as usize;
+    // The same number stays open, too.
+    raw::call(libc::SYS_dup3, [said, stderr, 0, 0, 0, 0]);
+    let keep = [stderr, libc::F_SETFD as usize, 0, 0, 0, 0];
+    raw::call(libc::SYS_fcntl, keep);
     // An fd of the session would keep that alive.
     raw::call(libc::SYS_close_range, [0, 1, 0, 0, 0, 0]);
     let rest = [3, u32::MAX as usize, 0, 0, 0, 0];

@@ -21,7 +21,7 @@ use uapi::Errno;
 use crate::environment::AGENT;
 use crate::perf::place;
 use crate::server::{self, Server};
-use crate::{caller, log, raw};
+use crate::{caller, log, own_process, raw};
 
 /// What a probe is about to be put on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,20 +75,20 @@ pub fn reach(server: &Server, named: Named) -> Result<(), Errno> {
 /// Attaches to a process, once.
 fn attach(session: &Session, pid: i32) {
     static SEEN: Mutex<Option<HashSet<ProcessId>>> = Mutex::new(None);
-    // `own_process` looks after ourselves.
+    if pid == caller::pid() {
+        own_process::join();
+        return;
+    }
     let Ok(process) = ProcessId::of(pid) else {
         return;
     };
-    if pid == caller::pid() {
-        return;
-    }
     // Held meanwhile: another thread that names it returns when it is a target, too.
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     if !seen.get_or_insert_default().insert(process) || has_agent(session, pid) || will_start(pid) {
         return;
     }
     match helper::attach(session.dirs(), pid) {
-        Ok(()) => {}
+        Ok(said) => log::said(&said),
         // Not unpacked by `bpftime`: there is nobody to ask.
         Err(Errno::ENOENT) => log::debug(format_args!("no bpftime to attach to {pid}")),
         Err(errno) => log::problem(format_args!(

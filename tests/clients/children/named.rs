@@ -266,6 +266,24 @@ fn killed_while_it_attaches() {
     }
 }
 
+/// A tool is a target like any other, if it means itself.
+#[test]
+fn a_tool_may_name_itself() {
+    both(|world| {
+        world.fixture("libplug.so");
+        let script = "import bcc, ctypes, os, sys\n\
+                      b = bcc.BPF(text='BPF_ARRAY(n, u64, 1); int f(void *ctx) { n.atomic_increment(0); return 0; }')\n\
+                      b.attach_uprobe(name=sys.argv[1], sym='plug_add', fn_name='f', pid=os.getpid())\n\
+                      plug = ctypes.CDLL(sys.argv[1])\n\
+                      for i in range(5): plug.plug_add(i, i)\n\
+                      print(b['n'][0].value)\n";
+        std::fs::write(world.home().join("tool.py"), script).expect("a script");
+        let words = ["python3", "{home}/tool.py", "{home}/libplug.so"];
+        let exit = Program::on_pipes(tool_command(world, &expand(world, &words))).finish();
+        assert_eq!(exit.stdout, "5\n", "{:?}: {exit:?}", world.mode());
+    });
+}
+
 /// As tools do that know `-c`: the child is there before the tool is one, and
 /// executes the command when its probes are placed.
 #[test]
