@@ -2,7 +2,7 @@
 
 use bpftime_tests::{Mode, Program, World};
 
-use crate::table::{Row, behind, both, expand, tool_command};
+use crate::table::{Row, behind, both, expand, on_rounds, tool_command};
 
 #[test]
 fn funccount_counts_functions_by_a_pattern() {
@@ -188,33 +188,10 @@ fn gethostlatency_shows_each_lookup() {
     .check();
 }
 
-/// Runs a tool on a process that waits until the tool has shown a line that
-/// begins so, and has what it shows looked at once the process has done its
-/// rounds.
-fn on_process(rounds: &str, tool: &[&str], ready: &str, look: impl Fn(&World, &mut Program)) {
-    both(|world| {
-        let mut target = {
-            world.fixture("rounds");
-            world.start(&expand(world, &["{home}/rounds", rounds, "0", "wait"]))
-        };
-        let pid = target.line().replace("pid ", "");
-        let words: Vec<String> = expand(world, tool)
-            .iter()
-            .map(|word| word.replace("{pid}", &pid))
-            .collect();
-        let mut tool = Program::on_terminal(tool_command(world, &words));
-        tool.lines_until(|line| line.contains(ready));
-        target.tell("go");
-        target.line();
-        look(world, &mut tool);
-        tool.kill();
-    });
-}
-
 #[test]
 fn memleak_shows_who_leaks() {
     let tool = ["memleak-bpfcc", "-p", "{pid}", "-o", "0", "1"];
-    on_process("200", &tool, "Top 10", |world, tool| {
+    on_rounds("200", &tool, "Top 10", |world, tool| {
         // The kernel walks by frame pointers, which the program does not have:
         // what it sums up by stacks is something else.
         if world.mode() == Mode::Kernel {
@@ -232,7 +209,7 @@ fn memleak_shows_who_leaks() {
 #[test]
 fn trace_raises_semaphores() {
     let probe = "u:{home}/rounds:watched \"%d %s\", arg1, arg2";
-    on_process(
+    on_rounds(
         "2",
         &["trace-bpfcc", "-p", "{pid}", probe],
         "PID",
@@ -245,5 +222,15 @@ fn trace_raises_semaphores() {
                 world.mode()
             );
         },
+    );
+}
+
+#[test]
+fn who_looks_into_the_kernel_is_told_where_that_works() {
+    let exit = World::new().load(&["filelife-bpfcc"]).finish();
+    let why = exit.stderr.lines().last().unwrap_or_default();
+    assert!(
+        exit.code == 1 && why.starts_with("bpftime: no program was loaded; "),
+        "{exit:?}"
     );
 }

@@ -144,3 +144,36 @@ pub fn behind(line: &str, columns: usize) -> String {
     let words: Vec<&str> = line.split_whitespace().skip(columns).collect();
     words.join(" ")
 }
+
+/// Runs a tool in both worlds on a process that waits until the tool has shown
+/// a line that has `ready` in it, and has what the tool shows looked at once
+/// the process has printed what it has done. `{pid}` in the tool's words is
+/// the process, which prints `pid PID` first.
+pub fn on_process(
+    target: &[&str],
+    tool: &[&str],
+    ready: &str,
+    look: impl Fn(&World, &mut Program),
+) {
+    both(|world| {
+        let mut target = world.start(&expand(world, target));
+        let pid = target.line().replace("pid ", "");
+        let words = expand(world, tool);
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| word.replace("{pid}", &pid))
+            .collect();
+        let mut tool = Program::on_terminal(tool_command(world, &words));
+        tool.lines_until(|line| line.contains(ready));
+        target.tell("go");
+        target.line();
+        look(world, &mut tool);
+        tool.kill();
+    });
+}
+
+/// The same on `rounds`.
+pub fn on_rounds(rounds: &str, tool: &[&str], ready: &str, look: impl Fn(&World, &mut Program)) {
+    let target = ["{home}/rounds", rounds, "0", "wait"];
+    on_process(&target, tool, ready, |world, tool| look(world, tool));
+}

@@ -24,6 +24,10 @@ pub const KPROBE_TYPE: u32 = 1010;
 /// Where the kernel shows it.
 const KPROBE_TYPE_PATH: &str = "/sys/bus/event_source/devices/kprobe/type";
 
+/// Kernel functions that take no kprobe: none of those that we have. Tools read
+/// it before they look for functions by a pattern.
+const KPROBE_BLACKLIST: &[u8] = b"/sys/kernel/debug/kprobes/blacklist";
+
 /// The uprobe PMU's number: the kernel's, else the one in our virtual file.
 pub fn uprobe_pmu_type() -> u32 {
     static TYPE: OnceLock<u32> = OnceLock::new();
@@ -51,8 +55,8 @@ pub fn may_stand_in(errno: Errno) -> bool {
 }
 
 /// What stands in for `path`, if something does.
-pub fn stand_in(_path: &CStr) -> Option<&'static [u8]> {
-    None
+pub fn stand_in(path: &CStr) -> Option<&'static [u8]> {
+    (path.to_bytes() == KPROBE_BLACKLIST).then_some(b"")
 }
 
 /// An fd of a virtual file, at its beginning.

@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{log, server};
 
@@ -103,6 +104,9 @@ const LAST_NAMES: [&str; 4] = ["errno", "kernel", "signal", "stddef"];
 const SCHED: &str = include_str!("../../headers/linux/sched.h");
 const INCLUDE: &str = "#include <linux/sched.h>\n";
 
+const NOTHING_LOADED: &str = "no program was loaded; if the compiler misses headers or structures of the \
+    kernel: programs in user space see none, only the kernel runs such a tool (as root, without bpftime)";
+
 /// The path that `path` leads to, if it is one of the kernel's headers.
 pub fn redirected(path: &[u8]) -> Option<CString> {
     let below = path.strip_prefix(MODULES)?;
@@ -119,9 +123,25 @@ pub fn redirected(path: &[u8]) -> Option<CString> {
         let unpacked = unpack(release);
         let unpacked =
             unpacked.inspect_err(|error| log::debug(format_args!("no headers: {error}")));
+        watch_the_end();
         unpacked.ok()
     });
     CString::new([tree.as_ref()?.as_os_str().as_bytes(), inside].concat()).ok()
+}
+
+/// Has a process that ends without having loaded a program say why that may
+/// be: its compiler's complaints do not tell that structures are missing on purpose.
+fn watch_the_end() {
+    static PROCESS: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn at_the_end() {
+        // Forked children have the same list of what to do.
+        if server::existing().is_none() && PROCESS.load(Ordering::Relaxed) == std::process::id() {
+            log::problem(format_args!("{NOTHING_LOADED}"));
+        }
+    }
+    PROCESS.store(std::process::id(), Ordering::Relaxed);
+    // SAFETY: the function stays where it is, for this library is never unloaded.
+    unsafe { libc::atexit(at_the_end) };
 }
 
 /// The running kernel's, as uname(2) tells it.
