@@ -1,8 +1,8 @@
 //! bcc's Python tools.
 
-use bpftime_tests::{Mode, Program, World};
+use bpftime_tests::{Mode, World};
 
-use crate::table::{Row, behind, both, expand, on_rounds, tool_command};
+use crate::table::{Row, behind, on_rounds};
 
 #[test]
 fn funccount_counts_functions_by_a_pattern() {
@@ -49,44 +49,6 @@ fn trace_shows_static_probes() {
         rows: &["rounds plain 0 round-0", "rounds plain 1 round-1"],
     }
     .check();
-}
-
-#[test]
-fn argdist_counts_arguments_and_results() {
-    both(|world| {
-        world.fixture("rounds");
-        let arguments = "p:{home}/rounds:rounds_add(int a, char *s, long c):int:a&1";
-        let results = "r:{home}/rounds:rounds_add():int:$retval>20";
-        let words = [
-            "argdist-bpfcc",
-            "-c",
-            "-i",
-            "1",
-            "-C",
-            arguments,
-            "-C",
-            results,
-        ];
-        let mut tool = Program::on_terminal(tool_command(world, &expand(world, &words)));
-        tool.line();
-        let work = world.start(&expand(world, &["{home}/rounds", "9"]));
-        assert_eq!(work.finish().stdout, "sum 171 right\n");
-        // What is shown between two times of day.
-        let is_time = |line: &str| line.starts_with('[');
-        tool.lines_until(is_time);
-        let block = tool.lines_until(is_time);
-        let mut rows: Vec<String> = block.iter().map(|line| behind(line, 0)).collect();
-        rows.retain(|row| row.contains(" = "));
-        rows.sort();
-        let expected = [
-            "4 $retval>20 = 1",
-            "4 a&1 = 1",
-            "5 $retval>20 = 0",
-            "5 a&1 = 0",
-        ];
-        assert_eq!(rows, expected, "{:?}", world.mode());
-        tool.kill();
-    });
 }
 
 #[test]
@@ -191,7 +153,7 @@ fn gethostlatency_shows_each_lookup() {
 #[test]
 fn memleak_shows_who_leaks() {
     let tool = ["memleak-bpfcc", "-p", "{pid}", "-o", "0", "1"];
-    on_rounds("200", &tool, "Top 10", |world, tool| {
+    on_rounds("200", &tool, "Top 10", |world, mut tool| {
         // The kernel walks by frame pointers, which the program does not have:
         // what it sums up by stacks is something else.
         if world.mode() == Mode::Kernel {
@@ -213,7 +175,7 @@ fn trace_raises_semaphores() {
         "2",
         &["trace-bpfcc", "-p", "{pid}", probe],
         "PID",
-        |world, tool| {
+        |world, mut tool| {
             let rows = [tool.line(), tool.line()].map(|line| behind(&line, 2));
             assert_eq!(
                 rows,

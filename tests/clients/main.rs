@@ -3,6 +3,8 @@
 //! bpftime and, as root, under the kernel.
 
 mod bcc;
+mod bcc_distributions;
+mod bcc_functions;
 mod bpftrace;
 mod calls;
 mod children;

@@ -149,13 +149,11 @@ pub fn behind(line: &str, columns: usize) -> String {
 /// a line that has `ready` in it, and has what the tool shows looked at once
 /// the process has printed what it has done. `{pid}` in the tool's words is
 /// the process, which prints `pid PID` first.
-pub fn on_process(
-    target: &[&str],
-    tool: &[&str],
-    ready: &str,
-    look: impl Fn(&World, &mut Program),
-) {
+pub fn on_process(target: &[&str], tool: &[&str], ready: &str, look: impl Fn(&World, Program)) {
     both(|world| {
+        if let Some(fixture) = target[0].strip_prefix("{home}/") {
+            world.fixture(fixture);
+        }
         let mut target = world.start(&expand(world, target));
         let pid = target.line().replace("pid ", "");
         let words = expand(world, tool);
@@ -167,13 +165,11 @@ pub fn on_process(
         tool.lines_until(|line| line.contains(ready));
         target.tell("go");
         target.line();
-        look(world, &mut tool);
-        tool.kill();
+        look(world, tool);
     });
 }
 
-/// The same on `rounds`.
-pub fn on_rounds(rounds: &str, tool: &[&str], ready: &str, look: impl Fn(&World, &mut Program)) {
-    let target = ["{home}/rounds", rounds, "0", "wait"];
-    on_process(&target, tool, ready, |world, tool| look(world, tool));
+/// The same on `rounds`, which does so many.
+pub fn on_rounds(rounds: &str, tool: &[&str], ready: &str, look: impl Fn(&World, Program)) {
+    on_process(&["{home}/rounds", rounds, "0", "wait"], tool, ready, look);
 }
