@@ -61,6 +61,17 @@ pub(crate) fn enter(thread: &Thread, mark: &mut Mark) -> Admission {
     Admission::Run(shadow)
 }
 
+/// As a hit of a thread that had one before; `None` if it had none, or is in one.
+pub(crate) fn enter_again(thread: &Thread, mark: &mut Mark) -> Option<&'static Shadow> {
+    if thread.shadow.get().is_null() {
+        return None;
+    }
+    match enter(thread, mark) {
+        Admission::Run(shadow) => Some(shadow),
+        Admission::Nested | Admission::Exempt => None,
+    }
+}
+
 /// Leaves a hit that was admitted.
 #[inline]
 pub(crate) fn leave(shadow: &Shadow, mark: &mut Mark) {

@@ -8,7 +8,7 @@ use std::arch::{asm, global_asm};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bpftime_attach::{Around, Backend, Counter, Hit, HookId, Inline, Kind, Needs, Probe};
+use bpftime_attach::{Around, Backend, Counter, Engine, Hit, HookId, Inline, Kind, Needs, Probe};
 use common::attach;
 use uapi::PtRegs;
 
@@ -340,6 +340,32 @@ fn a_hit_inside_of_one_is_missed() {
         ran.load(Ordering::Relaxed) + CALLED.load(Ordering::Relaxed),
         hits
     );
+}
+
+#[test]
+fn nothing_runs_on_a_thread_that_is_exempted_for_a_moment() {
+    let _alone = ALONE.lock();
+    let engine = common::engine();
+    let (ran, missed, counter) = (leaked(), leaked(), Counter::new().expect("a counter"));
+    let addr = block_sum as *const () as usize;
+    let id = attach(
+        engine,
+        addr,
+        Kind::Entry,
+        probe(counting(ran, 1), &counter, missed),
+    );
+    CALLED.store(0, Ordering::Relaxed);
+    call(block_sum, 0);
+    Engine::exempted(|| {
+        call(block_sum, 0);
+        Engine::exempted(|| call(block_sum, 0));
+        call(block_sum, 0);
+    });
+    call(block_sum, 0);
+    engine.detach(&[id]);
+    let runs = ran.load(Ordering::Relaxed) + CALLED.load(Ordering::Relaxed);
+    let counts = (runs, counter.take(), missed.load(Ordering::Relaxed));
+    assert_eq!(counts, (2, 2, 0));
 }
 
 /// A page that only blocks write.

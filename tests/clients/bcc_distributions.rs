@@ -3,7 +3,7 @@
 
 use bpftime_tests::{Mode, Program, World};
 
-use crate::table::{Row, behind, both, expand, on_rounds, tool_command};
+use crate::table::{behind, both, expand, on_rounds, tool_command};
 
 /// Runs `argdist` with these probes and the workload, and compares the rows of
 /// what it has summed up in the end.
@@ -126,23 +126,17 @@ fn stackcount_counts_by_processes_and_stacks() {
 
 #[test]
 fn stackcount_folds_stacks() {
-    Row {
-        tool: &[
-            "stackcount-bpfcc",
-            "-f",
-            "-U",
-            "-D",
-            "4",
-            "{home}/rounds:rounds_leak",
-        ],
-        fixtures: &["rounds"],
-        work: &["{home}/rounds", "30"],
-        lines: 1,
-        // Frames of a program that has ended have no names.
-        row: |line| line.starts_with(";[unknown]").then(|| behind(line, 1)),
-        rows: &["3"],
-    }
-    .check();
+    let probe = "{home}/rounds:rounds_leak";
+    let tool = ["stackcount-bpfcc", "-f", "-U", "-p", "{pid}", probe];
+    on_rounds("30", &tool, "", |world, tool| {
+        let shown = tool.interrupt().stdout;
+        let rows: Vec<&str> = shown.lines().collect();
+        let end = match world.mode() {
+            Mode::Bpftime => ";main;rounds_leak 3",
+            Mode::Kernel => ";rounds_leak 3",
+        };
+        assert!(rows.len() == 1 && rows[0].ends_with(end), "{shown}");
+    });
 }
 
 #[test]

@@ -146,9 +146,9 @@ pub fn behind(line: &str, columns: usize) -> String {
 }
 
 /// Runs a tool in both worlds on a process that waits until the tool has shown
-/// a line that has `ready` in it, and has what the tool shows looked at once
-/// the process has printed what it has done. `{pid}` in the tool's words is
-/// the process, which prints `pid PID` first.
+/// a line that has `ready` in it, if that is not empty, and waits for events. Has
+/// what the tool shows looked at once the process has printed what it has done.
+/// `{pid}` in the tool's words is the process, which prints `pid PID` first.
 pub fn on_process(target: &[&str], tool: &[&str], ready: &str, look: impl Fn(&World, Program)) {
     both(|world| {
         if let Some(fixture) = target[0].strip_prefix("{home}/") {
@@ -162,7 +162,10 @@ pub fn on_process(target: &[&str], tool: &[&str], ready: &str, look: impl Fn(&Wo
             .map(|word| word.replace("{pid}", &pid))
             .collect();
         let mut tool = Program::on_terminal(tool_command(world, &words));
-        tool.lines_until(|line| line.contains(ready));
+        if !ready.is_empty() {
+            tool.lines_until(|line| line.contains(ready));
+        }
+        tool.wait_idle_or_asleep();
         target.tell("go");
         target.line();
         look(world, tool);

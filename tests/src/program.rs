@@ -76,6 +76,16 @@ pub struct Exit {
     pub stderr: String,
 }
 
+/// The calls of who waits for events.
+const WAITS: [i64; 4] = [
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+];
+/// The calls of who sleeps for a time.
+const SLEEPS: [i64; 2] = [libc::SYS_nanosleep, libc::SYS_clock_nanosleep];
+
 /// A child process; killed if it still runs when this is dropped.
 pub struct Program {
     name: String,
@@ -220,12 +230,7 @@ impl Program {
     /// # Panics
     /// If it does not.
     pub fn wait_idle(&self) {
-        self.wait_in(&[
-            libc::SYS_poll,
-            libc::SYS_ppoll,
-            libc::SYS_epoll_wait,
-            libc::SYS_epoll_pwait,
-        ]);
+        self.wait_in(&WAITS);
     }
 
     /// Waits until it sleeps for a time, as tools do that sum up until they are
@@ -234,7 +239,15 @@ impl Program {
     /// # Panics
     /// If it does not.
     pub fn wait_asleep(&self) {
-        self.wait_in(&[libc::SYS_nanosleep, libc::SYS_clock_nanosleep]);
+        self.wait_in(&SLEEPS);
+    }
+
+    /// Waits until it does either.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_idle_or_asleep(&self) {
+        self.wait_in(&[&WAITS[..], &SLEEPS].concat());
     }
 
     fn wait_in(&self, calls: &[i64]) {

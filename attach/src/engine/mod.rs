@@ -22,6 +22,7 @@ use crate::arena::{Arena, Intervals};
 use crate::backend::{Backend, HookId, SiteInfo};
 use crate::breakpoints::{Breakpoints, table};
 use crate::error::{AttachError, Refusal};
+use crate::guard::{self, Mark};
 use crate::leaving;
 use crate::libraries;
 use crate::lock::Lock;
@@ -133,14 +134,20 @@ impl Engine {
         hit::own_thread_is_known();
     }
 
-    /// System calls are not traced, and not counted as missed, on the calling
-    /// thread while `body` runs. A thread that it starts is the agent's own, and
-    /// has to call [`Engine::exempt_thread`].
+    /// Probes and system calls are skipped, and not counted as missed, on the
+    /// calling thread while `body` runs. A thread that it starts is the agent's
+    /// own, and has to call [`Engine::exempt_thread`].
     pub fn exempted<T>(body: impl FnOnce() -> T) -> T {
         let thread = thread::current();
+        // Trampolines that hold programs look at the guard of a thread's block only.
+        let mut mark = Mark::new();
+        let shadow = guard::enter_again(thread, &mut mark);
         let before = thread.is_exempt.replace(true);
         let result = body();
         thread.is_exempt.set(before);
+        if let Some(shadow) = shadow {
+            guard::leave(shadow, &mut mark);
+        }
         result
     }
 }
