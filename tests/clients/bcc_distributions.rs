@@ -97,14 +97,7 @@ fn argdist_counts_fields_of_tracepoints() {
 
 #[test]
 fn stackcount_counts_by_processes_and_stacks() {
-    let tool = [
-        "stackcount-bpfcc",
-        "-U",
-        "-P",
-        "-p",
-        "{pid}",
-        "{home}/rounds:rounds_alloc",
-    ];
+    let tool = ["stackcount-bpfcc", "-U", "-P", "{home}/rounds:rounds_alloc"];
     on_rounds("20", &tool, "Tracing", |world, tool| {
         let shown = tool.interrupt().stdout;
         let lines: Vec<String> = shown.lines().map(|line| behind(line, 0)).collect();

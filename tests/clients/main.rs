@@ -3,8 +3,11 @@
 //! bpftime and, as root, under the kernel.
 
 mod bcc;
+mod bcc_calls;
 mod bcc_distributions;
 mod bcc_functions;
+mod bcc_libraries;
+mod bcc_programs;
 mod bpftrace;
 mod calls;
 mod children;
