@@ -1,7 +1,7 @@
 //! bcc's tools that count by keys of the user's choice: `argdist`,
 //! `stackcount`, and `uobjnew` for allocations of C programs.
 
-use bpftime_tests::{Mode, Program, World};
+use bpftime_tests::{Mode, Program};
 
 use crate::table::{behind, both, expand, on_rounds, tool_command};
 

@@ -1,7 +1,7 @@
 //! bcc's tools for functions of the user's choice, with their options:
 //! `funccount`, `trace`, `funclatency`, `funcslower`.
 
-use bpftime_tests::{Mode, Program, World};
+use bpftime_tests::{Mode, Program};
 
 use crate::table::{Row, behind, on_process, on_rounds};
 
