@@ -266,6 +266,26 @@ fn killed_while_it_attaches() {
     }
 }
 
+/// What is answered from outside names processes, too.
+#[test]
+fn a_static_tool_on_a_process() {
+    both(|world| {
+        let path = world.fixture("puppet");
+        let mut puppet = world.bare_puppet();
+        let pid = puppet.pid().to_string();
+        let options = ["-p", &pid];
+        let mut counter = world.fixture_tool("counter_static", &options, &path, "puppet_step");
+        assert_eq!(puppet.ask("call 7"), "ok");
+        assert_eq!(counter.ask("total"), "7", "{:?}", world.mode());
+    });
+    // Someone else's process.
+    let world = World::new();
+    let path = world.fixture("puppet");
+    let options = ["-p", "1"];
+    let tool = world.fixture_tool("counter_static", &options, &path, "puppet_step");
+    tool.wait_stderr("bpftime: 1: no permission to attach: it belongs to root");
+}
+
 /// A tool is a target like any other, if it means itself.
 #[test]
 fn a_tool_may_name_itself() {
