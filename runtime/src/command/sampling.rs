@@ -69,8 +69,9 @@ pub trait Sampler: Send + Sync {
     /// it has run for all before then when that returns.
     ///
     /// # Errors
-    /// The kernel's for the event.
-    fn start(&self, what: &Sampling, program: SampledProgram) -> Result<Running, Errno>;
+    /// The kernel's for the event, those of [`SampledProgram::load`].
+    fn start(&self, what: &Sampling, prog: &Arc<ProgObject>, cookie: u64)
+    -> Result<Running, Errno>;
 }
 
 /// Sampling that goes on; stops when dropped.
@@ -94,9 +95,8 @@ impl Ticking {
             let timer = Timer::start(prog, period, cookie)?;
             return Ok(Ticking::Timer { _runs: timer });
         }
-        let program = SampledProgram::load(prog, cookie)?;
         let sampler = home.sampler.get().ok_or(Errno::EOPNOTSUPP)?;
-        let running = sampler.start(what, program)?;
+        let running = sampler.start(what, prog, cookie)?;
         Ok(Ticking::Samples { _runs: running })
     }
 
@@ -135,6 +135,16 @@ impl Bpf {
         // There is one for the life of the process.
         let _ = self.home.sampler.set(sampler);
     }
+
+    /// The program was put on an event of the kernel's that samples: it does
+    /// not run in this process any more.
+    ///
+    /// # Errors
+    /// As [`PerfEvent::enable`].
+    pub fn samples_in_kernel(&self, prog: &Arc<ProgObject>) -> Result<(), Errno> {
+        prog.note_sampling();
+        self.home.follow_sampling(prog)
+    }
 }
 
 /// Whether a program asks for the stack of whoever it interrupts.
@@ -153,7 +163,11 @@ pub struct SampledProgram {
 }
 
 impl SampledProgram {
-    pub(super) fn load(prog: &Arc<ProgObject>, cookie: u64) -> Result<SampledProgram, Errno> {
+    /// Verifies and compiles a program once more, for runs with this cookie.
+    ///
+    /// # Errors
+    /// Those of its verdict; ENOMEM when it cannot be compiled.
+    pub fn load(prog: &Arc<ProgObject>, cookie: u64) -> Result<SampledProgram, Errno> {
         let home = Arc::clone(prog.home());
         home.here()?;
         let loaded = LoadedProgram::load_sampled(home.session()?, prog.id())

@@ -33,7 +33,9 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
                 Ok(_) => return Err(Errno::EINVAL),
                 Err(_) if kernel::is_perf_event(attr.target_fd) => {
                     let place = "this perf event".to_owned();
-                    return in_kernel(call, &prog, &Obstacle::Place(place));
+                    let link = in_kernel(call, &prog, &Obstacle::Place(place))?;
+                    kernel::followed(call.server, &prog)?;
+                    return Ok(link);
                 }
                 Err(errno) => return Err(errno),
             };

@@ -25,6 +25,7 @@ use runtime::command::ProgObject;
 use runtime::kernel::Attr;
 use uapi::attr::AttrBytes;
 use uapi::perf::PERF_EVENT_IOC_SET_BPF;
+use uapi::prog::BPF_PROG_TYPE_PERF_EVENT;
 use uapi::{Errno, cmd};
 
 use crate::fds::FDS;
@@ -219,8 +220,28 @@ pub fn ioctl(fd: c_int, request: u32, argument: u64) -> Option<Result<i64, Errno
     if !server.kernel.hosts(&prog.spec().name, &place) {
         return Some(Err(Errno::EPERM));
     }
-    Some(program::in_kernel(server, prog).and_then(|prog| {
-        let words = [fd as usize, request as usize, prog as usize, 0, 0, 0];
-        raw::checked(libc::SYS_ioctl, words).map(|value| value as i64)
-    }))
+    let put = put_on(server, fd, prog).and_then(|()| followed(server, prog));
+    Some(put.map(|()| 0))
+}
+
+/// Puts a program of ours on a perf event of the kernel's.
+///
+/// # Errors
+/// The kernel's, or those of loading the program there.
+pub fn put_on(server: &Server, event: c_int, prog: &Arc<ProgObject>) -> Result<(), Errno> {
+    let (fd, request) = (program::in_kernel(server, prog)?, PERF_EVENT_IOC_SET_BPF);
+    let words = [event as usize, request as usize, fd as usize, 0, 0, 0];
+    raw::checked(libc::SYS_ioctl, words).map(drop)
+}
+
+/// A program of ours is on a perf event of the kernel's: so is then what a timer
+/// of this process did with it.
+///
+/// # Errors
+/// As [`put_on`].
+pub fn followed(server: &Server, prog: &Arc<ProgObject>) -> Result<(), Errno> {
+    match prog.spec().prog_type {
+        BPF_PROG_TYPE_PERF_EVENT => server.bpf.samples_in_kernel(prog),
+        _ => Ok(()),
+    }
 }

@@ -313,7 +313,7 @@ fn samples(attr: &PerfEventAttr, request: &Request) -> Result<Option<Sampling>, 
         period: attr.sample_period,
         freq: attr.freq,
         pid: match request.pid {
-            0 => shm::sys::gettid(),
+            0 => caller::supervised().unwrap_or_else(shm::sys::gettid),
             pid => pid,
         },
         cpu: request.cpu,

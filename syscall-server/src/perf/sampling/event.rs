@@ -11,6 +11,7 @@ use uapi::perf::{
     PERF_FLAG_FD_CLOEXEC, PERF_TYPE_SOFTWARE,
 };
 
+use crate::fds::PrivateFd;
 use crate::perf::ring::Ring;
 use crate::raw;
 
@@ -78,8 +79,12 @@ impl Attr {
     }
 }
 
-fn ioctl(fd: &OwnedFd, request: u32, argument: usize) -> Result<(), Errno> {
-    let words = [fd.as_raw_fd() as usize, request as usize, argument, 0, 0, 0];
+fn enable(fd: i32) -> Result<(), Errno> {
+    ioctl(fd, PERF_EVENT_IOC_ENABLE, 0)
+}
+
+fn ioctl(fd: i32, request: u32, argument: usize) -> Result<(), Errno> {
+    let words = [fd as usize, request as usize, argument, 0, 0, 0];
     raw::checked(libc::SYS_ioctl, words).map(drop)
 }
 
@@ -156,6 +161,36 @@ impl Drop for Fd {
     }
 }
 
+/// An event that samples whatever runs on its CPU, for a program in the kernel.
+pub struct OfKernel(PrivateFd);
+
+/// Opens one; nothing is sampled before it is enabled.
+///
+/// # Errors
+/// The kernel's.
+pub fn of_kernel(what: &Sampling) -> Result<OfKernel, Errno> {
+    let freq = if what.freq { flag::FREQ } else { 0 };
+    let mut attr = Attr::new(what.kind, what.config, flag::DISABLED | freq);
+    attr.0[2] = what.period;
+    let fd = Fd(Some(attr.open(what.pid, what.cpu)?));
+    PrivateFd::duplicate(fd.get()?.as_raw_fd()).map(OfKernel)
+}
+
+impl OfKernel {
+    /// For the program.
+    pub fn raw(&self) -> i32 {
+        self.0.raw()
+    }
+
+    /// Begins.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enable(&self) -> Result<(), Errno> {
+        enable(self.raw())
+    }
+}
+
 /// A ring for all events of one CPU.
 pub struct CpuRing {
     fd: Fd,
@@ -226,10 +261,11 @@ impl Event {
         cpu: i32,
         to: &CpuRing,
     ) -> Result<Event, Errno> {
-        let fd = Fd(Some(attr(what, taken).open(tid, cpu)?));
-        let mut id = 0u64;
-        ioctl(fd.get()?, PERF_EVENT_IOC_ID, &raw mut id as usize)?;
-        ioctl(fd.get()?, PERF_EVENT_IOC_SET_OUTPUT, to.raw() as usize)?;
+        let fd = attr(what, taken).open(tid, cpu)?;
+        let (number, mut id) = (fd.as_raw_fd(), 0u64);
+        let fd = Fd(Some(fd));
+        ioctl(number, PERF_EVENT_IOC_ID, &raw mut id as usize)?;
+        ioctl(number, PERF_EVENT_IOC_SET_OUTPUT, to.raw() as usize)?;
         Ok(Event { fd, id })
     }
 
@@ -238,7 +274,7 @@ impl Event {
     /// # Errors
     /// The kernel's.
     pub fn enable(&self) -> Result<(), Errno> {
-        ioctl(self.fd.get()?, PERF_EVENT_IOC_ENABLE, 0)
+        enable(self.raw())
     }
 
     /// For poll(2), which hangs up when all that was sampled has ended.

@@ -25,12 +25,13 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use runtime::command::ProgObject;
 use runtime::command::sampling::{Running, SampledProgram, Sampler, Sampling};
 use runtime::command::timer::with_signals_blocked;
 use uapi::Errno;
 
 use crate::fds::{self, PrivateFd};
-use crate::{log, raw};
+use crate::{kernel, log, raw, server};
 
 /// What the thread is asked to do.
 enum Request {
@@ -115,7 +116,20 @@ impl OwnSampler {
 }
 
 impl Sampler for OwnSampler {
-    fn start(&self, what: &Sampling, program: SampledProgram) -> Result<Running, Errno> {
+    fn start(
+        &self,
+        what: &Sampling,
+        prog: &Arc<ProgObject>,
+        cookie: u64,
+    ) -> Result<Running, Errno> {
+        // Where the rest of the program's events are.
+        if let Some(server) = server::existing().filter(|server| server.kernel.may_host()) {
+            let event = event::of_kernel(what)?;
+            kernel::put_on(server, event.raw(), prog)?;
+            event.enable()?;
+            return Ok(Box::new(event));
+        }
+        let program = SampledProgram::load(prog, cookie)?;
         let requests = Arc::clone(self.requests()?);
         let (what, program) = (Box::new(what.clone()), Box::new(program));
         let started = requests.ask(|answer| Request::Start(what, program, answer));
