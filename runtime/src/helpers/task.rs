@@ -109,10 +109,10 @@ helper! {
 }
 
 helper! {
-    /// bpf_get_current_cgroup_id: 0; a process cannot see its cgroup's id
-    /// without reading files.
+    /// bpf_get_current_cgroup_id: of version 2; 0 where the process cannot see
+    /// its directory.
     fn get_current_cgroup_id(run) -> u64 = BPF_FUNC_GET_CURRENT_CGROUP_ID {
-        0
+        tasks::cgroup_id().unwrap_or(0)
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Reading order: this file (addresses), `fields` (which are answered, and
 //! where the kernel has them), `answer` (what they hold), `proc` (files that
-//! tell). All but [`TaskFields::of_kernel`] is callable from trampolines: no
+//! tell), `cgroup`. All but [`TaskFields::of_kernel`] is callable from trampolines: no
 //! allocation, no lock, no libc, no panic; what only a file tells costs
 //! microseconds.
 //!
@@ -14,9 +14,11 @@
 //! forked, and nothing of others in a container.
 
 mod answer;
+mod cgroup;
 mod fields;
 mod proc;
 
+pub(crate) use cgroup::id as cgroup_id;
 pub(crate) use fields::NOTE;
 pub use fields::TaskFields;
 
