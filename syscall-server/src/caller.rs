@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CString, c_int};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use uapi::Errno;
@@ -88,6 +89,26 @@ pub fn is_open(fd: c_int) -> Result<(), Errno> {
         Some(tid) => std::fs::read_link(format!("/proc/{tid}/fd/{fd}")).is_ok(),
     };
     open.then_some(()).ok_or(Errno::EBADF)
+}
+
+/// A duplicate of the caller's fd.
+///
+/// # Errors
+/// EBADF without one; EPERM where this process may not have it.
+pub fn duplicate(fd: c_int) -> Result<OwnedFd, Errno> {
+    duplicate_of(pid(), fd)
+}
+
+/// The same of any process's.
+///
+/// # Errors
+/// As [`duplicate`].
+pub fn duplicate_of(pid: i32, fd: c_int) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel has just made the fd, for nobody else.
+    let owned = |fd: usize| unsafe { OwnedFd::from_raw_fd(fd as c_int) };
+    let process = raw::checked(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0]).map(owned)?;
+    let words = [process.as_raw_fd() as usize, fd as usize, 0, 0, 0, 0];
+    raw::checked(libc::SYS_pidfd_getfd, words).map(owned)
 }
 
 /// The caller's name of a file, as this process must name it.

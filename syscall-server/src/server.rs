@@ -16,6 +16,7 @@ use crate::bridge::Bridge;
 use crate::environment::Environment;
 use crate::fds::FDS;
 use crate::kernel::Kernel;
+use crate::kernel::placement::Runtime;
 use crate::perf::sampling::OwnSampler;
 use crate::{caller, children, forks, log};
 
@@ -76,7 +77,7 @@ fn start() -> Result<Server, SessionError> {
         return Ok(Server {
             bpf: Bpf::verify_only(),
             bridge: Bridge::default(),
-            kernel: Kernel::none(),
+            kernel: Kernel::none(Runtime::User),
         });
     }
     let own_path = own_path();
@@ -99,8 +100,7 @@ fn start() -> Result<Server, SessionError> {
         bridge: Bridge::default(),
         kernel: match tool {
             None => Kernel::new(environment.runtime),
-            // Fds of the kernel's objects would have to be the tool's.
-            Some(_) => Kernel::none(),
+            Some(_) => Kernel::none(Runtime::Supervised),
         },
     })
 }

@@ -1,6 +1,8 @@
 //! `BPF_MAP_{LOOKUP,UPDATE,DELETE,LOOKUP_AND_DELETE}_ELEM` and
 //! `BPF_MAP_GET_NEXT_KEY`.
 
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use runtime::command::elem::{NewValue, value_size};
@@ -8,21 +10,49 @@ use runtime::command::map::Elements;
 use runtime::command::{MapObject, Object};
 use uapi::Errno;
 use uapi::attr::MapElem;
-use uapi::map::{BPF_F_LOCK, BPF_MAP_TYPE_BLOOM_FILTER};
+use uapi::map::{BPF_F_LOCK, BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_TASK_STORAGE};
 
 use super::call::{self, Call};
 use crate::fds::Rights;
-use crate::kernel;
 use crate::user::{self, Buffer};
-use crate::{log, raw};
+use crate::{caller, kernel, log};
 
 /// One past the last byte that a deletion reads.
 pub const KEY_END: usize = 16;
 /// One past the last byte that a walk reads.
 pub const VALUE_END: usize = 24;
 
+/// A key; where that is an fd of another process, a duplicate stands for it.
+struct Key(
+    Buffer,
+    #[expect(dead_code, reason = "held meanwhile")] Option<OwnedFd>,
+);
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Key {
+    fn of(map: &MapObject, mut bytes: Buffer) -> Result<Key, Errno> {
+        let is_fd = map.map().spec().map_type == BPF_MAP_TYPE_TASK_STORAGE;
+        let theirs = bytes
+            .first_chunk()
+            .filter(|_| is_fd && caller::supervised().is_some());
+        let Some(theirs) = theirs else {
+            return Ok(Key(bytes, None));
+        };
+        let own = caller::duplicate(i32::from_le_bytes(*theirs))?;
+        bytes[..4].copy_from_slice(&own.as_raw_fd().to_le_bytes());
+        Ok(Key(bytes, Some(own)))
+    }
+}
+
 /// The map and key of a call; a map without keys wants a null pointer.
-fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Buffer), Errno> {
+fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Key), Errno> {
     let map = call::map_with(attr.map_fd, needed)?;
     let spec = map.map().spec();
     if attr.flags & BPF_F_LOCK != 0 && spec.lock().is_none() {
@@ -32,7 +62,7 @@ fn map_and_key(attr: &MapElem, needed: Rights) -> Result<(Arc<MapObject>, Buffer
     if key_size == 0 && attr.key != 0 {
         return Err(Errno::EINVAL);
     }
-    let key = user::read_buffer(attr.key, key_size)?;
+    let key = Key::of(&map, user::read_buffer(attr.key, key_size)?)?;
     Ok((map, key))
 }
 
@@ -110,12 +140,7 @@ fn behind(elements: Elements, bytes: &[u8]) -> Result<NewValue<'static>, Errno> 
         },
         // Only control groups could be put there, and those are the kernel's.
         Elements::Cgroups => {
-            if raw::checked(
-                libc::SYS_fcntl,
-                [fd as usize, libc::F_GETFD as usize, 0, 0, 0, 0],
-            )
-            .is_ok()
-            {
+            if caller::is_open(fd).is_ok() {
                 log::problem(format_args!(
                     "who is below a control group is not seen from user space: leave that filter out, \
                      or run as root with --runtime kernel"

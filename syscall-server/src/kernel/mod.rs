@@ -66,9 +66,9 @@ impl Kernel {
     }
 
     /// Nothing.
-    pub fn none() -> Kernel {
+    pub fn none(runtime: Runtime) -> Kernel {
         Kernel {
-            runtime: Runtime::User,
+            runtime,
             may_load: false,
             in_use: AtomicBool::new(false),
             drain: Drain::default(),

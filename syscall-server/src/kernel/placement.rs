@@ -13,6 +13,9 @@ pub enum Runtime {
     Auto,
     /// Nothing runs in the kernel.
     User,
+    /// Nothing can: fds of the kernel's objects would have to be another
+    /// process's.
+    Supervised,
 }
 
 /// Why user space cannot host a program.
@@ -64,6 +67,9 @@ pub fn missing(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Auto => "which takes CAP_BPF and CAP_PERFMON, as root has",
         Runtime::User => "which --runtime user forbids",
+        Runtime::Supervised => {
+            "which no static tool reaches from user space: use --runtime kernel as root"
+        }
     }
 }
 

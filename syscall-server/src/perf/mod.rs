@@ -141,6 +141,10 @@ pub fn open(request: Request) -> Result<Option<i64>, Errno> {
         }
         Kind::Kprobe => match kprobe(&attr)? {
             Ok(kprobe) => EventKind::Kprobe(kprobe),
+            // No kernel has it: loaders try this name first.
+            Err(function) if Kprobe::find(&format!("__x64_{function}"), false).is_some() => {
+                return Err(Errno::ENOENT);
+            }
             Err(function) => {
                 let place = Obstacle::Place(format!("a kprobe at {function}"));
                 return match server::server()?.kernel.hosts("", &place) {

@@ -23,6 +23,7 @@ mod start;
 pub mod table;
 
 use std::ffi::c_int;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -88,17 +89,18 @@ pub fn tell(line: &str) {
         Some(_) => caller::pid(),
         None => first,
     };
-    let Ok(process) = raw::checked(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0]) else {
-        return;
-    };
-    let stderr = raw::checked(libc::SYS_pidfd_getfd, [process, 2, 0, 0, 0, 0]);
-    if let Ok(stderr) = stderr {
-        let words = [stderr, line.as_ptr() as usize, line.len(), 0, 0, 0];
-        // A closed one is no reason to fail.
+    // A closed one is no reason to fail.
+    if let Ok(stderr) = caller::duplicate_of(pid, 2) {
+        let words = [
+            stderr.as_raw_fd() as usize,
+            line.as_ptr() as usize,
+            line.len(),
+            0,
+            0,
+            0,
+        ];
         raw::call(libc::SYS_write, words);
-        raw::close(stderr as c_int);
     }
-    raw::close(process as c_int);
 }
 
 /// Answers until nobody is left that could ask.
