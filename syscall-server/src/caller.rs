@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::ffi::{CString, c_int};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use uapi::Errno;
 
@@ -89,6 +89,13 @@ pub fn is_open(fd: c_int) -> Result<(), Errno> {
         Some(tid) => std::fs::read_link(format!("/proc/{tid}/fd/{fd}")).is_ok(),
     };
     open.then_some(()).ok_or(Errno::EBADF)
+}
+
+/// The file name of the caller's program.
+pub fn program() -> Vec<u8> {
+    let path = std::fs::read_link(in_proc("exe")).unwrap_or_default();
+    path.file_name()
+        .map_or_else(Vec::new, |name| name.as_bytes().to_vec())
 }
 
 /// A duplicate of the caller's fd.

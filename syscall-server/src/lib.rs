@@ -19,6 +19,7 @@ pub mod bpf;
 pub mod bpffs;
 pub mod bridge;
 pub mod caller;
+pub mod capabilities;
 pub mod children;
 pub mod environment;
 #[cfg(not(test))]

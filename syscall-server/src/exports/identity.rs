@@ -2,7 +2,6 @@
 //! bpf(2).
 
 use std::ffi::{c_int, c_uint};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +9,7 @@ use libc::{pid_t, rlimit};
 use uapi::Errno;
 
 use super::guarded;
-use crate::{raw, user};
+use crate::{caller, capabilities, raw};
 
 /// geteuid(2): bpftrace refuses to start when this is not 0, libbcc looks for
 /// no kernel functions, and both ask nothing else about it. No other program
@@ -48,43 +47,17 @@ pub(super) fn is_bpftrace() -> bool {
 /// The file name of the running program.
 fn program_name() -> &'static [u8] {
     static NAME: OnceLock<Vec<u8>> = OnceLock::new();
-    NAME.get_or_init(|| {
-        let path = std::fs::read_link("/proc/self/exe").unwrap_or_default();
-        path.file_name()
-            .map_or_else(Vec::new, |name| name.as_bytes().to_vec())
-    })
+    NAME.get_or_init(caller::program)
 }
 
-/// Programs that count their capabilities before they try bpf(2).
-const COUNT_CAPABILITIES: [&[u8]; 2] = [b"bpftrace", b"bpftool"];
-
-/// What they want: `CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`, `CAP_NET_ADMIN`,
-/// `CAP_SYS_ADMIN`, `CAP_SYS_RESOURCE`, `CAP_PERFMON`, `CAP_BPF`.
-const CAPABILITIES: u64 = 1 << 1 | 1 << 2 | 1 << 12 | 1 << 21 | 1 << 24 | 1 << 38 | 1 << 39;
-
-/// `struct __user_cap_data_struct`: effective, permitted, inheritable.
-const CAPABILITY_SET_BYTES: u64 = 12;
-
-/// capget(2): those programs see the capabilities that bpf(2) needs in the
-/// kernel. Having them changes nothing else for them.
+/// capget(2).
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn capget(header: usize, data: usize) -> c_int {
     let answer = raw::pass(libc::SYS_capget, [header, data, 0, 0, 0, 0]) as c_int;
-    if answer != 0 || data == 0 || !COUNT_CAPABILITIES.contains(&program_name()) {
+    if answer != 0 || data == 0 || !capabilities::are_counted_by(program_name()) {
         return answer;
     }
-    guarded(|| {
-        for (half, bits) in [CAPABILITIES as u32, (CAPABILITIES >> 32) as u32]
-            .into_iter()
-            .enumerate()
-        {
-            for set in 0..2 {
-                let at = data as u64 + half as u64 * CAPABILITY_SET_BYTES + set * 4;
-                user::write(at, &(user::read_u32(at)? | bits).to_le_bytes())?;
-            }
-        }
-        Ok(0)
-    }) as c_int
+    guarded(|| capabilities::add(data as u64)) as c_int
 }
 
 /// Locked memory is the kernel's way to account for maps; ours are files. A

@@ -10,7 +10,7 @@ use super::notice::{Listener, Notice};
 use super::{Answer, closing, paths, remote};
 use crate::mapping::{self, Plan};
 use crate::perf::{self, Request};
-use crate::{bpf, caller, kernel, raw, readiness};
+use crate::{bpf, caller, capabilities, kernel, raw, readiness, user};
 
 /// The commands whose answer is an fd.
 const MAKE_FDS: &[u32] = &[
@@ -66,7 +66,7 @@ pub fn answer(listener: Listener, notice: &Notice) -> Answer {
             Answer::Pass
         }
         libc::SYS_clone3 => {
-            let flags = crate::user::read_u32(a).unwrap_or(0);
+            let flags = user::read_u32(a).unwrap_or(0);
             if flags & libc::CLONE_THREAD as u32 == 0 {
                 closing::expect_children();
             }
@@ -76,6 +76,10 @@ pub fn answer(listener: Listener, notice: &Notice) -> Answer {
             let pid = if a == 0 { caller::pid() } else { a as i32 };
             lock_memory(pid, c, notice.args[3])
         }
+        // As in `exports::identity`.
+        libc::SYS_geteuid if caller::program() == b"bpftrace" => Answer::Value(Ok(0)),
+        libc::SYS_geteuid => Answer::Pass,
+        libc::SYS_capget => capget(a, b),
         libc::SYS_setrlimit => lock_memory(caller::pid(), b, 0),
         libc::SYS_epoll_wait
         | libc::SYS_epoll_pwait
@@ -148,6 +152,36 @@ fn mmap(listener: Listener, notice: &Notice) -> Answer {
     }
 }
 
+/// What the kernel says of the caller, and the capabilities that are counted.
+fn capget(header: u64, data: u64) -> Answer {
+    if data == 0 || !capabilities::are_counted_by(&caller::program()) {
+        return Answer::Pass;
+    }
+    let told = || {
+        // The version, and a process.
+        let [version, pid] = [user::read_u32(header)?, user::read_u32(header + 4)?];
+        let of = if pid == 0 { caller::pid() as u32 } else { pid };
+        let mut sets = [0u8; 2 * capabilities::SET_BYTES];
+        let asked = [version, of];
+        let words = [
+            asked.as_ptr() as usize,
+            sets.as_mut_ptr() as usize,
+            0,
+            0,
+            0,
+            0,
+        ];
+        raw::checked(libc::SYS_capget, words)?;
+        user::write(data, &sets)?;
+        capabilities::add(data)
+    };
+    match told() {
+        // An old version: the kernel tells the right one.
+        Err(_) => Answer::Pass,
+        told => Answer::Value(told),
+    }
+}
+
 /// A limit on locked memory that may not be raised stands in nobody's way:
 /// maps are files.
 fn lock_memory(pid: i32, new: u64, old: u64) -> Answer {
@@ -155,7 +189,7 @@ fn lock_memory(pid: i32, new: u64, old: u64) -> Answer {
         return Answer::Pass;
     }
     let set = || {
-        let new = crate::user::read_u64s(new, 2)?;
+        let new = user::read_u64s(new, 2)?;
         let mut before = [0u64; 2];
         let words = [
             pid as usize,
@@ -170,7 +204,7 @@ fn lock_memory(pid: i32, new: u64, old: u64) -> Answer {
             Err(errno) => return Err(errno),
         }
         if old != 0 {
-            crate::user::write(old, &before.map(u64::to_le_bytes).concat())?;
+            user::write(old, &before.map(u64::to_le_bytes).concat())?;
         }
         Ok(0)
     };

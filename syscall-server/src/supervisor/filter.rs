@@ -81,6 +81,9 @@ const CALLS: &[(c_long, When)] = &[
     // Locked memory.
     (libc::SYS_prlimit64, Is(1, libc::RLIMIT_MEMLOCK)),
     (libc::SYS_setrlimit, Is(0, libc::RLIMIT_MEMLOCK)),
+    // Who the caller is, as far as few programs ask.
+    (libc::SYS_geteuid, Always),
+    (libc::SYS_capget, Always),
     // Before a wait, fds of rings tell the truth.
     (libc::SYS_epoll_wait, Always),
     (libc::SYS_epoll_pwait, IsNot(2, OF_GO_RUNTIME)),
