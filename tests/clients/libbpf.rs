@@ -3,11 +3,11 @@
 //! kernel a tool sees the workloads of all.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use bpftime_tests::{Mode, World, wait};
+use bpftime_tests::World;
 
 use crate::table::{Row, behind, both};
+use crate::watched::{shell, wait_hooked};
 
 /// A process id above all that exist.
 fn is_no_pid(word: &str) -> bool {
@@ -80,6 +80,20 @@ fn execsnoop_quotes_arguments() {
         lines: 1,
         row: |line| line.contains("quoted-1").then(|| behind(line, 5)),
         rows: &[r#"0 "/bin/true" "quoted-1" "two words" "q\"uote""#],
+    }
+    .check();
+}
+
+#[test]
+fn execsnoop_shows_one_users() {
+    let uid = ordinary().to_string();
+    Row {
+        tool: &["execsnoop", "-t", "-u", &uid, "-n", "true"],
+        fixtures: &[],
+        work: &["sh", "-c", "/bin/true users-1; :"],
+        lines: 1,
+        row: |line| line.contains("users-1").then(|| behind(line, 4)),
+        rows: &["0 /bin/true users-1"],
     }
     .check();
 }
@@ -202,24 +216,13 @@ fn check_syscount(options: &[&str], expected: &[&str]) {
     const CALLS: &str =
         "kill -0 4194299 2>/dev/null; cd /usr; umask 22; cd /nonexistent/sys 2>/dev/null";
     both(|world| {
-        let mut shell = world.start(&["sh"]);
-        assert_eq!(shell.ask("echo started"), "started");
+        let mut shell = shell(world);
         let pid = shell.pid().to_string();
         let words = [&["syscount", "-p", &pid, "-T", "50"], options].concat();
         let mut tool = world.load(&words);
         tool.lines_until(|line| line.starts_with("Tracing"));
         tool.wait_asleep();
-        // On a busy machine tools do not wait for processes that need long.
-        if world.mode() == Mode::Bpftime {
-            wait::until_true("hooks in the shell", Duration::from_secs(20), || {
-                let status = world.run(&["status"]).stdout;
-                let is_hooked = |line: &str| {
-                    let words: Vec<&str> = line.split_whitespace().collect();
-                    words.first() == Some(&pid.as_str()) && words.get(2).is_some_and(|n| *n != "0")
-                };
-                status.lines().any(is_hooked)
-            });
-        }
+        wait_hooked(world, &pid);
         for _ in 0..5 {
             shell.tell(CALLS);
         }
@@ -248,6 +251,11 @@ fn check_syscount(options: &[&str], expected: &[&str]) {
 #[test]
 fn syscount_measures_calls() {
     check_syscount(&["-L"], &["chdir 10", "kill 5", "umask 15"]);
+}
+
+#[test]
+fn syscount_measures_failures() {
+    check_syscount(&["-L", "-x"], &["chdir 5", "kill 5"]);
 }
 
 #[test]

@@ -19,3 +19,4 @@ mod sampling;
 mod surface;
 mod table;
 mod tasks;
+mod watched;
