@@ -1,4 +1,5 @@
-//! Writes BTF, for tests of those who read it.
+//! Writes BTF: for loaders on machines whose kernel does not tell its types, and
+//! for tests of those who read it.
 
 use uapi::btf::*;
 

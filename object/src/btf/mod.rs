@@ -7,7 +7,6 @@
 //! `check` (what shapes say of each other), `access` (what lies where), `member` (where a name lies).
 
 mod access;
-#[cfg(any(test, feature = "testing"))]
 pub mod build;
 mod check;
 mod header;

@@ -5,7 +5,8 @@
 //!
 //! Reading order: this file (addresses), `fields` (which are answered, and
 //! where the kernel has them), `answer` (what they hold), `proc` (files that
-//! tell), `cgroup`. All but [`TaskFields::of_kernel`] is callable from trampolines: no
+//! tell), `cgroup`, `types` (what stands in for the kernel's types). All but
+//! [`TaskFields::of_kernel`] and `types` is callable from trampolines: no
 //! allocation, no lock, no libc, no panic; what only a file tells costs
 //! microseconds.
 //!
@@ -17,6 +18,7 @@ mod answer;
 mod cgroup;
 mod fields;
 mod proc;
+mod types;
 
 pub(crate) use cgroup::id as cgroup_id;
 pub(crate) use fields::NOTE;
@@ -24,6 +26,7 @@ pub use fields::TaskFields;
 
 pub use answer::threads;
 pub(crate) use answer::{of_pidfd, own_start, read, start_of, tid_at};
+pub use types::btf as types;
 
 /// Where the kernel maps all memory, so that no field is in the program's.
 const BASE: u64 = 0xffff_8880_0000_0000;

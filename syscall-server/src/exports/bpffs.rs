@@ -7,6 +7,7 @@ use libc::{DIR, mode_t};
 use uapi::Errno;
 
 use super::next::next_function;
+use super::paths;
 use crate::bpffs::{self, changed, redirected};
 use crate::raw::{self, fail};
 use crate::trees::{self, Tree};
@@ -169,7 +170,10 @@ extern "C" fn statx(
         raw::pass(libc::SYS_statx, arguments)
     };
     let answer = match trees::lead(path) {
-        None => call(directory, path),
+        None => match call(directory, path) {
+            -1 => c_long::from(paths::statx_virtual(path, to)),
+            answer => answer,
+        },
         // SAFETY: `to` is where the kernel has written what it found.
         Some(Ok(led)) => unsafe { bpffs::empty_statx(call(libc::AT_FDCWD, led.real.as_ptr()), to) },
         Some(Err(errno)) => fail(errno),

@@ -332,6 +332,27 @@ unsafe extern "C" fn faccessat(
     }
 }
 
+/// What statx(2) says of a virtual file, as far as stat(2) says it.
+pub(super) fn statx_virtual(path: *const c_char, to: *mut libc::statx) -> c_int {
+    or_virtual(|| {
+        let stat = files::stat(stand_in(path)?);
+        // SAFETY: a structure of numbers, for which zeros are values.
+        let mut found: libc::statx = unsafe { std::mem::zeroed() };
+        found.stx_mask = libc::STATX_BASIC_STATS;
+        found.stx_blksize = stat.st_blksize as u32;
+        found.stx_nlink = stat.st_nlink as u32;
+        found.stx_mode = stat.st_mode as u16;
+        found.stx_size = stat.st_size as u64;
+        // SAFETY: the bytes of a structure of numbers; padding was zeroed.
+        let bytes = unsafe {
+            std::slice::from_raw_parts((&raw const found).cast::<u8>(), size_of::<libc::statx>())
+        };
+        user::write(to as u64, bytes).ok()?;
+        Some(0)
+    })
+    .unwrap_or(-1)
+}
+
 fn stat_virtual(path: *const c_char, to: *mut libc::stat) -> c_int {
     or_virtual(|| {
         if let Some(real) = redirected(path) {

@@ -4,6 +4,7 @@
 //! flushed, and what then is left when somebody looks at events. It knows no
 //! line.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, OsStr, c_int};
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,15 +12,17 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uapi::Errno;
 
 use super::probe::Kind;
 use super::probes::Probes;
 use super::tree;
+use crate::environment::Environment;
 use crate::fds::FDS;
+use crate::kernel::placement;
 use crate::{forks, log, raw};
 
 /// The directory of what is being written, beside the tree.
@@ -49,7 +52,11 @@ pub fn open(real: &CStr, flags: c_int) -> Result<c_int, Errno> {
             0,
             0,
         ];
-        return raw::checked(libc::SYS_openat, arguments).map(|fd| fd as c_int);
+        let opened = raw::checked(libc::SYS_openat, arguments).map(|fd| fd as c_int);
+        if opened == Err(Errno::ENOENT) {
+            tell_missing(path);
+        }
+        return opened;
     }
     let root = tree::root().ok_or(super::NO_TREE)?.join(tree::TRACING);
     let name = path.file_name().unwrap_or_default().as_bytes();
@@ -64,6 +71,28 @@ pub fn open(real: &CStr, flags: c_int) -> Result<c_int, Errno> {
             Err(Errno::EACCES)
         }
         None => Err(Errno::ENOENT),
+    }
+}
+
+/// Says once of a tracepoint whose files are looked for, and that the tree does
+/// not have, who does.
+fn tell_missing(path: &Path) {
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut parts = path.iter().rev().map(OsStrExt::as_bytes);
+    let file = parts.next().unwrap_or_default();
+    let (Some(name), Some(category), Some(b"events")) = (parts.next(), parts.next(), parts.next())
+    else {
+        return;
+    };
+    // Of programs' own groups nobody has more than the tree.
+    let is_own = matches!(category, b"uprobes" | b"kprobes" | b"synthetic");
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(file, b"id" | b"format") && !is_own && told.insert(path.with_file_name("")) {
+        let [category, name] = [category, name].map(String::from_utf8_lossy);
+        let missing = placement::missing(Environment::read().runtime);
+        log::problem(format_args!(
+            "only the kernel hosts tracepoint {category}:{name}, {missing}"
+        ));
     }
 }
 
