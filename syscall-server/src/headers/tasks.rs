@@ -12,7 +12,8 @@ type Member = (&'static str, &'static str, &'static str);
 /// Structures, each behind those that are in it, and what of them is
 /// declared: a member's name and what stands before and behind it. bcc's own
 /// texts declare `mnt_namespace`.
-const STRUCTURES: [(&str, &[Member]); 5] = [
+const STRUCTURES: [(&str, &[Member]); 6] = [
+    ("thread_info", &[("cpu", "u32 ", "")]),
     ("ns_common", &[("inum", "unsigned int ", "")]),
     (
         "pid_namespace",
@@ -48,6 +49,7 @@ const STRUCTURES: [(&str, &[Member]); 5] = [
     (
         "task_struct",
         &[
+            ("thread_info", "struct thread_info ", ""),
             ("__state", "unsigned int ", ""),
             ("flags", "unsigned int ", ""),
             ("mm", "struct mm_struct *", ""),
