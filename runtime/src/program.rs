@@ -340,6 +340,18 @@ impl LoadedProgram {
         if blind { self.facts.ctx_words_read } else { !0 }
     }
 
+    /// Whether all that a run may see of the target's registers is in a record
+    /// of a system call: it looks at no word of its ctx that leads to them, and
+    /// neither does what it calls. `leads` tells that its ctx's first word does.
+    pub fn needs_record_only(&self, leads: bool) -> bool {
+        let looks = |id: &u32| LOOKS_AT_RUNS.contains(id);
+        let reads_memory = !self.facts.helpers.iter().all(|id| BLIND.contains(id));
+        let first_word = self.facts.ctx_words_read & 1 != 0;
+        !self.calls_kfuncs
+            && !self.facts.helpers.iter().any(looks)
+            && !(leads && (first_word || reads_memory))
+    }
+
     /// Runs the program once; returns r0.
     ///
     /// # Safety
@@ -363,6 +375,15 @@ const READS_CLOCKS: [u32; 5] = [
     BPF_FUNC_KTIME_GET_COARSE_NS,
     BPF_FUNC_KTIME_GET_TAI_NS,
     BPF_FUNC_GET_PRANDOM_U32,
+];
+
+/// Helpers that look at the registers of a run or run another program, or change
+/// what the run gives.
+const LOOKS_AT_RUNS: [u32; 4] = [
+    BPF_FUNC_GET_STACK,
+    BPF_FUNC_GET_STACKID,
+    BPF_FUNC_TAIL_CALL,
+    BPF_FUNC_OVERRIDE_RETURN,
 ];
 
 /// Helpers that never look at the target's registers: neither by themselves

@@ -54,6 +54,8 @@ struct Traced {
     kind: LinkKind,
     /// It may answer calls in the kernel's place.
     overrides: bool,
+    /// A record is all that it looks at.
+    needs_record_only: bool,
 }
 
 /// What is traced in this process.
@@ -368,10 +370,15 @@ fn prepare(
         function as usize,
         false,
     );
+    let is_raw = matches!(
+        wanted.spec.kind,
+        LinkKind::RawSyscallEnter | LinkKind::RawSyscallExit
+    );
     Ok(Box::leak(Box::new(Traced {
         hit,
         kind: wanted.spec.kind,
         overrides,
+        needs_record_only: !is_kprobe(wanted.spec.kind) && program.needs_record_only(is_raw),
     })))
 }
 
@@ -402,17 +409,37 @@ impl Traced {
 }
 
 impl Traced {
-    /// A program that calls nothing looks at no run and through no pointer in
-    /// its context: it needs the record only.
-    fn light(&self) -> Option<LightCallback> {
-        let has_record = !self.overrides && !is_kprobe(self.kind);
-        let entry = self.hit.alone().filter(|_| has_record)?;
+    /// A program that needs the record only; if it calls nothing, it looks at no
+    /// run either.
+    fn light(&'static self) -> Option<LightCallback> {
+        if self.overrides || !self.needs_record_only {
+            return None;
+        }
+        let alone = self.hit.alone();
+        let data = match alone {
+            Some(_) => std::ptr::null(),
+            None => std::ptr::from_ref(self).cast(),
+        };
         Some(LightCallback {
-            // SAFETY: both take two pointers and give a word.
-            function: unsafe { std::mem::transmute::<Entry, LightFunction>(entry) },
+            function: match alone {
+                // SAFETY: both take two pointers and give a word.
+                Some(entry) => unsafe { std::mem::transmute::<Entry, LightFunction>(entry) },
+                None => on_record,
+            },
+            data,
+            needs_vectors: alone.is_none(),
             is_raw: self.kind == LinkKind::RawSyscallExit,
         })
     }
+}
+
+/// Runs a link's program with the record that the engine made.
+unsafe extern "C" fn on_record(record: *mut u8, data: *mut ()) -> u64 {
+    // SAFETY: `data` is what `light` gave: never freed.
+    let traced = unsafe { &*data.cast::<Traced>() };
+    // SAFETY: the record is what the program was verified for, and it looks at
+    // no registers.
+    unsafe { traced.hit.run(record.cast(), std::ptr::null()) }
 }
 
 /// Runs a link's program with the record that its tracepoint has: a header,

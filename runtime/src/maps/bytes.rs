@@ -85,7 +85,7 @@ pub(crate) unsafe fn zero(dst: *mut u8, len: usize) {
 ///
 /// # Safety
 /// Both sides are readable for `len` bytes, now and until return.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn equal(a: *const u8, b: *const u8, len: usize) -> bool {
     // What most keys are.
     match len {

@@ -1,6 +1,6 @@
 //! The code around a traced system call for which little is to be done: one
-//! probe, whose callback needs the record only and leaves vector registers
-//! alone. It saves what such code may change, and leaves everything else, as
+//! probe, whose callback needs the record only. It saves what that may change,
+//! vector registers only where it may change them, and leaves everything else, as
 //! well as threads without a block and hits inside hits, to `thunk`. It does not
 //! allocate, lock or call libc.
 
@@ -31,12 +31,12 @@ pub(crate) fn exit_address() -> u64 {
 
 const LIGHT: usize = offset_of!(List, light);
 
-// With S the program's stack pointer the frame lies at S - 256, below its red
+// With S the program's stack pointer the frame lies at S - 272, below its red
 // zone:
 //
-//     0 mark   8 block   16 rax   24 flags   32 Entry or Exit
+//     0 mark   8 block   16 rax   24 flags   28 DF   32 Entry or Exit
 //     40 the address behind the system call   48 r11   56 r9 (at exit)
-//     64 the record of eight words
+//     64 the record of eight words   128 rbp, where vector registers are saved
 //
 // The order of mark, guard and the look at the list is that of `guard`. At enter
 // rcx and r11 are free, for the kernel is about to change them; at exit the
@@ -47,15 +47,15 @@ global_asm!(
     // The address behind the system call is at holder + ip. On to 6 where all is
     // left to the thunk, with the frame there, and to 5 with the guard.
     .macro bpftime_syscalls_light_begin holder, ip, scratch, block
-    lea rsp, [rsp - 256]
-    .cfi_def_cfa rsp, 256
+    lea rsp, [rsp - 272]
+    .cfi_def_cfa rsp, 272
     mov [rsp + 16], rax
     .ifc \scratch, r11
     mov [rsp + 48], r11
     .endif
     mov \scratch, [\holder + \ip]
     mov [rsp + 40], \scratch
-    .cfi_offset rip, 40 - 256
+    .cfi_offset rip, 40 - 272
     bpftime_attach_save_flags
     bpftime_attach_block \block, {guard}, 6f
     mov qword ptr [rsp], {mark}
@@ -98,9 +98,44 @@ global_asm!(
     mov esi, [\list + {hits}]
     inc qword ptr [rdx + rsi]
     lea rdi, [rsp + 64]
-    xor esi, esi
+    mov rsi, [\list + {data}]
     mov [rsp + 64], rdi
+    cmp dword ptr [\list + {needs_vectors}], 0
+    jne 7f
     call [\list + {code}]
+    8:
+    .endm
+
+    // The same for code that may change vector registers, as in `run.s`.
+    .macro bpftime_syscalls_light_run_vectors list
+    7:
+    .cfi_def_cfa rsp, 272
+    .cfi_offset rip, 40 - 272
+    mov [rsp + 128], rbp
+    mov rbp, rsp
+    .cfi_def_cfa rbp, 272
+    .cfi_offset rbp, 128 - 272
+    mov rdx, rsi
+    mov rsi, rbp
+    lodsb
+    sub esi, ebp
+    mov [rbp + 28], esi
+    jns 9f
+    cld
+    9:
+    mov rsi, rdx
+    bpftime_attach_save_vectors
+    call [\list + {code}]
+    bpftime_attach_restore_vectors
+    cmp dword ptr [rbp + 28], 0
+    jns 9f
+    std
+    9:
+    mov rsp, rbp
+    .cfi_def_cfa rsp, 272
+    mov rbp, [rsp + 128]
+    .cfi_restore rbp
+    jmp 8b
     .endm
 
     .macro bpftime_syscalls_light_unguard
@@ -114,7 +149,7 @@ global_asm!(
     .endm
 
     .macro bpftime_syscalls_light_end
-    lea rsp, [rsp + 256]
+    lea rsp, [rsp + 272]
     .cfi_def_cfa rsp, 0
     .endm
 
@@ -157,6 +192,7 @@ global_asm!(
     bpftime_syscalls_address_by_entry
     bpftime_syscalls_light_end
     jmp bpftime_syscalls_enter
+    bpftime_syscalls_light_run_vectors rcx
     bpftime_attach_end bpftime_syscalls_enter_light
 
     bpftime_syscalls_function bpftime_syscalls_exit_light, 6
@@ -194,6 +230,7 @@ global_asm!(
     bpftime_syscalls_address_by_exit
     bpftime_syscalls_light_end
     jmp bpftime_syscalls_exit
+    bpftime_syscalls_light_run_vectors r11
     bpftime_attach_end bpftime_syscalls_exit_light
     .popsection
 "#,
@@ -212,4 +249,6 @@ global_asm!(
     code = const LIGHT + offset_of!(Light, code),
     hits = const LIGHT + offset_of!(Light, hits),
     raw = const LIGHT + offset_of!(Light, is_raw),
+    needs_vectors = const LIGHT + offset_of!(Light, needs_vectors),
+    data = const LIGHT + offset_of!(Light, data),
 );
