@@ -41,7 +41,7 @@ mod valgrind;
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use runtime::guest::{self, Handed};
@@ -93,18 +93,29 @@ extern "C" fn on_exit() {
     }
 }
 
-/// An address in the text of the server, if this process is a tool.
-fn server() -> Option<usize> {
+/// See [`server`]; 0 if there is none.
+static SERVER: AtomicUsize = AtomicUsize::new(0);
+
+/// Looks for the server. Takes the loader's lock, which who loads a library
+/// holds while it waits for the agent's thread: not on that.
+fn find_server() {
     const NAME: &CStr = c"bpftime_server";
     // SAFETY: looks for a terminated name in what is loaded.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, NAME.as_ptr()) };
-    (!found.is_null()).then_some(found as usize)
+    SERVER.store(found as usize, Ordering::Relaxed);
+}
+
+/// An address in the text of the server, if this process is a tool.
+fn server() -> Option<usize> {
+    let found = SERVER.load(Ordering::Relaxed);
+    (found != 0).then_some(found)
 }
 
 /// Whether the loader was told to load this library into every program. An
 /// injected copy waits for [`bpftime_agent_start`]; so does that of a tool,
 /// where the server has put this library in its place for children.
 fn is_preloaded(own_path: Option<&std::path::Path>) -> bool {
+    find_server();
     if server().is_some() {
         return false;
     }
@@ -151,6 +162,7 @@ fn start_with(dirs: Dirs, roster: Option<Roster>) -> bool {
     loader::find();
     exit::find();
     readable::find();
+    find_server();
     runtime::thread::init();
     runtime::barrier::register();
     let agent = match agent::get_or_make(dirs.clone()) {
