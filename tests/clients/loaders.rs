@@ -97,6 +97,30 @@ fn static_libbpf_ring_buffer() {
     });
 }
 
+#[test]
+fn static_libbpf_maps_in_maps() {
+    same(|world| {
+        let path = world.fixture("puppet");
+        let mut tool = world.fixture_tool("nested_static", &[], &path, "puppet_step");
+        let mut puppet = world.puppet();
+        let mut said = Vec::new();
+        for place in ["second", "none", "first"] {
+            said.push(tool.ask(place));
+            play(&mut puppet, &["call 20"]);
+            said.push(tool.ask("counts"));
+        }
+        // Maps that go with the only fd that the tool has of them.
+        for number in 0..20 {
+            play(&mut puppet, &[&format!("call {number}")]);
+            said.push(tool.ask("fresh"));
+        }
+        said.push(tool.ask("hash 1"));
+        tool.tell("quit");
+        assert_eq!(tool.finish().code, 0);
+        said.join("\n")
+    });
+}
+
 /// A tool with a session of its own; in the kernel's world without bpftime.
 fn alone(world: &World) -> Program {
     let mut tool = Program::on_pipes(world.tool(&[world.fixture("alone")]));
@@ -250,6 +274,35 @@ fn few_fds_are_an_errno() {
     assert_eq!(tool.ask("put 1 1"), "ok");
     tool.tell("exit 0");
     assert_eq!(tool.finish().code, 0);
+}
+
+#[test]
+fn a_daemon_is_served_when_its_parent_has_ended() {
+    let said = same(|world| {
+        let mut tool = alone(world);
+        // The daemon has the fds and the streams.
+        tool.tell("daemon 5");
+        let said = ["put 3 4", "get 3", "threads 2"].map(|line| tool.ask(line));
+        tool.tell("exit 0");
+        assert_eq!(tool.finish().code, 5);
+        said.join(" ")
+    });
+    assert_eq!(said, "ok 4 200");
+}
+
+#[test]
+fn a_wrapper_hands_supervision_on() {
+    let world = World::new();
+    let alone = world.fixture("alone");
+    let script = format!("{} < /dev/null; exec {0}", alone.display());
+    let words = ["load", "--supervise", "sh", "-c", &script];
+    let mut tool = Program::on_pipes(world.bpftime(&words));
+    assert_eq!((tool.line(), tool.line()), ("ready".into(), "ready".into()));
+    assert_eq!(tool.ask("put 1 5"), "ok");
+    assert_eq!(tool.ask("get 1"), "5");
+    tool.tell("exit 9");
+    assert_eq!(tool.finish().code, 9);
+    world.expect_nothing_left();
 }
 
 #[test]
