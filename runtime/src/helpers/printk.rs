@@ -11,40 +11,94 @@ use super::read;
 use super::row::Helper;
 use crate::maps::bytes;
 use crate::run::RunState;
+use crate::sample::{COMM, Sample};
 use crate::thread;
 
 /// Bytes of a message (`MAX_BPRINTF_BUF`) and of what stands before it.
 const ROOM: usize = 1024 + 96;
 /// Most arguments (`MAX_BPRINTF_VARARGS`).
 const MOST: usize = 12;
-/// Bytes of a task's name (`TASK_COMM_LEN`).
-const COMM: usize = 16;
+
+const PRINTK: Proto = Proto {
+    id: BPF_FUNC_TRACE_PRINTK,
+    name: "trace_printk",
+    args: &[Arg::Mem, Arg::Size],
+    ret: Ret::Scalar,
+    gpl_only: true,
+};
+
+const VPRINTK: Proto = Proto {
+    id: BPF_FUNC_TRACE_VPRINTK,
+    name: "trace_vprintk",
+    args: &[Arg::Mem, Arg::Size, Arg::MemOrNull, Arg::SizeOrZero],
+    ret: Ret::Scalar,
+    gpl_only: true,
+};
 
 pub(super) static TRACE_PRINTK: Helper = Helper {
-    proto: Proto {
-        id: BPF_FUNC_TRACE_PRINTK,
-        name: "trace_printk",
-        args: &[Arg::Mem, Arg::Size],
-        ret: Ret::Scalar,
-        gpl_only: true,
-    },
-    call: trace_printk,
+    proto: PRINTK,
+    call: trace_printk::<false>,
 };
 
 pub(super) static TRACE_VPRINTK: Helper = Helper {
-    proto: Proto {
-        id: BPF_FUNC_TRACE_VPRINTK,
-        name: "trace_vprintk",
-        args: &[Arg::Mem, Arg::Size, Arg::MemOrNull, Arg::SizeOrZero],
-        ret: Ret::Scalar,
-        gpl_only: true,
-    },
-    call: trace_vprintk,
+    proto: VPRINTK,
+    call: trace_vprintk::<false>,
 };
+
+/// The same in runs for samples.
+pub(super) static SAMPLED_PRINTK: Helper = Helper {
+    proto: PRINTK,
+    call: trace_printk::<true>,
+};
+
+/// The same.
+pub(super) static SAMPLED_VPRINTK: Helper = Helper {
+    proto: VPRINTK,
+    call: trace_vprintk::<true>,
+};
+
+/// Who is said to print a line, where and when.
+struct Author {
+    comm: [u8; COMM],
+    tid: i32,
+    cpu: u32,
+    /// `CLOCK_MONOTONIC`.
+    time: u64,
+}
+
+impl Author {
+    /// The thread that was sampled, or the calling one.
+    ///
+    /// # Safety
+    /// Runs of `SAMPLED` helpers are for a sample.
+    unsafe fn of<const SAMPLED: bool>(run: &RunState) -> Author {
+        if SAMPLED {
+            // SAFETY: the caller's contract.
+            let sample = unsafe { Sample::of(run) };
+            return Author {
+                comm: sample.comm,
+                tid: sample.ids.tid,
+                cpu: sample.cpu,
+                time: sample.time,
+            };
+        }
+        let mut comm = [0u8; COMM];
+        let to = comm.as_mut_ptr() as usize;
+        let name = libc::PR_GET_NAME as usize;
+        // SAFETY: PR_GET_NAME writes 16 bytes.
+        unsafe { sys::syscall6(libc::SYS_prctl as usize, name, to, 0, 0, 0, 0) };
+        Author {
+            comm,
+            tid: thread::ids().tid,
+            cpu: run.cpu(),
+            time: sys::clock_ns(libc::CLOCK_MONOTONIC),
+        }
+    }
+}
 
 /// bpf_trace_printk: the arguments follow format and size, whatever is in
 /// their registers. Errors: EINVAL for a format that the kernel refuses.
-unsafe extern "C" fn trace_printk(
+unsafe extern "C" fn trace_printk<const SAMPLED: bool>(
     format: u64,
     size: u64,
     a: u64,
@@ -54,12 +108,12 @@ unsafe extern "C" fn trace_printk(
 ) -> u64 {
     // SAFETY: engines pass the run they were entered with; the verifier proved
     // that `format` has `size` bytes.
-    unsafe { print(RunState::of(run), format, size, &[a, b, c]) as u64 }
+    unsafe { print::<SAMPLED>(RunState::of(run), format, size, &[a, b, c]) as u64 }
 }
 
 /// bpf_trace_vprintk: the arguments are an array. Errors: EINVAL for a format
 /// that the kernel refuses, and an array that is none.
-unsafe extern "C" fn trace_vprintk(
+unsafe extern "C" fn trace_vprintk<const SAMPLED: bool>(
     format: u64,
     size: u64,
     data: u64,
@@ -82,22 +136,28 @@ unsafe extern "C" fn trace_vprintk(
     };
     let arguments = arguments.get(..count).unwrap_or(&[]);
     // SAFETY: as above.
-    unsafe { print(RunState::of(run), format, size, arguments) as u64 }
+    unsafe { print::<SAMPLED>(RunState::of(run), format, size, arguments) as u64 }
 }
 
 /// Formats a message and hands the line to the tool; bytes of the message with
 /// its zero, or a negative errno.
 ///
 /// # Safety
-/// `format` is readable for `size` bytes.
-unsafe fn print(run: &RunState, format: u64, size: u64, arguments: &[u64]) -> i64 {
+/// `format` is readable for `size` bytes; the run is for a sample if `SAMPLED`.
+unsafe fn print<const SAMPLED: bool>(
+    run: &RunState,
+    format: u64,
+    size: u64,
+    arguments: &[u64],
+) -> i64 {
     // SAFETY: the caller's contract.
     let format = unsafe { core::slice::from_raw_parts(format as *const u8, size as usize) };
     let Some(end) = format.iter().position(|&byte| byte == 0) else {
         return Errno::EINVAL.ret();
     };
     let mut line = Line::new();
-    line.head(run.cpu());
+    // SAFETY: the caller's contract.
+    line.head(&unsafe { Author::of::<SAMPLED>(run) });
     let before = line.len;
     let format = format.get(..end).unwrap_or(&[]);
     if let Err(errno) = line.message(format, arguments) {
@@ -158,21 +218,8 @@ impl Line {
 
     /// `trace_print_context`: who, where and when. What interrupts and
     /// preemption do user space cannot tell.
-    fn head(&mut self, cpu: u32) {
-        let mut comm = [0u8; COMM];
-        let to = comm.as_mut_ptr() as usize;
-        // SAFETY: PR_GET_NAME writes 16 bytes.
-        unsafe {
-            sys::syscall6(
-                libc::SYS_prctl as usize,
-                libc::PR_GET_NAME as usize,
-                to,
-                0,
-                0,
-                0,
-                0,
-            )
-        };
+    fn head(&mut self, author: &Author) {
+        let comm = &author.comm;
         let len = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM);
         self.pad(COMM, len, b' ');
         self.push_all(comm.get(..len).unwrap_or(&[]));
@@ -182,16 +229,16 @@ impl Line {
             width,
             ..Style::default()
         };
-        self.number(thread::ids().tid as u64, 10, false, b'a', width(7));
+        self.number(author.tid as u64, 10, false, b'a', width(7));
         self.push_all(b" [");
         let zeros = |width| Style {
             zeros: true,
             width,
             ..Style::default()
         };
-        self.number(cpu.into(), 10, false, b'a', zeros(3));
+        self.number(author.cpu.into(), 10, false, b'a', zeros(3));
         self.push_all(b"] ..... ");
-        let now = sys::clock_ns(libc::CLOCK_MONOTONIC) / 1000;
+        let now = author.time / 1000;
         self.number(
             now / 1_000_000,
             10,

@@ -5,6 +5,7 @@
 use shm::sys;
 use uapi::Errno;
 
+use super::printk;
 use super::read::{
     Whose, probe_read_bytes, probe_read_either, probe_read_of_user, probe_read_text,
     probe_read_text_either,
@@ -32,6 +33,8 @@ pub(super) static ROWS: &[&Helper] = &[
     &ktime_get_boot_ns::ROW,
     &ktime_get_coarse_ns::ROW,
     &ktime_get_tai_ns::ROW,
+    &printk::SAMPLED_PRINTK,
+    &printk::SAMPLED_VPRINTK,
     &send_signal::ROW,
     &send_signal_thread::ROW,
     &probe_read::ROW,

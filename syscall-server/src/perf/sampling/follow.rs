@@ -24,10 +24,11 @@ const ROUNDS: usize = 16;
 impl Sampled<'_> {
     /// Looks for targets that have come, and for events that are over.
     pub(super) fn follow(&mut self) {
-        if self.streams.is_empty() {
+        if self.streams.is_empty() || self.looked.elapsed() < FOLLOW {
             return;
         }
-        with_more_fds(|| self.follow_now());
+        self.looked = Instant::now();
+        self.follow_now();
         if self.reaped.elapsed() >= REAP {
             self.reaped = Instant::now();
             self.reap();
@@ -42,14 +43,19 @@ impl Sampled<'_> {
         }
         let now: HashSet<ProcessId> = self.roster.targets().collect();
         self.followed.retain(|known| now.contains(known));
-        for target in now {
-            if !self.followed.contains(&target) && target.alive() {
+        let is_new = |target: &ProcessId| !self.followed.contains(target) && target.alive();
+        let new: Vec<ProcessId> = now.into_iter().filter(is_new).collect();
+        if new.is_empty() {
+            return;
+        }
+        with_more_fds(|| {
+            for target in new {
                 self.followed.insert(target);
                 for &number in &streams {
                     self.cover_process(number, target.pid);
                 }
             }
-        }
+        });
     }
 
     /// Samples the threads of a process that are not sampled yet.

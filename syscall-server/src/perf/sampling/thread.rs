@@ -76,6 +76,7 @@ pub(super) struct Sampled<'r> {
     /// Samples that no program ran for.
     pub(super) lost: u64,
     emptied: Instant,
+    pub(super) looked: Instant,
     pub(super) reaped: Instant,
 }
 
@@ -108,6 +109,7 @@ impl<'r> Sampled<'r> {
             waiting: Vec::new(),
             lost: 0,
             emptied: Instant::now(),
+            looked: Instant::now(),
             reaped: Instant::now(),
         }
     }
