@@ -212,3 +212,19 @@ fn kprobes_are_made_by_text() {
     assert_eq!(runs(&tool.ask("log")), ["5:return(0)", "5:return(-3)"]);
     tool.kill();
 }
+
+/// How commands and Python see the tree: by paths from the root and from open
+/// directories, by streams, lists, patterns and links.
+#[test]
+fn events_are_shown_as_by_the_kernel() {
+    let script = include_str!("scripts/walk.sh");
+    let shown = |world: &World| printed(world, &["sh", "-c", script]);
+    let ours = shown(&World::new());
+    assert!(
+        ours.starts_with("/sys/kernel/tracing/events\ntracefs\ntracefs\ntracefs\n"),
+        "{ours}"
+    );
+    if let Some(kernel) = World::kernel() {
+        assert_eq!(ours, shown(&kernel));
+    }
+}
