@@ -54,6 +54,15 @@ impl Program {
         })
     }
 
+    /// The same, if a library can be preloaded into it.
+    pub fn find_preloadable(command: &[OsString]) -> Result<Self, Problem> {
+        let program = Self::find(command)?;
+        match program.reach {
+            Reach::Preload => Ok(program),
+            Reach::Calls { why, .. } => Err(why),
+        }
+    }
+
     /// The same program, with a variable more in its environment.
     pub fn with_variable(mut self, name: &str, value: &str) -> Result<Self, Problem> {
         self.added
@@ -71,24 +80,19 @@ impl Program {
         }
         supervise(&self.path, &server, &self.added)?;
         match self.reach {
-            Reach::Preload => self.exec_plain(),
             // Its children can be traced.
-            Reach::Calls(_) => {
+            Reach::Calls {
+                has_loader: false, ..
+            } => {
                 let agent = server.with_file_name(Library::Agent.file_name());
-                self.exec_preloading(&agent)
+                self.exec(&agent)
             }
+            _ => self.exec_plain(),
         }
     }
 
     /// Becomes the program, with `library` appended to the user's LD_PRELOAD.
     pub fn exec(self, library: &Path) -> Result<Infallible, Problem> {
-        match self.reach {
-            Reach::Preload => self.exec_preloading(library),
-            Reach::Calls(problem) => Err(problem),
-        }
-    }
-
-    fn exec_preloading(self, library: &Path) -> Result<Infallible, Problem> {
         let preload = crate::libraries::preload(std::env::var_os(LD_PRELOAD).as_deref(), library)?;
         self.exec_with(Some(&preload))
     }

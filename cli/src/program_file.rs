@@ -56,8 +56,13 @@ pub fn resolve(name: &OsStr) -> Result<PathBuf, Problem> {
 pub enum Reach {
     /// By a preloaded library.
     Preload,
-    /// By its system calls alone; why nothing can be preloaded.
-    Calls(Problem),
+    /// By its system calls alone.
+    Calls {
+        /// Why nothing can be preloaded.
+        why: Problem,
+        /// Its own loader would try, and fail.
+        has_loader: bool,
+    },
 }
 
 /// How the program at `path` can be reached, or why it cannot be started.
@@ -174,11 +179,15 @@ fn check_elf(path: &Path, file: &File) -> Result<Reach, Problem> {
             return Ok(Reach::Preload);
         }
         Head::Program { interpreter: None } => {
-            return Ok(Reach::Calls(cannot(
+            let why = cannot(
                 path,
                 "statically linked: nothing to preload",
                 "use a dynamically linked build of it",
-            )));
+            );
+            return Ok(Reach::Calls {
+                why,
+                has_loader: false,
+            });
         }
         Head::NotElf => (
             "not a program: neither an ELF file nor a script with a #! line",
@@ -197,14 +206,17 @@ fn check_elf(path: &Path, file: &File) -> Result<Reach, Problem> {
 
 fn check_loader(path: &Path, loader: &Path) -> Result<Reach, Problem> {
     if is_musl(loader.as_os_str().as_bytes()) {
-        let problem = cannot(
+        let why = cannot(
             path,
             "linked against musl libc",
             "use a build of it for glibc",
         );
         return match loader.exists() {
-            true => Ok(Reach::Calls(problem)),
-            false => Err(problem),
+            true => Ok(Reach::Calls {
+                why,
+                has_loader: true,
+            }),
+            false => Err(why),
         };
     }
     if !loader.exists() {

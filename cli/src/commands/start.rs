@@ -35,7 +35,7 @@ Examples:
 
 /// Becomes the program.
 pub fn run(args: Args) -> Result<(), Problem> {
-    let program = Program::find(&args.command)?;
+    let program = Program::find_preloadable(&args.command)?;
     let dirs = Dirs::for_cli();
     let library = libraries::unpack(&dirs, Library::Agent)?;
     let program = match args.breakpoints {
