@@ -8,7 +8,7 @@
 //! and of the memory of supervised processes.
 
 mod buffer;
-mod look;
+pub mod look;
 
 use runtime::own_stack;
 use uapi::Errno;

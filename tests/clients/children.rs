@@ -116,3 +116,36 @@ fn executing_answers_as_ever() {
         (expected, "")
     );
 }
+
+#[test]
+fn executing_with_wrong_addresses_fails_as_ever() {
+    let world = World::new();
+    let tool = world.home().join("tool.py");
+    let script = "import ctypes, errno, os\n\
+                  libc = ctypes.CDLL(None, use_errno=True)\n\
+                  strings = lambda *all: (ctypes.c_void_p * len(all))(*all)\n\
+                  name = ctypes.create_string_buffer(b'true')\n\
+                  argv = strings(ctypes.addressof(name), None)\n\
+                  def tell(done):\n\
+                  \tprint(done, errno.errorcode[ctypes.get_errno()])\n\
+                  wrong = [ctypes.c_void_p(at) for at in (16, 3, 2**63, 2**64 - 8)]\n\
+                  for envp in wrong + [strings(16, None)]:\n\
+                  \ttell(libc.execve(b'/bin/true', argv, envp))\n\
+                  \ttell(libc.syscall(59, b'/bin/true', argv, envp))\n\
+                  \tprint(libc.posix_spawn(None, b'/bin/true', None, None, argv, envp))\n\
+                  tell(libc.execve(b'/nonexistent', argv, wrong[0]))\n\
+                  tell(libc.execve(wrong[0], argv, None))\n\
+                  tell(libc.execveat(-100, wrong[0], argv, None, 0))\n\
+                  tell(libc.execve(b'/bin/true', wrong[0], None))\n\
+                  tell(libc.execvp(b'x' * 5000, argv))\n\
+                  libc.execve(b'/bin/true', argv, None)\n";
+    std::fs::write(&tool, script).expect("a script");
+    let path = tool.display().to_string();
+    let shown = world.run(&["load", "python3", "-u", &path]);
+    let mut expected = "-1 EFAULT\n-1 EFAULT\n14\n".repeat(5);
+    expected += "-1 ENOENT\n-1 EFAULT\n-1 EFAULT\n-1 EFAULT\n-1 ENAMETOOLONG\n";
+    assert_eq!(
+        (shown.stdout.as_str(), shown.stderr.as_str()),
+        (expected.as_str(), "")
+    );
+}

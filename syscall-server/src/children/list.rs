@@ -185,6 +185,7 @@ pub unsafe fn with<R>(
     let text = |at: usize| unsafe { CStr::from_ptr(at as *const c_char) }.to_bytes();
     let old = given
         .iter()
+        .rev() // The loader takes the last one.
         .find_map(|&at| text(at).strip_prefix(LD_PRELOAD));
     let old = old.unwrap_or_default();
     let bytes = own.write(old, inherits, &mut []).unwrap_or(0);

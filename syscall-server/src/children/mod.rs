@@ -16,11 +16,12 @@
 //! here allocates, locks or calls libc.
 //!
 //! Reading order: this file (who gets what), [`list`] (the environment),
-//! [`program`] (whose loader would take a library), [`variables`] (the own environment), [`room`].
+//! [`program`] (whose loader would take a library), [`variables`] (the own environment), [`strings`] (whether they are there), [`room`].
 
 pub mod list;
 pub mod program;
 pub mod room;
+pub mod strings;
 pub mod variables;
 
 use std::ffi::{CStr, CString};
@@ -30,6 +31,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::environment::AGENT;
+use crate::user::look;
 use crate::{raw, server};
 use list::Own;
 
@@ -61,6 +63,8 @@ pub fn begin() {
     let Some(path) = server::own_path() else {
         return;
     };
+    // The first look finds out how to look.
+    look::may_read(0);
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let agent = Some(path.with_file_name(AGENT)).filter(|agent| is_there(agent));
     let shared = raw::checked(
@@ -158,20 +162,24 @@ pub fn own_environment_will_do() -> bool {
 }
 
 /// Calls `execute` with the environment for a program: `envp` (terminated by
-/// null, as execve(2) takes it) with what the program inherits of ours. `path`
-/// below `directory` is the program's file, where that is known.
-///
-/// # Safety
-/// As for execve(2): `envp` is null or leads to an array of strings that ends with null.
-pub unsafe fn with_environment<R>(
+/// null, as execve(2) takes it; null is an empty one) with what the program inherits of ours. `path`
+/// below `directory` is the program's file, where that is known. If `envp` leads
+/// to no such strings, `execute` gets it as it is.
+pub fn with_environment<R>(
     who: Who,
     directory: i32,
     path: Option<&CStr>,
     envp: *const usize,
     execute: impl FnOnce(*const usize) -> R,
 ) -> R {
-    let Some(beginning) = BEGINNING.get().filter(|_| !envp.is_null()) else {
+    static EMPTY: [usize; 1] = [0];
+    let Some(beginning) = BEGINNING.get() else {
         return execute(envp);
+    };
+    let envp = match envp.is_null() {
+        true => EMPTY.as_ptr(),
+        false if !strings::are_there(envp as u64) => return execute(envp),
+        false => envp,
     };
     let mut inherits = inheritance(beginning, who);
     if inherits != Inheritance::Nothing
@@ -179,7 +187,7 @@ pub unsafe fn with_environment<R>(
     {
         inherits = Inheritance::Nothing;
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: an array of strings, as was just seen.
     unsafe { list::with(&beginning.own, inherits, envp, execute) }
 }
 

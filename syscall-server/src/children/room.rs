@@ -3,7 +3,9 @@
 
 use crate::raw;
 
-/// Words that fit on the stack.
+/// Words that fit on any stack, that of a signal handler included.
+const FEW: usize = 128;
+/// Words that fit on most stacks.
 const WORDS: usize = 768;
 
 /// Calls `work` with room for so many words, `None` where there is no memory.
@@ -11,9 +13,11 @@ const WORDS: usize = 768;
 /// If `work` executes another program in a child of vfork(2), a mapping stays
 /// in the parent: only for more than 6 KiB of addresses and texts.
 pub fn with<R>(words: usize, work: impl FnOnce(Option<&mut [usize]>) -> R) -> R {
+    if words <= FEW {
+        return on_stack::<FEW, _>(words, work);
+    }
     if words <= WORDS {
-        let mut room = [0; WORDS];
-        return work(room.get_mut(..words));
+        return on_stack::<WORDS, _>(words, work);
     }
     let bytes = words * size_of::<usize>();
     let mapped = raw::checked(
@@ -36,4 +40,14 @@ pub fn with<R>(words: usize, work: impl FnOnce(Option<&mut [usize]>) -> R) -> R 
     let result = work(Some(room));
     raw::call(libc::SYS_munmap, [address, bytes, 0, 0, 0, 0]);
     result
+}
+
+/// Not part of its caller, whose stack the larger one would take in any case.
+#[inline(never)]
+fn on_stack<const WORDS: usize, R>(
+    words: usize,
+    work: impl FnOnce(Option<&mut [usize]>) -> R,
+) -> R {
+    let mut room = [0; WORDS];
+    work(room.get_mut(..words))
 }

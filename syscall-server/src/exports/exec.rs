@@ -9,7 +9,7 @@ use uapi::Errno;
 
 use super::next::{Next, next_function};
 use crate::arch::Words;
-use crate::children::{self, Who, room, variables};
+use crate::children::{self, Who, room, strings, variables};
 use crate::raw::{self, fail};
 
 static POSIX_SPAWN: Next = Next::new(c"posix_spawn");
@@ -25,13 +25,16 @@ extern "C" fn on_load() {
     let _ = std::panic::catch_unwind(children::begin);
 }
 
+/// Most bytes of a file's name.
+const NAME_MAX: usize = 255;
+
 type Strings = *const usize;
 
-/// A C string, or nothing for null.
+/// A C string, or nothing for a wrong address, of which the kernel shall tell.
 fn string<'a>(text: *const c_char) -> Option<&'a CStr> {
-    // SAFETY: by the contract of the function that was called, null or a string
-    // that lives as long as the call.
-    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
+    // SAFETY: a string, which lives as long as the call by the contract of the
+    // function that was called.
+    strings::is_there(text as u64).then(|| unsafe { CStr::from_ptr(text) })
 }
 
 fn at(directory: c_int, path: *const c_char, argv: usize, envp: Strings, flags: c_int) -> c_int {
@@ -40,8 +43,7 @@ fn at(directory: c_int, path: *const c_char, argv: usize, envp: Strings, flags: 
         let arguments = [directory, path, argv, envp as usize, flags as usize, 0];
         raw::pass(libc::SYS_execveat, arguments) as c_int
     };
-    // SAFETY: the caller's array, as execve(2) takes it.
-    unsafe { children::with_environment(Who::Caller, directory, string(path), envp, execute) }
+    children::with_environment(Who::Caller, directory, string(path), envp, execute)
 }
 
 /// execve(2).
@@ -52,8 +54,7 @@ pub(super) extern "C" fn execve(path: *const c_char, argv: usize, envp: Strings)
         raw::pass(libc::SYS_execve, arguments) as c_int
     };
     let directory = libc::AT_FDCWD;
-    // SAFETY: the caller's array, as execve(2) takes it.
-    unsafe { children::with_environment(Who::Caller, directory, string(path), envp, execute) }
+    children::with_environment(Who::Caller, directory, string(path), envp, execute)
 }
 
 /// execv(3).
@@ -90,6 +91,9 @@ extern "C" fn execvpe(file: *const c_char, argv: usize, envp: Strings) -> c_int 
     let Some(name) = string(file).filter(|name| !name.is_empty()) else {
         return fail(Errno::ENOENT) as c_int;
     };
+    if name.count_bytes() > NAME_MAX && !name.to_bytes().contains(&b'/') {
+        return fail(Errno(libc::ENAMETOOLONG)) as c_int;
+    }
     let mut found = Errno::ENOENT;
     let done = each_place(name, |path| {
         execve(path.as_ptr(), argv, envp);
@@ -121,7 +125,7 @@ fn execute_script(path: &CStr, argv: usize, envp: Strings) {
     let (shell, argv) = (c"/bin/sh", argv as *const usize);
     let mut count = 0;
     // SAFETY: not behind the null that ends the array; the kernel has just read it.
-    while unsafe { *argv.add(count) } != 0 {
+    while !argv.is_null() && unsafe { *argv.add(count) } != 0 {
         count += 1;
     }
     room::with(count.max(1) + 2, |room| {
@@ -269,8 +273,7 @@ fn spawn(
     // SAFETY: libc defines both functions with this signature.
     let next = unsafe { std::mem::transmute::<*mut c_void, Spawn>(address) };
     let execute = |envp| call(next, envp);
-    // SAFETY: the caller's array, as execve(2) takes it.
-    unsafe { children::with_environment(Who::Child, libc::AT_FDCWD, path, envp, execute) }
+    children::with_environment(Who::Child, libc::AT_FDCWD, path, envp, execute)
 }
 
 /// posix_spawn(3).
@@ -316,8 +319,7 @@ fn with_shell<R>(start: impl FnOnce() -> R) -> R {
     }
     // SAFETY: libc's array of strings, of which only ours is not for ever.
     let execute = |envp: Strings| unsafe { variables::with(envp, start) };
-    // SAFETY: as above.
-    unsafe { children::with_environment(Who::Shell, libc::AT_FDCWD, None, before, execute) }
+    children::with_environment(Who::Shell, libc::AT_FDCWD, None, before, execute)
 }
 
 /// system(3).

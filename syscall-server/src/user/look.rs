@@ -22,6 +22,12 @@ pub fn can_read(address: u64, len: usize) -> bool {
     usable() && pages(address, len).is_some_and(|mut pages| pages.all(|at| reads(at & !(SET - 1))))
 }
 
+/// Can a word at `address` be read now, for all that the calls tell? For code
+/// that has no other way. Not the first caller ever, takes no lock.
+pub fn may_read(address: u64) -> bool {
+    !usable() || reads(address & !(SET - 1))
+}
+
 /// Can they be written? Their contents may be lost.
 pub fn can_write(address: u64, len: usize) -> bool {
     let Some(last) = address
