@@ -236,15 +236,17 @@ impl Probes {
     fn store(&self, before: &[Probe]) -> io::Result<()> {
         let event = |probe: &Probe| self.directory(probe);
         let is: BTreeSet<PathBuf> = self.all.iter().map(event).collect();
-        for gone in before.iter().map(event).filter(|event| !is.contains(event)) {
-            drop(fs::remove_dir_all(&gone));
+        let was: BTreeSet<PathBuf> = before.iter().map(event).collect();
+        for gone in was.difference(&is) {
+            drop(fs::remove_dir_all(gone));
             if let Some(group) = gone.parent() {
                 forget_group(group);
             }
         }
         for probe in &self.all {
             let directory = event(probe);
-            if !directory.join("id").exists() {
+            // A look at each of thousands would take longer than all the rest.
+            if !was.contains(&directory) && !directory.join("id").exists() {
                 let text = format!(
                     "name: {}\nID: {}\nformat:\n{}{}",
                     probe.name,

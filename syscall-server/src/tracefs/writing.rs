@@ -187,8 +187,22 @@ fn tell(taken: Result<(), (Errno, String)>) {
     if let Err((errno, text)) = taken {
         log::problem(format_args!(
             "not a trace event ({errno}): {}",
-            text.trim_end()
+            shown(&text)
         ));
+    }
+}
+
+/// So much of what was written as says what it was: it may be anything.
+fn shown(text: &str) -> String {
+    const MOST: usize = 400;
+    let text = text.trim_end();
+    let start: String = text.chars().take(MOST).collect();
+    let rest = text.len() - start.len();
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    let plain = start.replace(|c| !is_plain(c), "\u{fffd}");
+    match rest {
+        0 => plain,
+        _ => format!("{plain}… and {rest} bytes"),
     }
 }
 
@@ -220,4 +234,17 @@ fn take(directory: &Path, path: &Path) -> Result<(), (Errno, String)> {
     }
     let text = String::from_utf8_lossy(&bytes).into_owned();
     probes.write(kind, &bytes).map_err(|errno| (errno, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_event_is_shown_in_short() {
+        assert_eq!(shown("p:x y\nr:z\n"), "p:x y\nr:z");
+        assert_eq!(shown("a\x1b[31m\0\tb"), "a\u{fffd}[31m\u{fffd}\tb");
+        let long = shown(&"äb".repeat(1000));
+        assert_eq!(long, "äb".repeat(200) + "… and 2400 bytes");
+    }
 }
