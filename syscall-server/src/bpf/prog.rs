@@ -29,14 +29,14 @@ const LIGHT_SKELETON: &str = "__loader.prog";
 
 pub fn load(call: &Call) -> Result<i64, Errno> {
     let attr = attr::ProgLoad::decode(&call.bytes);
+    if attr.insn_cnt == 0 || attr.insn_cnt > BPF_COMPLEXITY_LIMIT_INSNS {
+        return Err(Errno::E2BIG);
+    }
     let license = user::read_string(attr.license, MAX_LICENSE).or_else(|errno| match errno {
         // Cut there, as the kernel does.
         Errno::E2BIG => user::read_vec(attr.license, MAX_LICENSE - 1),
         other => Err(other),
     })?;
-    if attr.insn_cnt == 0 || attr.insn_cnt > BPF_COMPLEXITY_LIMIT_INSNS {
-        return Err(Errno::E2BIG);
-    }
     let log = Text {
         level: attr.log_level,
         address: attr.log_buf,

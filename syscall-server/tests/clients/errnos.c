@@ -192,6 +192,7 @@ static void programs(void) {
 	say("log of a bad program", load_as(kprobe, no_r0, 1, 1, text, sizeof text, 0));
 	printf("log names the register: %d\n", strstr(text, "R0 !read_ok") != NULL);
 	CALL("license nowhere", BPF_PROG_LOAD, attr.prog_type = kprobe; attr.insns = PTR(good); attr.insn_cnt = 2);
+	CALL("too many instructions", BPF_PROG_LOAD, attr.prog_type = kprobe; attr.insns = PTR(good); attr.insn_cnt = ~0u);
 	CALL("function info without types", BPF_PROG_LOAD, attr.prog_type = kprobe; attr.insns = PTR(good);
 	     attr.insn_cnt = 2; attr.license = PTR("MIT"); attr.prog_btf_fd = -1; attr.func_info_cnt = 1);
 	CALL("unknown flags", BPF_PROG_LOAD, attr.prog_type = kprobe; attr.insns = PTR(good); attr.insn_cnt = 2;
