@@ -7,10 +7,7 @@ mod probes;
 mod scripts;
 mod values;
 
-use std::time::{Duration, Instant};
-
 use bpftime_tests::{Exit, Program, World};
-use nix::sys::signal::Signal;
 
 use crate::table::{both, expand, tool_command};
 
@@ -23,27 +20,8 @@ fn traced(world: &World, words: &[&str], work: &[&str]) -> Exit {
     tool.wait_idle();
     let exit = world.start(&expand(world, work)).finish();
     assert_eq!(exit.code, 0, "{work:?}: {exit:?}");
-    interrupted(tool)
-}
-
-/// An interrupt that nothing comes of for so long is lost.
-const HEARD: Duration = Duration::from_secs(4);
-
-/// Interrupts it until it hears: an interrupt that does not find it waiting is
-/// lost to bpftrace 0.17.
-fn interrupted(mut tool: Program) -> Exit {
-    for _ in 0..4 {
-        tool.wait_idle();
-        tool.signal(Signal::SIGINT);
-        let sent = Instant::now();
-        while tool.runs() && sent.elapsed() < HEARD {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        if !tool.runs() {
-            break;
-        }
-    }
-    tool.finish()
+    tool.wait_idle();
+    tool.interrupt()
 }
 
 /// What a command line shows that ends by itself.

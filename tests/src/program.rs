@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +15,9 @@ use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
 use crate::wait::{self, LONG};
+
+/// An interrupt that nothing came of for so long was not heard.
+const HEARD: Duration = Duration::from_secs(4);
 
 /// What a program printed on one stream so far.
 #[derive(Default)]
@@ -251,12 +254,17 @@ impl Program {
     }
 
     fn wait_in(&self, calls: &[i64]) {
+        let what = format!("{} waits for events", self.name);
+        wait::until_true(&what, LONG, || self.is_in(calls));
+    }
+
+    /// Whether its first thread is in one of these system calls.
+    fn is_in(&self, calls: &[i64]) -> bool {
         let path = format!("/proc/{}/syscall", self.pid());
-        let waits: Vec<String> = calls.iter().map(|number| format!("{number} ")).collect();
-        wait::until_true(&format!("{} waits for events", self.name), LONG, || {
-            let now = std::fs::read_to_string(&path).unwrap_or_default();
-            waits.iter().any(|wait| now.starts_with(wait))
-        });
+        let now = std::fs::read_to_string(path).unwrap_or_default();
+        calls
+            .iter()
+            .any(|number| now.starts_with(&format!("{number} ")))
     }
 
     /// Whether it still runs.
@@ -277,12 +285,23 @@ impl Program {
         self.stdin = None;
     }
 
-    /// Interrupts it as Ctrl-C does and waits for its end.
+    /// Interrupts it as Ctrl-C does and waits for its end. An interrupt that
+    /// does not find bpftrace 0.17 waiting is lost to it: whoever waits for
+    /// events seconds later is interrupted again.
     ///
     /// # Panics
     /// As [`Program::finish`].
-    pub fn interrupt(self) -> Exit {
+    pub fn interrupt(mut self) -> Exit {
         self.signal(Signal::SIGINT);
+        let mut sent = Instant::now();
+        let begun = sent;
+        while self.runs() && begun.elapsed() < LONG {
+            if sent.elapsed() > HEARD && self.is_in(&WAITS) {
+                self.signal(Signal::SIGINT);
+                sent = Instant::now();
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
         self.finish()
     }
 
