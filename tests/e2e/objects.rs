@@ -224,6 +224,16 @@ fn what_cannot_be_run_is_refused_in_a_line() {
             "bpftime: --prefix 12345678: at most 7 bytes fit: see the list by --help".to_owned(),
         ),
         (
+            vec!["--interval", "-1", object],
+            2,
+            "For more information, try '--help'.".to_owned(),
+        ),
+        (
+            vec!["--interval=nan", object],
+            2,
+            "For more information, try '--help'.".to_owned(),
+        ),
+        (
             vec![object, "--most", "1"],
             2,
             "For more information, try '--help'.".to_owned(),

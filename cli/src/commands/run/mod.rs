@@ -13,6 +13,7 @@ mod stop;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::load::Runtime;
 use crate::launch::Program;
@@ -54,8 +55,8 @@ pub struct Args {
     r#type: Option<String>,
 
     /// Print maps not only at the end but every so many seconds
-    #[arg(long, short, value_name = "SECONDS")]
-    interval: Option<f64>,
+    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+    interval: Option<Duration>,
 
     /// Types of the kernel to relocate against, in place of the running one's
     #[arg(long, value_name = "FILE")]
@@ -78,6 +79,9 @@ Examples:
   bpftime run opensnoop.bpf.o --targ_pid 4711 --json
   bpftime run uprobe.bpf.o --attach 'on_malloc=libc.so.6:malloc' -- ./app --port 8080
   bpftime run profile.bpf.o --attach do_sample=cpu-clock@49 --interval 5";
+
+/// Maps are not printed more often than that.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The hidden subcommand that this one becomes.
 const HERE: &str = "run-here";
@@ -105,6 +109,15 @@ pub fn run(args: &Args) -> Result<(), Problem> {
 /// Does the work, in a process in which bpf(2) is answered.
 pub fn run_here(args: &Args) -> Result<(), Problem> {
     here::run(args)
+}
+
+/// A time to wait, in seconds.
+fn seconds(words: &str) -> Result<Duration, String> {
+    let time = words.parse().ok().map(Duration::try_from_secs_f64);
+    match time {
+        Some(Ok(time)) if time >= SHORTEST_INTERVAL => Ok(time),
+        _ => Err("a number of seconds is wanted, at least 0.01".to_owned()),
+    }
 }
 
 fn own_path() -> Result<OsString, Problem> {

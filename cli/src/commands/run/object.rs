@@ -121,7 +121,7 @@ fn follow(
     mut app: Option<Child>,
 ) -> Result<(), Problem> {
     let mut buffers = loaded.buffers().map_err(problem)?;
-    let interval = asked.args.interval.map(Duration::from_secs_f64);
+    let interval = asked.args.interval;
     let mut next = interval.map(|interval| Instant::now() + interval);
     report.begin()?;
     let status = loop {

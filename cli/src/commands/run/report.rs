@@ -125,11 +125,9 @@ impl Report {
         let Some(btf) = &self.btf else {
             return Ok(());
         };
-        let bytes = map
-            .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)
-            .ok()
-            .flatten();
-        let bytes = bytes.unwrap_or_default();
+        let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
+        // Its only element is always there.
+        let bytes = bytes.map_err(io::Error::other)?.unwrap_or_default();
         let name = map.name().to_string_lossy();
         for variable in settings::options(btf) {
             let place = variable.offset..variable.offset + variable.size;
