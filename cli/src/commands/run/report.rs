@@ -125,9 +125,14 @@ impl Report {
         let Some(btf) = &self.btf else {
             return Ok(());
         };
-        let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
-        // Its only element is always there.
-        let bytes = bytes.map_err(io::Error::other)?.unwrap_or_default();
+        let bytes = match map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => {
+                let name = map.name().to_string_lossy();
+                let _ = writeln!(io::stderr(), "bpftime: {name}: cannot be read ({error})");
+                return Ok(());
+            }
+        };
         let name = map.name().to_string_lossy();
         for variable in settings::options(btf) {
             let place = variable.offset..variable.offset + variable.size;
