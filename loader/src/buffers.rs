@@ -150,19 +150,36 @@ impl Buffers {
         let count = self.epoll.wait(&mut ready, timeout).map_err(refuse)?;
         let mut taken = 0;
         for event in &ready[..count] {
-            let Some(reader) = self.readers.get(event.data() as usize) else {
-                continue;
-            };
-            let result = match reader {
-                Reader::Ring(ring) => ring.consume_raw_n(RING_BATCH),
-                Reader::Perf(perf) => perf.consume().map_or(-1, |()| 0),
-            };
-            taken += self.hand_on(&mut take);
-            if result < 0 {
-                return Err(refuse(Errno::last()));
-            }
+            taken += self.read(event.data() as usize, &mut take)?;
         }
         Ok(taken)
+    }
+
+    /// Hands on what is there, whether or not anybody has said so yet: who
+    /// wakes readers may be behind. Returns how many records they were.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn consume(&mut self, mut take: impl FnMut(Record<'_>)) -> Result<usize, Error> {
+        let mut taken = 0;
+        for index in 0..self.readers.len() {
+            taken += self.read(index, &mut take)?;
+        }
+        Ok(taken)
+    }
+
+    fn read(&mut self, index: usize, take: &mut impl FnMut(Record<'_>)) -> Result<usize, Error> {
+        let result = match self.readers.get(index) {
+            Some(Reader::Ring(ring)) => ring.consume_raw_n(RING_BATCH),
+            Some(Reader::Perf(perf)) => perf.consume().map_or(-1, |()| 0),
+            None => 0,
+        };
+        let errno = Errno::last();
+        let taken = self.hand_on(take);
+        match result {
+            0.. => Ok(taken),
+            _ => Err(Error::new("buffers", "cannot be read", errno as i32)),
+        }
     }
 
     /// Hands on what was read. `take` may poll other buffers.

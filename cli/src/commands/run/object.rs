@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use loader::{Buffers, Loaded, Opened, Options, Record, Target};
+use loader::{Buffers, Loaded, Opened, Options, Target};
 
 use super::here::{Asked, object_name};
 use super::report::Report;
@@ -129,12 +129,9 @@ fn follow(
             Some(child) => child.try_wait().ok().flatten(),
             None => None,
         };
-        drain(
-            &mut buffers,
-            report,
-            ended.is_none(),
-            wait(next, app.is_some()),
-        )?;
+        if ended.is_none() {
+            print(&mut buffers, report, wait(next, app.is_some()))?;
+        }
         if ended.is_some() || stop::asked() {
             break ended;
         }
@@ -150,7 +147,7 @@ fn follow(
         (status, _) => status,
     };
     // What was reported before it ended is all there.
-    drain(&mut buffers, report, false, Duration::ZERO)?;
+    print_rest(&mut buffers, report)?;
     report.maps(loaded)?;
     match status {
         Some(status) => exit_as(status),
@@ -164,30 +161,34 @@ fn wait(next: Option<Instant>, app: bool) -> Duration {
     due.map_or(most, |due| due.min(most))
 }
 
-/// Takes what is there; waits for it at most once.
-fn drain(
-    buffers: &mut Buffers,
-    report: &mut Report,
-    once: bool,
-    wait: Duration,
-) -> Result<(), Problem> {
-    let mut failed = Ok(());
-    let mut timeout = wait;
+/// Waits for records, or for `wait`, and prints those that are there.
+fn print(buffers: &mut Buffers, report: &mut Report, wait: Duration) -> Result<(), Problem> {
+    let mut printed = Ok(());
+    let taken = buffers.poll(wait, |record| keep(&mut printed, || report.record(record)));
+    printed?;
+    report.flush()?;
+    match taken {
+        Err(error) if error.errno != libc::EINTR => Err(problem(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints all that was reported until now.
+fn print_rest(buffers: &mut Buffers, report: &mut Report) -> Result<(), Problem> {
     loop {
-        let taken = buffers.poll(timeout, |record: Record<'_>| {
-            if failed.is_ok() {
-                failed = report.record(record);
-            }
-        });
-        std::mem::replace(&mut failed, Ok(()))?;
-        report.flush()?;
-        match taken {
-            Ok(0) => return Ok(()),
-            Ok(_) if once => return Ok(()),
-            Ok(_) => timeout = Duration::ZERO,
-            Err(error) if error.errno == libc::EINTR => return Ok(()),
-            Err(error) => return Err(problem(error)),
+        let mut printed = Ok(());
+        let taken = buffers.consume(|record| keep(&mut printed, || report.record(record)));
+        printed?;
+        if taken.map_err(problem)? == 0 {
+            return report.flush();
         }
+    }
+}
+
+/// Goes on until something has failed.
+fn keep(so_far: &mut Result<(), Problem>, next: impl FnOnce() -> Result<(), Problem>) {
+    if so_far.is_ok() {
+        *so_far = next();
     }
 }
 
