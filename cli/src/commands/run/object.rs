@@ -27,11 +27,13 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let btf = opened.types().map_err(problem)?;
     settings::apply(asked, &mut opened, btf.as_ref())?;
     let mut loaded = opened.load().map_err(problem)?;
+    // A perf buffer that is not open yet loses what is reported.
+    let buffers = loaded.buffers().map_err(problem)?;
     attach_all(asked, &mut loaded)?;
     let mut report = Report::new(asked.args, &loaded, btf);
     stop::listen();
     let app = start(asked)?;
-    follow(asked, &loaded, &mut report, app)
+    follow(asked, &loaded, buffers, &mut report, app)
 }
 
 /// A failure of libbpf's in a user's words; what it said comes before it.
@@ -117,10 +119,10 @@ fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
 fn follow(
     asked: &Asked<'_>,
     loaded: &Loaded,
+    mut buffers: Buffers,
     report: &mut Report,
     mut app: Option<Child>,
 ) -> Result<(), Problem> {
-    let mut buffers = loaded.buffers().map_err(problem)?;
     let interval = asked.args.interval;
     let mut next = interval.map(|interval| Instant::now() + interval);
     report.begin()?;
