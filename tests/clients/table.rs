@@ -147,7 +147,8 @@ pub fn behind(line: &str, columns: usize) -> String {
 
 /// Runs a tool in both worlds on a process that waits until the tool has shown
 /// a line that has `ready` in it, if that is not empty, and waits for events. Has
-/// what the tool shows looked at once the process has printed what it has done.
+/// what the tool shows looked at once the process has printed what it has done
+/// and waits for another line.
 /// `{pid}` in the tool's words is the process, which prints `pid PID` first.
 pub fn on_process(target: &[&str], tool: &[&str], ready: &str, look: impl Fn(&World, Program)) {
     both(|world| {
@@ -168,6 +169,7 @@ pub fn on_process(target: &[&str], tool: &[&str], ready: &str, look: impl Fn(&Wo
         tool.wait_idle_or_asleep();
         target.tell("go");
         target.line();
+        target.wait_reading();
         look(world, tool);
     });
 }

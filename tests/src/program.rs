@@ -88,6 +88,8 @@ const WAITS: [i64; 4] = [
 ];
 /// The calls of who sleeps for a time.
 const SLEEPS: [i64; 2] = [libc::SYS_nanosleep, libc::SYS_clock_nanosleep];
+/// The call of who waits for a line.
+const READS: [i64; 1] = [libc::SYS_read];
 
 /// A child process; killed if it still runs when this is dropped.
 pub struct Program {
@@ -253,8 +255,17 @@ impl Program {
         self.wait_in(&[&WAITS[..], &SLEEPS].concat());
     }
 
+    /// Waits until it reads, as targets do that wait for a line: the exit of
+    /// its last call has been seen then.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_reading(&self) {
+        self.wait_in(&READS);
+    }
+
     fn wait_in(&self, calls: &[i64]) {
-        let what = format!("{} waits for events", self.name);
+        let what = format!("{} waits", self.name);
         wait::until_true(&what, LONG, || self.is_in(calls));
     }
 
