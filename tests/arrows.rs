@@ -18,7 +18,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["runtime", "attach", "object", "vm", "shm", "uapi"],
     ),
     ("loader", &["object"]),
-    ("cli", &["loader", "runtime", "vm", "object", "shm", "uapi"]),
+    ("package", &["object"]),
+    ("wasm", &["loader", "package"]),
+    ("registry", &[]),
+    (
+        "cli",
+        &[
+            "registry", "wasm", "package", "loader", "runtime", "vm", "object", "shm", "uapi",
+        ],
+    ),
     ("benches", &["runtime", "vm", "shm", "uapi", "tests"]),
     ("tests", &[]),
     ("tests/torture", &["attach", "object", "uapi"]),

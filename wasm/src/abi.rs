@@ -78,7 +78,10 @@ impl Call {
         let (parameters, result) = self.shape();
         let same = |words: &[Word], types: &[ValType]| {
             words.len() == types.len()
-                && words.iter().zip(types).all(|(word, ty)| fits(*word, ty.clone()))
+                && words
+                    .iter()
+                    .zip(types)
+                    .all(|(word, ty)| fits(*word, ty.clone()))
         };
         let types: Vec<ValType> = ty.params().collect();
         let results: Vec<ValType> = ty.results().collect();
@@ -113,8 +116,8 @@ pub(crate) fn link(
         let function = move |mut caller: Caller<'_, State>, words: &[Val], result: &mut [Val]| {
             let words: Vec<u64> = words.iter().map(word).collect();
             let value = answer(&mut caller, call, &words, &callback)?;
-            result[0] = match result[0] {
-                Val::I64(_) => Val::I64(value),
+            result[0] = match call.shape().1 {
+                Word::Long => Val::I64(value),
                 _ => Val::I32(value as i32),
             };
             Ok(())
@@ -155,9 +158,7 @@ fn answer(
         }
         (Call::Close, &[object]) => objects::close(caller, object),
         (Call::Attach, &[object, name, target]) => objects::attach(caller, object, name, target),
-        (Call::AttachFd, &[object, name, fd]) => {
-            objects::attach_fd(caller, object, name, int(fd))
-        }
+        (Call::AttachFd, &[object, name, fd]) => objects::attach_fd(caller, object, name, int(fd)),
         (Call::MapFd, &[object, name]) => objects::map_fd(caller, object, name),
         (Call::MapOperate, &[fd, command, key, value, next_key, flags]) => {
             let arguments = maps::Arguments {
@@ -184,7 +185,14 @@ fn answer(
     Ok(i64::from(status.unwrap_or_else(|errno| errno)))
 }
 
-fn arguments(object: u64, fd: u64, context: u64, data: u64, size: u64, timeout: u64) -> poll::Arguments {
+fn arguments(
+    object: u64,
+    fd: u64,
+    context: u64,
+    data: u64,
+    size: u64,
+    timeout: u64,
+) -> poll::Arguments {
     poll::Arguments {
         object,
         fd: int(fd),

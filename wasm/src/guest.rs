@@ -77,11 +77,16 @@ impl Guest {
 
     /// The fd of a map, the same for each time that it is asked for.
     pub fn fd(&mut self, map: MapFd) -> i32 {
-        let same = |(_, known): &(&i32, &MapFd)| (known.object, &known.name) == (map.object, &map.name);
+        let same =
+            |(_, known): &(&i32, &MapFd)| (known.object, &known.name) == (map.object, &map.name);
         if let Some((fd, _)) = self.maps.iter().find(same) {
             return *fd;
         }
-        let fd = self.maps.keys().next_back().map_or(FIRST_FD, |last| last + 1);
+        let fd = self
+            .maps
+            .keys()
+            .next_back()
+            .map_or(FIRST_FD, |last| last + 1);
         self.maps.insert(fd, map);
         fd
     }

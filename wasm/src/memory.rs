@@ -48,7 +48,10 @@ pub fn text(caller: &mut Caller<'_, State>, at: u64) -> Result<Option<String>> {
     let start = usize::try_from(at).map_err(|_| -libc::EFAULT)?;
     let tail = memory.get(start..).ok_or(-libc::EFAULT)?;
     let tail = &tail[..tail.len().min(MAX_NAME)];
-    let end = tail.iter().position(|&byte| byte == 0).ok_or(-libc::EFAULT)?;
+    let end = tail
+        .iter()
+        .position(|&byte| byte == 0)
+        .ok_or(-libc::EFAULT)?;
     let text = std::str::from_utf8(&tail[..end]).map_err(|_| -libc::EINVAL)?;
     Ok(Some(text.to_owned()))
 }

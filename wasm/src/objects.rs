@@ -56,7 +56,10 @@ pub fn attach_fd(caller: &mut Caller<'_, State>, object: u64, name: u64, fd: i32
 
     let name = memory::text(caller, name)?.ok_or(-libc::EFAULT)?;
     let loaded = caller.data_mut().guest.object(object)?;
-    let program = loaded.programs().into_iter().find(|program| program.name == name);
+    let program = loaded
+        .programs()
+        .into_iter()
+        .find(|program| program.name == name);
     let section = program.ok_or(-libc::ENOENT)?.section;
     // An interface is no directory.
     if section == "xdp" {
@@ -94,7 +97,9 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
         MapType::PercpuArray | MapType::PercpuHash | MapType::LruPercpuHash
     );
     let value_size = match per_cpu {
-        true => value.next_multiple_of(8) * libbpf_rs::num_possible_cpus().map_err(|_| -libc::EIO)?,
+        true => {
+            value.next_multiple_of(8) * libbpf_rs::num_possible_cpus().map_err(|_| -libc::EIO)?
+        }
         false => value,
     };
     let fd = MapFd {
@@ -110,7 +115,10 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
 /// A guest learns a number; its user learns why.
 fn tell(error: &loader::Error) {
     let lines = error.messages.iter().flat_map(|message| message.lines());
-    for line in lines.map(str::to_owned).chain([format!("bpftime: {error}")]) {
+    for line in lines
+        .map(str::to_owned)
+        .chain([format!("bpftime: {error}")])
+    {
         // Nobody is left to tell if stderr is gone.
         let _ = writeln!(std::io::stderr(), "{line}");
     }

@@ -93,7 +93,11 @@ pub fn run(module: &Module<'_>) -> Result<i32, Error> {
         wasi: wasi(module)?,
         limits,
         guest: SendWrapper::new(Guest::default()),
-        directories: module.directories.iter().map(|(path, _)| path.clone()).collect(),
+        directories: module
+            .directories
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect(),
     };
     let mut store = Store::new(&engine, state);
     store.limiter(|state| &mut state.limits);
@@ -105,7 +109,10 @@ pub fn run(module: &Module<'_>) -> Result<i32, Error> {
         .map_err(|_| Error::NoStart)?;
     match start.call(&mut store, ()) {
         Ok(()) => Ok(0),
-        Err(error) => match (error.downcast_ref::<I32Exit>(), error.downcast_ref::<Trap>()) {
+        Err(error) => match (
+            error.downcast_ref::<I32Exit>(),
+            error.downcast_ref::<Trap>(),
+        ) {
             (Some(exit), _) => Ok(exit.0),
             (None, Some(trap)) => Err(Error::Trap(trap.to_string())),
             (None, None) => Err(Error::Trap(first_line(&error))),
@@ -115,7 +122,7 @@ pub fn run(module: &Module<'_>) -> Result<i32, Error> {
 
 fn engine() -> Result<Engine, Error> {
     let mut config = Config::new();
-    config.wasm_backtrace(false);
+    config.wasm_backtrace_max_frames(None);
     Engine::new(&config).map_err(host)
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Args, object};
+use super::{Args, object, wasm};
 use crate::libraries::reason;
 use crate::problem::Problem;
 
@@ -18,10 +18,28 @@ pub struct Asked<'a> {
     pub args: &'a Args,
     /// The file as it was named.
     pub file: &'a Path,
-    /// Options for global variables.
-    pub settings: Vec<OsString>,
-    /// The application and its arguments; empty for none.
-    pub app: Vec<OsString>,
+    /// All behind it.
+    pub behind: &'a [OsString],
+}
+
+impl Asked<'_> {
+    /// Options for an object's variables, which end at `--`.
+    pub fn settings(&self) -> &[OsString] {
+        self.parts().0
+    }
+
+    /// The application to trace and its arguments, behind `--`; empty for none.
+    pub fn app(&self) -> &[OsString] {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&[OsString], &[OsString]) {
+        let dashes = self.behind.iter().position(|word| word == "--");
+        match dashes {
+            Some(at) => (&self.behind[..at], &self.behind[at + 1..]),
+            None => (self.behind, &[]),
+        }
+    }
 }
 
 pub fn run(args: &Args) -> Result<(), Problem> {
@@ -29,48 +47,47 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         .command
         .split_first()
         .ok_or_else(|| Problem::new("no file", "nothing to run", "see bpftime run --help"))?;
-    let mut settings = behind.to_vec();
-    let mut app = Vec::new();
-    if let Some(dashes) = settings.iter().position(|word| word == "--") {
-        app = settings.split_off(dashes + 1);
-        settings.pop();
-    }
     let file = Path::new(file);
     let bytes = fs::read(file).map_err(|error| {
         Problem::new(
             file.display(),
             format_args!("cannot be read ({})", reason(&error)),
-            "name an object file, as clang -target bpf makes it",
+            "name an object file or a Wasm module",
         )
     })?;
-    check(file, &bytes)?;
-    let asked = Asked {
-        args,
-        file,
-        settings,
-        app,
-    };
-    object::run(&asked, &bytes)
-}
-
-/// Refuses what is not an object in words that say what it is instead.
-fn check(file: &Path, bytes: &[u8]) -> Result<(), Problem> {
-    let machine = bytes.get(MACHINE_AT..MACHINE_AT + 2);
-    let machine = machine
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u16::from_le_bytes);
-    let (happened, advice) = match (bytes.starts_with(b"\x7fELF"), machine) {
-        (true, Some(MACHINE_BPF)) => return Ok(()),
-        (true, _) => (
+    let asked = Asked { args, file, behind };
+    match kind(&bytes) {
+        Kind::Object => object::run(&asked, &bytes),
+        Kind::Module => wasm::run(&asked, &bytes),
+        Kind::Native => Err(Problem::new(
+            file.display(),
             "is a program or library of this machine, not an eBPF object",
             "run a tool by bpftime load, a program to trace by bpftime start",
-        ),
-        _ => (
-            "is no eBPF object",
+        )),
+        Kind::Unknown => Err(Problem::new(
+            file.display(),
+            "is neither an eBPF object nor a Wasm module",
             "compile it with clang -O2 -g -target bpf -c",
-        ),
-    };
-    Err(Problem::new(file.display(), happened, advice))
+        )),
+    }
+}
+
+/// What a file's bytes are.
+enum Kind {
+    Object,
+    Module,
+    Native,
+    Unknown,
+}
+
+fn kind(bytes: &[u8]) -> Kind {
+    let machine = bytes.get(MACHINE_AT..MACHINE_AT + 2);
+    match (bytes.get(..4), machine) {
+        (Some(b"\x7fELF"), Some(machine)) if machine == MACHINE_BPF.to_le_bytes() => Kind::Object,
+        (Some(b"\x7fELF"), _) => Kind::Native,
+        (Some(b"\0asm"), _) => Kind::Module,
+        _ => Kind::Unknown,
+    }
 }
 
 /// What libbpf calls an object of this file.

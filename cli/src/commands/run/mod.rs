@@ -10,6 +10,7 @@ mod object;
 mod report;
 mod settings;
 mod stop;
+mod wasm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

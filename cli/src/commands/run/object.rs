@@ -101,7 +101,7 @@ fn attach_all(asked: &Asked<'_>, loaded: &mut Loaded) -> Result<(), Problem> {
 /// Starts the application, which has the agent in it by what the session left
 /// in our environment.
 fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
-    let Some((name, args)) = asked.app.split_first() else {
+    let Some((name, args)) = asked.app().split_first() else {
         return Ok(None);
     };
     let child = Command::new(name).args(args).spawn().map_err(|error| {

@@ -22,7 +22,7 @@ pub fn apply(asked: &Asked<'_>, opened: &mut Opened, btf: Option<&Btf>) -> Resul
     for variable in &variables {
         command = command.arg(option(variable, btf));
     }
-    let matches = match command.try_get_matches_from(&asked.settings) {
+    let matches = match command.try_get_matches_from(asked.settings()) {
         Ok(matches) => matches,
         // Help goes to stdout with status 0, mistakes to stderr with 2.
         Err(error) => error.exit(),
