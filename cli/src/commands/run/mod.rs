@@ -2,11 +2,12 @@
 //!
 //! Reading order: this file (the command line; the command becomes itself with
 //! the syscall server preloaded, as any tool does), `here` (what then happens),
-//! `object`, `settings` (global variables as options), `report` (records and
+//! `object`, `settings` (global variables as options), `output` and `report` (records and
 //! maps in words), `stop` (signals).
 
 mod here;
 mod object;
+mod output;
 mod report;
 mod settings;
 mod stop;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use loader::{Buffers, Loaded, Opened, Options, Target};
 
 use super::here::{Asked, object_name};
+use super::output::{Occasion, Output};
 use super::report::Report;
 use super::{settings, stop};
 use crate::libraries::reason;
@@ -29,15 +30,15 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let mut loaded = opened.load().map_err(problem)?;
     // A perf buffer that is not open yet loses what is reported.
     let buffers = loaded.buffers().map_err(problem)?;
-    attach_all(asked, &mut loaded)?;
+    attach_all(asked, &mut loaded, |_| Target::Section)?;
     let mut report = Report::new(asked.args, &loaded, btf);
     stop::listen();
     let app = start(asked)?;
-    follow(asked, &loaded, buffers, &mut report, app)
+    follow(&loaded, buffers, &mut report, app)
 }
 
 /// A failure of libbpf's in a user's words; what it said comes before it.
-fn problem(error: loader::Error) -> Problem {
+pub(super) fn problem(error: loader::Error) -> Problem {
     let lines: Vec<&str> = error
         .messages
         .iter()
@@ -60,7 +61,12 @@ fn problem(error: loader::Error) -> Problem {
     Problem::new(error.who, happened, advice)
 }
 
-fn attach_all(asked: &Asked<'_>, loaded: &mut Loaded) -> Result<(), Problem> {
+/// Puts programs where the user wants them, and others where `usual` does.
+pub(super) fn attach_all(
+    asked: &Asked<'_>,
+    loaded: &mut Loaded,
+    usual: impl Fn(&str) -> Target,
+) -> Result<(), Problem> {
     let programs = loaded.programs();
     let mut targets = Vec::new();
     for words in &asked.args.attach {
@@ -83,7 +89,10 @@ fn attach_all(asked: &Asked<'_>, loaded: &mut Loaded) -> Result<(), Problem> {
     }
     for program in &programs {
         let asked_for = targets.iter().rev().find(|(name, _)| *name == program.name);
-        let target = asked_for.map_or(Target::Section, |(_, target)| target.clone());
+        let target = match asked_for {
+            Some((_, target)) => target.clone(),
+            None => usual(&program.name),
+        };
         loaded
             .attach(&program.name, &target, asked.args.pid)
             .map_err(|error| match error.errno {
@@ -100,7 +109,7 @@ fn attach_all(asked: &Asked<'_>, loaded: &mut Loaded) -> Result<(), Problem> {
 
 /// Starts the application, which has the agent in it by what the session left
 /// in our environment.
-fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
+pub(super) fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
     let Some((name, args)) = asked.app().split_first() else {
         return Ok(None);
     };
@@ -116,32 +125,26 @@ fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
 }
 
 /// Prints what comes until the user or the application ends it.
-fn follow(
-    asked: &Asked<'_>,
+pub(super) fn follow(
     loaded: &Loaded,
     mut buffers: Buffers,
-    report: &mut Report,
+    output: &mut impl Output,
     mut app: Option<Child>,
 ) -> Result<(), Problem> {
-    let interval = asked.args.interval;
-    let mut next = interval.map(|interval| Instant::now() + interval);
-    report.begin()?;
+    output.begin()?;
     let status = loop {
         let ended = match &mut app {
             Some(child) => child.try_wait().ok().flatten(),
             None => None,
         };
         if ended.is_none() {
-            print(&mut buffers, report, wait(next, app.is_some()))?;
+            print(&mut buffers, output, wait(output.due(), app.is_some()))?;
         }
         if ended.is_some() || stop::asked() {
             break ended;
         }
-        if let (Some(due), Some(interval)) = (next, interval)
-            && Instant::now() >= due
-        {
-            report.maps(loaded)?;
-            next = Some(due + interval);
+        if output.due().is_some_and(|due| Instant::now() >= due) {
+            output.maps(loaded, Occasion::Due)?;
         }
     };
     let status = match (status, &mut app) {
@@ -149,8 +152,8 @@ fn follow(
         (status, _) => status,
     };
     // What was reported before it ended is all there.
-    print_rest(&mut buffers, report)?;
-    report.maps(loaded)?;
+    print_rest(&mut buffers, output)?;
+    output.maps(loaded, Occasion::End)?;
     match status {
         Some(status) => exit_as(status),
         None => Ok(()),
@@ -164,11 +167,11 @@ fn wait(next: Option<Instant>, app: bool) -> Duration {
 }
 
 /// Waits for records, or for `wait`, and prints those that are there.
-fn print(buffers: &mut Buffers, report: &mut Report, wait: Duration) -> Result<(), Problem> {
+fn print(buffers: &mut Buffers, output: &mut impl Output, wait: Duration) -> Result<(), Problem> {
     let mut printed = Ok(());
-    let taken = buffers.poll(wait, |record| keep(&mut printed, || report.record(record)));
+    let taken = buffers.poll(wait, |record| keep(&mut printed, || output.record(record)));
     printed?;
-    report.flush()?;
+    output.flush()?;
     match taken {
         Err(error) if error.errno != libc::EINTR => Err(problem(error)),
         _ => Ok(()),
@@ -176,13 +179,13 @@ fn print(buffers: &mut Buffers, report: &mut Report, wait: Duration) -> Result<(
 }
 
 /// Prints all that was reported until now.
-fn print_rest(buffers: &mut Buffers, report: &mut Report) -> Result<(), Problem> {
+fn print_rest(buffers: &mut Buffers, output: &mut impl Output) -> Result<(), Problem> {
     loop {
         let mut printed = Ok(());
-        let taken = buffers.consume(|record| keep(&mut printed, || report.record(record)));
+        let taken = buffers.consume(|record| keep(&mut printed, || output.record(record)));
         printed?;
         if taken.map_err(problem)? == 0 {
-            return report.flush();
+            return output.flush();
         }
     }
 }

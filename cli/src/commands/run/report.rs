@@ -1,6 +1,7 @@
 //! Records as they come and maps when they are due, on stdout.
 
 use std::io::{self, BufWriter, Stdout, Write};
+use std::time::{Duration, Instant};
 
 use chrono::Local;
 use libbpf_rs::{Map, MapCore, MapFlags, MapType};
@@ -9,8 +10,8 @@ use loader::{Loaded, Record};
 use object::btf::{Btf, Shape};
 use serde_json::{Value, json};
 
+use super::output::{self, Occasion, Output, unwritable};
 use super::{Args, settings};
-use crate::libraries::reason;
 use crate::problem::Problem;
 
 /// Bytes of a record of unknown type in a line.
@@ -24,6 +25,9 @@ pub struct Report {
     sources: Vec<(String, Option<Look>)>,
     /// The latest names of columns that were printed.
     header: String,
+    /// How often maps are printed, and when next.
+    interval: Option<Duration>,
+    due: Option<Instant>,
     out: BufWriter<Stdout>,
 }
 
@@ -42,31 +46,9 @@ impl Report {
             type_name: args.r#type.clone(),
             sources: loaded.reporting().into_iter().map(source).collect(),
             header: String::new(),
+            interval: args.interval,
+            due: None,
             out: BufWriter::new(io::stdout()),
-        }
-    }
-
-    /// Says on stderr that programs are in place; scripts wait for it.
-    pub fn begin(&mut self) -> Result<(), Problem> {
-        // Nobody listens if stderr is gone.
-        let _ = writeln!(io::stderr(), "bpftime: attached; Ctrl-C ends");
-        Ok(())
-    }
-
-    /// Prints what a program reported.
-    pub fn record(&mut self, record: Record<'_>) -> Result<(), Problem> {
-        match record {
-            Record::Lost { source, count } => {
-                let map = &self.sources[source].0;
-                let _ = writeln!(
-                    io::stderr(),
-                    "bpftime: {map}: {count} records were lost, for the buffer was full"
-                );
-                Ok(())
-            }
-            Record::Bytes { source, bytes } => self
-                .bytes(source, bytes)
-                .map_err(|error| unwritable(&error)),
         }
     }
 
@@ -100,24 +82,6 @@ impl Report {
             _ if self.json => writeln!(self.out, "{}", json!({ "bytes": hex(bytes, usize::MAX) })),
             _ => writeln!(self.out, "{}", hex(bytes, HEX_BYTES)),
         }
-    }
-
-    /// What is printed so far shall be seen.
-    pub fn flush(&mut self) -> Result<(), Problem> {
-        self.out.flush().map_err(|error| unwritable(&error))
-    }
-
-    /// Prints the elements of every map that is the program's own.
-    pub fn maps(&mut self, loaded: &Loaded) -> Result<(), Problem> {
-        for map in loaded.maps() {
-            let written = match shown(&map) {
-                Shown::Elements => self.map(&map),
-                Shown::Variables => self.variables(&map),
-                Shown::Not => Ok(()),
-            };
-            written.map_err(|error| unwritable(&error))?;
-        }
-        self.flush()
     }
 
     /// Global variables that are not zero.
@@ -210,6 +174,50 @@ impl Report {
     }
 }
 
+impl Output for Report {
+    fn begin(&mut self) -> Result<(), Problem> {
+        self.due = self.interval.map(|interval| Instant::now() + interval);
+        output::attached();
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record<'_>) -> Result<(), Problem> {
+        match record {
+            Record::Lost { source, count } => {
+                output::lost(&self.sources[source].0, count);
+                Ok(())
+            }
+            Record::Bytes { source, bytes } => self
+                .bytes(source, bytes)
+                .map_err(|error| unwritable(&error)),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Problem> {
+        self.out.flush().map_err(|error| unwritable(&error))
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The elements of every map that is the program's own.
+    fn maps(&mut self, loaded: &Loaded, _: Occasion) -> Result<(), Problem> {
+        if let (Some(due), Some(interval)) = (&mut self.due, self.interval) {
+            *due += interval;
+        }
+        for map in loaded.maps() {
+            let written = match shown(&map) {
+                Shown::Elements => self.map(&map),
+                Shown::Variables => self.variables(&map),
+                Shown::Not => Ok(()),
+            };
+            written.map_err(|error| unwritable(&error))?;
+        }
+        self.flush()
+    }
+}
+
 /// What is shown of a map.
 enum Shown {
     Elements,
@@ -290,12 +298,4 @@ fn hex(bytes: &[u8], most: usize) -> String {
         text.push_str(&format!("… ({} bytes)", bytes.len()));
     }
     text
-}
-
-fn unwritable(error: &io::Error) -> Problem {
-    Problem::new(
-        "stdout",
-        format_args!("cannot be written ({})", reason(error)),
-        "check where the output goes",
-    )
 }
