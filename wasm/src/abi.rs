@@ -3,12 +3,12 @@
 //! just these: guests in Rust and Go pass pointers as 64-bit words, those in C
 //! as 32-bit ones.
 
-use wasmtime::{Caller, ExternType, FuncType, Linker, Val, ValType};
+use wasmtime::{Caller, Func, FuncType, Store, Val, ValType};
 
 use crate::guest::State;
 use crate::memory::Result;
 use crate::poll::{self, Ended};
-use crate::run::{Error, Module};
+use crate::run::Module;
 use crate::{maps, objects};
 
 /// The module of imports, and the one in which they were before 2023.
@@ -89,46 +89,37 @@ impl Call {
     }
 }
 
-/// Gives a module those of its imports that are ours. What it imports from
-/// others is theirs to refuse.
-pub(crate) fn link(
-    linker: &mut Linker<State>,
-    compiled: &wasmtime::Module,
+/// An import of ours in a shape that it never had.
+pub(crate) struct WrongType;
+
+/// The function that a module imports by this name, if it is one of ours.
+pub(crate) fn function(
+    store: &mut Store<State>,
+    namespace: &str,
+    name: &str,
+    ty: &FuncType,
     module: &Module<'_>,
-) -> std::result::Result<(), Error> {
-    for import in compiled.imports() {
-        let (namespace, name) = (import.module(), import.name());
-        let wrapped = namespace == module.callback_module && name == "wasm_bpf_buffer_poll";
-        let call = match Call::named(name) {
-            _ if wrapped => Call::PollExported,
-            Some(call) if NAMESPACES.contains(&namespace) => call,
-            _ => continue,
-        };
-        let ty = match import.ty() {
-            ExternType::Func(ty) if call.fits(&ty) => ty,
-            _ => {
-                return Err(Error::ImportType {
-                    import: format!("{namespace}.{name}"),
-                });
-            }
-        };
-        let callback = module.callback_export.to_owned();
-        let function = move |mut caller: Caller<'_, State>, words: &[Val], result: &mut [Val]| {
-            let words: Vec<u64> = words.iter().map(word).collect();
-            let value = answer(&mut caller, call, &words, &callback)?;
-            result[0] = match call.shape().1 {
-                Word::Long => Val::I64(value),
-                _ => Val::I32(value as i32),
-            };
-            Ok(())
-        };
-        // A module may import the same function twice.
-        linker.allow_shadowing(true);
-        linker
-            .func_new(namespace, name, ty, function)
-            .map_err(|error| Error::Host(error.to_string()))?;
+) -> std::result::Result<Option<Func>, WrongType> {
+    let wrapped = namespace == module.callback_module && name == "wasm_bpf_buffer_poll";
+    let call = match Call::named(name) {
+        _ if wrapped => Call::PollExported,
+        Some(call) if NAMESPACES.contains(&namespace) => call,
+        _ => return Ok(None),
+    };
+    if !call.fits(ty) {
+        return Err(WrongType);
     }
-    Ok(())
+    let callback = module.callback_export.to_owned();
+    let function = move |mut caller: Caller<'_, State>, words: &[Val], result: &mut [Val]| {
+        let words: Vec<u64> = words.iter().map(word).collect();
+        let value = answer(&mut caller, call, &words, &callback)?;
+        result[0] = match call.shape().1 {
+            Word::Long => Val::I64(value),
+            _ => Val::I32(value as i32),
+        };
+        Ok(())
+    };
+    Ok(Some(Func::new(store, ty.clone(), function)))
 }
 
 /// A word of a guest's; 32 bits are not extended by their sign.

@@ -1,14 +1,18 @@
 //! What a guest owns: its objects and the maps it has been given. All of it
 //! goes with the guest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use libbpf_rs::MapType;
 use loader::Loaded;
 use send_wrapper::SendWrapper;
 use wasmtime::StoreLimits;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::memory::Result;
+use crate::stop::Stop;
 
 /// Most objects of a guest at a time.
 const MAX_OBJECTS: usize = 256;
@@ -26,6 +30,21 @@ pub struct State {
     pub guest: SendWrapper<Guest>,
     /// Host directories that the guest was given, by WASI's fds from 3 on.
     pub directories: Vec<std::path::PathBuf>,
+    /// Whether it is to end.
+    pub stop: Arc<Stop>,
+    /// What its user said of the programs.
+    pub wishes: Wishes,
+}
+
+/// What a user may say of the programs that a guest loads.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Probes are those of this process only.
+    pub pid: Option<i32>,
+    /// Where programs are put, by their names, whatever the guest says.
+    pub targets: Vec<(String, String)>,
+    /// Types of the kernel to relocate against.
+    pub btf: Option<PathBuf>,
 }
 
 /// A map that a guest has asked for.
@@ -35,6 +54,8 @@ pub struct MapFd {
     pub object: u64,
     /// Its name there.
     pub name: String,
+    /// What kind of map it is.
+    pub kind: MapType,
     /// Bytes of a key.
     pub key_size: usize,
     /// Bytes of a value, as programs in C see it: for maps of each processor,
@@ -42,6 +63,8 @@ pub struct MapFd {
     pub value_size: usize,
     /// The host's fd, which lives as long as the object.
     pub host: i32,
+    /// Records that were read from it and not handed over yet.
+    pub pending: VecDeque<Vec<u8>>,
 }
 
 /// A guest's possessions.
@@ -50,6 +73,7 @@ pub struct Guest {
     objects: BTreeMap<u64, Loaded>,
     maps: BTreeMap<i32, MapFd>,
     last_object: u64,
+    fds_given: i32,
 }
 
 impl Guest {
@@ -76,23 +100,26 @@ impl Guest {
     }
 
     /// The fd of a map, the same for each time that it is asked for.
-    pub fn fd(&mut self, map: MapFd) -> i32 {
+    pub fn fd(&mut self, map: MapFd) -> Result<i32> {
         let same =
             |(_, known): &(&i32, &MapFd)| (known.object, &known.name) == (map.object, &map.name);
         if let Some((fd, _)) = self.maps.iter().find(same) {
-            return *fd;
+            return Ok(*fd);
         }
-        let fd = self
-            .maps
-            .keys()
-            .next_back()
-            .map_or(FIRST_FD, |last| last + 1);
+        // Never given again, so that one of a closed object's stays wrong.
+        let fd = FIRST_FD.checked_add(self.fds_given).ok_or(-libc::EMFILE)?;
+        self.fds_given += 1;
         self.maps.insert(fd, map);
-        fd
+        Ok(fd)
     }
 
     /// A map of this guest's.
     pub fn map(&self, fd: i32) -> Result<&MapFd> {
         self.maps.get(&fd).ok_or(-libc::EBADF)
+    }
+
+    /// The same, to be changed.
+    pub fn map_mut(&mut self, fd: i32) -> Result<&mut MapFd> {
+        self.maps.get_mut(&fd).ok_or(-libc::EBADF)
     }
 }

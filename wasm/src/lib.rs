@@ -5,16 +5,22 @@
 //! table indices are checked, and what is wrong with them is an errno, never
 //! the end of the host.
 //!
-//! Reading order: [`run`] (a module from bytes to exit code), `abi` (which
-//! imports there are, and in which shapes), `guest` (what a guest owns),
-//! `memory` (its memory), `objects`, `poll`, `maps` (the calls).
+//! Reading order: [`run`] (a module from bytes to exit code), `imports` (what
+//! it gets), `abi` (our imports, in all their shapes), `guest` (what a guest owns),
+//! `memory` (its memory), `objects`, `poll`, `maps` (the calls), `sleep`
+//! (WASI's waits), [`stop`] (the end from outside).
 
 mod abi;
 mod guest;
+mod imports;
 mod maps;
 mod memory;
 mod objects;
 mod poll;
 pub mod run;
+mod sleep;
+pub mod stop;
 
+pub use guest::Wishes;
 pub use run::{Error, Limits, Module, run};
+pub use stop::{Reason, Stop};

@@ -1,10 +1,15 @@
 //! Operations on elements of maps.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use libbpf_rs::MapType;
 use libbpf_sys as sys;
 use wasmtime::Caller;
 
-use crate::guest::State;
+use crate::guest::{MapFd, State};
 use crate::memory::{self, Result};
+use crate::objects;
 
 /// Commands of `wasm_bpf_map_operate`, numbered as those of bpf(2).
 const LOOKUP: i32 = 1;
@@ -32,7 +37,7 @@ pub fn operate(
     command: i32,
     arguments: Arguments,
 ) -> Result<i32> {
-    let map = caller.data().guest.map(fd)?.clone();
+    let map = Map::of(caller.data().guest.map(fd)?);
     if !(LOOKUP..=NEXT_KEY).contains(&command) {
         return Err(-libc::EINVAL);
     }
@@ -63,6 +68,7 @@ pub fn operate(
         }
         UPDATE => {
             let value = memory::read(caller, arguments.value, map.value_size)?;
+            let (value, _open) = with_fds(caller.data(), map.kind, value)?;
             // SAFETY: as above.
             unsafe { sys::bpf_map_update_elem(map.host, key, value.as_ptr().cast(), flags) }
         }
@@ -84,5 +90,55 @@ pub fn operate(
     match status {
         0.. => Ok(0),
         errno => Err(errno),
+    }
+}
+
+/// What is needed of a map while the guest's memory is changed.
+struct Map {
+    kind: MapType,
+    key_size: usize,
+    value_size: usize,
+    host: i32,
+}
+
+impl Map {
+    fn of(map: &MapFd) -> Map {
+        Map {
+            kind: map.kind,
+            key_size: map.key_size,
+            value_size: map.value_size,
+            host: map.host,
+        }
+    }
+}
+
+/// A value with the host's fds in place of the guest's, and what has to stay
+/// open until it is stored. Of fds that a guest cannot have there are none.
+fn with_fds(state: &State, kind: MapType, value: Vec<u8>) -> Result<(Vec<u8>, Option<File>)> {
+    let fd = |value: &[u8]| {
+        let word = value.first_chunk().ok_or(-libc::EINVAL)?;
+        Ok::<i32, i32>(i32::from_le_bytes(*word))
+    };
+    match kind {
+        MapType::ArrayOfMaps | MapType::HashOfMaps => {
+            let inner = state.guest.map(fd(&value)?)?.host;
+            Ok((inner.to_le_bytes().to_vec(), None))
+        }
+        MapType::CgroupArray => {
+            let group = File::open(objects::directory(state, fd(&value)?)?);
+            let group = group.map_err(|error| -error.raw_os_error().unwrap_or(libc::EIO))?;
+            Ok((group.as_raw_fd().to_le_bytes().to_vec(), Some(group)))
+        }
+        MapType::ProgArray
+        | MapType::PerfEventArray
+        | MapType::Sockmap
+        | MapType::Sockhash
+        | MapType::Devmap
+        | MapType::DevmapHash
+        | MapType::Cpumap
+        | MapType::Xskmap
+        | MapType::ReuseportSockarray
+        | MapType::StructOps => Err(-libc::EPERM),
+        _ => Ok((value, None)),
     }
 }

@@ -1,9 +1,11 @@
 //! Objects: load, attach, close.
 
+use std::collections::VecDeque;
 use std::io::Write;
+use std::path::Path;
 
 use libbpf_rs::{MapCore, MapType};
-use loader::{Opened, Options, Target};
+use loader::{Loaded, Opened, Options, Target};
 use wasmtime::Caller;
 
 use crate::guest::{MapFd, State};
@@ -23,7 +25,7 @@ pub fn load(caller: &mut Caller<'_, State>, at: u64, length: u64) -> u64 {
     };
     let options = Options {
         name: "guest".to_owned(),
-        btf: None,
+        btf: caller.data().wishes.btf.clone(),
     };
     let loaded = Opened::read(&bytes, &options).and_then(Opened::load);
     match loaded {
@@ -51,9 +53,6 @@ pub fn attach(caller: &mut Caller<'_, State>, object: u64, name: u64, target: u6
 /// `wasm_attach_bpf_program_fd`: to the control group that a directory of the
 /// guest's is; with a negative fd where the section says.
 pub fn attach_fd(caller: &mut Caller<'_, State>, object: u64, name: u64, fd: i32) -> Result<i32> {
-    /// WASI's fd of the first directory that a guest is given.
-    const FIRST_DIRECTORY: i32 = 3;
-
     let name = memory::text(caller, name)?.ok_or(-libc::EFAULT)?;
     let loaded = caller.data_mut().guest.object(object)?;
     let program = loaded
@@ -68,15 +67,28 @@ pub fn attach_fd(caller: &mut Caller<'_, State>, object: u64, name: u64, fd: i32
     if section != "sockops" || fd < 0 {
         return attach_to(caller, object, &name, "");
     }
-    let index = usize::try_from(fd - FIRST_DIRECTORY).map_err(|_| -libc::EBADF)?;
-    let directory = caller.data().directories.get(index).ok_or(-libc::EBADF)?;
+    let directory = directory(caller.data(), fd)?;
     let words = directory.to_str().ok_or(-libc::EINVAL)?.to_owned();
     attach_to(caller, object, &name, &words)
 }
 
+/// The directory of the host that the guest was given as this fd.
+pub fn directory(state: &State, fd: i32) -> Result<&Path> {
+    /// WASI's fd of the first directory that a guest is given.
+    const FIRST_DIRECTORY: i32 = 3;
+
+    let index = fd.checked_sub(FIRST_DIRECTORY).ok_or(-libc::EBADF)?;
+    let index = usize::try_from(index).map_err(|_| -libc::EBADF)?;
+    let directory = state.directories.get(index).ok_or(-libc::EBADF)?;
+    Ok(directory)
+}
+
 fn attach_to(caller: &mut Caller<'_, State>, object: u64, name: &str, words: &str) -> Result<i32> {
-    let loaded = caller.data_mut().guest.object(object)?;
-    let attached = loaded.attach(name, &Target::from(words), None);
+    let State { guest, wishes, .. } = caller.data_mut();
+    let loaded = guest.object(object)?;
+    let wish = wishes.targets.iter().rev().find(|(named, _)| named == name);
+    let words = wish.map_or(words, |(_, words)| words);
+    let attached = loaded.attach(name, &Target::from(words), wishes.pid);
     attached.map(|()| 0).map_err(|error| {
         tell(&error);
         -error.errno
@@ -90,11 +102,14 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
     let name = memory::text(caller, name)?.ok_or(-libc::EFAULT)?;
     let guest = &mut caller.data_mut().guest;
     let loaded = guest.object(object)?;
-    let map = loaded.map(&name).ok_or(-libc::ENOENT)?;
+    let map = find(loaded, &name).ok_or(-libc::ENOENT)?;
     let value = map.value_size() as usize;
     let per_cpu = matches!(
         map.map_type(),
-        MapType::PercpuArray | MapType::PercpuHash | MapType::LruPercpuHash
+        MapType::PercpuArray
+            | MapType::PercpuHash
+            | MapType::LruPercpuHash
+            | MapType::PercpuCgroupStorage
     );
     let value_size = match per_cpu {
         true => {
@@ -108,8 +123,22 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
         value_size,
         host: map.as_fd().as_raw_fd(),
         name,
+        kind: map.map_type(),
+        pending: VecDeque::new(),
     };
-    Ok(guest.fd(fd))
+    guest.fd(fd)
+}
+
+/// A map by its name; maps of variables are named by their sections, too, as
+/// in libbpf.
+fn find<'a>(loaded: &'a Loaded, name: &str) -> Option<libbpf_rs::Map<'a>> {
+    loaded.map(name).or_else(|| {
+        let of_section = |map: &libbpf_rs::Map<'_>| map.name().to_string_lossy().ends_with(name);
+        match name.starts_with('.') {
+            true => loaded.maps().find(of_section),
+            false => None,
+        }
+    })
 }
 
 /// A guest learns a number; its user learns why.

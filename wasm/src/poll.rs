@@ -1,12 +1,15 @@
 //! Records of ring buffers and perf buffers, handed to a guest's function.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use loader::Record;
 use wasmtime::{Caller, Extern, Func, Ref, TypedFunc};
 
-use crate::guest::State;
+use crate::guest::{MapFd, State};
 use crate::memory::{self, Result};
+use crate::stop::LOOK;
 
 /// The guest's function: context, where the record lies, its bytes.
 type Callback = TypedFunc<(i32, i32, i32), i32>;
@@ -67,59 +70,83 @@ fn typed(caller: &mut Caller<'_, State>, function: Func) -> Result<Callback> {
 }
 
 /// `wasm_bpf_buffer_poll`: how many records were handed over, or, if the
-/// function returned a negative number for the last one, that.
+/// function returned a negative number, that. What came behind that record is
+/// handed over next time.
 pub fn poll(
     caller: &mut Caller<'_, State>,
     arguments: Arguments,
     callback: &Callback,
 ) -> std::result::Result<i32, Ended> {
     let size = usize::try_from(arguments.size).map_err(|_| -libc::EINVAL)?;
+    let data = u32::try_from(arguments.data).map_err(|_| -libc::EFAULT)?;
     memory::check(caller, arguments.data, size)?;
-    let (bytes, ends) = take(caller, arguments, size)?;
-    let mut start = 0;
-    let mut last = 0;
-    for end in &ends {
-        let record = &bytes[start..*end];
-        start = *end;
-        memory::write(caller, arguments.data, record)?;
-        let data = (arguments.data as u32).cast_signed();
-        let length = record.len() as i32;
-        last = callback
-            .call(&mut *caller, (arguments.context, data, length))
-            .map_err(Ended::Trap)?;
+    if of_object(caller.data(), arguments)?.pending.is_empty() {
+        take(caller, arguments)?;
     }
-    let count = i32::try_from(ends.len()).unwrap_or(i32::MAX);
-    Ok(if last < 0 { last } else { count })
+    let mut count = 0;
+    // What the function does with its object, or by polling, is seen at the next record.
+    while let Some(record) = next(caller, arguments) {
+        let record = &record[..record.len().min(size)];
+        memory::write(caller, arguments.data, record)?;
+        let words = (arguments.context, data.cast_signed(), record.len() as i32);
+        let returned = callback.call(&mut *caller, words).map_err(Ended::Trap)?;
+        if returned < 0 {
+            return Ok(returned);
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
-/// The records that are there, cut to `size`, one behind the other, and where
-/// each ends. None is in the guest's hands yet: what it does with the object
-/// in its function cannot disturb the reading.
-fn take(
-    caller: &mut Caller<'_, State>,
-    arguments: Arguments,
-    size: usize,
-) -> Result<(Vec<u8>, Vec<usize>)> {
+/// The buffer that is meant, if it is one of the object's.
+fn of_object(state: &State, arguments: Arguments) -> Result<&MapFd> {
+    let map = state.guest.map(arguments.fd)?;
+    match map.object == arguments.object {
+        true => Ok(map),
+        false => Err(-libc::ENOENT),
+    }
+}
+
+fn next(caller: &mut Caller<'_, State>, arguments: Arguments) -> Option<Vec<u8>> {
     let guest = &mut caller.data_mut().guest;
-    let map = guest.map(arguments.fd)?.clone();
-    if map.object != arguments.object {
-        return Err(-libc::ENOENT);
-    }
-    let buffer = guest.object(arguments.object)?.buffer(&map.name);
-    let buffer = buffer.map_err(|error| -error.errno)?;
-    let timeout = match u64::try_from(arguments.timeout) {
-        Ok(milliseconds) => Duration::from_millis(milliseconds),
-        Err(_) => Duration::MAX,
-    };
-    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-    let polled = buffer.poll(timeout, |record| {
-        if let Record::Bytes { bytes: record, .. } = record {
-            bytes.extend_from_slice(&record[..record.len().min(size)]);
-            ends.push(bytes.len());
+    guest.map_mut(arguments.fd).ok()?.pending.pop_front()
+}
+
+/// Waits for records and keeps all that are there, before any is in the
+/// guest's hands: what it does then cannot disturb the reading.
+fn take(caller: &mut Caller<'_, State>, arguments: Arguments) -> std::result::Result<(), Ended> {
+    let due = u64::try_from(arguments.timeout)
+        .ok()
+        .map(|milliseconds| Instant::now() + Duration::from_millis(milliseconds));
+    loop {
+        caller.data().stop.check().map_err(Ended::Trap)?;
+        let left = due.map_or(LOOK, |due| due.saturating_duration_since(Instant::now()));
+        let guest = &mut caller.data_mut().guest;
+        let name = guest.map(arguments.fd)?.name.clone();
+        let buffer = guest.object(arguments.object)?.buffer(&name);
+        let buffer = buffer.map_err(|error| -error.errno)?;
+        let mut records = VecDeque::new();
+        let polled = buffer.poll(left.min(LOOK), |record| match record {
+            Record::Bytes { bytes, .. } => records.push_back(bytes.to_vec()),
+            Record::Lost { count, .. } => lost(&name, count),
+        });
+        match polled {
+            Err(error) if error.errno != libc::EINTR => return Err(Ended::Errno(-error.errno)),
+            _ => {}
         }
-    });
-    match polled {
-        Ok(_) => Ok((bytes, ends)),
-        Err(error) => Err(-error.errno),
+        let over = due.is_some_and(|due| due <= Instant::now());
+        if over || !records.is_empty() {
+            guest.map_mut(arguments.fd)?.pending = records;
+            return Ok(());
+        }
     }
+}
+
+/// A guest cannot be told; its user can.
+fn lost(map: &str, count: u64) {
+    // Nobody is left to tell if stderr is gone.
+    let _ = writeln!(
+        std::io::stderr(),
+        "bpftime: {map}: {count} records were lost, for the module did not read them in time"
+    );
 }

@@ -1,14 +1,20 @@
 //! From the bytes of a module to its exit code.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use send_wrapper::SendWrapper;
-use wasmtime::{Config, Engine, Linker, Store, StoreLimitsBuilder, Trap};
+use wasmtime::{Config, Engine, ExternType, Instance, Linker, Store, StoreLimitsBuilder, Trap};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
-use crate::abi;
-use crate::guest::{Guest, State};
+use crate::guest::{Guest, State, Wishes};
+use crate::imports;
+use crate::sleep::Clock;
+use crate::stop::{Reason, Stop};
+
+/// Most bytes of a module; those of tools have a thousandth to a tenth of that.
+const MAX_MODULE: usize = 64 << 20;
 
 /// What a guest may take of the host.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +50,8 @@ pub struct Module<'a> {
     pub callback_export: &'a str,
     /// What it may take.
     pub limits: Limits,
+    /// What its user says of the programs that it loads.
+    pub wishes: Wishes,
 }
 
 /// Why a module did not run, or did not run to its end.
@@ -52,20 +60,26 @@ pub struct Module<'a> {
 pub enum Error {
     #[error("is no Wasm module ({0})")]
     NotAModule(String),
+    #[error("is larger than the {MAX_MODULE} bytes that a module may have")]
+    TooLarge,
     #[error("is a Wasm component, which bpftime cannot run")]
     Component,
     #[error("imports {import} with a type that it never had")]
     ImportType { import: String },
-    #[error("needs what bpftime does not have ({0})")]
-    Import(String),
+    #[error("imports {import}, which bpftime does not have")]
+    Import { import: String },
+    #[error("exports no memory")]
+    NoMemory,
     #[error("has no function _start")]
     NoStart,
     #[error("may use directory {path}, which cannot be opened ({reason})")]
     Directory { path: String, reason: String },
     #[error("ended by a trap: {0}")]
     Trap(String),
-    #[error("took too long")]
-    Timeout,
+    #[error("cannot be started ({0})")]
+    Start(String),
+    #[error("was stopped")]
+    Stopped(Reason),
     #[error("cannot be hosted ({0})")]
     Host(String),
 }
@@ -74,14 +88,62 @@ pub enum Error {
 /// is gone afterwards.
 ///
 /// # Errors
-/// If it cannot run, or traps.
-pub fn run(module: &Module<'_>) -> Result<i32, Error> {
+/// If it cannot run, traps, or is asked to end by `stop`.
+pub fn run(module: &Module<'_>, stop: &Arc<Stop>) -> Result<i32, Error> {
     let engine = engine()?;
+    stop.begin(&engine);
     let compiled = compile(&engine, module.bytes)?;
     let mut linker: Linker<State> = Linker::new(&engine);
     p1::add_to_linker_sync(&mut linker, |state: &mut State| &mut state.wasi).map_err(host)?;
-    abi::link(&mut linker, &compiled, module)?;
+    let mut store = Store::new(&engine, state(module, stop)?);
+    store.limiter(|state| &mut state.limits);
+    // The first request to end is the first epoch.
+    store.set_epoch_deadline(1);
+    let imports = imports::resolve(&mut store, &linker, &compiled, module)?;
+    if !matches!(compiled.get_export("_start"), Some(ExternType::Func(_))) {
+        return Err(Error::NoStart);
+    }
+    if stop.asked().is_some() {
+        // The epoch may have moved before there was a deadline.
+        store.set_epoch_deadline(0);
+    }
+    let ended = Instance::new(&mut store, &compiled, &imports)
+        .map_err(|error| ended(&error, stop, Error::Start))
+        .and_then(|instance| {
+            let start = instance.get_typed_func::<(), ()>(&mut store, "_start");
+            let start = start.map_err(|_| Ended::Error(Error::NoStart))?;
+            let called = start.call(&mut store, ());
+            called.map_err(|error| ended(&error, stop, Error::Trap))
+        });
+    stop.end();
+    match ended {
+        Ok(()) => Ok(0),
+        Err(Ended::Status(status)) => Ok(status),
+        Err(Ended::Error(error)) => Err(error),
+    }
+}
 
+/// How a guest ended that did not return.
+enum Ended {
+    Status(i32),
+    Error(Error),
+}
+
+/// Tells it from what wasmtime says; `other` is for what is none of its traps.
+fn ended(error: &wasmtime::Error, stop: &Stop, other: fn(String) -> Error) -> Ended {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return Ended::Status(exit.0);
+    }
+    if let Some(reason) = stop.asked() {
+        return Ended::Error(Error::Stopped(reason));
+    }
+    Ended::Error(match error.downcast_ref::<Trap>() {
+        Some(trap) => Error::Trap(trap.to_string()),
+        None => other(first_line(error)),
+    })
+}
+
+fn state(module: &Module<'_>, stop: &Arc<Stop>) -> Result<State, Error> {
     let limits = StoreLimitsBuilder::new()
         .memory_size(module.limits.memory)
         .table_elements(module.limits.table)
@@ -89,46 +151,30 @@ pub fn run(module: &Module<'_>) -> Result<i32, Error> {
         .tables(8)
         .memories(1)
         .build();
-    let state = State {
+    let directories = module.directories.iter().map(|(path, _)| path.clone());
+    Ok(State {
         wasi: wasi(module)?,
         limits,
         guest: SendWrapper::new(Guest::default()),
-        directories: module
-            .directories
-            .iter()
-            .map(|(path, _)| path.clone())
-            .collect(),
-    };
-    let mut store = Store::new(&engine, state);
-    store.limiter(|state| &mut state.limits);
-    let instance = linker
-        .instantiate(&mut store, &compiled)
-        .map_err(|error| Error::Import(first_line(&error)))?;
-    let start = instance
-        .get_typed_func::<(), ()>(&mut store, "_start")
-        .map_err(|_| Error::NoStart)?;
-    match start.call(&mut store, ()) {
-        Ok(()) => Ok(0),
-        Err(error) => match (
-            error.downcast_ref::<I32Exit>(),
-            error.downcast_ref::<Trap>(),
-        ) {
-            (Some(exit), _) => Ok(exit.0),
-            (None, Some(trap)) => Err(Error::Trap(trap.to_string())),
-            (None, None) => Err(Error::Trap(first_line(&error))),
-        },
-    }
+        directories: directories.collect(),
+        stop: Arc::clone(stop),
+        wishes: module.wishes.clone(),
+    })
 }
 
 fn engine() -> Result<Engine, Error> {
     let mut config = Config::new();
     config.wasm_backtrace_max_frames(None);
+    config.epoch_interruption(true);
     Engine::new(&config).map_err(host)
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<wasmtime::Module, Error> {
     /// The layer of a component in its header (the component model's binary format).
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+    if bytes.len() > MAX_MODULE {
+        return Err(Error::TooLarge);
+    }
     if bytes.starts_with(COMPONENT) {
         return Err(Error::Component);
     }
@@ -141,6 +187,7 @@ fn wasi(module: &Module<'_>) -> Result<WasiP1Ctx, Error> {
         .inherit_stdio()
         // There is one thread, and nothing else waits for it.
         .allow_blocking_current_thread(true)
+        .monotonic_clock(Clock)
         .args(&module.arguments);
     for (path, name) in &module.directories {
         builder

@@ -3,7 +3,7 @@
 //! Reading order: this file (the command line; the command becomes itself with
 //! the syscall server preloaded, as any tool does), `here` (what then happens),
 //! `object`, `settings` (global variables as options), `output` and `report` (records and
-//! maps in words), `stop` (signals).
+//! maps in words), `stop` (signals), `wasm` (modules), `watch` (their end).
 
 mod here;
 mod object;
@@ -12,6 +12,7 @@ mod report;
 mod settings;
 mod stop;
 mod wasm;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -63,6 +64,9 @@ pub struct Args {
     /// Types of the kernel to relocate against, in place of the running one's
     #[arg(long, value_name = "FILE")]
     btf: Option<PathBuf>,
+
+    #[command(flatten)]
+    module: wasm::Options,
 
     /// The object file, options for its global variables, and behind `--` an
     /// application to trace

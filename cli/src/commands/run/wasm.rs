@@ -1,41 +1,132 @@
 //! A Wasm module's story: the words behind its file are its own.
 
-use wasm::{Error, Limits, Module};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasm::{Error, Limits, Module, Reason, Stop, Wishes};
 
 use super::here::Asked;
+use super::watch::{self, TIMED_OUT};
 use crate::problem::{CANNOT_RUN, Problem};
 
+/// Exit status of what aborted, as shells show it.
+const ABORTED: u8 = 128 + libc::SIGABRT as u8;
+
+/// What only modules have.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Let a Wasm module use a directory, under its own name or another
+    #[arg(long, value_name = "HOST[::GUEST]")]
+    dir: Vec<String>,
+
+    /// End a Wasm module after so many seconds, with status 124
+    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
+    timeout: Option<Duration>,
+
+    /// Memory that a Wasm module may have
+    #[arg(long, value_name = "MIB", default_value_t = 512,
+        value_parser = clap::value_parser!(u64).range(1..=4096))]
+    max_memory: u64,
+
+    /// The module of imports from which TinyGo's modules poll
+    #[arg(long, value_name = "NAME", default_value = "callback-wrapper")]
+    wrapper_module_name: String,
+
+    /// The function to which TinyGo's modules get their records
+    #[arg(long, value_name = "NAME", default_value = "go-callback")]
+    callback_export_name: String,
+}
+
 pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
+    let options = &asked.args.module;
+    let stop = Arc::default();
+    let line = format!("bpftime: {}", took_too_long(asked));
+    watch::watch(&stop, options.timeout, line);
     let words = |word: &std::ffi::OsString| word.to_string_lossy().into_owned();
     let mut arguments = vec![asked.file.display().to_string()];
     arguments.extend(asked.behind.iter().map(words));
     let module = Module {
         bytes,
         arguments,
-        directories: Vec::new(),
-        callback_module: "callback-wrapper",
-        callback_export: "go-callback",
-        limits: Limits::default(),
+        directories: options.dir.iter().map(|words| directory(words)).collect(),
+        callback_module: &options.wrapper_module_name,
+        callback_export: &options.callback_export_name,
+        limits: Limits {
+            memory: usize::try_from(options.max_memory << 20).unwrap_or(usize::MAX),
+            ..Limits::default()
+        },
+        wishes: wishes(asked)?,
     };
-    match wasm::run(&module) {
-        Ok(0) => Ok(()),
-        Ok(status) => std::process::exit(status),
-        Err(error) => Err(problem(asked, &error)),
+    end(asked, wasm::run(&module, &stop), &stop)
+}
+
+fn end(asked: &Asked<'_>, ended: Result<i32, Error>, stop: &Stop) -> Result<(), Problem> {
+    match (ended, stop.asked()) {
+        (Ok(0), _) => Ok(()),
+        (Ok(status), _) => std::process::exit(status),
+        (Err(Error::Stopped(Reason::Signal(number))), _) => watch::die(number),
+        (Err(Error::Stopped(Reason::Timeout)), _) => Err(took_too_long(asked)),
+        (Err(error), _) => Err(problem(asked, &error)),
     }
 }
 
-fn problem(asked: &Asked<'_>, error: &Error) -> Problem {
-    let advice = match error {
-        Error::NotAModule(_) => "compile it again: the file is damaged or made for something else",
-        Error::Component => "build it for wasm32-wasip1",
-        Error::ImportType { .. } | Error::Import(_) => {
-            "see docs/support.md for what modules may import"
-        }
-        Error::NoStart => "build it as a command, not as a library",
-        Error::Directory { .. } => "check --dir",
-        Error::Trap(_) => "it is the module's own fault; ask who made it",
-        Error::Timeout => "give it more time",
-        Error::Host(_) => "report it, please",
+fn directory(words: &str) -> (PathBuf, String) {
+    let (host, guest) = words.split_once("::").unwrap_or((words, words));
+    (PathBuf::from(host), guest.to_owned())
+}
+
+fn wishes(asked: &Asked<'_>) -> Result<Wishes, Problem> {
+    let target = |words: &String| {
+        let Some((name, target)) = words.split_once('=') else {
+            return Err(Problem::new(
+                format_args!("--attach {words}"),
+                "names no program",
+                "write PROGRAM=TARGET",
+            ));
+        };
+        Ok((name.to_owned(), target.to_owned()))
     };
-    Problem::new(asked.file.display(), error, advice).with_status(CANNOT_RUN)
+    Ok(Wishes {
+        pid: asked.args.pid,
+        targets: asked
+            .args
+            .attach
+            .iter()
+            .map(target)
+            .collect::<Result<_, _>>()?,
+        btf: asked.args.btf.clone(),
+    })
+}
+
+fn took_too_long(asked: &Asked<'_>) -> Problem {
+    let seconds = asked.args.module.timeout.unwrap_or_default();
+    Problem::new(
+        asked.file.display(),
+        format_args!("was ended after {} seconds", seconds.as_secs_f64()),
+        "give it more by --timeout",
+    )
+    .with_status(TIMED_OUT)
+}
+
+fn problem(asked: &Asked<'_>, error: &Error) -> Problem {
+    let (advice, status) = match error {
+        Error::NotAModule(_) => (
+            "compile it again: the file is damaged or made for something else",
+            CANNOT_RUN,
+        ),
+        Error::TooLarge => ("strip it, or load its data by --dir", CANNOT_RUN),
+        Error::Component => ("build it for wasm32-wasip1", CANNOT_RUN),
+        Error::ImportType { .. } | Error::Import { .. } => (
+            "see docs/support.md for what modules may import",
+            CANNOT_RUN,
+        ),
+        Error::NoMemory => ("link it with --export-memory", CANNOT_RUN),
+        Error::NoStart => ("build it as a command, not as a library", CANNOT_RUN),
+        Error::Directory { .. } => ("check --dir", CANNOT_RUN),
+        Error::Start(_) => ("see bpftime run --help for its limits", CANNOT_RUN),
+        Error::Trap(_) => ("it is the module's own fault; ask who made it", ABORTED),
+        Error::Stopped(_) | Error::Host(_) => ("report it, please", CANNOT_RUN),
+    };
+    Problem::new(asked.file.display(), error, advice).with_status(status)
 }

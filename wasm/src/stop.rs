@@ -1,0 +1,97 @@
+//! How a guest is ended from outside: by a limit of time or a signal. It does
+//! not know who asks.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+use wasmtime::Engine;
+
+/// How long a host's call may go on without looking whether it is to end.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
+
+/// No signal has this number, and none the other.
+const NOBODY: i32 = 0;
+const TIMEOUT: i32 = -1;
+
+/// Why a guest is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its time is over.
+    Timeout,
+    /// The process got this signal.
+    Signal(i32),
+}
+
+/// A request to end, from any thread, before or while the guest runs.
+#[derive(Default)]
+pub struct Stop {
+    reason: AtomicI32,
+    ended: AtomicBool,
+    engine: OnceLock<Engine>,
+}
+
+impl Stop {
+    /// Asks the guest to end: in its code at once, in calls that wait within a
+    /// tenth of a second. The first reason counts.
+    pub fn ask(&self, reason: Reason) {
+        let reason = match reason {
+            Reason::Timeout => TIMEOUT,
+            Reason::Signal(number) => number,
+        };
+        // Pairs with the load in `begin`: either that sees the reason, or this the engine.
+        let first =
+            self.reason
+                .compare_exchange(NOBODY, reason, Ordering::SeqCst, Ordering::SeqCst);
+        if let (Ok(_), Some(engine)) = (first, self.engine.get()) {
+            engine.increment_epoch();
+        }
+    }
+
+    /// Whether and why it is to end.
+    pub fn asked(&self) -> Option<Reason> {
+        match self.reason.load(Ordering::SeqCst) {
+            NOBODY => None,
+            TIMEOUT => Some(Reason::Timeout),
+            number => Some(Reason::Signal(number)),
+        }
+    }
+
+    /// Whether the guest runs no more, and what it had is being taken away.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on code of this engine's can be ended.
+    pub(crate) fn begin(&self, engine: &Engine) {
+        let engine = self.engine.get_or_init(|| engine.clone());
+        if self.asked().is_some() {
+            engine.increment_epoch();
+        }
+    }
+
+    /// What a call returns that has waited and may go on, or not.
+    pub(crate) fn check(&self) -> wasmtime::Result<()> {
+        match self.asked() {
+            None => Ok(()),
+            Some(_) => Err(wasmtime::Error::new(Stopped)),
+        }
+    }
+}
+
+/// What ends a guest whose host's call saw the request.
+#[derive(Debug)]
+struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stopped")
+    }
+}
+
+impl std::error::Error for Stopped {}
