@@ -205,11 +205,14 @@ impl Loaded {
         self.object.maps()
     }
 
-    /// A map by its name.
+    /// A map by its name; one of variables also by that of their section.
     pub fn map(&self, name: &str) -> Option<libbpf_rs::Map<'_>> {
+        // libbpf puts the object's name before the section's.
+        let of_section =
+            |map: &libbpf_rs::Map<'_>| name.starts_with('.') && text(map.name()).ends_with(name);
         self.object
             .maps()
-            .find(|map| map.name() == OsStr::new(name))
+            .find(|map| map.name() == OsStr::new(name) || of_section(map))
     }
 
     /// Names of its maps from which records come.

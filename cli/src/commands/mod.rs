@@ -6,6 +6,7 @@ mod chosen;
 mod detach;
 mod doctor;
 mod exec;
+mod generate;
 mod json;
 mod link;
 mod load;
@@ -60,6 +61,8 @@ enum Command {
     Link(link::Args),
     Doctor(doctor::Args),
     Run(run::Args),
+    #[command(name = "gen")]
+    Generate(generate::Args),
     #[command(hide = true)]
     RunHere(run::Args),
     Verify(verify::Args),
@@ -97,6 +100,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Prog(args) => prog::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Run(args) => run::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::RunHere(args) => run::run_here(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),
