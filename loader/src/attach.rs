@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use libbpf_rs::{
     KprobeMultiOpts, Link, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder,
@@ -11,12 +12,14 @@ use libbpf_rs::{
 use libbpf_sys as sys;
 
 use crate::error::Error;
+use crate::reason::{self, Cause};
 use crate::target::{Clock, Place};
 
 /// What failed, before it is known for which program.
 pub(crate) struct Refused {
     what: String,
     errno: i32,
+    cause: Cause,
 }
 
 impl Refused {
@@ -25,11 +28,43 @@ impl Refused {
         Refused {
             what: what.into(),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
+            cause: Cause::System,
         }
     }
 
+    /// libbpf has just refused to attach to this place.
+    fn at(place: &Place) -> Refused {
+        let mut refused = Refused::last(format!("cannot be attached to {place}"));
+        let lacks = |path: &str, what: String| {
+            let there = Path::new(path).exists() || !path.contains('/');
+            there.then(|| format!("{path} has no {what}"))
+        };
+        let lacking = match place {
+            Place::Uprobe { path, function, .. } if !function.is_empty() => {
+                lacks(path, format!("function {function}"))
+            }
+            Place::UprobeMulti { path, pattern, .. } => lacks(path, format!("functions {pattern}")),
+            Place::Usdt {
+                path,
+                provider,
+                name,
+            } => lacks(path, format!("static probe {provider}:{name}")),
+            _ => None,
+        };
+        if let Some(lacking) = lacking.filter(|_| refused.errno == libc::ENOENT) {
+            refused.what = lacking;
+            refused.cause = Cause::Target;
+        }
+        refused
+    }
+
     pub(crate) fn of(self, program: &str) -> Error {
-        Error::new(program, self.what, self.errno)
+        let mut error = Error::new(program, self.what, self.errno).caused(self.cause);
+        let said = reason::of_attachment(&error.messages);
+        if let Some(said) = said.filter(|_| self.cause == Cause::System) {
+            error.what = format!("{}: {said}", error.what);
+        }
+        error
     }
 }
 
@@ -104,16 +139,15 @@ pub(crate) fn attach(
             program.attach_cgroup(group.as_raw_fd())
         }
     };
-    match link {
-        Ok(link) => Ok(vec![Attached::Link(link)]),
-        Err(_) => Err(Refused::last(format!("cannot be attached to {place}"))),
-    }
+    link.map(|link| vec![Attached::Link(link)])
+        .map_err(|_| Refused::at(place))
 }
 
 fn index_of(interface: &str) -> Result<i32, Refused> {
     let unknown = || Refused {
         what: format!("there is no network interface {interface}"),
         errno: libc::ENODEV,
+        cause: Cause::Target,
     };
     let name = CString::new(interface).map_err(|_| unknown())?;
     // SAFETY: a terminated string.

@@ -6,6 +6,8 @@ use std::io;
 use libbpf_rs::ErrorKind;
 
 use crate::messages;
+use crate::open::ProgramInfo;
+use crate::reason::{self, Cause};
 
 /// `__LIBBPF_ERRNO__START` (libbpf 1.7, src/libbpf.h).
 const LIBBPF_ERRNO_START: i32 = 4000;
@@ -19,6 +21,8 @@ pub struct Error {
     pub what: String,
     /// The errno.
     pub errno: i32,
+    /// What a user could do about it.
+    pub cause: Cause,
     /// What libbpf and the verifier said of it.
     pub messages: Vec<String>,
 }
@@ -29,7 +33,48 @@ impl Error {
             who: who.into(),
             what: what.into(),
             errno,
+            cause: Cause::System,
             messages: messages::take(),
+        }
+    }
+
+    pub(crate) fn caused(mut self, cause: Cause) -> Error {
+        self.cause = cause;
+        self
+    }
+
+    /// For an object that was not loaded: about the program that is to blame,
+    /// if one is, of which `sections` tell the sections.
+    pub(crate) fn unloaded(
+        name: &str,
+        programs: &[ProgramInfo],
+        error: &libbpf_rs::Error,
+    ) -> Error {
+        let mut told = Error::last(name, "cannot be loaded", error);
+        let reason = reason::of_load(&told.messages);
+        let program = reason
+            .program
+            .and_then(|program| programs.iter().find(|known| known.name == program));
+        if let Some(text) = reason.text {
+            told.what = text;
+        }
+        if let Some(program) = program {
+            told.who.clone_from(&program.name);
+            told.what = format!("section \"{}\": {}", program.section, told.what);
+        }
+        told.caused(reason.cause)
+    }
+
+    /// What happened, with the system's reason where it says more.
+    pub fn happened(&self) -> String {
+        match self.cause {
+            Cause::KernelOnly | Cause::Verifier | Cause::Target | Cause::Section => {
+                self.what.clone()
+            }
+            _ => {
+                let reason = nix::errno::Errno::from_raw(self.errno).desc();
+                format!("{} ({reason})", self.what)
+            }
         }
     }
 
@@ -52,8 +97,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = nix::errno::Errno::from_raw(self.errno).desc();
-        write!(f, "{}: {} ({reason})", self.who, self.what)
+        write!(f, "{}: {}", self.who, self.happened())
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`open`] (bytes to a loaded object), [`target`] (what a
 //! program is put on), `attach`, [`buffers`] (ring buffers and perf buffers),
-//! `messages` (what libbpf says), [`error`].
+//! `messages` (what libbpf says), `reason` (what that means), [`error`].
 
 mod attach;
 pub mod buffers;
@@ -14,10 +14,14 @@ pub mod error;
 pub mod globals;
 mod messages;
 pub mod open;
+mod reason;
 pub mod show;
 pub mod target;
+mod usdt;
 
 pub use buffers::{Buffers, Record};
 pub use error::Error;
+pub use messages::speak;
 pub use open::{Loaded, Opened, Options};
+pub use reason::Cause;
 pub use target::{Place, Target};

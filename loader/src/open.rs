@@ -1,6 +1,6 @@
 //! From the bytes of an object file to programs and maps that exist.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -11,7 +11,9 @@ use crate::attach::{self, Attached};
 use crate::buffers::Buffers;
 use crate::error::Error;
 use crate::messages;
-use crate::target::{self, Target};
+use crate::reason::Cause;
+use crate::target::{self, Place, Target};
+use crate::usdt;
 
 /// How an object is opened.
 #[derive(Debug, Default, Clone)]
@@ -60,7 +62,7 @@ impl Opened {
         }
         let object = builder
             .open_memory(bytes)
-            .map_err(|error| refuse("is no object of eBPF programs", &error))?;
+            .map_err(|error| refuse("is no object of eBPF programs", &error).caused(Cause::File))?;
         Ok(Opened {
             name: name.clone(),
             object,
@@ -136,15 +138,21 @@ impl Opened {
     ///
     /// # Errors
     /// The first program or map that is refused, with the verifier's log.
-    pub fn load(self) -> Result<Loaded, Error> {
+    pub fn load(mut self) -> Result<Loaded, Error> {
+        self.object
+            .maps_mut()
+            .for_each(|mut map| usdt::make_room(&mut map));
+        messages::take();
+        let programs = self.programs();
         let name = self.name;
         let object = self
             .object
             .load()
-            .map_err(|error| Error::last(&name, "cannot be loaded", &error))?;
+            .map_err(|error| Error::unloaded(&name, &programs, &error))?;
         Ok(Loaded {
             links: Vec::new(),
             buffers: HashMap::new(),
+            probes: HashSet::new(),
             object,
             name,
         })
@@ -156,6 +164,8 @@ pub struct Loaded {
     // Links go first, then what reads from maps, then the maps.
     links: Vec<Attached>,
     buffers: HashMap<String, Buffers>,
+    /// Descriptions of static probes that are as programs read them.
+    probes: HashSet<u32>,
     object: Object,
     name: String,
 }
@@ -183,9 +193,13 @@ impl Loaded {
             return Err(Error::new(&self.name, what, libc::ENOENT));
         };
         let place = target::place(&text(found.section()), found.prog_type(), target)
-            .map_err(|what| Error::new(program, what, libc::EINVAL))?;
+            .map_err(|what| Error::new(program, what, libc::EINVAL).caused(Cause::Target))?;
         let links = attach::attach(&found, &place, pid.unwrap_or(-1));
         self.links.extend(links.map_err(|error| error.of(program))?);
+        let specs = self.object.maps().find(|map| map.name() == usdt::SPECS);
+        if let (Place::Usdt { .. }, Some(specs)) = (place, specs) {
+            usdt::rewrite(&specs, &mut self.probes);
+        }
         Ok(())
     }
 

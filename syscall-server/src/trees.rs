@@ -101,7 +101,13 @@ fn lead_bytes(path: &[u8]) -> Option<Result<Led, Errno>> {
     let (name, tree, below) = PLACES.iter().find_map(|&(at, there, name, tree)| {
         let below = plain.strip_prefix(at.as_bytes())?;
         let is_inside = below.is_empty() || below.starts_with(b"/");
-        (is_inside && !is_kernels(at, there)).then_some((name, tree, below))
+        // Who sees the kernel's in one of its places wants no other beside it:
+        // loaders look for that of debugfs first.
+        let is_kernels = || match tree {
+            Tree::Tracefs => tracefs::ROOTS.iter().any(|root| is_kernels(root, there)),
+            _ => is_kernels(at, there),
+        };
+        (is_inside && !is_kernels()).then_some((name, tree, below))
     })?;
     if tree == Tree::Tracefs {
         tracefs::writing::settle();

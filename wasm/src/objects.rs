@@ -143,12 +143,6 @@ fn find<'a>(loaded: &'a Loaded, name: &str) -> Option<libbpf_rs::Map<'a>> {
 
 /// A guest learns a number; its user learns why.
 fn tell(error: &loader::Error) {
-    let lines = error.messages.iter().flat_map(|message| message.lines());
-    for line in lines
-        .map(str::to_owned)
-        .chain([format!("bpftime: {error}")])
-    {
-        // Nobody is left to tell if stderr is gone.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
+    // Nobody is left to tell if stderr is gone.
+    let _ = writeln!(std::io::stderr(), "bpftime: {error}");
 }

@@ -108,11 +108,20 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
             true => Obstacle::Verdict(errno),
             false => Obstacle::Type(prog_type),
         };
-        if call.server.kernel.hosts(&name, &obstacle)
-            && let Ok(fd) = kept.load(call.server, &maps)
-        {
-            call.server.kernel.note_use();
-            return Ok(i64::from(fd.into_raw_fd()));
+        if call.server.kernel.hosts(&name, &obstacle) {
+            match kept.load(call.server, &maps) {
+                Ok(fd) => {
+                    call.server.kernel.note_use();
+                    return Ok(i64::from(fd.into_raw_fd()));
+                }
+                // Of what only the kernel knows, it has the last word.
+                Err(errno) if !can_host(prog_type) => {
+                    let said = kept.refusal(&maps);
+                    put_log(call, &log, &said, said.len())?;
+                    return Err(errno);
+                }
+                Err(_) => {}
+            }
         }
         // Whose loader asks for no log.
         if name == LIGHT_SKELETON && log.level == 0 {

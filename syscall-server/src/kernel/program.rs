@@ -88,6 +88,12 @@ impl Loaded {
         .inspect_err(|errno| say_why(self.attr(None), &insns, *errno))
     }
 
+    /// What the kernel says of it when it refuses it; nothing if a map is why.
+    pub fn refusal(&self, maps: &[Arc<MapObject>]) -> String {
+        let insns = self.insns_with(maps);
+        insns.map_or_else(|_| String::new(), |insns| refusal(self.attr(None), &insns))
+    }
+
     /// The attribute but for the instructions, without a log.
     fn attr(&self, btf: Option<BorrowedFd<'_>>) -> Attr {
         let cleared = [
@@ -147,9 +153,14 @@ impl Loaded {
 
 /// Tells who asked for it why the kernel refuses a program.
 pub fn say_why(attr: Attr, insns: &[Insn], errno: Errno) {
-    if !log::is_on() {
-        return;
+    if log::is_on() {
+        let text = refusal(attr, insns);
+        log::debug(format_args!("the kernel refuses it, {errno}: {text}"));
     }
+}
+
+/// What the kernel says of a program that it refuses.
+fn refusal(attr: Attr, insns: &[Insn]) -> String {
     let mut text = vec![0; LOG_BYTES];
     let attr = attr
         .u32(at::LOG_LEVEL, 1)
@@ -158,8 +169,7 @@ pub fn say_why(attr: Attr, insns: &[Insn], errno: Errno) {
     // It fails again, for its log.
     let _ = kernel::prog_load(attr, insns);
     let end = text.iter().position(|&b| b == 0).unwrap_or(0);
-    let text = String::from_utf8_lossy(text.get(..end).unwrap_or_default());
-    log::debug(format_args!("the kernel refuses it, {errno}: {text}"));
+    String::from_utf8_lossy(text.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// The fd of a program of ours in the kernel, where it is loaded when it is

@@ -1,15 +1,14 @@
 //! What happens where bpf(2) is answered: the file is read and run by its kind.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Args, object, wasm};
-use crate::libraries::reason;
+use super::file::read;
+use super::{Args, explain, object, wasm};
 use crate::problem::Problem;
 
 /// `EM_BPF` (include/uapi/linux/elf-em.h).
-const MACHINE_BPF: u16 = 247;
+pub const MACHINE_BPF: u16 = 247;
 /// Where an ELF header has its machine.
 const MACHINE_AT: usize = 18;
 
@@ -48,28 +47,43 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         .split_first()
         .ok_or_else(|| Problem::new("no file", "nothing to run", "see bpftime run --help"))?;
     let file = Path::new(file);
-    let bytes = fs::read(file).map_err(|error| {
-        Problem::new(
-            file.display(),
-            format_args!("cannot be read ({})", reason(&error)),
-            "name an object file or a Wasm module",
-        )
-    })?;
+    let bytes = read(file)?;
+    if args.verbose {
+        loader::speak();
+    }
     let asked = Asked { args, file, behind };
-    match kind(&bytes) {
+    let kind = kind(&bytes);
+    if args.explain {
+        return match kind {
+            Kind::Object => explain::run(&asked, &[bytes]),
+            Kind::Module => explain::run(&asked, &explain::objects_within(file, &bytes)?),
+            kind => Err(refused(file, &kind)),
+        };
+    }
+    match kind {
         Kind::Object => object::run(&asked, &bytes),
         Kind::Module => wasm::run(&asked, &bytes),
-        Kind::Native => Err(Problem::new(
-            file.display(),
+        kind => Err(refused(file, &kind)),
+    }
+}
+
+/// Why what the file is cannot be run.
+fn refused(file: &Path, kind: &Kind) -> Problem {
+    let (what, advice) = match kind {
+        Kind::Native => (
             "is a program or library of this machine, not an eBPF object",
             "run a tool by bpftime load, a program to trace by bpftime start",
-        )),
-        Kind::Unknown => Err(Problem::new(
-            file.display(),
+        ),
+        Kind::BigEndian => (
+            "is an eBPF object for big-endian machines",
+            "compile it with clang -O2 -g -target bpfel -c",
+        ),
+        _ => (
             "is neither an eBPF object nor a Wasm module",
             "compile it with clang -O2 -g -target bpf -c",
-        )),
-    }
+        ),
+    };
+    Problem::new(file.display(), what, advice)
 }
 
 /// What a file's bytes are.
@@ -77,6 +91,7 @@ enum Kind {
     Object,
     Module,
     Native,
+    BigEndian,
     Unknown,
 }
 
@@ -84,6 +99,9 @@ fn kind(bytes: &[u8]) -> Kind {
     let machine = bytes.get(MACHINE_AT..MACHINE_AT + 2);
     match (bytes.get(..4), machine) {
         (Some(b"\x7fELF"), Some(machine)) if machine == MACHINE_BPF.to_le_bytes() => Kind::Object,
+        (Some(b"\x7fELF"), Some(machine)) if machine == MACHINE_BPF.to_be_bytes() => {
+            Kind::BigEndian
+        }
         (Some(b"\x7fELF"), _) => Kind::Native,
         (Some(b"\0asm"), _) => Kind::Module,
         _ => Kind::Unknown,

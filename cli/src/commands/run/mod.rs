@@ -2,9 +2,11 @@
 //!
 //! Reading order: this file (the command line; the command becomes itself with
 //! the syscall server preloaded, as any tool does), `here` (what then happens),
-//! `object`, `settings` (global variables as options), `output` and `report` (records and
+//! `file` (its bytes), `object`, `explain` (where programs would run), `settings` (global variables as options), `output` and `report` (records and
 //! maps in words), `stop` (signals), `wasm` (modules), `watch` (their end).
 
+mod explain;
+mod file;
 mod here;
 mod object;
 mod output;
@@ -48,6 +50,18 @@ pub struct Args {
     /// Put a program somewhere else than its section says, or nowhere (`off`)
     #[arg(long, value_name = "PROGRAM=TARGET")]
     attach: Vec<String>,
+
+    /// Leave a program out: it is neither loaded nor attached
+    #[arg(long, value_name = "PROGRAM")]
+    without: Vec<String>,
+
+    /// Say where each program would run, and why; run nothing
+    #[arg(long)]
+    explain: bool,
+
+    /// Say what libbpf and the verifier say, too
+    #[arg(long, short)]
+    verbose: bool,
 
     /// Print JSON, one object a line
     #[arg(long, short)]
@@ -95,11 +109,13 @@ const HERE: &str = "run-here";
 /// Becomes this command with the syscall server in it.
 pub fn run(args: &Args) -> Result<(), Problem> {
     let runtime = match args.runtime {
+        // What user space refuses is asked, and nothing of the kernel.
+        Runtime::Auto if args.explain => "user",
         Runtime::Auto => "auto",
         Runtime::User => "user",
         Runtime::Kernel => return here::run(args),
     };
-    if let Some(pid) = args.pid {
+    if let Some(pid) = args.pid.filter(|_| !args.explain) {
         super::attach::let_trace(pid)?;
     }
     let mut command = vec![own_path()?, OsString::from(HERE)];

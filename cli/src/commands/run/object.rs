@@ -1,32 +1,41 @@
 //! An object's story: opened, set, loaded, attached, followed, ended.
 
-use std::io::{self, Write};
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use loader::{Buffers, Loaded, Opened, Options, Target};
+use loader::open::ProgramInfo;
+use loader::target::{self, Target};
+use loader::{Buffers, Cause, Loaded, Opened, Options};
+use nix::unistd::geteuid;
+use object::btf::{Btf, Shape};
 
 use super::here::{Asked, object_name};
 use super::output::{Occasion, Output};
 use super::report::Report;
-use super::{settings, stop};
+use super::{explain, file, settings, stop};
 use crate::libraries::reason;
-use crate::problem::{CANNOT_RUN, Problem};
+use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
+
+/// How types begin (`BTF_MAGIC`, include/uapi/linux/btf.h).
+const BTF_MAGIC: [u8; 2] = 0xeb9f_u16.to_le_bytes();
 
 /// How often an application is looked after while nothing is reported.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Lines of what libbpf and the verifier said that are shown.
-const LOG_LINES: usize = 40;
-
 pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
-    let options = Options {
-        name: object_name(asked.file),
-        btf: asked.args.btf.clone(),
-    };
+    let options = options(asked)?;
     let mut opened = Opened::read(bytes, &options).map_err(problem)?;
+    if opened.programs().is_empty() {
+        let advice = "write a function with SEC(\"uprobe\") or the like";
+        return Err(Problem::new(options.name, "has no programs", advice));
+    }
     let btf = opened.types().map_err(problem)?;
+    check_type(asked, btf.as_ref())?;
     settings::apply(asked, &mut opened, btf.as_ref())?;
+    leave_out(asked, &mut opened)?;
     let mut loaded = opened.load().map_err(problem)?;
     // A perf buffer that is not open yet loses what is reported.
     let buffers = loaded.buffers().map_err(problem)?;
@@ -37,28 +46,110 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     follow(&loaded, buffers, &mut report, app)
 }
 
-/// A failure of libbpf's in a user's words; what it said comes before it.
-pub(super) fn problem(error: loader::Error) -> Problem {
-    let lines: Vec<&str> = error
-        .messages
-        .iter()
-        .flat_map(|text| text.lines())
-        .collect();
-    for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
-        // Nobody is left to tell if stderr is gone.
-        let _ = writeln!(io::stderr(), "{line}");
+/// How an object is opened: the kernel's types are those of `--btf`, or of the
+/// variable that other loaders know, or the running kernel's.
+pub(super) fn options(asked: &Asked<'_>) -> Result<Options, Problem> {
+    let variable = std::env::var_os("BTF_FILE_PATH").filter(|path| !path.is_empty());
+    let btf = asked.args.btf.clone().or(variable.map(PathBuf::from));
+    if let Some(path) = &btf {
+        let bytes = file::read(path)?;
+        // Those of a kernel may also be a section of its file.
+        if !bytes.starts_with(&BTF_MAGIC) && !bytes.starts_with(b"\x7fELF") {
+            let advice = "name a copy of some /sys/kernel/btf/vmlinux";
+            return Err(Problem::new(path.display(), "has no types (BTF)", advice));
+        }
     }
-    let advice = match error.errno {
-        libc::EPERM | libc::EACCES => "see bpftime doctor for what you may do",
-        libc::ENOENT => "check the names of its parts",
-        _ => "bpftime verify shows what the verifier thinks of each program",
+    Ok(Options {
+        name: object_name(asked.file),
+        btf,
+    })
+}
+
+/// The structure that records are of, if the user names one, must be there.
+fn check_type(asked: &Asked<'_>, btf: Option<&Btf>) -> Result<(), Problem> {
+    let Some(name) = &asked.args.r#type else {
+        return Ok(());
     };
-    let happened = format!(
-        "{} ({})",
-        error.what,
-        nix::errno::Errno::from_raw(error.errno).desc()
+    let known = |btf: &Btf| {
+        (1..=btf.count())
+            .any(|id| btf.name(id) == name && matches!(btf.resolved(id).1, Shape::Struct { .. }))
+    };
+    if btf.is_some_and(known) {
+        return Ok(());
+    }
+    let advice = "name a structure of the object, without the word struct";
+    let problem = Problem::new(
+        format_args!("--type {name}"),
+        "names no structure of the object",
+        advice,
     );
-    Problem::new(error.who, happened, advice)
+    Err(problem.with_status(2))
+}
+
+/// A failure in a user's words; `--verbose` has all of libbpf's.
+pub(super) fn problem(error: loader::Error) -> Problem {
+    let advice = match error.cause {
+        Cause::KernelOnly => kernel_only(&error.who),
+        Cause::NoRight if geteuid().is_root() => {
+            "what confines this process or kernel does not allow it".to_owned()
+        }
+        Cause::NoRight => "run it as root, or without --runtime kernel".to_owned(),
+        Cause::Verifier => "--verbose shows the verifier's log".to_owned(),
+        Cause::NoTypes => "name a file with the kernel's types by --btf FILE".to_owned(),
+        Cause::File => "compile it with clang -O2 -g -target bpf -c".to_owned(),
+        Cause::Target => format!("--attach {0}=TARGET, or {0}=off", error.who),
+        Cause::Section => format!(
+            "--without {}, or spell the section as libbpf does",
+            error.who
+        ),
+        Cause::NotThere => "--verbose shows what libbpf says".to_owned(),
+        Cause::System => match error.errno {
+            libc::EPERM | libc::EACCES => "see bpftime doctor for what you may do".to_owned(),
+            libc::E2BIG | libc::ENOMEM => "give it fewer max_entries".to_owned(),
+            _ => "--verbose shows what libbpf says".to_owned(),
+        },
+    };
+    Problem::new(&error.who, error.happened(), advice)
+}
+
+/// What to do about a program that only the kernel hosts.
+pub fn kernel_only(program: &str) -> String {
+    format!("run it as root, or leave it out by --without {program}")
+}
+
+fn leave_out(asked: &Asked<'_>, opened: &mut Opened) -> Result<(), Problem> {
+    let programs = opened.programs();
+    for name in &asked.args.without {
+        if !programs.iter().any(|program| program.name == *name) {
+            return Err(unknown(format_args!("--without {name}"), &programs));
+        }
+        opened.leave_out(name);
+    }
+    Ok(())
+}
+
+/// A program is named that the object does not have.
+fn unknown(who: impl std::fmt::Display, programs: &[ProgramInfo]) -> Problem {
+    let names: Vec<&str> = programs.iter().map(|program| &*program.name).collect();
+    let advice = format!("its programs are {}", names.join(", "));
+    Problem::new(who, "names no program of the object", advice)
+}
+
+/// Where the user wants programs, by their names.
+pub fn targets(
+    asked: &Asked<'_>,
+    programs: &[ProgramInfo],
+) -> Result<HashMap<String, Target>, Problem> {
+    let one = |words: &String| {
+        let known = words
+            .split_once('=')
+            .filter(|(name, _)| programs.iter().any(|program| program.name == *name));
+        match known {
+            Some((name, target)) => Ok((name.to_owned(), Target::from(target))),
+            None => Err(unknown(format_args!("--attach {words}"), programs)),
+        }
+    };
+    asked.args.attach.iter().map(one).collect()
 }
 
 /// Puts programs where the user wants them, and others where `usual` does.
@@ -68,41 +159,16 @@ pub(super) fn attach_all(
     usual: impl Fn(&str) -> Target,
 ) -> Result<(), Problem> {
     let programs = loaded.programs();
-    let mut targets = Vec::new();
-    for words in &asked.args.attach {
-        let known = words
-            .split_once('=')
-            .filter(|(name, _)| programs.iter().any(|program| program.name == *name));
-        let Some((name, target)) = known else {
-            let names: Vec<&str> = programs
-                .iter()
-                .map(|program| program.name.as_str())
-                .collect();
-            let advice = format!("write PROGRAM=TARGET; programs are {}", names.join(", "));
-            return Err(Problem::new(
-                format_args!("--attach {words}"),
-                "names no program of the object",
-                advice,
-            ));
-        };
-        targets.push((name, Target::from(target)));
-    }
+    let mut targets = targets(asked, &programs)?;
     for program in &programs {
-        let asked_for = targets.iter().rev().find(|(name, _)| *name == program.name);
-        let target = match asked_for {
-            Some((_, target)) => target.clone(),
-            None => usual(&program.name),
-        };
+        let target = targets.remove(&program.name);
+        let target = target.unwrap_or_else(|| usual(&program.name));
+        if let Ok(place) = target::place(&program.section, program.kind, &target) {
+            explain::check(asked.args.runtime, program, &place)?;
+        }
         loaded
             .attach(&program.name, &target, asked.args.pid)
-            .map_err(|error| match error.errno {
-                libc::EINVAL => Problem::new(
-                    &error.who,
-                    &error.what,
-                    format_args!("--attach {}=TARGET, or {}=off", error.who, error.who),
-                ),
-                _ => problem(error),
-            })?;
+            .map_err(problem)?;
     }
     Ok(())
 }
@@ -114,12 +180,16 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
         return Ok(None);
     };
     let child = Command::new(name).args(args).spawn().map_err(|error| {
+        let status = match error.kind() {
+            io::ErrorKind::NotFound => NOT_FOUND,
+            _ => CANNOT_RUN,
+        };
         Problem::new(
             name.to_string_lossy(),
             format_args!("cannot be started ({})", reason(&error)),
             "check the path",
         )
-        .with_status(CANNOT_RUN)
+        .with_status(status)
     })?;
     Ok(Some(child))
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use loader::{Loaded, Record};
 
+use super::stop;
 use crate::libraries::reason;
 use crate::problem::Problem;
 
@@ -51,6 +52,9 @@ pub fn lost(map: &str, count: u64) {
 
 /// Stdout is gone.
 pub fn unwritable(error: &io::Error) -> Problem {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        stop::by_broken_pipe();
+    }
     Problem::new(
         "stdout",
         format_args!("cannot be written ({})", reason(error)),

@@ -86,9 +86,6 @@ impl Report {
 
     /// Global variables that are not zero.
     fn variables(&mut self, map: &Map<'_>) -> io::Result<()> {
-        let Some(btf) = &self.btf else {
-            return Ok(());
-        };
         let bytes = match map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY) {
             Ok(bytes) => bytes.unwrap_or_default(),
             Err(error) => {
@@ -98,6 +95,15 @@ impl Report {
             }
         };
         let name = map.name().to_string_lossy();
+        let Some(btf) = &self.btf else {
+            // A section's, without the object's name.
+            let name = name.split_once('.').map_or(&*name, |(_, section)| section);
+            let bytes = hex(&bytes, usize::MAX);
+            return match self.json {
+                true => writeln!(self.out, "{}", json!({ "variable": name, "bytes": bytes })),
+                false => writeln!(self.out, "{name}: {bytes}"),
+            };
+        };
         for variable in settings::options(btf) {
             let place = variable.offset..variable.offset + variable.size;
             let held = bytes
@@ -183,6 +189,10 @@ impl Output for Report {
 
     fn record(&mut self, record: Record<'_>) -> Result<(), Problem> {
         match record {
+            Record::Lost { source, count } if self.json => {
+                let line = json!({ "lost": count, "map": self.sources[source].0 });
+                writeln!(self.out, "{line}").map_err(|error| unwritable(&error))
+            }
             Record::Lost { source, count } => {
                 output::lost(&self.sources[source].0, count);
                 Ok(())
@@ -228,6 +238,8 @@ enum Shown {
 fn shown(map: &Map<'_>) -> Shown {
     let name = map.name().to_string_lossy();
     match map.map_type() {
+        // How arguments of static probes are found.
+        _ if name.starts_with("__bpf_usdt") => Shown::Not,
         // libbpf's names of sections have a point.
         MapType::Array if name.contains(".rodata") || name.contains(".kconfig") => Shown::Not,
         MapType::Array if name.contains('.') => Shown::Variables,

@@ -19,6 +19,18 @@ pub fn listen() {
         // Fails for no signal that can be handled.
         let _ = unsafe { sigaction(signal, &action) };
     }
+    // Who reads stderr may go away; children have it as it was (std resets it).
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler.
+    let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
+}
+
+/// Ends as who writes for nobody does.
+pub fn by_broken_pipe() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler.
+    let _ = unsafe { sigaction(Signal::SIGPIPE, &default) };
+    let _ = nix::sys::signal::raise(Signal::SIGPIPE);
 }
 
 /// Whether one of them came.

@@ -199,7 +199,7 @@ fn check_head(path: &Path) -> Result<(), String> {
 
 /// Whether this process has what the kernel asks of a loader of any type of
 /// program that user space knows.
-fn may_load_into_kernel() -> bool {
+pub fn may_load_into_kernel() -> bool {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
     const CAP_PERFMON: u64 = 1 << 38;
     const CAP_BPF: u64 = 1 << 39;

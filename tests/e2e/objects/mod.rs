@@ -1,6 +1,13 @@
 //! `bpftime run` with an object file: what its programs report, in user space
 //! as an ordinary user and in the kernel as root.
 
+mod ends;
+mod explained;
+mod inputs;
+mod kernels;
+mod kinds;
+mod types;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -163,87 +170,8 @@ fn ends_as_the_application_does() {
     assert_eq!(
         (missing.code, missing.stderr.as_str()),
         (
-            126,
+            127,
             "bpftime: /no/such: cannot be started (No such file or directory): check the path\n"
         )
     );
-}
-
-#[test]
-fn what_cannot_be_run_is_refused_in_a_line() {
-    let world = World::new();
-    let object = world.fixture("reports.bpf.o");
-    let object = text(&object);
-    let short = world.home().join("short.bpf.o");
-    let bytes = std::fs::read(object).expect("the object");
-    std::fs::write(&short, &bytes[..200]).expect("a file");
-    let told = |words: &[&str]| {
-        let mut all = vec!["run"];
-        all.extend(words);
-        let exit = world.run(&all);
-        assert_eq!(exit.stdout, "", "{words:?}");
-        (
-            exit.code,
-            exit.stderr.lines().last().unwrap_or("").to_owned(),
-        )
-    };
-    for (words, code, line) in [
-        (
-            vec!["/no/such.o"],
-            1,
-            "bpftime: /no/such.o: cannot be read (No such file or directory): name an object file, as clang -target bpf makes it".to_owned(),
-        ),
-        (
-            vec!["/bin/true"],
-            1,
-            "bpftime: /bin/true: is a program or library of this machine, not an eBPF object: run a tool by bpftime load, a program to trace by bpftime start".to_owned(),
-        ),
-        (
-            vec![object],
-            1,
-            "bpftime: on_call: section \"uprobe\" does not say where: name PATH:FUNCTION[+OFFSET]: --attach on_call=TARGET, or on_call=off".to_owned(),
-        ),
-        (
-            vec!["--attach", "on_call=x", object],
-            1,
-            "bpftime: on_call: \"x\" is no PATH:FUNCTION[+OFFSET]: --attach on_call=TARGET, or on_call=off".to_owned(),
-        ),
-        (
-            vec!["--attach", "no_call=x:y", object],
-            1,
-            "bpftime: --attach no_call=x:y: names no program of the object: write PROGRAM=TARGET; programs are on_call".to_owned(),
-        ),
-        (
-            vec![object, "--least", "2147483648"],
-            2,
-            "bpftime: --least 2147483648: a number from -2147483648 to 2147483647 is wanted: see the list by --help".to_owned(),
-        ),
-        (
-            vec![object, "--prefix", "12345678"],
-            2,
-            "bpftime: --prefix 12345678: at most 7 bytes fit: see the list by --help".to_owned(),
-        ),
-        (
-            vec!["--interval", "-1", object],
-            2,
-            "For more information, try '--help'.".to_owned(),
-        ),
-        (
-            vec!["--interval=nan", object],
-            2,
-            "For more information, try '--help'.".to_owned(),
-        ),
-        (
-            vec![object, "--most", "1"],
-            2,
-            "For more information, try '--help'.".to_owned(),
-        ),
-        (
-            vec![text(&short)],
-            1,
-            "bpftime: short: is no object of eBPF programs (Invalid argument): bpftime verify shows what the verifier thinks of each program".to_owned(),
-        ),
-    ] {
-        assert_eq!(told(&words), (code, line), "{words:?}");
-    }
 }

@@ -1,0 +1,237 @@
+//! What stands between a failure and its user: which program it is about, and
+//! why, out of what libbpf, the verifier and the syscall server said. It knows
+//! their words and nothing else.
+
+/// What a user could do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cause {
+    /// The system's own reason.
+    #[default]
+    System,
+    /// The file is not an object that can be used.
+    File,
+    /// Only the kernel runs such a program, and may not be asked.
+    KernelOnly,
+    /// The kernel lets this user load nothing.
+    NoRight,
+    /// The verifier refuses a program.
+    Verifier,
+    /// It is to be fitted to the types of a kernel that are not found.
+    NoTypes,
+    /// Nobody knows programs of its section.
+    Section,
+    /// It asks for what this kernel does not have.
+    NotThere,
+    /// The user's words, or the lack of them.
+    Target,
+}
+
+/// Why an object was not loaded, as far as it was said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reason {
+    pub program: Option<String>,
+    pub cause: Cause,
+    /// Complete without an errno.
+    pub text: Option<String>,
+}
+
+/// What loaders are told of programs that only the kernel hosts.
+const KERNEL_ONLY: &str = "only the kernel hosts ";
+const LOG_BEGINS: &str = "-- BEGIN PROG LOAD LOG --";
+const LOG_ENDS: &str = "-- END PROG LOAD LOG --";
+
+/// Why loading failed.
+pub(crate) fn of_load(messages: &[String]) -> Reason {
+    let lines: Vec<&str> = messages.iter().flat_map(|text| text.lines()).collect();
+    let program = lines.iter().find_map(|line| failed_program(line));
+    let log = log(&lines);
+    let says = |words: &str| lines.iter().any(|line| line.contains(words));
+    let first = |words: &str| lines.iter().find(|line| line.contains(words)).copied();
+
+    if let Some(line) = first(KERNEL_ONLY) {
+        let at = line.find(KERNEL_ONLY).unwrap_or(0);
+        return Reason {
+            program,
+            cause: Cause::KernelOnly,
+            text: Some(line[at..].to_owned()),
+        };
+    }
+    if says("probe_loading()") || says("permission error while running as root") {
+        return Reason {
+            program,
+            cause: Cause::NoRight,
+            text: None,
+        };
+    }
+    let no_types = match (
+        says("target BTF"),
+        says("vmlinux BTF") || says("kernel BTF"),
+    ) {
+        (true, _) => Some("is to use types that cannot be read"),
+        (_, true) => Some("needs the kernel's types, which are not there"),
+        _ => None,
+    };
+    if let Some(text) = no_types {
+        return Reason {
+            program,
+            cause: Cause::NoTypes,
+            text: Some(text.to_owned()),
+        };
+    }
+    if says("missing BPF prog type") {
+        return Reason {
+            program,
+            cause: Cause::Section,
+            text: Some("names no type of program".to_owned()),
+        };
+    }
+    let missing = ["in vmlinux", "extern", "not found in kernel"];
+    if let Some(line) = missing
+        .iter()
+        .find_map(|words| first(words))
+        .filter(|_| log.is_empty())
+    {
+        return Reason {
+            program,
+            cause: Cause::NotThere,
+            text: Some(without_program(line)),
+        };
+    }
+    match verdict(&log) {
+        Some(text) => Reason {
+            program,
+            cause: Cause::Verifier,
+            text: Some(format!("the verifier refuses it: {text}")),
+        },
+        None => Reason {
+            text: about_map(&lines),
+            program,
+            ..Reason::default()
+        },
+    }
+}
+
+/// What libbpf said first of an attachment that failed.
+pub(crate) fn of_attachment(messages: &[String]) -> Option<String> {
+    let line = messages.iter().flat_map(|text| text.lines()).next()?;
+    Some(without_program(line).trim_start_matches("elf: ").to_owned())
+}
+
+/// `prog 'NAME': failed to load: -EINVAL`
+fn failed_program(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("prog '")?;
+    let (name, rest) = rest.split_once("': ")?;
+    let failed = [
+        "failed to load",
+        "BPF program load failed",
+        "failed to find",
+        "failed to prepare",
+    ];
+    failed
+        .iter()
+        .any(|words| rest.starts_with(words))
+        .then(|| name.to_owned())
+}
+
+/// `map 'NAME': failed to create: -E2BIG(-7)`
+fn about_map(lines: &[&str]) -> Option<String> {
+    let line = lines.iter().find(|line| line.starts_with("map '"))?;
+    let (name, rest) = line[5..].split_once("': ")?;
+    let what = rest.split(": -").next().unwrap_or(rest);
+    Some(format!("map {name} {what}"))
+}
+
+fn without_program(line: &str) -> String {
+    let behind = line
+        .strip_prefix("prog '")
+        .and_then(|rest| rest.split_once("': "));
+    let text = behind.map_or(line, |(_, text)| text);
+    // A number that libbpf repeats from errno.
+    let text = text.trim_end_matches('.');
+    text.rsplit_once(": -")
+        .map_or(text, |(text, _)| text)
+        .to_owned()
+}
+
+/// The verifier's log.
+fn log<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    let begins = lines.iter().position(|line| line.ends_with(LOG_BEGINS));
+    let behind = begins.map_or(&[][..], |at| &lines[at + 1..]);
+    let ends = behind.iter().position(|line| line.ends_with(LOG_ENDS));
+    behind[..ends.unwrap_or(behind.len())].to_vec()
+}
+
+/// The line of a log that says why: ours stands before what it is about, the
+/// kernel's before the counts that end a log.
+fn verdict(log: &[&str]) -> Option<String> {
+    let ours = log
+        .iter()
+        .position(|line| line.starts_with("  source: ") || line.starts_with("  code: "));
+    let ends = ours.or_else(|| log.iter().rposition(|line| line.starts_with("processed ")));
+    let before = &log[..ends.unwrap_or(log.len())];
+    let said = |line: &&&str| !line.trim().is_empty();
+    before
+        .iter()
+        .rev()
+        .find(said)
+        .map(|line| line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Reason {
+        of_load(&[text.to_owned()])
+    }
+
+    #[test]
+    fn what_only_the_kernel_hosts() {
+        let reason = of("prog 'on_packet': BPF program load failed: -EINVAL
+prog 'on_packet': -- BEGIN PROG LOAD LOG --
+program \"on_packet\": only the kernel hosts xdp programs, which takes CAP_BPF and CAP_PERFMON, as root has
+hint: user space hosts others
+-- END PROG LOAD LOG --
+prog 'on_packet': failed to load: -EINVAL");
+        let text =
+            "only the kernel hosts xdp programs, which takes CAP_BPF and CAP_PERFMON, as root has";
+        assert_eq!(
+            reason,
+            Reason {
+                program: Some("on_packet".to_owned()),
+                cause: Cause::KernelOnly,
+                text: Some(text.to_owned()),
+            }
+        );
+    }
+
+    #[test]
+    fn a_verdict_in_either_form() {
+        let kernels = of("prog 'f': BPF program load failed: -EACCES
+prog 'f': -- BEGIN PROG LOAD LOG --
+0: R1=ctx() R10=fp0
+1: (79) r0 = *(u64 *)(r0 +0)
+R0 invalid mem access 'scalar'
+processed 2 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
+-- END PROG LOAD LOG --
+prog 'f': failed to load: -EACCES");
+        let ours = of("prog 'f': BPF program load failed: -EACCES
+prog 'f': -- BEGIN PROG LOAD LOG --
+1: (79) r0 = *(u64 *)(r0 +0)
+R0 invalid mem access 'scalar'
+  source:   f.bpf.c:1:1: *p;
+  code:     (79) r0 = *(u64 *)(r0 +0) in f(), instruction 1
+processed 2 insns
+-- END PROG LOAD LOG --");
+        for reason in [kernels, ours] {
+            assert_eq!(reason.cause, Cause::Verifier);
+            let text = "the verifier refuses it: R0 invalid mem access 'scalar'";
+            assert_eq!(reason.text.as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn nothing_known() {
+        assert_eq!(of("failed to load object 'x'"), Reason::default());
+    }
+}
