@@ -58,6 +58,9 @@ for set in "$@"; do
 		need redis-benchmark redis-tools
 		python3 -c 'import test.test_re' 2>/dev/null || missing+=(libpython3-testsuite)
 		need musl-gcc musl-tools
+		need '/usr/bin/wasm-ld*' lld-19 lld
+		need /usr/include/wasm32-wasi/stdio.h wasi-libc
+		need '/usr/lib/llvm-*/lib/clang/*/lib/wasi/*.a' libclang-rt-19-dev-wasm32 libclang-rt-dev-wasm32
 		need '/usr/lib*/gcc/x86_64-linux-gnu/*/32/libgcc.a' gcc-multilib
 		;;
 	bench-clients)

@@ -5,13 +5,14 @@
 //!
 //! Reading order: [`stage`] (files that any user can read), [`world`] (one
 //! test's surroundings), [`program`] (a running process), [`counted`] and [`hot`]
-//! (two fixtures from the outside), [`wait`].
+//! (two fixtures from the outside), [`wat`] (Wasm modules as text), [`wait`].
 
 pub mod counted;
 pub mod hot;
 pub mod program;
 pub mod stage;
 pub mod wait;
+pub mod wat;
 pub mod world;
 
 pub use counted::Counted;

@@ -71,7 +71,8 @@ impl Stage {
         for entry in fs::read_dir(&built)? {
             let path = entry?.path();
             let name = path.file_name().context("a file name")?;
-            if !name.to_string_lossy().ends_with(".h") {
+            let name_text = name.to_string_lossy();
+            if !name_text.ends_with(".h") && !name_text.ends_with(".inc") {
                 copy(&path, &stage.dir.join(name))?;
             }
         }

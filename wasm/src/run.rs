@@ -206,6 +206,6 @@ fn host(error: wasmtime::Error) -> Error {
 
 /// The innermost reason, in one line.
 fn first_line(error: &wasmtime::Error) -> String {
-    let text = format!("{error:#}");
+    let text = error.root_cause().to_string();
     text.lines().next().unwrap_or_default().to_owned()
 }

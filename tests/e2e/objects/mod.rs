@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use crate::oracle::same;
 
 /// `bpftime run` in this world, with programs where the world has them.
-fn run(world: &World, words: &[&str]) -> Command {
+pub fn run(world: &World, words: &[&str]) -> Command {
     let mut all = vec!["run"];
     if world.mode() == Mode::Bpftime {
         all.extend(words);
@@ -42,7 +42,7 @@ fn reports(world: &World, options: &[&str], settings: &[&str], rounds: &str) -> 
     Program::on_pipes(run(world, &words)).finish()
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
 }
 
