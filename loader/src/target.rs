@@ -321,3 +321,6 @@ fn tc(words: &str, section: &str) -> Option<Place> {
     };
     interface(name).map(|interface| Place::Tc { interface, ingress })
 }
+
+#[cfg(test)]
+mod tests;

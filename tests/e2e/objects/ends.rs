@@ -212,3 +212,60 @@ fn an_application_that_is_killed_by_a_signal() {
     let exit = tool.finish();
     assert_eq!(exit.code, 128 + Signal::SIGTERM as i32, "{exit:?}");
 }
+
+/// An application that says what it gets: with `trap`, and goes on or ends.
+fn with_trap(world: &World, trap: &str) -> (Program, i32) {
+    let object = world.fixture("reports.bpf.o");
+    let script = format!("{trap}; echo pid $$; while read line; do :; done; exit 9");
+    let words = [
+        "run",
+        "--attach",
+        "on_call=off",
+        text(&object),
+        "--quiet",
+        "--",
+        "bash",
+        "-c",
+        &script,
+    ];
+    let mut tool = Program::on_pipes(world.bpftime(&words));
+    tool.wait_stderr("attached");
+    let line = tool.line();
+    let app = line.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
+    (tool, app.expect("a pid"))
+}
+
+/// Waits for the command's end while its application may read on.
+fn wait_for_end(tool: &mut Program) {
+    let what = "the end of the command";
+    bpftime_tests::wait::until_true(what, bpftime_tests::wait::LONG, || !tool.runs());
+}
+
+#[test]
+fn what_is_asked_of_it_is_asked_of_the_application() {
+    let world = World::new();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let name = signal.as_str().trim_start_matches("SIG");
+        let (mut tool, _) = with_trap(&world, &format!("trap 'echo got {name}; exit 5' {name}"));
+        tool.signal(signal);
+        wait_for_end(&mut tool);
+        let exit = tool.finish();
+        assert_eq!(exit.code, 5, "{exit:?}");
+        assert!(exit.stdout.ends_with(&format!("got {name}\n")), "{exit:?}");
+    }
+    world.expect_nothing_left();
+}
+
+#[test]
+fn an_application_that_does_not_hear_is_left_alone() {
+    let world = World::new();
+    let (mut tool, app) = with_trap(&world, "trap 'echo no' INT");
+    tool.signal(Signal::SIGINT);
+    assert_eq!(tool.line(), "no");
+    tool.signal(Signal::SIGINT);
+    let app = nix::unistd::Pid::from_raw(app);
+    wait_for_end(&mut tool);
+    nix::sys::signal::kill(app, None).expect("it goes on");
+    assert_eq!(tool.finish().code, 130);
+    world.expect_nothing_left();
+}

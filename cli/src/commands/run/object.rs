@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use loader::open::ProgramInfo;
 use loader::target::{self, Target};
 use loader::{Buffers, Cause, Loaded, Opened, Options};
-use nix::unistd::geteuid;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, geteuid};
 use object::btf::{Btf, Shape};
 
 use super::here::{Asked, object_name};
@@ -194,7 +195,8 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
     Ok(Some(child))
 }
 
-/// Prints what comes until the user or the application ends it.
+/// Prints what comes until the user or the application ends it. An application
+/// is told of what the user asks, and waited for, unless the user asks again.
 pub(super) fn follow(
     loaded: &Loaded,
     mut buffers: Buffers,
@@ -210,23 +212,26 @@ pub(super) fn follow(
         if ended.is_none() {
             print(&mut buffers, output, wait(output.due(), app.is_some()))?;
         }
-        if ended.is_some() || stop::asked() {
+        let enough = if app.is_some() { 2 } else { 1 };
+        if ended.is_some() || stop::requests() >= enough {
             break ended;
+        }
+        if let (Some(child), Some(signal)) = (&app, stop::to_pass_on()) {
+            // It is our child and was not waited for, so the id is its.
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         }
         if output.due().is_some_and(|due| Instant::now() >= due) {
             output.maps(loaded, Occasion::Due)?;
         }
     };
-    let status = match (status, &mut app) {
-        (None, Some(child)) => child.wait().ok(),
-        (status, _) => status,
-    };
     // What was reported before it ended is all there.
     print_rest(&mut buffers, output)?;
     output.maps(loaded, Occasion::End)?;
-    match status {
-        Some(status) => exit_as(status),
-        None => Ok(()),
+    match (status, app) {
+        (Some(status), _) => exit_as(status),
+        // It goes on, and nobody knows how it will end.
+        (None, Some(_)) => std::process::exit(128 + libc::SIGINT),
+        (None, None) => Ok(()),
     }
 }
 
