@@ -52,6 +52,7 @@ for set in "$@"; do
 		need setcap libcap2-bin
 		need sqlite3 sqlite3
 		need openssl openssl
+		need docker-registry docker-registry
 		need '/usr/lib/llvm-*/lib/libunwind.so.1' libunwind-19 libunwind-14
 		need /usr/include/boost/context/fiber.hpp libboost-context-dev
 		need redis-server redis-server

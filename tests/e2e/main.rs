@@ -26,6 +26,7 @@ mod overrides;
 mod owned;
 mod pins;
 mod points;
+mod registry;
 mod running;
 mod stacks;
 mod syscalls;

@@ -5,11 +5,12 @@
 //!
 //! Reading order: [`stage`] (files that any user can read), [`world`] (one
 //! test's surroundings), [`program`] (a running process), [`counted`] and [`hot`]
-//! (two fixtures from the outside), [`wat`] (Wasm modules as text), [`wait`].
+//! (two fixtures from the outside), [`registry`], [`wat`] (Wasm modules as text), [`wait`].
 
 pub mod counted;
 pub mod hot;
 pub mod program;
+pub mod registry;
 pub mod stage;
 pub mod wait;
 pub mod wat;
@@ -18,5 +19,6 @@ pub mod world;
 pub use counted::Counted;
 pub use hot::Hot;
 pub use program::{Exit, Program};
+pub use registry::Registry;
 pub use stage::Stage;
 pub use world::{Mode, World};

@@ -6,13 +6,17 @@ mod chosen;
 mod detach;
 mod doctor;
 mod exec;
+mod fetching;
 mod generate;
 mod json;
 mod link;
 mod load;
+mod login;
 mod map;
 mod pin;
 mod prog;
+mod pull;
+mod push;
 mod run;
 mod start;
 mod status;
@@ -63,6 +67,10 @@ enum Command {
     Run(run::Args),
     #[command(name = "gen")]
     Generate(generate::Args),
+    Push(push::Args),
+    Pull(pull::Args),
+    Login(login::Args),
+    Logout(login::LogoutArgs),
     #[command(hide = true)]
     RunHere(run::Args),
     Verify(verify::Args),
@@ -101,6 +109,10 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Doctor(args) => doctor::run(args),
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Push(args) => push::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::Login(args) => login::run(args),
+        Command::Logout(args) => login::logout(args),
         Command::RunHere(args) => run::run_here(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),

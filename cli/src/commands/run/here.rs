@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::file::read;
-use super::{Args, explain, object, wasm};
+use super::{Args, explain, object, source, wasm};
 use crate::problem::Problem;
 
 /// `EM_BPF` (include/uapi/linux/elf-em.h).
@@ -47,7 +46,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         .split_first()
         .ok_or_else(|| Problem::new("no file", "nothing to run", "see bpftime run --help"))?;
     let file = Path::new(file);
-    let bytes = read(file)?;
+    let bytes = source::bytes(args)?;
     if args.verbose {
         loader::speak();
     }

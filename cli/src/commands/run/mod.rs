@@ -1,8 +1,8 @@
 //! `bpftime run`: runs an object of eBPF programs, without a tool around it.
 //!
 //! Reading order: this file (the command line; the command becomes itself with
-//! the syscall server preloaded, as any tool does), `here` (what then happens),
-//! `file` (its bytes), `object`, `explain` (where programs would run), `settings` (global variables as options), `output` and `report` (records and
+//! the syscall server preloaded, as any tool does), `source` and `file` (from
+//! words to bytes), `here` (what then happens), `object`, `explain` (where programs would run), `settings` (global variables as options), `output` and `report` (records and
 //! maps in words), `stop` (signals), `wasm` (modules), `watch` (their end).
 
 mod explain;
@@ -12,6 +12,7 @@ mod object;
 mod output;
 mod report;
 mod settings;
+mod source;
 mod stop;
 mod wasm;
 mod watch;
@@ -27,8 +28,9 @@ use crate::problem::Problem;
 use crate::sessions_dir;
 use runtime::session::Dirs;
 
-/// Run the eBPF programs of an object file; print what they report
+/// Run eBPF programs of an object, a package or a Wasm module; print what they report
 ///
+/// What to run is a file, a URL, a reference into a registry, or `-` for stdin.
 /// Every program is attached where its section says, its ring buffers and perf
 /// buffers are printed by the object's types, and its maps when it ends: with
 /// the application, or by Ctrl-C. Global variables are options behind the
@@ -82,10 +84,13 @@ pub struct Args {
     #[command(flatten)]
     module: wasm::Options,
 
-    /// The object file, options for its global variables, and behind `--` an
+    #[command(flatten)]
+    source: source::Options,
+
+    /// What to run, options for its global variables, and behind `--` an
     /// application to trace
     #[arg(
-        value_name = "FILE",
+        value_name = "SOURCE",
         required = true,
         trailing_var_arg = true,
         allow_hyphen_values = true
@@ -95,6 +100,7 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
+  bpftime run ghcr.io/me/opensnoop:1 --key me.pub
   bpftime run counter.bpf.o --pid 4711
   bpftime run opensnoop.bpf.o --targ_pid 4711 --json
   bpftime run uprobe.bpf.o --attach 'on_malloc=libc.so.6:malloc' -- ./app --port 8080
@@ -119,6 +125,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         super::attach::let_trace(pid)?;
     }
     let mut command = vec![own_path()?, OsString::from(HERE)];
+    command.extend(source::carry(args)?);
     // Before the subcommand there are no options.
     command.extend(std::env::args_os().skip(2));
     let program = Program::find(&command)?.with_variable("BPFTIME_RUNTIME", runtime)?;

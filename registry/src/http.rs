@@ -1,0 +1,151 @@
+//! One request and its answer, within limits: a time for each step, a number
+//! of bytes, no way from https to http. It knows no registry.
+
+use std::error::Error as _;
+use std::sync::Once;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, Url};
+
+use crate::error::{Error, Trouble};
+use crate::settings::{CONNECT, SILENCE, Settings, size_words};
+
+/// As often as browsers do.
+const REDIRECTS: usize = 10;
+
+/// Who we say we are.
+const USER_AGENT: &str = concat!("bpftime/", env!("CARGO_PKG_VERSION"));
+
+static PROVIDER: Once = Once::new();
+
+/// Cryptography for TLS, once in a process.
+pub(crate) fn provide_tls() {
+    PROVIDER.call_once(|| {
+        // Another one that was there first serves as well.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    });
+}
+
+/// A client; proxies are those of the environment, but none stands between us
+/// and ourselves.
+pub(crate) fn client(local: bool) -> Result<Client, Trouble> {
+    provide_tls();
+    let builder = Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .redirect(Policy::custom(|attempt| {
+            let was_safe = attempt.previous().iter().any(|url| url.scheme() == "https");
+            if attempt.previous().len() > REDIRECTS {
+                attempt.error("too many redirects")
+            } else if was_safe && attempt.url().scheme() != "https" {
+                attempt.error("a redirect from https to http")
+            } else {
+                attempt.follow()
+            }
+        }));
+    let builder = if local { builder.no_proxy() } else { builder };
+    builder.build().map_err(|error| trouble(&error))
+}
+
+/// Fetches the file at `url`.
+pub(crate) async fn fetch(url: &Url, settings: &Settings) -> Result<Vec<u8>, Error> {
+    let error = |trouble| Error::new(url.as_str(), trouble);
+    let local = url.host_str().is_some_and(is_loopback);
+    let client = client(local).map_err(error)?;
+    let response = client.get(url.clone()).send().await;
+    let response = response.map_err(|cause| error(trouble(&cause)))?;
+    match response.status().as_u16() {
+        200 => {}
+        status @ 400..=499 => return Err(error(Trouble::NotOnServer(status))),
+        status => return Err(error(Trouble::Status(status))),
+    }
+    body(response, settings.largest, |came, of| {
+        settings.tell(came, of)
+    })
+    .await
+    .map_err(error)
+}
+
+/// All of an answer, if it is not more than `limit`.
+pub(crate) async fn body(
+    mut response: Response,
+    limit: u64,
+    tell: impl Fn(u64, Option<u64>),
+) -> Result<Vec<u8>, Trouble> {
+    let too_large = || Trouble::TooLarge {
+        limit: size_words(limit),
+    };
+    let of = response.content_length();
+    if of.is_some_and(|of| of > limit) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
+        if (bytes.len() + chunk.len()) as u64 > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+        tell(bytes.len() as u64, of);
+    }
+    Ok(bytes)
+}
+
+/// Whether a host is this machine, whatever the network says.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// What a failed request means.
+pub(crate) fn trouble(error: &reqwest::Error) -> Trouble {
+    let reason = reason(error);
+    match () {
+        () if error.is_timeout() => {
+            Trouble::Unreachable(format!("no answer in {} s", SILENCE.as_secs()))
+        }
+        () if reason.contains("certificate") || reason.contains("UnknownIssuer") => {
+            Trouble::Certificate(reason)
+        }
+        () if error.is_connect() => Trouble::Unreachable(reason),
+        () if error.is_redirect() => Trouble::Protocol(reason),
+        () => Trouble::BrokeOff(reason),
+    }
+}
+
+/// The innermost cause, without numbers that only programs know.
+fn reason(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = inner.to_string();
+        cause = inner.source();
+    }
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for (host, wanted) in [
+            ("localhost", true),
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("[::1]", true),
+            ("localhost.example.org", false),
+            ("127.0.0.1.example.org", false),
+            ("10.0.0.1", false),
+        ] {
+            assert_eq!(is_loopback(host), wanted, "{host}");
+        }
+    }
+}
