@@ -13,7 +13,7 @@ use libbpf_sys as sys;
 
 use crate::error::Error;
 use crate::reason::{self, Cause};
-use crate::target::{Clock, Place};
+use crate::target::{Clock, Place, XdpMode};
 
 /// What failed, before it is known for which program.
 pub(crate) struct Refused {
@@ -71,6 +71,7 @@ impl Refused {
 /// What keeps a program in its place until it is dropped.
 pub(crate) enum Attached {
     Link(#[expect(dead_code, reason = "it detaches when it is dropped")] Link),
+    Fd(#[expect(dead_code, reason = "it detaches when it is closed")] OwnedFd),
     Filter(TcHook),
 }
 
@@ -131,8 +132,16 @@ pub(crate) fn attach(
             program.attach_tracepoint(TracepointCategory::Custom(category.clone()), name)
         }
         Place::RawTracepoint { name } => program.attach_raw_tracepoint(name),
-        Place::Xdp { interface } => program.attach_xdp(index_of(interface)?),
-        Place::Tc { interface, ingress } => return filter(program, interface, *ingress),
+        Place::Xdp {
+            interface,
+            mode: XdpMode::Any,
+        } => program.attach_xdp(index_of(interface)?),
+        Place::Xdp { interface, mode } => return xdp(program, interface, *mode),
+        Place::Tc {
+            interface,
+            ingress,
+            rank,
+        } => return filter(program, interface, *ingress, *rank),
         Place::Cgroup { path } => {
             let group =
                 File::open(path).map_err(|_| Refused::last(format!("cannot open {path}")))?;
@@ -158,16 +167,42 @@ fn index_of(interface: &str) -> Result<i32, Refused> {
         .ok_or_else(unknown)
 }
 
+/// libbpf's own function knows no modes.
+fn xdp(program: &ProgramMut<'_>, interface: &str, mode: XdpMode) -> Result<Vec<Attached>, Refused> {
+    let index = index_of(interface)?;
+    let options = sys::bpf_link_create_opts {
+        sz: size_of::<sys::bpf_link_create_opts>() as _,
+        flags: match mode {
+            XdpMode::Any => 0,
+            XdpMode::Generic => sys::XDP_FLAGS_SKB_MODE,
+            XdpMode::Native => sys::XDP_FLAGS_DRV_MODE,
+            XdpMode::Offload => sys::XDP_FLAGS_HW_MODE,
+        },
+        ..Default::default()
+    };
+    let program = program.as_fd().as_raw_fd();
+    // SAFETY: options that outlive the call; the rest are numbers.
+    let link = unsafe { sys::bpf_link_create(program, index, sys::BPF_XDP, &raw const options) };
+    if link < 0 {
+        return Err(Refused::last(format!("cannot be attached to {interface}")));
+    }
+    // SAFETY: just made, and nobody else's.
+    Ok(vec![Attached::Fd(unsafe { OwnedFd::from_raw_fd(link) })])
+}
+
 fn filter(
     program: &ProgramMut<'_>,
     interface: &str,
     ingress: bool,
+    (priority, handle): (u32, u32),
 ) -> Result<Vec<Attached>, Refused> {
     let refuse = |_| Refused::last(format!("cannot be attached to {interface}"));
     let point = if ingress { TC_INGRESS } else { TC_EGRESS };
     let mut hook = TcHookBuilder::new(program.as_fd())
         .ifindex(index_of(interface)?)
         .replace(false)
+        .priority(priority)
+        .handle(handle)
         .hook(point);
     hook.create().map_err(refuse)?;
     let hook = hook.attach().map_err(refuse)?;

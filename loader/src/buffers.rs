@@ -15,7 +15,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::error::Error;
 
 /// Pages of a perf buffer for each processor, as BPF tools have.
-const PERF_PAGES: usize = 64;
+pub(crate) const PERF_PAGES: usize = 64;
 
 /// Most records of a ring that are taken before they are handed on.
 const RING_BATCH: usize = 4096;
@@ -67,6 +67,7 @@ enum Reader {
 /// Buffers that are read together.
 pub struct Buffers {
     readers: Vec<Reader>,
+    perf_pages: usize,
     epoll: Epoll,
     batch: Rc<RefCell<Batch>>,
 }
@@ -81,9 +82,17 @@ impl Buffers {
             .map_err(|errno| Error::new("epoll", "cannot be made", errno as i32))?;
         Ok(Buffers {
             readers: Vec::new(),
+            perf_pages: PERF_PAGES,
             epoll,
             batch: Rc::default(),
         })
+    }
+
+    /// Perf buffers that are added from now on have so many pages for each
+    /// processor, a power of two.
+    pub fn with_pages(mut self, pages: usize) -> Buffers {
+        self.perf_pages = pages;
+        self
     }
 
     /// Whether there is none.
@@ -114,7 +123,7 @@ impl Buffers {
             MapType::PerfEventArray => {
                 let lost = Rc::clone(&self.batch);
                 let perf = PerfBufferBuilder::new(map)
-                    .pages(PERF_PAGES)
+                    .pages(self.perf_pages)
                     .sample_cb(move |_, bytes: &[u8]| batch.borrow_mut().push(source, bytes))
                     .lost_cb(move |_, count| lost.borrow_mut().held.push(Held::Lost(source, count)))
                     .build()

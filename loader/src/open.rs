@@ -8,7 +8,7 @@ use libbpf_rs::{AsRawLibbpf, MapCore, MapType, Object, ObjectBuilder, OpenObject
 use object::btf::Btf;
 
 use crate::attach::{self, Attached};
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, PERF_PAGES};
 use crate::error::Error;
 use crate::messages;
 use crate::reason::Cause;
@@ -263,7 +263,15 @@ impl Loaded {
     /// # Errors
     /// What the system says when one cannot be opened.
     pub fn buffers(&self) -> Result<Buffers, Error> {
-        let mut buffers = Buffers::new()?;
+        self.buffers_of(PERF_PAGES)
+    }
+
+    /// The same, with perf buffers of so many pages for each processor.
+    ///
+    /// # Errors
+    /// As [`Loaded::buffers`]; EINVAL if the number is no power of two.
+    pub fn buffers_of(&self, pages: usize) -> Result<Buffers, Error> {
+        let mut buffers = Buffers::new()?.with_pages(pages);
         for (source, name) in self.reporting().iter().enumerate() {
             if let Some(map) = self.map(name) {
                 buffers.add(source, &map)?;

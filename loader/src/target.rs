@@ -17,8 +17,8 @@ use libbpf_rs::ProgramType;
 /// | tracepoint | `CATEGORY:NAME` |
 /// | raw tracepoint | `NAME` |
 /// | perf event | `cpu-clock@HERTZ`, `cpu-cycles@HERTZ` |
-/// | xdp | interface |
-/// | tc, tcx | `INTERFACE:ingress`, `INTERFACE:egress` |
+/// | xdp | interface, and behind it perhaps `:generic`, `:native`, `:offload` |
+/// | tc, tcx | `INTERFACE:ingress`, `INTERFACE:egress`, and behind it perhaps `:PRIORITY:HANDLE` |
 /// | control groups | directory of the group |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -87,10 +87,13 @@ pub enum Place {
     },
     Xdp {
         interface: String,
+        mode: XdpMode,
     },
     Tc {
         interface: String,
         ingress: bool,
+        /// Its priority and handle among other filters; 0 for any.
+        rank: (u32, u32),
     },
     Cgroup {
         path: String,
@@ -131,10 +134,23 @@ impl fmt::Display for Place {
             | Place::RawTracepoint { name } => write!(f, "{name}"),
             Place::Tracepoint { category, name } => write!(f, "{category}:{name}"),
             Place::PerfEvent { hertz, .. } => write!(f, "a clock of {hertz} Hz"),
-            Place::Xdp { interface } | Place::Tc { interface, .. } => write!(f, "{interface}"),
+            Place::Xdp { interface, .. } | Place::Tc { interface, .. } => write!(f, "{interface}"),
             Place::Cgroup { path } => write!(f, "{path}"),
         }
     }
+}
+
+/// Where packets meet an XDP program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, if that can, else behind it.
+    Any,
+    /// Behind the driver.
+    Generic,
+    /// In the driver.
+    Native,
+    /// In the device.
+    Offload,
 }
 
 /// What a perf event counts.
@@ -181,7 +197,7 @@ pub fn place(section: &str, kind: ProgramType, target: &Target) -> Result<Place,
             name: words.to_owned(),
         }),
         (_, ProgramType::PerfEvent) => perf_event(words),
-        (_, ProgramType::Xdp) => interface(words).map(|interface| Place::Xdp { interface }),
+        (_, ProgramType::Xdp) => xdp(words),
         (_, ProgramType::SchedCls) => tc(words, section),
         (_, kind) if is_of_cgroups(kind) => chosen.then(|| Place::Cgroup {
             path: words.to_owned(),
@@ -311,15 +327,38 @@ fn interface(words: &str) -> Option<String> {
     (!words.is_empty() && !words.contains(':')).then(|| words.to_owned())
 }
 
+fn xdp(words: &str) -> Option<Place> {
+    let (name, mode) = words.split_once(':').unwrap_or((words, ""));
+    let mode = match mode {
+        "" => XdpMode::Any,
+        "generic" => XdpMode::Generic,
+        "native" => XdpMode::Native,
+        "offload" => XdpMode::Offload,
+        _ => return None,
+    };
+    interface(name).map(|interface| Place::Xdp { interface, mode })
+}
+
 fn tc(words: &str, section: &str) -> Option<Place> {
-    let (name, direction) = words.rsplit_once(':').unwrap_or((words, ""));
+    let mut parts = words.split(':');
+    let name = parts.next()?;
+    let direction = parts.next().unwrap_or("");
+    let mut number = || parts.next().unwrap_or("0").parse().ok();
+    let rank = (number()?, number()?);
+    if parts.next().is_some() {
+        return None;
+    }
     let ingress = match direction {
         "ingress" => true,
         "egress" => false,
         "" => !section.contains("egress"),
         _ => return None,
     };
-    interface(name).map(|interface| Place::Tc { interface, ingress })
+    interface(name).map(|interface| Place::Tc {
+        interface,
+        ingress,
+        rank,
+    })
 }
 
 #[cfg(test)]

@@ -252,9 +252,12 @@ pub struct Sample {
     /// Whether elements are taken out when they have been shown.
     #[serde(default)]
     pub clear_map: bool,
-    /// Of a linear histogram: values in a slot.
+    /// Of a linear histogram: values in a slot, by default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
+    /// Of a linear histogram: the least value of the first slot, by default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<i64>,
 }
 
 impl Sample {

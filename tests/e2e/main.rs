@@ -24,6 +24,7 @@ mod oracle;
 mod order;
 mod overrides;
 mod owned;
+mod packages;
 mod pins;
 mod points;
 mod registry;

@@ -1,14 +1,21 @@
 //! Counts in slots, drawn as BPF tools draw them.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 /// What slots stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steps {
     /// Slot `n` is of values whose highest bit is `n`.
     Log2,
-    /// Slot `n` is of the value `n` times the step, and up to the next.
-    Linear(u64),
+    /// Slot `n` is of the value `n` times the step, and up to the next, from
+    /// what slot 0 stands for on.
+    Linear {
+        /// The least value of slot 0.
+        base: i64,
+        /// Values in a slot.
+        step: u64,
+    },
 }
 
 /// A histogram of counts.
@@ -25,13 +32,23 @@ impl Histogram<'_> {
     /// Its lines, up to the last slot that counts; none if none does.
     pub fn draw(&self) -> String {
         let mut text = String::new();
-        let Some(last) = self.counts.iter().rposition(|&count| count > 0) else {
+        let counts = |&count: &u64| count > 0;
+        let (Some(first), Some(last)) = (
+            self.counts.iter().position(counts),
+            self.counts.iter().rposition(counts),
+        ) else {
             return text;
         };
-        let most = self.counts.iter().copied().max().unwrap_or(1).max(1);
-        // As `print_log2_hist` of the BPF tools: wider from slot 33 on.
-        let wide = self.bounds(last).1 >= 1 << 33;
-        let (indent, label, width, stars) = match wide {
+        match self.steps {
+            Steps::Log2 => self.log2(last, &mut text),
+            Steps::Linear { base, step } => self.linear(first..=last, base, step, &mut text),
+        }
+        text
+    }
+
+    /// As `print_log2_hist` of the BPF tools: wider from slot 33 on.
+    fn log2(&self, last: usize, text: &mut String) {
+        let (indent, label, width, stars) = match last > 32 {
             false => (5, 19, 10, 40),
             true => (15, 29, 20, 20),
         };
@@ -42,28 +59,29 @@ impl Histogram<'_> {
             "", self.unit
         );
         for (slot, &count) in self.counts[..=last].iter().enumerate() {
-            let (low, high) = self.bounds(slot);
-            let filled = (u128::from(count) * stars as u128 / u128::from(most)) as usize;
-            let bar = "*".repeat(filled);
-            let _ = writeln!(
-                text,
-                "{low:>width$} -> {high:<width$} : {count:<8} |{bar:stars$}|"
-            );
+            let bit = slot.min(126);
+            let low = if slot == 0 { 0 } else { 1u128 << bit };
+            let high = (1u128 << (bit + 1)) - 1;
+            let bar = self.bar(count, stars);
+            let _ = writeln!(text, "{low:>width$} -> {high:<width$} : {count:<8} |{bar}|");
         }
-        text
     }
 
-    fn bounds(&self, slot: usize) -> (u128, u128) {
-        match self.steps {
-            Steps::Log2 => {
-                let low = if slot == 0 { 0 } else { 1u128 << slot.min(126) };
-                (low, (1u128 << (slot.min(126) + 1)) - 1)
-            }
-            Steps::Linear(step) => {
-                let low = slot as u128 * u128::from(step);
-                (low, low + u128::from(step) - 1)
-            }
+    /// As `print_linear_hist` of the BPF tools: from the first slot that counts.
+    fn linear(&self, slots: RangeInclusive<usize>, base: i64, step: u64, text: &mut String) {
+        let _ = writeln!(text, "     {:<13} : count     distribution", self.unit);
+        for slot in slots {
+            let value = i128::from(base) + slot as i128 * i128::from(step);
+            let count = self.counts[slot];
+            let bar = self.bar(count, 40);
+            let _ = writeln!(text, "        {value:<10} : {count:<8} |{bar}|");
         }
+    }
+
+    fn bar(&self, count: u64, stars: usize) -> String {
+        let most = self.counts.iter().copied().max().unwrap_or(1).max(1);
+        let filled = (u128::from(count) * stars as u128 / u128::from(most)) as usize;
+        format!("{:<stars$}", "*".repeat(filled))
     }
 }
 
@@ -91,15 +109,16 @@ mod tests {
     #[test]
     fn slots_are_steps() {
         let histogram = Histogram {
-            counts: &[0, 2],
-            steps: Steps::Linear(10),
+            counts: &[0, 2, 0, 1],
+            steps: Steps::Linear { base: -5, step: 10 },
             unit: "bytes",
         };
         assert_eq!(
             histogram.draw(),
-            "     bytes               : count    distribution
-         0 -> 9          : 0        |                                        |
-        10 -> 19         : 2        |****************************************|
+            "     bytes         : count     distribution
+        5          : 2        |****************************************|
+        15         : 0        |                                        |
+        25         : 1        |********************                    |
 "
         );
         let none = Histogram {

@@ -1,13 +1,25 @@
 //! Records and elements of maps for people and for programs: by what the
 //! object's types say, as a line of a table, JSON, or bytes.
 //!
-//! Reading order: `value` (bytes to JSON), `table` (lines), `histogram`.
+//! Reading order: `value` (bytes to JSON), `columns` (what records consist of),
+//! `table` (lines), `histogram`, `elements` (maps that are sampled), `symbols`
+//! and `stacks`.
 
+mod columns;
+mod elements;
 mod histogram;
+mod stacks;
+mod symbols;
 mod table;
+#[cfg(test)]
+mod tests;
 mod value;
 
+pub use columns::{Column, Columns};
+pub use elements::{Element, Elements, Form};
 pub use histogram::{Histogram, Steps};
+pub use stacks::{Members, Stacks};
+pub use symbols::{Symbol, Symbols};
 pub use table::Table;
 pub use value::Values;
 

@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
-use object::btf::{Btf, Member, Shape};
+use object::btf::Btf;
 use serde_json::Value;
 
+use super::columns::Columns;
 use super::value::Values;
 
 /// Least width of a column.
@@ -14,46 +15,30 @@ const MIN_WIDTH: usize = 6;
 /// Columns of a table.
 pub struct Table {
     header: String,
-    columns: Vec<Column>,
-}
-
-struct Column {
-    /// Where it begins in a line.
-    at: usize,
-    member: Member,
+    columns: Columns,
+    /// Where each begins in a line.
+    at: Vec<usize>,
 }
 
 impl Table {
     /// A table of records of a structure, or of one column for anything else.
     pub fn new(btf: &Btf, ty: u32) -> Table {
-        let mut table = Table {
-            header: format!("{:<8} ", "TIME"),
-            columns: Vec::new(),
-        };
-        match btf.resolved(ty) {
-            (_, Shape::Struct { members, .. } | Shape::Union { members, .. }) => {
-                for member in members {
-                    table.column(btf.string(member.name).unwrap_or(""), *member);
-                }
-            }
-            _ => {
-                let whole = Member {
-                    name: 0,
-                    ty,
-                    bit: 0,
-                    bits: 0,
-                };
-                table.column(btf.name(ty), whole);
-            }
-        }
-        table
+        Table::of(Columns::of(btf, ty))
     }
 
-    fn column(&mut self, name: &str, member: Member) {
-        let at = self.header.chars().count();
-        self.columns.push(Column { at, member });
-        // Writing to a string cannot fail.
-        let _ = write!(self.header, "{:<MIN_WIDTH$} ", name.to_uppercase());
+    /// A table of records that consist of these columns.
+    pub fn of(columns: Columns) -> Table {
+        let mut header = beginning();
+        let mut at = Vec::new();
+        for name in columns.names() {
+            at.push(header.chars().count());
+            head(&mut header, name);
+        }
+        Table {
+            header,
+            columns,
+            at,
+        }
     }
 
     /// The names of the columns.
@@ -61,20 +46,50 @@ impl Table {
         &self.header
     }
 
+    /// What records consist of.
+    pub fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
     /// A record's line; `time` is `HH:MM:SS`.
     pub fn line(&self, values: Values<'_>, time: &str, bytes: &[u8]) -> String {
         let mut line = format!("{time:<8} ");
-        for column in &self.columns {
-            let length = line.chars().count();
-            let gap = column.at.saturating_sub(length).max(1);
+        let mut length = line.chars().count();
+        for ((_, value), at) in self.columns.values(values, bytes).zip(&self.at) {
+            let gap = at.saturating_sub(length).max(1);
             line.extend(std::iter::repeat_n(' ', gap));
-            match values.member(&column.member, bytes, 0) {
-                Value::String(text) => line.extend(text.chars().map(printable)),
-                // Nothing in a number, list or object breaks a line.
-                value => line.push_str(&value.to_string()),
-            }
+            let text = plain(&value);
+            length += gap + text.chars().count();
+            line.push_str(&text);
         }
         line
+    }
+}
+
+/// The names of columns of elements: those of the key, then those of the value.
+pub fn element_header(key: &Columns, value: &Columns) -> String {
+    let mut header = beginning();
+    for name in key.names().chain(value.names()) {
+        head(&mut header, name);
+    }
+    header
+}
+
+fn beginning() -> String {
+    format!("{:<8} ", "TIME")
+}
+
+fn head(header: &mut String, name: &str) {
+    // Writing to a string cannot fail.
+    let _ = write!(header, "{:<MIN_WIDTH$} ", name.to_uppercase());
+}
+
+/// A value in a line: text without quotes, anything else as JSON.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.chars().map(printable).collect(),
+        // Nothing in a number, list or object breaks a line.
+        value => value.to_string(),
     }
 }
 

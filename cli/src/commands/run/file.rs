@@ -34,7 +34,7 @@ pub fn read(file: &Path) -> Result<Vec<u8>, Problem> {
     taken.map_err(|error| unreadable(&error))?;
     match bytes.len() as u64 {
         0 => Err(refuse("is empty")),
-        ..=MOST_BYTES => Ok(bytes),
+        1..=MOST_BYTES => Ok(bytes),
         _ => Err(refuse("is larger than 256 MiB")),
     }
 }

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{Args, explain, object, source, wasm};
+use ::package::Package;
+
+use super::{Args, explain, object, package, source, wasm};
 use crate::problem::Problem;
 
 /// `EM_BPF` (include/uapi/linux/elf-em.h).
@@ -56,12 +58,14 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         return match kind {
             Kind::Object => explain::run(&asked, &[bytes]),
             Kind::Module => explain::run(&asked, &explain::objects_within(file, &bytes)?),
+            Kind::Package => explain::run(&asked, &[package::object(&asked, &bytes)?]),
             kind => Err(refused(file, &kind)),
         };
     }
     match kind {
         Kind::Object => object::run(&asked, &bytes),
         Kind::Module => wasm::run(&asked, &bytes),
+        Kind::Package => package::run(&asked, &bytes),
         kind => Err(refused(file, &kind)),
     }
 }
@@ -78,7 +82,7 @@ fn refused(file: &Path, kind: &Kind) -> Problem {
             "compile it with clang -O2 -g -target bpfel -c",
         ),
         _ => (
-            "is neither an eBPF object nor a Wasm module",
+            "is neither an eBPF object, a package nor a Wasm module",
             "compile it with clang -O2 -g -target bpf -c",
         ),
     };
@@ -89,6 +93,7 @@ fn refused(file: &Path, kind: &Kind) -> Problem {
 enum Kind {
     Object,
     Module,
+    Package,
     Native,
     BigEndian,
     Unknown,
@@ -103,6 +108,7 @@ fn kind(bytes: &[u8]) -> Kind {
         }
         (Some(b"\x7fELF"), _) => Kind::Native,
         (Some(b"\0asm"), _) => Kind::Module,
+        _ if Package::is_meant(bytes) => Kind::Package,
         _ => Kind::Unknown,
     }
 }

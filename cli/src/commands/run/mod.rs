@@ -10,6 +10,7 @@ mod file;
 mod here;
 mod object;
 mod output;
+mod package;
 mod report;
 mod settings;
 mod source;

@@ -118,7 +118,7 @@ pub fn kernel_only(program: &str) -> String {
     format!("run it as root, or leave it out by --without {program}")
 }
 
-fn leave_out(asked: &Asked<'_>, opened: &mut Opened) -> Result<(), Problem> {
+pub(super) fn leave_out(asked: &Asked<'_>, opened: &mut Opened) -> Result<(), Problem> {
     let programs = opened.programs();
     for name in &asked.args.without {
         if !programs.iter().any(|program| program.name == *name) {
@@ -157,13 +157,13 @@ pub fn targets(
 pub(super) fn attach_all(
     asked: &Asked<'_>,
     loaded: &mut Loaded,
-    usual: impl Fn(&str) -> Target,
+    usual: impl Fn(&ProgramInfo) -> Target,
 ) -> Result<(), Problem> {
     let programs = loaded.programs();
     let mut targets = targets(asked, &programs)?;
     for program in &programs {
         let target = targets.remove(&program.name);
-        let target = target.unwrap_or_else(|| usual(&program.name));
+        let target = target.unwrap_or_else(|| usual(program));
         if let Ok(place) = target::place(&program.section, program.kind, &target) {
             explain::check(asked.args.runtime, program, &place)?;
         }
