@@ -144,5 +144,6 @@ fn find<'a>(loaded: &'a Loaded, name: &str) -> Option<libbpf_rs::Map<'a>> {
 /// A guest learns a number; its user learns why.
 fn tell(error: &loader::Error) {
     // Nobody is left to tell if stderr is gone.
-    let _ = writeln!(std::io::stderr(), "bpftime: {error}");
+    let line = format!("bpftime: {error}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

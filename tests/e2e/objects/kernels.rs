@@ -114,26 +114,86 @@ fn in_network_of(pid: i32, command: &Command) -> Command {
     within
 }
 
+/// Who talks, in this group and on a network of its own.
+fn talker(world: &World, group: &Group) -> Program {
+    let script = "echo $$ > \"$1/cgroup.procs\"; ip link set lo up; exec python3 -uc \"$2\"";
+    let group = text(&group.0);
+    let words = ["unshare", "-n", "sh", "-c", script, "sh", group, TALK];
+    let mut command = world.plain(&words);
+    command.uid(0).gid(0);
+    let mut talker = Program::on_pipes(command);
+    // The network is up when it has talked once.
+    assert_eq!(talker.ask("talk"), "ok");
+    talker
+}
+
+#[test]
+fn a_guest_has_programs_on_both_sides() {
+    let Some(worlds) = worlds() else { return };
+    for world in worlds {
+        let group = Group::new("guest");
+        let mut talker = talker(&world, &group);
+        let module = world.fixture("mixed.wasm");
+        let path = world.fixture("puppet");
+        let mut puppet = world.start(&[&path]);
+        puppet.line();
+        let group = text(&group.0);
+        let targets = [
+            format!("on_call={}:puppet_step", path.display()),
+            "on_packet=lo".to_owned(),
+            format!("on_group={group}"),
+            format!("on_connection={group}"),
+        ];
+        let mut words = vec!["run"];
+        if world.mode() == Mode::Kernel {
+            words.extend(["--runtime", "kernel"]);
+        }
+        words.push(text(&module));
+        words.extend(targets.iter().map(String::as_str));
+        let guest = in_network_of(talker.pid(), &world.bpftime(&words));
+        let mut guest = Program::on_pipes(guest);
+        assert_eq!(guest.line(), "ready");
+        assert_eq!(guest.ask("?"), " 0 0 0 0");
+        for rounds in 1..=2 {
+            assert_eq!(talker.ask("talk"), "ok");
+            assert_eq!(puppet.ask("call 9"), "ok");
+            let counts = format!(" {} {} {} {rounds}", 9 * rounds, 7 * rounds, 7 * rounds);
+            assert_eq!(guest.ask("?"), counts, "{:?}", world.mode());
+        }
+        let exit = guest.finish();
+        assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+        assert_eq!((talker.finish().code, puppet.finish().code), (0, 0));
+    }
+}
+
+#[test]
+fn a_guest_of_an_ordinary_user_is_told_what_is_missing() {
+    let world = World::new();
+    let module = world.fixture("mixed.wasm");
+    let exit = world.run(&["run", text(&module), "on_packet=lo"]);
+    let line = "bpftime: on_packet: section \"xdp\": only the kernel hosts xdp programs, \
+                which takes CAP_BPF and CAP_PERFMON, as root has\n";
+    assert_eq!((exit.code, exit.stderr.as_str()), (3, line), "{exit:?}");
+    let explained = world.run(&["run", "--explain", text(&module)]);
+    let missing = "which takes CAP_BPF and CAP_PERFMON, as root has";
+    let group = "name directory of a control group";
+    let expected = format!(
+        "PROGRAM        SECTION            RUNS IN     WHY
+on_call        uprobe             user space  user space hosts it; section \"uprobe\" does not say where: name PATH:FUNCTION[+OFFSET]
+on_packet      xdp                nowhere     only the kernel hosts xdp programs, {missing}; section \"xdp\" does not say where: name network interface
+on_group       cgroup_skb/egress  nowhere     only the kernel hosts cgroup_skb programs, {missing}; section \"cgroup_skb/egress\" does not say where: {group}
+on_connection  sockops            nowhere     only the kernel hosts sock_ops programs, {missing}; section \"sockops\" does not say where: {group}
+"
+    );
+    assert_eq!((explained.code, explained.stdout), (0, expected));
+}
+
 #[test]
 fn packets_and_connections() {
     let Some(worlds) = worlds() else { return };
     for world in worlds {
         let group = Group::new("talk");
-        let script = "echo $$ > \"$1/cgroup.procs\"; ip link set lo up; exec python3 -uc \"$2\"";
-        let mut command = world.plain(&[
-            "unshare",
-            "-n",
-            "sh",
-            "-c",
-            script,
-            "sh",
-            text(&group.0),
-            TALK,
-        ]);
-        command.uid(0).gid(0);
-        let mut talker = Program::on_pipes(command);
-        // The network is up when it has talked once.
-        assert_eq!(talker.ask("talk"), "ok");
+        let mut talker = talker(&world, &group);
         let path = world.fixture("puppet");
         let mut puppet = world.bare_puppet();
         let (place, pid) = (text(&path), puppet.pid().to_string());

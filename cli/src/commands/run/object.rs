@@ -47,12 +47,20 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     follow(&loaded, buffers, &mut report, app)
 }
 
-/// How an object is opened: the kernel's types are those of `--btf`, or of the
-/// variable that other loaders know, or the running kernel's.
+/// How an object is opened.
 pub(super) fn options(asked: &Asked<'_>) -> Result<Options, Problem> {
+    Ok(Options {
+        name: object_name(asked.file),
+        btf: kernel_types(asked)?,
+    })
+}
+
+/// Whose types of the kernel objects are fitted to: those of `--btf`, or of the
+/// variable that other loaders know; for none, the running kernel's.
+pub(super) fn kernel_types(asked: &Asked<'_>) -> Result<Option<PathBuf>, Problem> {
     let variable = std::env::var_os("BTF_FILE_PATH").filter(|path| !path.is_empty());
-    let btf = asked.args.btf.clone().or(variable.map(PathBuf::from));
-    if let Some(path) = &btf {
+    let given = asked.args.btf.clone().or(variable.map(PathBuf::from));
+    if let Some(path) = &given {
         let bytes = file::read(path)?;
         // Those of a kernel may also be a section of its file.
         if !bytes.starts_with(&BTF_MAGIC) && !bytes.starts_with(b"\x7fELF") {
@@ -60,10 +68,7 @@ pub(super) fn options(asked: &Asked<'_>) -> Result<Options, Problem> {
             return Err(Problem::new(path.display(), "has no types (BTF)", advice));
         }
     }
-    Ok(Options {
-        name: object_name(asked.file),
-        btf,
-    })
+    Ok(given)
 }
 
 /// The structure that records are of, if the user names one, must be there.

@@ -40,6 +40,11 @@ pub struct Options {
 
 pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let options = &asked.args.module;
+    if let Some(name) = asked.args.without.first() {
+        let who = format!("--without {name}");
+        let advice = "a module says itself what it loads";
+        return Err(Problem::new(who, "is for objects", advice).with_status(2));
+    }
     let stop = Arc::default();
     let line = format!("bpftime: {}", took_too_long(asked));
     watch::watch(&stop, options.timeout, line);
@@ -95,7 +100,7 @@ fn wishes(asked: &Asked<'_>) -> Result<Wishes, Problem> {
             .iter()
             .map(target)
             .collect::<Result<_, _>>()?,
-        btf: asked.args.btf.clone(),
+        btf: super::object::kernel_types(asked)?,
     })
 }
 
