@@ -69,8 +69,15 @@ impl Cache {
     }
 }
 
-/// Writes a file for everybody to read, that is there whole or not at all.
+/// Writes a file for everybody to read, that is there whole or not at all. What
+/// is no file, as /dev/null or a pipe, is written to and stays what it is.
 pub fn write_file(path: &Path, bytes: &[u8], may_replace: bool) -> io::Result<()> {
+    if may_replace && fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return fs::OpenOptions::new()
+            .write(true)
+            .open(path)?
+            .write_all(bytes);
+    }
     let file = beside(path, bytes, 0o644)?;
     match may_replace {
         true => file.persist(path)?,
@@ -97,19 +104,24 @@ fn beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
         .permissions(permissions)
         .tempfile_in(dir)
         .map_err(bare)?;
-    file.write_all(bytes)?;
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_data()?;
     Ok(file)
 }
 
 /// The kernel's own error, without the name of a file that nobody knows.
 fn bare(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.source());
-    let inner = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
-    match inner.and_then(io::Error::raw_os_error) {
-        Some(errno) => io::Error::from_raw_os_error(errno),
-        None => error,
-    }
+    // tempfile keeps the kind alone where others can see it.
+    let errno = match error.kind() {
+        io::ErrorKind::NotFound => libc::ENOENT,
+        io::ErrorKind::PermissionDenied => libc::EACCES,
+        io::ErrorKind::StorageFull => libc::ENOSPC,
+        io::ErrorKind::QuotaExceeded => libc::EDQUOT,
+        io::ErrorKind::ReadOnlyFilesystem => libc::EROFS,
+        io::ErrorKind::NotADirectory => libc::ENOTDIR,
+        _ => return error,
+    };
+    io::Error::from_raw_os_error(errno)
 }
 
 #[cfg(test)]
@@ -129,6 +141,14 @@ mod tests {
         fs::write(&path, b"all of").expect("a cut file");
         assert_eq!(cache.blob(&digest, 100), None);
         assert!(!path.exists(), "what is damaged goes");
+    }
+
+    #[test]
+    fn a_device_stays_a_device() {
+        let null = Path::new("/dev/null");
+        assert!(write_file(null, b"x", true).is_ok());
+        assert!(write_file(null, b"x", false).is_err());
+        assert!(fs::metadata(null).is_ok_and(|there| !there.is_file()));
     }
 
     #[test]

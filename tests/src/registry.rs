@@ -40,7 +40,7 @@ impl Registry {
         Registry::start("auth: {htpasswd: {realm: test, path: DIR/htpasswd}}", "")
     }
 
-    /// One that speaks TLS with a certificate that nobody knows but by [`Registry::certificate`].
+    /// One that speaks TLS with a certificate that nobody knows but by [`Registry::authority`].
     ///
     /// # Panics
     /// As [`Registry::open`].
@@ -90,9 +90,9 @@ impl Registry {
         }
     }
 
-    /// The certificate that it shows.
-    pub fn certificate(&self) -> PathBuf {
-        self.dir.path().join("cert")
+    /// The certificate of who signed the one that it shows.
+    pub fn authority(&self) -> PathBuf {
+        self.dir.path().join("authority")
     }
 
     /// Ends it.
@@ -196,9 +196,18 @@ impl Drop for Registry {
 }
 
 fn make_certificate(dir: &TempDir) {
-    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
-                 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout key -out cert";
-    openssl(dir, words.split_whitespace());
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout";
+    let extension = "subjectAltName=DNS:localhost";
+    fs::write(dir.path().join("names"), extension).expect("a file");
+    for words in [
+        format!("req -x509 {key} authority.key -out authority -days 2 -subj /CN=authority"),
+        format!("req -new {key} key -out request -subj /CN=localhost"),
+        "x509 -req -in request -CA authority -CAkey authority.key -CAcreateserial -days 2 \
+         -extfile names -out cert"
+            .to_owned(),
+    ] {
+        openssl(dir, words.split_whitespace());
+    }
 }
 
 /// Runs openssl in a directory.

@@ -1,6 +1,9 @@
 //! What is run comes from anywhere: registries, web servers, stdin; and goes
 //! to registries. Each test has a registry of its own, and an ordinary user.
 
+mod refusals;
+mod signatures;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
