@@ -39,6 +39,7 @@ for set in "$@"; do
 		need /usr/include/linux/bpf.h linux-libc-dev
 		need go golang-go
 		need /usr/share/gocode/src/github.com/cilium/ebpf/prog.go golang-github-cilium-ebpf-dev
+		need ip iproute2
 		need bpftool bpftool
 		need valgrind valgrind
 		need bashreadline libbpf-tools

@@ -500,6 +500,54 @@ fn older_packages_run() {
     assert!(without_time(&exit).contains("round-1"), "{exit:?}");
 }
 
+/// On the loopback of a network of its own.
+#[test]
+fn places_are_the_packages() {
+    let Some(world) = World::kernel() else {
+        return;
+    };
+    let object = fs::read(Stage::get().fixture("feeds.bpf.o")).expect("the object");
+    let package = json!({
+        "bpf_object": packed(&object),
+        "bpf_object_size": object.len(),
+        "meta": {"bpf_skel": {"obj_name": "feeds_bpf", "data_sections": [],
+            "maps": [{"name": "counts", "ident": "counts", "sample": {"interval": 3_600_000}}],
+            "progs": [
+                {"name": "on_packet", "attach": "xdp", "link": true, "flags": 2},
+                {"name": "on_leaving", "attach": "tc", "link": true,
+                    "tchook": {"ifindex": 1, "attach_point": "BPF_TC_EGRESS"}, "tcopts": {"handle": 7, "priority": 5}},
+                {"name": "on_tick", "attach": "perf_event", "link": true},
+            ]}},
+    });
+    let file = write(&world, "package.json", package.to_string().as_bytes());
+    let story = format!(
+        "ip link set lo up; {} run --runtime kernel --json {file} -- bash -c \
+         'echo >/dev/udp/127.0.0.1/9; ip link show lo | grep -o xdpgeneric; \
+          tc filter show dev lo egress | grep -o \"pref 5 bpf.*handle 0x7 on_leaving\"'; \
+         ip link show lo | grep -o xdp; tc filter show dev lo egress",
+        world.binary().display()
+    );
+    let mut command = world.tool(&["unshare", "-n", "sh", "-c", &story]);
+    command.current_dir(world.home());
+    let exit = Program::on_pipes(command).finish();
+    let lines: Vec<&str> = exit.stdout.lines().collect();
+    let [mode, filter, counts @ ..] = &lines[..] else {
+        panic!("{exit:?}");
+    };
+    assert_eq!(*mode, "xdpgeneric", "{exit:?}");
+    assert!(
+        filter.starts_with("pref 5 bpf chain 0 handle 0x7"),
+        "{exit:?}"
+    );
+    // The clock may not have ticked in so short a time.
+    assert_eq!(counts.len(), 3, "{exit:?}");
+    for (index, count) in counts.iter().enumerate().take(2) {
+        let wanted = format!("{{\"key\":{{\"__u32\":{index}}},\"value\":{{\"__u64\":1}}}}");
+        assert_eq!(*count, wanted);
+    }
+    assert_eq!(exit.stderr, ATTACHED);
+}
+
 /// Everything that is wrong is said in one line, before anything is attached.
 #[test]
 fn damaged_packages_are_refused_in_a_line() {

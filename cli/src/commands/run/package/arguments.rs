@@ -17,6 +17,8 @@ use crate::problem::Problem;
 
 const ABOUT: &str = "A simple eBPF program";
 const VERSION: &str = "0.1.0";
+/// Our own option; no variable has a space in its name.
+const VERBOSE: &str = " verbose";
 
 /// A variable as an option.
 struct Setting<'a> {
@@ -44,6 +46,9 @@ pub fn apply(
         // Help goes to stdout with status 0, mistakes to stderr with 2.
         Err(error) => error.exit(),
     };
+    if matches!(matches.try_get_one(VERBOSE), Ok(Some(true))) {
+        loader::speak();
+    }
     let Some(btf) = btf else {
         return Ok(());
     };
@@ -200,7 +205,7 @@ fn command(asked: &Asked<'_>, meta: &Meta, settings: &[Setting<'_>]) -> Command 
         .about(about.unwrap_or_else(|| ABOUT.to_owned()))
         .args(settings.iter().map(Setting::arg));
     if !settings.iter().any(|setting| setting.long == "verbose") {
-        let verbose = Arg::new(" verbose").long("verbose");
+        let verbose = Arg::new(VERBOSE).long("verbose");
         command = command.arg(
             verbose
                 .help("Say what libbpf says")

@@ -32,6 +32,9 @@ const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let package = parse(asked, bytes)?;
     let meta = &package.meta;
+    if meta.debug_verbose {
+        loader::speak();
+    }
     let mut options = options(asked)?;
     if !meta.bpf_skel.obj_name.is_empty() {
         options.name = object_name(Path::new(&meta.bpf_skel.obj_name));

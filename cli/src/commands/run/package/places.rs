@@ -52,12 +52,13 @@ fn target(program: &Program, info: &ProgramInfo) -> Target {
             let interface = interface(program.ifindex.unwrap_or(LOOPBACK));
             Target::Words(format!("{interface}{mode}"))
         }
-        (ProgramType::SchedCls, "tc" | "classifier") => {
+        (ProgramType::SchedCls, section) => {
             let hook = program.tchook.unwrap_or_default();
             let TcOptions { handle, priority } = program.tcopts.unwrap_or_default();
-            let way = match hook.attach_point {
-                TcPoint::Egress => "egress",
-                _ => "ingress",
+            let by_section = program.tchook.is_none() && section.contains("egress");
+            let way = match hook.attach_point == TcPoint::Egress || by_section {
+                true => "egress",
+                false => "ingress",
             };
             let interface = interface(hook.ifindex);
             Target::Words(format!("{interface}:{way}:{priority}:{handle}"))
