@@ -41,6 +41,8 @@ check: deps
 	DOCS_RS=1 cargo clippy -p bpftime-attach --features frida -- -D warnings
 	cargo clippy -p bpftime-runtime --features model --lib --test model -- -D warnings
 	cargo clippy -p bpftime-shm --features model -- -D warnings
+	cd wasm/guest/rust && cargo fmt --check && \
+		cargo clippy --target wasm32-wasip1 --target-dir ../../../target/guests -- -D warnings
 
 models: deps
 	cargo test -p bpftime-runtime --features model --lib models

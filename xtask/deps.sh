@@ -50,6 +50,10 @@ for set in "$@"; do
 		need strace strace
 		need perf linux-perf
 		need unshare util-linux
+		need ip iproute2
+		need wasm-ld-19 lld-19 lld
+		need /usr/include/wasm32-wasi/stdio.h wasi-libc
+		need '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a' libclang-rt-19-dev-wasm32 libclang-rt-dev-wasm32
 		need setcap libcap2-bin
 		need sqlite3 sqlite3
 		need openssl openssl

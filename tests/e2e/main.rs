@@ -12,6 +12,7 @@ mod drains;
 mod dumps;
 mod errors;
 mod exact;
+mod guests;
 mod hostile;
 mod kernel;
 mod known;

@@ -33,7 +33,7 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  bpftime gen skeleton --wasm opensnoop.bpf.o > opensnoop.skel.h
+  bpftime gen skeleton --wasm --types opensnoop.bpf.o > opensnoop.skel.h
   bpftime gen types --wasm opensnoop.bpf.o event > event.h
   bpftime gen types --rust opensnoop.bpf.o > src/types.rs
   bpftime gen header --wasm > libbpf-wasm.h
@@ -47,6 +47,9 @@ enum What {
         /// For guests in C
         #[arg(long)]
         wasm: bool,
+        /// With its structures, for guests that have no header of their own for them
+        #[arg(long)]
+        types: bool,
         /// The object file
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -91,7 +94,9 @@ pub fn run(args: &Args) -> Result<(), Problem> {
             ));
         }
         What::Header { .. } => HEADER.to_owned(),
-        What::Skeleton { file, name, .. } => {
+        What::Skeleton {
+            types, file, name, ..
+        } => {
             let name = match name.as_slice() {
                 [] => default_name(file),
                 [keyword, name] if keyword == "name" && *name == types::word(name) => name.clone(),
@@ -103,7 +108,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
                     ));
                 }
             };
-            skeleton(file, &read(file)?, name)?
+            skeleton(file, &read(file)?, name, *types)?
         }
         What::Types {
             rust, file, names, ..
@@ -122,11 +127,12 @@ fn read(file: &Path) -> Result<Vec<u8>, Problem> {
     })
 }
 
-/// The header with an object in it. `name` is a word of C.
+/// The header with an object in it, and with its structures if `define` asks
+/// for them. `name` is a word of C.
 ///
 /// # Errors
 /// If it is no eBPF object.
-pub fn skeleton(file: &Path, bytes: &[u8], name: String) -> Result<String, Problem> {
+pub fn skeleton(file: &Path, bytes: &[u8], name: String, define: bool) -> Result<String, Problem> {
     // What is no object is said to be none.
     open(file, bytes)?;
     let bytes = &strip::without_debug_info(bytes)?;
@@ -139,7 +145,7 @@ pub fn skeleton(file: &Path, bytes: &[u8], name: String) -> Result<String, Probl
         programs: opened.programs().into_iter().map(|p| p.name).collect(),
         maps: btf.as_ref().map_or_else(Vec::new, |btf| maps(btf, bytes)),
     };
-    Ok(skeleton::header(&object, types.as_ref()))
+    Ok(skeleton::header(&object, types.as_ref(), define))
 }
 
 /// What bpftool calls the skeleton of a file.
@@ -169,7 +175,8 @@ fn bindings(file: &Path, bytes: &[u8], names: &[String], rust: bool) -> Result<S
             "see bpftool btf dump file for those that it has",
         )
     })?;
-    if types.order.is_empty() {
+    let sections = rust && !types.sections().is_empty();
+    if types.order.is_empty() && !sections {
         return Err(Problem::new(
             file.display(),
             "has no structure among its variables, keys and values",
@@ -222,13 +229,12 @@ fn maps(btf: &Btf, bytes: &[u8]) -> Vec<skeleton::Map> {
             continue;
         };
         let section = btf.name(id);
-        let base = section.split('.').nth(1).unwrap_or("");
         if section == ".maps" {
             maps.extend(vars.iter().map(|var| skeleton::Map {
                 name: btf.name(var.ty).to_owned(),
                 variables: None,
             }));
-        } else if matches!(base, "rodata" | "data" | "bss") && *size > 0 {
+        } else if types::is_of_variables(section) && *size > 0 {
             let variables = skeleton::Section {
                 ty: id,
                 offset: offset(bytes, section, *size as usize),

@@ -1,5 +1,6 @@
 //! Types in Rust for guests: `repr(C)`, with every gap a member, so that all
-//! bytes are numbers; bitfields are methods. Assertions say where members lie,
+//! bytes are numbers; bitfields are methods, and sections of variables
+//! structures. Assertions say where members lie,
 //! so that a wrong layout does not compile.
 
 use std::fmt::Write;
@@ -28,14 +29,21 @@ pub fn module(types: &Types<'_>) -> String {
     for id in &types.order {
         let (_, shape) = types.resolved(*id);
         let name = types.name(*id);
+        let called = name.map_or(String::new(), |name| word(&name.text));
         match shape {
             Shape::Enum { .. } => enumeration(types, shape, name, &mut text),
-            _ => record(types, *id, name.map_or("", |name| &name.text), &mut text),
+            _ => {
+                let size = types.btf.size(*id).unwrap_or(0);
+                record(types, shape, size, &called, &mut text);
+            }
         }
         for other in name.map_or(&[][..], |name| &name.others) {
-            let of = name.map_or("", |name| &name.text);
-            let _ = writeln!(text, "{ALLOW}pub type {other} = {of};");
+            let _ = writeln!(text, "{ALLOW}pub type {} = {called};", word(other));
         }
+    }
+    for (name, size, members) in types.sections() {
+        let shape = Shape::Struct { size, members };
+        record(types, &shape, size, &name, &mut text);
     }
     text
 }
@@ -48,8 +56,9 @@ fn enumeration(types: &Types<'_>, shape: &Shape, name: Option<&Name>, text: &mut
     let number = number(*size, negative);
     let ty = match name {
         Some(name) => {
-            let _ = writeln!(text, "\n{ALLOW}pub type {} = {number};", name.text);
-            name.text.clone()
+            let name = word(&name.text);
+            let _ = writeln!(text, "\n{ALLOW}pub type {name} = {number};");
+            name
         }
         None => number,
     };
@@ -61,7 +70,7 @@ fn enumeration(types: &Types<'_>, shape: &Shape, name: Option<&Name>, text: &mut
         let name = types.text(*name);
         let _ = writeln!(
             text,
-            "#[allow(dead_code)]\npub const {name}: {ty} = {value};"
+            "#[allow(dead_code, non_upper_case_globals)]\npub const {name}: {ty} = {value};"
         );
     }
 }
@@ -126,8 +135,7 @@ fn plan(types: &Types<'_>, shape: &Shape) -> Plan {
     plan
 }
 
-fn record(types: &Types<'_>, id: u32, name: &str, text: &mut String) {
-    let (_, shape) = types.resolved(id);
+fn record(types: &Types<'_>, shape: &Shape, size: u32, name: &str, text: &mut String) {
     let union = matches!(shape, Shape::Union { .. });
     let plan = plan(types, shape);
     let mut gaps = plan.gaps.iter();
@@ -167,7 +175,6 @@ fn record(types: &Types<'_>, id: u32, name: &str, text: &mut String) {
     members.push_str(&fill(*gaps.next().unwrap_or(&0), &mut pads));
     let keyword = if union { "union" } else { "struct" };
     let packed = if plan.packed { ", packed" } else { "" };
-    let size = types.btf.size(id).unwrap_or(0);
     let _ = write!(
         text,
         "\n{ALLOW}#[repr(C{packed})]\n#[derive(Clone, Copy)]\npub {keyword} {name} {{\n{members}}}\n\
@@ -200,9 +207,9 @@ fn spelled(types: &Types<'_>, id: u32, inner: &str, text: &mut String) -> String
             format!("[{}; {count}]", spelled(types, *element, inner, text))
         }
         Shape::Struct { .. } | Shape::Union { .. } => match types.name(id) {
-            Some(name) => name.text.clone(),
+            Some(name) => word(&name.text),
             None => {
-                record(types, id, inner, text);
+                record(types, shape, types.btf.size(id).unwrap_or(0), inner, text);
                 inner.to_owned()
             }
         },
@@ -213,7 +220,7 @@ fn spelled(types: &Types<'_>, id: u32, inner: &str, text: &mut String) -> String
 fn scalar(types: &Types<'_>, id: u32, shape: &Shape) -> String {
     match shape {
         Shape::Enum { size, values } => match types.name(id) {
-            Some(name) => name.text.clone(),
+            Some(name) => word(&name.text),
             None => number(*size, values.iter().any(|(_, v)| v.cast_signed() < 0)),
         },
         // A byte that a program wrote need not be true or false.

@@ -48,14 +48,17 @@ impl Map {
 /// Bytes of a line of the object.
 const LINE: usize = 24;
 
-/// The header.
-pub fn header(object: &Object<'_>, types: Option<&Types<'_>>) -> String {
+/// The header, with definitions of all types if `define` asks for them.
+pub fn header(object: &Object<'_>, types: Option<&Types<'_>>, define: bool) -> String {
     let name = &object.name;
     let guard = format!("__{}_SKEL_H__", name.to_uppercase());
     let mut text = format!(
         "/* Made by bpftime gen skeleton --wasm: make it again instead of changing it. */\n\
          #ifndef {guard}\n#define {guard}\n\n#include \"libbpf-wasm.h\"\n\n"
     );
+    if let (true, Some(types)) = (define, types) {
+        text.push_str(&c::definitions(types));
+    }
     text.push_str(&structure(object, types));
     text.push_str(&functions(name));
     text.push_str(&tables(object));

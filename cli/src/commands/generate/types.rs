@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use object::btf::{Btf, Member, Modifier, Shape};
+use object::btf::{Btf, Member, Modifier, SectionVar, Shape};
 
 use super::layout::{Place, Plan};
 
@@ -14,6 +14,8 @@ pub struct Types<'a> {
     /// Structures, unions and enumerations that have a name, each behind those
     /// that it contains.
     pub order: Vec<u32>,
+    /// Whether none was asked for by name.
+    all: bool,
     names: HashMap<u32, Name>,
     seen: HashSet<u32>,
 }
@@ -46,6 +48,7 @@ impl<'a> Types<'a> {
         let mut types = Types {
             btf,
             order: Vec::new(),
+            all: wanted.is_empty(),
             names: HashMap::new(),
             seen: HashSet::new(),
         };
@@ -53,6 +56,34 @@ impl<'a> Types<'a> {
             types.visit(root);
         }
         Ok(types)
+    }
+
+    /// The sections of variables, unless types were asked for by name: name,
+    /// bytes and variables.
+    pub fn sections(&self) -> Vec<(String, u32, Box<[Member]>)> {
+        let ids = (1..=self.btf.count()).filter(|_| self.all);
+        let section = |id| match self.btf.get(id).map(|ty| &ty.shape) {
+            Some(Shape::DataSec { size, vars }) if is_of_variables(self.btf.name(id)) => {
+                let members = vars.iter().filter_map(|var| self.variable(var)).collect();
+                let name = word(self.btf.name(id).trim_start_matches('.'));
+                Some((name, *size, members))
+            }
+            _ => None,
+        };
+        ids.filter_map(section).collect()
+    }
+
+    fn variable(&self, var: &SectionVar) -> Option<Member> {
+        let found = self.btf.get(var.ty)?;
+        match found.shape {
+            Shape::Var { ty } => Some(Member {
+                name: found.name,
+                ty,
+                bit: var.offset * 8,
+                bits: 0,
+            }),
+            _ => None,
+        }
     }
 
     /// The name of a structure, union or enumeration that has one.
@@ -174,6 +205,14 @@ impl<'a> Types<'a> {
         self.names.insert(id, name);
         self.order.push(id);
     }
+}
+
+/// Whether a section becomes a map of variables that guests may see.
+pub fn is_of_variables(section: &str) -> bool {
+    let base = section
+        .strip_prefix('.')
+        .and_then(|name| name.split('.').next());
+    matches!(base, Some("rodata" | "data" | "bss"))
 }
 
 /// A name of another language as a word of C.

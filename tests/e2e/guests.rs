@@ -1,0 +1,299 @@
+//! The kits for guests: their examples are built as a user would, and run in
+//! user space as an ordinary user and in the kernel as root; bindings of odd
+//! structures are compared with what programs' compiler makes of them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bpftime_tests::{Mode, Program, World};
+
+use crate::oracle::same;
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// Runs a command of the developer's to its end.
+fn done(command: &mut Command) {
+    let output = command.output().expect("a command to build with");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// The example of this name, built in the world's home.
+fn example(world: &World, name: &str) -> PathBuf {
+    let out = world.home().join("guests");
+    let module = out.join(name);
+    done(
+        Command::new("make")
+            .args(["-s", "-C"])
+            .arg(repository("wasm/guest/examples"))
+            .arg(format!("OUT={}", out.display()))
+            .arg(format!("BPFTIME={}", world.binary().display()))
+            .arg(format!("CARGO={}", env!("CARGO")))
+            .arg(&module)
+            .env_remove("MAKEFLAGS"),
+    );
+    module
+}
+
+/// `bpftime run` in this world, with programs where the world has them.
+fn run<S: AsRef<OsStr>>(world: &World, words: &[S]) -> Command {
+    if world.mode() == Mode::Bpftime {
+        let mut command = world.bpftime(&["run"]);
+        command.args(words);
+        return command;
+    }
+    let mut command = world.tool(&[world.binary()]);
+    command.args(["run", "--runtime", "kernel"]).args(words);
+    command
+}
+
+/// What a guest says of the calls of `tgt_add` with first arguments from 2 on.
+fn calls(world: &World, name: &str) -> String {
+    let module = example(world, name);
+    let target = world.fixture("tgt");
+    let place = format!("{}:tgt_add", target.display());
+    let words = [
+        module.as_os_str(),
+        place.as_ref(),
+        "3".as_ref(),
+        "2".as_ref(),
+    ];
+    let mut guest = Program::on_pipes(run(world, &words));
+    assert_eq!(guest.line(), "attached");
+    let started = world.start(&[target.as_os_str(), "5".as_ref(), "0".as_ref()]);
+    let pid = started.pid();
+    assert_eq!(started.finish().code, 0);
+    let exit = guest.finish();
+    assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+    // The second argument is an address.
+    let lines = exit.stdout.lines().filter(|line| *line != "attached");
+    let lines = lines.map(|line| line.split(',').next().unwrap_or("").to_owned());
+    let said: Vec<String> = lines.collect();
+    said.join("\n").replace(&pid.to_string(), "PID")
+}
+
+#[test]
+fn calls_of_a_function_to_a_guest_in_c() {
+    let said = same(|world| calls(world, "calls.wasm"));
+    assert_eq!(said, "PID tgt(2\nPID tgt(3\nPID tgt(4\nleft out: 2");
+}
+
+#[test]
+fn calls_of_a_function_to_a_guest_in_rust() {
+    let said = same(|world| calls(world, "calls-rust.wasm"));
+    assert_eq!(said, "PID tgt(2\nPID tgt(3\nPID tgt(4\nleft out: 2");
+}
+
+#[test]
+fn files_that_a_process_opens() {
+    let said = same(|world| {
+        let module = example(world, "opensnoop.wasm");
+        // The kernel sees everybody's calls.
+        let name = format!("gc{}", std::process::id());
+        let cat = world.home().join(&name);
+        fs::copy("/bin/cat", &cat).expect("a copy of cat");
+        let [here, missing, end] = ["here", "missing", "end"].map(|file| world.home().join(file));
+        fs::write(&here, "").expect("a file");
+        let words = [module.as_os_str(), name.as_ref(), end.as_os_str()];
+        let mut guest = Program::on_pipes(run(world, &words));
+        guest.lines_until(|line| line.starts_with("PID "));
+        let started = world.start(&[&cat, &here, &missing, &end]);
+        let by = format!("{:<8} {name:<16}", started.pid());
+        assert_eq!(started.finish().code, 1);
+        let exit = guest.finish();
+        assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+        let home = format!("{}/", world.home().display());
+        let lines = exit.stdout.lines().filter(|line| line.contains(&home));
+        lines
+            .map(|line| line.replace(&by, "BY").replace(&home, "") + "\n")
+            .collect()
+    });
+    assert_eq!(said, "BY    3 here\nBY   -2 missing\nBY   -2 end\n");
+}
+
+#[test]
+fn packets_of_an_interface() {
+    let Some(world) = World::kernel() else {
+        return;
+    };
+    let module = example(&world, "packets.wasm");
+    let guest = run(
+        &world,
+        &[
+            module.as_os_str(),
+            "lo".as_ref(),
+            "1".as_ref(),
+            "3".as_ref(),
+        ],
+    );
+    // A network of its own, with nobody else's packets.
+    let mut command = Command::new("unshare");
+    command
+        .args(["-n", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"])
+        .arg(guest.get_program())
+        .args(guest.get_args())
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
+    let mut guest = Program::on_pipes(command);
+    assert_eq!(guest.line(), "counting");
+    // Nobody listens, so that each is answered by ICMP.
+    done(
+        Command::new("nsenter")
+            .args(["-n", "-t", &guest.pid().to_string(), "bash", "-c"])
+            .arg("for i in 1 2 3; do echo $i > /dev/udp/127.0.0.1/9; done"),
+    );
+    let exit = guest.finish();
+    assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+    let last: Vec<&str> = exit.stdout.lines().rev().take(2).collect();
+    assert_eq!(last, ["protocol 17: 3", "protocol 1: 3"]);
+}
+
+#[test]
+fn packets_without_privilege() {
+    let world = World::new();
+    let module = example(&world, "packets.wasm");
+    let exit = Program::on_pipes(run(&world, &[module.as_os_str(), "lo".as_ref()])).finish();
+    assert_eq!((exit.code, exit.stdout.as_str()), (1, ""));
+    let reason = "program \"count_packets\": only the kernel hosts xdp programs, \
+                  which takes CAP_BPF and CAP_PERFMON";
+    assert!(exit.stderr.contains(reason), "{}", exit.stderr);
+}
+
+/// A compiler for programs and guests.
+fn clang() -> Command {
+    let known = ["clang-19", "clang-18", "clang-17", "clang-16", "clang-15"];
+    let found = |name: &&&str| Command::new(name).arg("--version").output().is_ok();
+    Command::new(known.iter().find(found).copied().unwrap_or("clang"))
+}
+
+/// The zoo's object in the world's home, with headers and bindings beside it.
+fn zoo(world: &World) -> PathBuf {
+    let object = world.home().join("zoo.bpf.o");
+    done(
+        clang()
+            .args(["-target", "bpf", "-O2", "-g", "-Wall", "-c", "-o"])
+            .args([&object, &repository("fixtures/guests/zoo.bpf.c")]),
+    );
+    let file = object.to_str().expect("a path of ours");
+    for (words, to) in [
+        (
+            &["gen", "skeleton", "--wasm", "--types", file][..],
+            "zoo.skel.h",
+        ),
+        (&["gen", "types", "--rust", file], "zoo.types.rs"),
+        (&["gen", "header", "--wasm"], "libbpf-wasm.h"),
+    ] {
+        let exit = world.run(words);
+        assert_eq!((exit.code, exit.stderr.as_str()), (0, ""), "{words:?}");
+        fs::write(world.home().join(to), exit.stdout).expect("a file in a home of ours");
+    }
+    object
+}
+
+#[test]
+fn structures_lie_in_c_as_programs_have_them() {
+    let world = World::new();
+    zoo(&world);
+    let module = world.home().join("zoo.wasm");
+    // Members that do not lie where BTF says do not compile.
+    done(
+        clang()
+            .args([
+                "--target=wasm32-wasi",
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-I",
+            ])
+            .args([world.home(), &repository("fixtures/guests/zoo.c")])
+            .arg("-o")
+            .arg(&module),
+    );
+    let exit = Program::on_pipes(run(&world, &[module])).finish();
+    let expected = "numbers: same, 80 bytes\npointers: same, 72 bytes\nnested: same, 128 bytes\n\
+                    bits: same, 24 bytes\ntight: same, 25 bytes\nwide: same, 64 bytes\n\
+                    barely: same, 16 bytes\neither: same, 32 bytes\ntype: same, 48 bytes\n";
+    assert_eq!(
+        (exit.code, exit.stdout.as_str()),
+        (0, expected),
+        "{}",
+        exit.stderr
+    );
+}
+
+#[test]
+fn structures_lie_in_rust_as_programs_have_them() {
+    let world = World::new();
+    zoo(&world);
+    let home = world.home();
+    fs::copy(repository("fixtures/guests/zoo.rs"), home.join("zoo.rs")).expect("a copy");
+    let rustc = || {
+        let mut command = Command::new("rustc");
+        command.current_dir(home);
+        command.args(["--edition", "2024", "--target", "wasm32-wasip1", "-O"]);
+        command
+    };
+    let kit = repository("wasm/guest/rust/src/lib.rs");
+    let kit = fs::canonicalize(kit).expect("the kit");
+    done(
+        rustc()
+            .args(["--crate-type", "rlib", "--crate-name", "bpftime_guest"])
+            .arg(kit),
+    );
+    done(rustc().args([
+        "-L",
+        ".",
+        "--extern",
+        "bpftime_guest",
+        "-Dwarnings",
+        "zoo.rs",
+    ]));
+    let exit = Program::on_pipes(run(&world, &[home.join("zoo.wasm")])).finish();
+    let expected = "bits: same, 24 bytes\n-7 true -5 -4000000 -1000\ntight: same, 25 bytes\n\
+                    wide: same, 64 bytes\nbarely: same, 16 bytes\neither: same, 32 bytes\n15\n\
+                    type: same, 48 bytes\nnumbers: same, 80 bytes\n\
+                    [[17, 18, 19], [20, 21, 22]] -12 [102, 111, 117, 114, 0]\n";
+    assert_eq!(
+        (exit.code, exit.stdout.as_str()),
+        (0, expected),
+        "{}",
+        exit.stderr
+    );
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_in_one_line() {
+    let world = World::new();
+    let object = world.fixture("reports.bpf.o");
+    let object = object.to_str().expect("a path of ours");
+    for (words, said) in [
+        (
+            &["gen", "skeleton", object][..],
+            "gen skeleton: makes skeletons for Wasm guests only: give --wasm, or use bpftool gen \
+             skeleton for a native tool",
+        ),
+        (
+            &["gen", "skeleton", "--wasm", "/bin/true"],
+            "/bin/true: is no object of eBPF programs: compile it with clang -O2 -g -target bpf -c",
+        ),
+        (
+            &["gen", "skeleton", "--wasm", "/nowhere"],
+            "/nowhere: cannot be read (No such file or directory): name an object file",
+        ),
+        (
+            &["gen", "skeleton", "--wasm", object, "name", "a-b"],
+            "name a-b: does not name a skeleton: write `name` and a word of C behind the file",
+        ),
+    ] {
+        let exit = world.run(words);
+        assert_eq!((exit.code, exit.stdout.as_str()), (1, ""), "{words:?}");
+        assert_eq!(exit.stderr, format!("bpftime: {said}\n"), "{words:?}");
+    }
+    let exit = world.run(&["gen", "types", "--wasm", object, "nobody"]);
+    let said = "has no type nobody: see bpftool btf dump file for those that it has";
+    assert_eq!(exit.stderr, format!("bpftime: {object}: {said}\n"));
+}
