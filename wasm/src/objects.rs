@@ -126,6 +126,11 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
         kind: map.map_type(),
         pending: VecDeque::new(),
     };
+    // Opened at the first poll, a buffer would lack what programs that are
+    // attached before it report; a failure is told there.
+    if matches!(fd.kind, MapType::RingBuf | MapType::PerfEventArray) {
+        let _ = loaded.buffer(&fd.name);
+    }
     guest.fd(fd)
 }
 

@@ -35,12 +35,13 @@ int main(int argc, char **argv)
 		snprintf(skel->rodata->wanted, sizeof(skel->rodata->wanted), "%s", argv[1]);
 	last = argc > 2 ? argv[2] : NULL;
 	err = opensnoop_bpf__load(skel);
-	if (!err)
-		err = opensnoop_bpf__attach(skel);
+	/* Before the programs report. */
 	if (!err) {
 		buffer = bpf_buffer__open(skel->maps.events, on_record, NULL);
 		err = buffer ? 0 : -errno;
 	}
+	if (!err)
+		err = opensnoop_bpf__attach(skel);
 	if (!err)
 		printf("%-8s %-16s %4s %s\n", "PID", "COMM", "RET", "PATH");
 	while (!err && !seen)

@@ -40,12 +40,13 @@ int main(int argc, char **argv)
 	skel->rodata->least = argc > 3 ? atoll(argv[3]) : 0;
 	bpf_set_prog_attach_target(skel->progs.on_call, argv[1]);
 	err = calls_bpf__load(skel);
-	if (!err)
-		err = calls_bpf__attach(skel);
+	/* Before the programs report. */
 	if (!err) {
 		buffer = bpf_buffer__open(skel->maps.calls, on_record, NULL);
 		err = buffer ? 0 : -errno;
 	}
+	if (!err)
+		err = calls_bpf__attach(skel);
 	if (!err)
 		printf("attached\n");
 	while (!err && left > 0)

@@ -24,8 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut open = Open::new(PROGRAMS);
     open.set("least", &least)?;
     let object = open.load()?;
-    object.program("on_call").attach_to(target)?;
+    // Before the programs report.
     let mut calls = object.map("calls")?.buffer();
+    object.program("on_call").attach_to(target)?;
     println!("attached");
     while left > 0 {
         calls.poll(Duration::from_millis(100), |record| {
