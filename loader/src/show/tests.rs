@@ -25,7 +25,7 @@ struct Types {
 fn types() -> Types {
     let mut b = Builder::default();
     let int = |b: &mut Builder, name: &str, size: u32, encoding: u32| {
-        b.raw(name, KIND_INT, 0, size, &[encoding | size * 8])
+        b.raw(name, KIND_INT, 0, size, &[encoding | (size * 8)])
     };
     let u8_ = int(&mut b, "unsigned char", 1, 0);
     let i8_ = int(&mut b, "signed char", 1, SIGNED);

@@ -49,13 +49,18 @@ fn sections_and_words_name_places() {
 #[test]
 fn directions_and_returns_are_kept() {
     let tc = |section: &str, words: &str| placed(section, Kind::SchedCls, words);
-    let at = |ingress| {
+    let at = |ingress, rank| {
         let interface = "lo".to_owned();
-        Ok(Place::Tc { interface, ingress })
+        Ok(Place::Tc {
+            interface,
+            ingress,
+            rank,
+        })
     };
-    assert_eq!(tc("tc", "lo"), at(true));
-    assert_eq!(tc("tc/egress", "lo"), at(false));
-    assert_eq!(tc("tc/egress", "lo:ingress"), at(true));
+    assert_eq!(tc("tc", "lo"), at(true, (0, 0)));
+    assert_eq!(tc("tc/egress", "lo"), at(false, (0, 0)));
+    assert_eq!(tc("tc/egress", "lo:ingress"), at(true, (0, 0)));
+    assert_eq!(tc("tc", "lo:egress:7:1"), at(false, (7, 1)));
     let kretprobe = placed("kretprobe", Kind::Kprobe, "f");
     let function = "f".to_owned();
     assert_eq!(
