@@ -1,7 +1,7 @@
 //! `bpftime run` with Wasm modules: what guests get from their programs, in
 //! user space as an ordinary user and in the kernel as root.
 
-use bpftime_tests::{Program, World};
+use bpftime_tests::{Program, World, wait};
 use nix::sys::signal::Signal;
 
 use crate::objects::{run, text};
@@ -187,6 +187,7 @@ fn interrupted_guests_leave_nothing() {
                     guest.tell(line);
                 }
                 guest.signal(signal);
+                wait::until_true("its end", wait::LONG, || !guest.runs());
                 codes.push(guest.finish().code);
                 call(world, "1");
                 world.expect_nothing_left();
@@ -195,4 +196,30 @@ fn interrupted_guests_leave_nothing() {
         format!("{codes:?}")
     });
     assert_eq!(said, "[130, 143, 130, 143]");
+}
+
+#[test]
+fn packages_that_older_modules_hand_over() {
+    let said = same(|world| {
+        let module = world.fixture("old.wasm");
+        let target = format!("on_call={}:tgt_add", world.fixture("tgt").display());
+        let words = ["--attach", &target, text(&module), "4", "a \"b\""];
+        let mut guest = Program::on_pipes(run(world, &words));
+        guest.lines_until(|line| line == "ready");
+        // The first call is left out: a variable is set. Of others both buffers tell.
+        call(world, "3");
+        let exit = guest.finish();
+        assert_eq!(exit.code, 5, "{exit:?}");
+        exit.stdout
+    });
+    let expected = "\
+,\"4\",\"a \\\"b\\\"\"] 1
+-22 -22 -22
+-22 -22
+0 -22
+0 -22
+ready
+0 6
+";
+    assert_eq!(said, expected);
 }

@@ -12,10 +12,11 @@ use wasmtime::StoreLimits;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::memory::Result;
+use crate::packages::Held;
 use crate::stop::Stop;
 
 /// Most objects of a guest at a time.
-const MAX_OBJECTS: usize = 256;
+const MAX_OBJECTS: usize = 64;
 /// The first fd of a map. Those of WASI are small; a guest that mixes them up
 /// shall not hit.
 const FIRST_FD: i32 = 1 << 16;
@@ -34,6 +35,8 @@ pub struct State {
     pub stop: Arc<Stop>,
     /// What its user said of the programs.
     pub wishes: Wishes,
+    /// Where records of packages are put.
+    pub record: u32,
 }
 
 /// What a user may say of the programs that a guest loads.
@@ -45,6 +48,14 @@ pub struct Wishes {
     pub targets: Vec<(String, String)>,
     /// Types of the kernel to relocate against.
     pub btf: Option<PathBuf>,
+}
+
+impl Wishes {
+    /// Where a program is to be put.
+    pub fn target(&self, program: &str) -> Option<&str> {
+        let wish = self.targets.iter().rev().find(|(name, _)| name == program);
+        wish.map(|(_, words)| words.as_str())
+    }
 }
 
 /// A map that a guest has asked for.
@@ -71,20 +82,24 @@ pub struct MapFd {
 #[derive(Default)]
 pub struct Guest {
     objects: BTreeMap<u64, Loaded>,
+    /// What it has as packages, by their numbers.
+    pub packages: Vec<Held>,
     maps: BTreeMap<i32, MapFd>,
     last_object: u64,
     fds_given: i32,
 }
 
 impl Guest {
+    /// Whether it can have no further object.
+    pub fn is_full(&self) -> bool {
+        self.objects.len() >= MAX_OBJECTS
+    }
+
     /// Keeps an object and gives its handle, never 0.
-    pub fn keep(&mut self, object: Loaded) -> Result<u64> {
-        if self.objects.len() >= MAX_OBJECTS {
-            return Err(-libc::EMFILE);
-        }
+    pub fn keep(&mut self, object: Loaded) -> u64 {
         self.last_object += 1;
         self.objects.insert(self.last_object, object);
-        Ok(self.last_object)
+        self.last_object
     }
 
     /// An object of this guest's.

@@ -6,7 +6,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::guest::State;
 use crate::run::{Error, Module};
-use crate::{abi, sleep};
+use crate::{abi, packages, sleep};
 
 /// WASI preview 1.
 const WASI: &str = "wasi_snapshot_preview1";
@@ -27,6 +27,7 @@ pub(crate) fn resolve(
             ExternType::Func(ty) => {
                 let own = abi::function(store, import.module(), import.name(), &ty, module);
                 own.map_err(|abi::WrongType| wrong())?
+                    .or_else(|| packages::function(store, import.module(), import.name(), &ty))
                     .or_else(|| of_wasi(store, import.module(), import.name(), &ty))
             }
             _ => None,

@@ -7,8 +7,8 @@
 //!
 //! Reading order: [`run`] (a module from bytes to exit code), `imports` (what
 //! it gets), `abi` (our imports, in all their shapes), `guest` (what a guest owns),
-//! `memory` (its memory), `objects`, `poll`, `maps` (the calls), `sleep`
-//! (WASI's waits), [`stop`] (the end from outside).
+//! `memory` (its memory), `objects`, `poll`, `maps` (the calls), `packages` (an
+//! older interface), `sleep` (WASI's waits), [`stop`] (the end from outside).
 
 mod abi;
 mod guest;
@@ -16,6 +16,7 @@ mod imports;
 mod maps;
 mod memory;
 mod objects;
+mod packages;
 mod poll;
 pub mod run;
 mod sleep;

@@ -1,6 +1,7 @@
 //! Objects: load, attach, close.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
@@ -20,6 +21,10 @@ pub fn load(caller: &mut Caller<'_, State>, at: u64, length: u64) -> u64 {
     if length > MAX_OBJECT {
         return 0;
     }
+    if caller.data().guest.is_full() {
+        tell(&"a module has as many objects as it may have");
+        return 0;
+    }
     let Ok(bytes) = memory::read(caller, at, length) else {
         return 0;
     };
@@ -29,7 +34,7 @@ pub fn load(caller: &mut Caller<'_, State>, at: u64, length: u64) -> u64 {
     };
     let loaded = Opened::read(&bytes, &options).and_then(Opened::load);
     match loaded {
-        Ok(object) => caller.data_mut().guest.keep(object).unwrap_or(0),
+        Ok(object) => caller.data_mut().guest.keep(object),
         Err(error) => {
             tell(&error);
             0
@@ -86,8 +91,7 @@ pub fn directory(state: &State, fd: i32) -> Result<&Path> {
 fn attach_to(caller: &mut Caller<'_, State>, object: u64, name: &str, words: &str) -> Result<i32> {
     let State { guest, wishes, .. } = caller.data_mut();
     let loaded = guest.object(object)?;
-    let wish = wishes.targets.iter().rev().find(|(named, _)| named == name);
-    let words = wish.map_or(words, |(_, words)| words);
+    let words = wishes.target(name).unwrap_or(words);
     let attached = loaded.attach(name, &Target::from(words), wishes.pid);
     attached.map(|()| 0).map_err(|error| {
         tell(&error);
@@ -147,7 +151,7 @@ fn find<'a>(loaded: &'a Loaded, name: &str) -> Option<libbpf_rs::Map<'a>> {
 }
 
 /// A guest learns a number; its user learns why.
-fn tell(error: &loader::Error) {
+pub fn tell(error: &dyn Display) {
     // Nobody is left to tell if stderr is gone.
     let line = format!("bpftime: {error}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());

@@ -9,12 +9,12 @@ use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
 use crate::guest::{Guest, State, Wishes};
-use crate::imports;
 use crate::sleep::Clock;
 use crate::stop::{Reason, Stop};
+use crate::{imports, packages};
 
 /// Most bytes of a module; those of tools have a thousandth to a tenth of that.
-const MAX_MODULE: usize = 64 << 20;
+pub(crate) const MAX_MODULE: usize = 64 << 20;
 
 /// What a guest may take of the host.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +100,8 @@ pub fn run(module: &Module<'_>, stop: &Arc<Stop>) -> Result<i32, Error> {
     // The first request to end is the first epoch.
     store.set_epoch_deadline(1);
     let imports = imports::resolve(&mut store, &linker, &compiled, module)?;
-    if !matches!(compiled.get_export("_start"), Some(ExternType::Func(_))) {
+    let is_function = |name| matches!(compiled.get_export(name), Some(ExternType::Func(_)));
+    if !is_function("_start") && !is_function(packages::MAIN) {
         return Err(Error::NoStart);
     }
     if stop.asked().is_some() {
@@ -109,18 +110,30 @@ pub fn run(module: &Module<'_>, stop: &Arc<Stop>) -> Result<i32, Error> {
     }
     let ended = Instance::new(&mut store, &compiled, &imports)
         .map_err(|error| ended(&error, stop, Error::Start))
-        .and_then(|instance| {
-            let start = instance.get_typed_func::<(), ()>(&mut store, "_start");
-            let start = start.map_err(|_| Ended::Error(Error::NoStart))?;
-            let called = start.call(&mut store, ());
-            called.map_err(|error| ended(&error, stop, Error::Trap))
-        });
+        .and_then(|instance| start(&mut store, &instance, module, stop));
     stop.end();
     match ended {
-        Ok(()) => Ok(0),
-        Err(Ended::Status(status)) => Ok(status),
+        Ok(status) | Err(Ended::Status(status)) => Ok(status),
         Err(Ended::Error(error)) => Err(error),
     }
+}
+
+/// Calls a module's main function, of either age.
+fn start(
+    store: &mut Store<State>,
+    instance: &Instance,
+    module: &Module<'_>,
+    stop: &Stop,
+) -> Result<i32, Ended> {
+    let called = match (
+        instance.get_typed_func::<(), ()>(&mut *store, "_start"),
+        instance.get_typed_func::<(i32, i32), i32>(&mut *store, packages::MAIN),
+    ) {
+        (Ok(start), _) => start.call(store, ()).map(|()| 0),
+        (_, Ok(main)) => packages::main(store, instance, &main, &module.arguments),
+        _ => return Err(Ended::Error(Error::NoStart)),
+    };
+    called.map_err(|error| ended(&error, stop, Error::Trap))
 }
 
 /// How a guest ended that did not return.
@@ -159,6 +172,7 @@ fn state(module: &Module<'_>, stop: &Arc<Stop>) -> Result<State, Error> {
         directories: directories.collect(),
         stop: Arc::clone(stop),
         wishes: module.wishes.clone(),
+        record: 0,
     })
 }
 
