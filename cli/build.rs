@@ -1,6 +1,7 @@
 //! Builds the two preloaded libraries that the `bpftime` binary carries and
 //! tells the crate where they are. It knows nothing of what is in them. It
-//! also has libelf linked statically where that is installed.
+//! also has libelf linked statically where that is installed, and takes the
+//! headers for programs from libbpf's crate.
 //!
 //! `BPFTIME_LIBS_DIR` names a directory with both libraries ready built; no
 //! nested build happens then. Under clippy the libraries are never looked
@@ -34,6 +35,16 @@ const SOURCES: [&str; 10] = [
     "attach",
     "syscall-server",
     "agent",
+];
+
+/// What sources of programs include of libbpf, which carries many more.
+const HEADERS: [&str; 6] = [
+    "bpf_core_read.h",
+    "bpf_endian.h",
+    "bpf_helper_defs.h",
+    "bpf_helpers.h",
+    "bpf_tracing.h",
+    "usdt.bpf.h",
 ];
 
 const PROFILE: &str = "embedded";
@@ -169,8 +180,21 @@ fn write_constants(built: &Path, out: &Path) -> Result<()> {
             "/// Contents of `{file}`.\npub const {name}: &[u8] = include_bytes!({copy:?});\n"
         );
     }
+    // libbpf-sys tells where it has installed libbpf's (`links = "bpf"`).
+    let headers = PathBuf::from(variable("DEP_BPF_INCLUDE")?).join("bpf");
+    code += "/// libbpf's headers for programs: name and contents.\n";
+    code += &format!("pub const HEADERS: [(&str, &str); {}] = [\n", HEADERS.len());
+    for name in HEADERS {
+        let copy = out.join(name);
+        let bytes = fs::read(headers.join(name))
+            .map_err(|error| format!("{}/{name}: {error}", headers.display()))?;
+        fs::write(&copy, &bytes)?;
+        hash = fnv1a(hash, &bytes);
+        code += &format!("    ({name:?}, include_str!({copy:?})),\n");
+    }
+    code += "];\n";
     code += &format!(
-        "/// Names the contents of both libraries.\npub const HASH: &str = \"{hash:016x}\";\n"
+        "/// Names the contents of both libraries and the headers.\npub const HASH: &str = \"{hash:016x}\";\n"
     );
     fs::write(out.join("libraries.rs"), code)?;
     Ok(())

@@ -36,6 +36,18 @@ pub struct ProgramInfo {
     pub kind: ProgramType,
 }
 
+/// A map of an object, as its file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapInfo {
+    /// As the kernel will know it; of a section of variables, the object's name
+    /// and the section's.
+    pub name: String,
+    /// Whether it is a section of variables.
+    pub is_section: bool,
+    /// Whether a process can map it.
+    pub is_mappable: bool,
+}
+
 /// An object whose file was read; nothing of it exists yet.
 pub struct Opened {
     name: String,
@@ -77,6 +89,24 @@ impl Opened {
             kind: program.prog_type(),
         };
         self.object.progs().map(info).collect()
+    }
+
+    /// Its maps.
+    pub fn maps(&self) -> Vec<MapInfo> {
+        let info = |map: libbpf_rs::OpenMap<'_>| {
+            let raw = map.as_libbpf_object().as_ptr();
+            // SAFETY: the map is the open object's, which is borrowed.
+            let (is_section, flags) = unsafe {
+                let is_section = libbpf_sys::bpf_map__is_internal(raw);
+                (is_section, libbpf_sys::bpf_map__map_flags(raw))
+            };
+            MapInfo {
+                name: text(map.name()),
+                is_section,
+                is_mappable: flags & libbpf_sys::BPF_F_MMAPABLE != 0,
+            }
+        };
+        self.object.maps().map(info).collect()
     }
 
     /// The types that its file describes; `None` if it has none.

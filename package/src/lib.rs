@@ -7,7 +7,7 @@
 //!
 //! Reading order: `meta` (what a package says), `format` (bytes to a package),
 //! `encoded` (the object in it), `archive` (packages with types beside them),
-//! [`error`].
+//! [`error`], [`write`](mod@write) (how packages are made).
 
 mod archive;
 mod encoded;
@@ -16,6 +16,7 @@ mod format;
 pub mod meta;
 #[cfg(test)]
 mod tests;
+pub mod write;
 
 pub use error::Error;
 pub use meta::Meta;

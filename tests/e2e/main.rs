@@ -3,6 +3,7 @@
 //! compared.
 
 mod breakpoints;
+mod build;
 mod children;
 mod containers;
 mod creates;

@@ -2,6 +2,7 @@
 //! `run`, and a row in [`Command`] and in [`run`].
 
 mod attach;
+mod build;
 mod chosen;
 mod detach;
 mod doctor;
@@ -13,6 +14,7 @@ mod link;
 mod load;
 mod login;
 mod map;
+mod new;
 mod pin;
 mod prog;
 mod pull;
@@ -46,6 +48,7 @@ Examples:
   bpftime status                       what runs where
   bpftime map dump counts              what a tool's map holds
   bpftime exec bpftool prog list       any command, with tools and pins in sight
+  bpftime build tool.bpf.c tool.h      an object and a package from C
   bpftime verify counter.bpf.o         what the verifier thinks of programs
   bpftime doctor                       what this machine and user can do
 
@@ -71,6 +74,8 @@ enum Command {
     Pull(pull::Args),
     Login(login::Args),
     Logout(login::LogoutArgs),
+    Build(build::Args),
+    New(new::Args),
     #[command(hide = true)]
     RunHere(run::Args),
     Verify(verify::Args),
@@ -114,6 +119,8 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Login(args) => login::run(args),
         Command::Logout(args) => login::logout(args),
         Command::RunHere(args) => run::run_here(&args),
+        Command::Build(args) => build::run(&args),
+        Command::New(args) => new::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),
         Command::Vm(args) => vm::run(args),

@@ -15,12 +15,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::Flock;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::geteuid;
 use runtime::session::{Dirs, LIBRARY_PREFIX};
 
 use crate::log::debug;
 use crate::problem::Problem;
+
+pub use embedded::HEADERS;
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/libraries.rs"));
@@ -59,9 +62,52 @@ impl Library {
 /// already, and returns the path of `library`.
 pub fn unpack(dirs: &Dirs, library: Library) -> Result<PathBuf, Problem> {
     let state = dirs.state.as_path();
-    let own = format!("{LIBRARY_PREFIX}{}", embedded::HASH);
-    let dir = state.join(&own);
-    let cannot_write = |error: io::Error| match error.raw_os_error() {
+    let Own { dir, held } = own(dirs)?;
+    let mut is_new = false;
+    for each in Library::ALL {
+        let path = dir.join(each.file_name());
+        if !holds(&path, each.bytes()) {
+            debug!("unpacking {}", path.display());
+            replace(&dir, each.file_name(), each.bytes())
+                .map_err(|error| cannot_write(state, &error))?;
+            is_new = true;
+        }
+    }
+    name_command(&dir);
+    drop(held);
+    if is_new {
+        prune::prune(dirs, &own_name());
+    }
+    executable(&dir, state)?;
+    Ok(dir.join(library.file_name()))
+}
+
+/// This version's directory.
+pub struct Own {
+    pub dir: PathBuf,
+    /// Nobody takes it away while this lives.
+    pub held: Option<Flock<File>>,
+}
+
+/// The directory of this version below the state directory.
+pub fn own(dirs: &Dirs) -> Result<Own, Problem> {
+    let state = dirs.state.as_path();
+    let failed = |error: io::Error| cannot_write(state, &error);
+    create_private_dir(state).map_err(failed)?;
+    trust(state)?;
+    let dir = state.join(own_name());
+    let held = prune::hold(&dir).map_err(failed)?;
+    trust(&dir)?;
+    Ok(Own { dir, held })
+}
+
+fn own_name() -> String {
+    format!("{LIBRARY_PREFIX}{}", embedded::HASH)
+}
+
+/// Why nothing can be kept in the state directory.
+pub fn cannot_write(state: &Path, error: &io::Error) -> Problem {
+    match error.raw_os_error() {
         Some(libc::EFBIG) => Problem::new(
             state.display(),
             "the limit on file sizes (ulimit -f) does not allow for bpftime's libraries",
@@ -74,30 +120,10 @@ pub fn unpack(dirs: &Dirs, library: Library) -> Result<PathBuf, Problem> {
         ),
         _ => Problem::new(
             state.display(),
-            format_args!("state directory not writable ({})", reason(&error)),
+            format_args!("state directory not writable ({})", reason(error)),
             "set BPFTIME_STATE_DIR to a directory of your own",
         ),
-    };
-    create_private_dir(state).map_err(cannot_write)?;
-    trust(state)?;
-    let held = prune::hold(&dir).map_err(cannot_write)?;
-    trust(&dir)?;
-    let mut is_new = false;
-    for each in Library::ALL {
-        let path = dir.join(each.file_name());
-        if !holds(&path, each.bytes()) {
-            debug!("unpacking {}", path.display());
-            replace(&dir, each).map_err(cannot_write)?;
-            is_new = true;
-        }
     }
-    name_command(&dir);
-    drop(held);
-    if is_new {
-        prune::prune(dirs, &own);
-    }
-    executable(&dir, state)?;
-    Ok(dir.join(library.file_name()))
 }
 
 /// The symbolic link beside the libraries that leads to this command: the server
@@ -131,7 +157,8 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-fn create_private_dir(dir: &Path) -> io::Result<()> {
+/// Makes a directory that only its owner may enter, unless it is there.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         other => other,
@@ -158,7 +185,8 @@ fn trust(dir: &Path) -> Result<(), Problem> {
     }
 }
 
-fn holds(path: &Path, bytes: &[u8]) -> bool {
+/// Whether a file has these contents.
+pub fn holds(path: &Path, bytes: &[u8]) -> bool {
     let read = || -> io::Result<bool> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -175,11 +203,12 @@ fn holds(path: &Path, bytes: &[u8]) -> bool {
     read().unwrap_or(false)
 }
 
-fn replace(dir: &Path, library: Library) -> io::Result<()> {
-    if !shm::sys::may_grow_to(library.bytes().len() as u64) {
+/// Puts a file into a directory of ours, whole or not at all.
+pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    if !shm::sys::may_grow_to(bytes.len() as u64) {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
-    let temporary = dir.join(format!(".{}.{}", library.file_name(), std::process::id()));
+    let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let write = || {
         // A leftover of a killed process that had our id.
         match fs::remove_file(&temporary) {
@@ -192,8 +221,8 @@ fn replace(dir: &Path, library: Library) -> io::Result<()> {
             .mode(0o700)
             .open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o700))?;
-        file.write_all(library.bytes())?;
-        fs::rename(&temporary, dir.join(library.file_name()))
+        file.write_all(bytes)?;
+        fs::rename(&temporary, dir.join(name))
     };
     write().inspect_err(|_| {
         // The first error is the one to tell.

@@ -9,7 +9,7 @@ mod c;
 mod layout;
 mod rust;
 mod skeleton;
-mod strip;
+pub mod strip;
 mod types;
 
 use std::fs;
@@ -81,7 +81,8 @@ enum What {
     },
 }
 
-const HEADER: &str = include_str!("../../../../wasm/guest/c/libbpf-wasm.h");
+/// What skeletons include.
+pub const HEADER: &str = include_str!("../../../../wasm/guest/c/libbpf-wasm.h");
 
 /// Prints what is asked for.
 pub fn run(args: &Args) -> Result<(), Problem> {
