@@ -104,9 +104,9 @@ fn a_table_and_histograms() {
         without_time(&exit)
     });
     let line = "  1     KIND_ODD(1) true 98  1      2      {\"parts\":[0,0,0],\"tag\":\"\\u001b[\"} \
-                -2 {\"bytes\":[1,-1],\"word\":65281} 0 round-1";
+                -2 65281 [1,-1] 0 round-1";
     let expected = format!(
-        "TIME     FIRST  KIND   LARGE  LETTER LOW    HIGH   INNER  THIRD         NOTHING TEXT   
+        "TIME     FIRST  KIND   LARGE  LETTER LOW    HIGH   INNER  THIRD  WORD   BYTES  NOTHING TEXT   
 {line}
 {line}
 counts[{{\"parts\":[0,0,0],\"tag\":\"\\u001b[\"}}]: 1
