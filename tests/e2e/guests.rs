@@ -236,7 +236,8 @@ fn structures_lie_in_c_as_programs_have_them() {
     let exit = Program::on_pipes(run(&world, &[module])).finish();
     let expected = "numbers: same, 80 bytes\npointers: same, 72 bytes\nnested: same, 128 bytes\n\
                     bits: same, 24 bytes\ntight: same, 25 bytes\nwide: same, 64 bytes\n\
-                    barely: same, 16 bytes\neither: same, 32 bytes\ntype: same, 48 bytes\n";
+                    barely: same, 16 bytes\npadded: same, 128 bytes\neither: same, 32 bytes\n\
+                    type: same, 48 bytes\n";
     assert_eq!(
         (exit.code, exit.stdout.as_str()),
         (0, expected),

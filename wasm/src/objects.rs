@@ -106,7 +106,7 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
     let name = memory::text(caller, name)?.ok_or(-libc::EFAULT)?;
     let guest = &mut caller.data_mut().guest;
     let loaded = guest.object(object)?;
-    let map = find(loaded, &name).ok_or(-libc::ENOENT)?;
+    let map = loaded.map(&name).ok_or(-libc::ENOENT)?;
     let value = map.value_size() as usize;
     let per_cpu = matches!(
         map.map_type(),
@@ -136,18 +136,6 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
         let _ = loaded.buffer(&fd.name);
     }
     guest.fd(fd)
-}
-
-/// A map by its name; maps of variables are named by their sections, too, as
-/// in libbpf.
-fn find<'a>(loaded: &'a Loaded, name: &str) -> Option<libbpf_rs::Map<'a>> {
-    loaded.map(name).or_else(|| {
-        let of_section = |map: &libbpf_rs::Map<'_>| map.name().to_string_lossy().ends_with(name);
-        match name.starts_with('.') {
-            true => loaded.maps().find(of_section),
-            false => None,
-        }
-    })
 }
 
 /// A guest learns a number; its user learns why.

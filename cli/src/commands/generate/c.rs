@@ -134,12 +134,11 @@ fn record(types: &Types<'_>, shape: &Shape, tag: &str, depth: usize) -> String {
     let tabs = "\t".repeat(depth + 1);
     let space = if tag.is_empty() { "" } else { " " };
     let mut text = format!("{}{space}{tag} {{\n", keyword(shape));
-    let mut pads = 0;
     let mut gaps = plan.gaps.iter();
     let union = matches!(shape, Shape::Union { .. });
     for member in shape.members() {
         if !union {
-            text.push_str(&fill(*gaps.next().unwrap_or(&0), &tabs, &mut pads));
+            text.push_str(&fill(types, *gaps.next().unwrap_or(&0), &tabs));
         }
         let bits = types.bits(member).1;
         let declared = declaration(types, member, depth + 1);
@@ -148,7 +147,7 @@ fn record(types: &Types<'_>, shape: &Shape, tag: &str, depth: usize) -> String {
             bits => writeln!(text, "{tabs}{declared} : {bits};"),
         };
     }
-    text.push_str(&fill(*gaps.next().unwrap_or(&0), &tabs, &mut pads));
+    text.push_str(&fill(types, *gaps.next().unwrap_or(&0), &tabs));
     let _ = write!(text, "{}}}", "\t".repeat(depth));
     let _ = match (plan.packed, plan.align) {
         (true, 1) => write!(text, " __attribute__((packed))"),
@@ -159,7 +158,7 @@ fn record(types: &Types<'_>, shape: &Shape, tag: &str, depth: usize) -> String {
 }
 
 /// Unused bits.
-fn fill(gap: u64, tabs: &str, pads: &mut u32) -> String {
+fn fill(types: &Types<'_>, gap: u64, tabs: &str) -> String {
     let mut text = String::new();
     let mut bits = gap % 8;
     // What ends within a byte is filled by bits alone: bytes would begin at the
@@ -177,8 +176,7 @@ fn fill(gap: u64, tabs: &str, pads: &mut u32) -> String {
         bits -= some;
     }
     if bytes > 0 {
-        let _ = writeln!(text, "{tabs}uint8_t __pad{pads}[{bytes}];");
-        *pads += 1;
+        let _ = writeln!(text, "{tabs}uint8_t __pad{}[{bytes}];", types.pad());
     }
     text
 }

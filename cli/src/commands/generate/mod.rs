@@ -54,7 +54,7 @@ enum What {
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// What the skeleton is called, as bpftool takes it: `name NAME`
-        #[arg(value_name = "name NAME", num_args = 2)]
+        #[arg(value_names = ["name", "NAME"], num_args = 2)]
         name: Vec<String>,
     },
     /// Its structures, laid out for the guest as they are for programs

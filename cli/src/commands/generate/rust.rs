@@ -14,7 +14,7 @@ use super::types::{Name, Types};
 const SIGNED: u8 = 1;
 const BOOL: u8 = 4;
 
-const ALLOW: &str = "#[allow(non_camel_case_types, dead_code)]\n";
+const ALLOW: &str = "#[allow(non_camel_case_types, non_snake_case, dead_code)]\n";
 
 /// Words that cannot be names as they are.
 const KEYWORDS: &str = " abstract as async await become box break const continue crate do dyn else \
@@ -185,7 +185,10 @@ fn record(types: &Types<'_>, shape: &Shape, size: u32, name: &str, text: &mut St
          bpftime_guest::zeroed()\n    }}\n}}\n"
     );
     if !methods.is_empty() {
-        let _ = write!(text, "#[allow(dead_code)]\nimpl {name} {{\n{methods}}}\n");
+        let _ = write!(
+            text,
+            "#[allow(non_snake_case, dead_code)]\nimpl {name} {{\n{methods}}}\n"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which types of an object a guest is given, in which order and by which
 //! names. It knows no language.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use object::btf::{Btf, Member, Modifier, SectionVar, Shape};
@@ -18,6 +19,7 @@ pub struct Types<'a> {
     all: bool,
     names: HashMap<u32, Name>,
     seen: HashSet<u32>,
+    pads: Cell<u32>,
 }
 
 /// What a type is called.
@@ -51,6 +53,7 @@ impl<'a> Types<'a> {
             all: wanted.is_empty(),
             names: HashMap::new(),
             seen: HashSet::new(),
+            pads: Cell::new(0),
         };
         for root in roots {
             types.visit(root);
@@ -89,6 +92,12 @@ impl<'a> Types<'a> {
     /// The name of a structure, union or enumeration that has one.
     pub fn name(&self, id: u32) -> Option<&Name> {
         self.names.get(&id)
+    }
+
+    /// A number for bytes that nobody uses; none is given twice, for members of
+    /// structures without names are members of those around them.
+    pub fn pad(&self) -> u32 {
+        self.pads.replace(self.pads.get() + 1)
     }
 
     /// What a type comes down to: no typedef, no qualifier.
