@@ -21,6 +21,7 @@ use object::btf::{Btf, Shape};
 use serde_json::{Map, Value, json};
 
 use annotations::Kind;
+use source::Declared;
 
 pub use ctype::name as type_name;
 
@@ -120,7 +121,11 @@ pub fn meta(parts: &Parts<'_>) -> Result<(Value, Vec<Warning>), Malformed> {
         skeleton.insert("doc".to_owned(), doc.into());
     }
     let mut sections = Vec::new();
-    for (name, variables) in parts.btf.map(settable).unwrap_or_default() {
+    for (name, mut variables) in parts.btf.map(settable).unwrap_or_default() {
+        variables.retain(|(variable, _)| !is_static(&declared, variable));
+        if variables.is_empty() {
+            continue;
+        }
         let say = |(variable, ty)| {
             let own = json!({ "name": variable, "type": ty });
             say(Kind::Variable, variable, members(own))
@@ -181,6 +186,13 @@ pub fn exported(source: &str, header: Option<&str>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
+}
+
+/// Whether a variable is nobody's but the source's. Those of functions have the
+/// function's name before theirs.
+fn is_static(declared: &[Declared], variable: &str) -> bool {
+    let mut found = declared.iter().filter(|d| d.declares(variable, false));
+    variable.contains('.') || found.any(|d| d.words.iter().any(|word| word == "static"))
 }
 
 fn members(value: Value) -> Map<String, Value> {
