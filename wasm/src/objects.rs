@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use libbpf_rs::{MapCore, MapType};
-use loader::{Loaded, Opened, Options, Target};
+use loader::{Opened, Options, Target};
 use wasmtime::Caller;
 
 use crate::guest::{MapFd, State};
