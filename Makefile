@@ -4,6 +4,7 @@
 # bench-probes  what every kind of probe costs, beside the kernel; write target/bench-probes.json
 # bench-maps    what operations of programs cost on maps and the like, beside the kernel
 # bench-clients start of tools, and servers under load with them, beside the kernel; write target/bench-clients.json
+# bench-wasm    start of Wasm modules, their lookups and records, beside the kernel; write target/bench-wasm.json
 # bench-vm time the JIT beside native code and other engines; write target/bench-vm.json
 # install  put the one binary under PREFIX (/usr/local)
 # check    style and types only
@@ -75,6 +76,9 @@ bench-clients: fixtures build
 	@bash xtask/deps.sh bench-clients
 	cargo run --release -p bpftime-benches --bin bench-clients
 
+bench-wasm: fixtures build
+	cargo run --release -p bpftime-benches --bin bench-wasm
+
 bench-vm:
 	@bash xtask/deps.sh build bench-vm
 	cargo run --release -p bpftime-benches --bin bench-vm
@@ -86,4 +90,4 @@ install: build
 clean:
 	cargo clean
 
-.PHONY: build deps demo fixtures check models asan test bench bench-probes bench-maps bench-clients bench-vm install clean
+.PHONY: build deps demo fixtures check models asan test bench bench-probes bench-maps bench-clients bench-wasm bench-vm install clean
