@@ -20,6 +20,12 @@ pub(crate) const PERF_PAGES: usize = 64;
 /// Most records of a ring that are taken before they are handed on.
 const RING_BATCH: usize = 4096;
 
+/// Bytes after which no further record of a ring is taken before.
+const ENOUGH: usize = 16 << 20;
+
+/// What stops libbpf then.
+const FULL: i32 = -libc::ENOBUFS;
+
 /// What a program reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record<'a> {
@@ -39,23 +45,59 @@ pub enum Record<'a> {
     },
 }
 
+#[derive(Debug, Clone)]
 enum Held {
     Bytes(usize, Range<usize>),
     Lost(usize, u64),
 }
 
-/// Records between libbpf's callbacks and who polls.
-#[derive(Default)]
-struct Batch {
+/// Records that were read and that nobody has looked at yet.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
     bytes: Vec<u8>,
     held: Vec<Held>,
+    next: usize,
 }
 
 impl Batch {
-    fn push(&mut self, source: usize, bytes: &[u8]) {
+    /// Whether nothing is left, not even a word on what was lost.
+    pub fn is_empty(&self) -> bool {
+        self.next >= self.held.len()
+    }
+
+    /// The next record.
+    #[expect(clippy::should_implement_trait, reason = "records are borrowed")]
+    pub fn next(&mut self) -> Option<Record<'_>> {
+        let held = self.held.get(self.next)?;
+        self.next += 1;
+        Some(match held {
+            Held::Bytes(source, range) => Record::Bytes {
+                source: *source,
+                bytes: &self.bytes[range.clone()],
+            },
+            Held::Lost(source, count) => Record::Lost {
+                source: *source,
+                count: *count,
+            },
+        })
+    }
+
+    /// Takes a record of a ring, and stops libbpf where it is enough: a
+    /// program may report as fast as this reads.
+    fn push(&mut self, source: usize, bytes: &[u8]) -> i32 {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         self.held.push(Held::Bytes(source, start..self.bytes.len()));
+        match self.bytes.len() {
+            ENOUGH.. => FULL,
+            _ => 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.held.clear();
+        self.next = 0;
     }
 }
 
@@ -111,10 +153,7 @@ impl Buffers {
         let (reader, epoll_fd) = match map.map_type() {
             MapType::RingBuf => {
                 let mut builder = RingBufferBuilder::new();
-                let keep = move |bytes: &[u8]| {
-                    batch.borrow_mut().push(source, bytes);
-                    0
-                };
+                let keep = move |bytes: &[u8]| batch.borrow_mut().push(source, bytes);
                 builder.add(map, keep).map_err(refuse)?;
                 let ring = builder.build().map_err(refuse)?;
                 let fd = ring.epoll_fd();
@@ -124,7 +163,10 @@ impl Buffers {
                 let lost = Rc::clone(&self.batch);
                 let perf = PerfBufferBuilder::new(map)
                     .pages(self.perf_pages)
-                    .sample_cb(move |_, bytes: &[u8]| batch.borrow_mut().push(source, bytes))
+                    .sample_cb(move |_, bytes: &[u8]| {
+                        // Not more than its pages hold.
+                        batch.borrow_mut().push(source, bytes);
+                    })
                     .lost_cb(move |_, count| lost.borrow_mut().held.push(Held::Lost(source, count)))
                     .build()
                     .map_err(refuse)?;
@@ -153,15 +195,31 @@ impl Buffers {
         timeout: Duration,
         mut take: impl FnMut(Record<'_>),
     ) -> Result<usize, Error> {
-        let mut ready = [EpollEvent::empty(); 16];
-        let timeout = EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::MAX);
-        let refuse = |errno: Errno| Error::new("buffers", "cannot be waited for", errno as i32);
-        let count = self.epoll.wait(&mut ready, timeout).map_err(refuse)?;
         let mut taken = 0;
-        for event in &ready[..count] {
-            taken += self.read(event.data() as usize, &mut take)?;
+        let mut ready = [EpollEvent::empty(); 16];
+        for event in self.wait(timeout, &mut ready)? {
+            let read = self.read(event.data() as usize);
+            taken += self.hand_on(&mut take);
+            read?;
         }
         Ok(taken)
+    }
+
+    /// Puts what is there in the place of all in `batch`, whose memory it uses
+    /// again, and waits for it, at most `timeout`, only if there is nothing.
+    ///
+    /// # Errors
+    /// As of [`Buffers::poll`]; what was read before an error is in `batch`.
+    pub fn fill(&mut self, timeout: Duration, batch: &mut Batch) -> Result<(), Error> {
+        batch.clear();
+        let mut read = (0..self.readers.len()).try_for_each(|index| self.read(index));
+        if read.is_ok() && self.batch.borrow().is_empty() {
+            let mut ready = [EpollEvent::empty(); 16];
+            let mut events = self.wait(timeout, &mut ready)?.iter();
+            read = events.try_for_each(|event| self.read(event.data() as usize));
+        }
+        std::mem::swap(&mut *self.batch.borrow_mut(), batch);
+        read
     }
 
     /// Hands on what is there, whether or not anybody has said so yet: who
@@ -172,45 +230,45 @@ impl Buffers {
     pub fn consume(&mut self, mut take: impl FnMut(Record<'_>)) -> Result<usize, Error> {
         let mut taken = 0;
         for index in 0..self.readers.len() {
-            taken += self.read(index, &mut take)?;
+            let read = self.read(index);
+            taken += self.hand_on(&mut take);
+            read?;
         }
         Ok(taken)
     }
 
-    fn read(&mut self, index: usize, take: &mut impl FnMut(Record<'_>)) -> Result<usize, Error> {
+    fn wait<'a>(
+        &self,
+        timeout: Duration,
+        ready: &'a mut [EpollEvent],
+    ) -> Result<&'a [EpollEvent], Error> {
+        let timeout = EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::MAX);
+        let refuse = |errno: Errno| Error::new("buffers", "cannot be waited for", errno as i32);
+        let count = self.epoll.wait(ready, timeout).map_err(refuse)?;
+        Ok(&ready[..count])
+    }
+
+    fn read(&mut self, index: usize) -> Result<(), Error> {
         let result = match self.readers.get(index) {
             Some(Reader::Ring(ring)) => ring.consume_raw_n(RING_BATCH),
             Some(Reader::Perf(perf)) => perf.consume().map_or(-1, |()| 0),
             None => 0,
         };
-        let errno = Errno::last();
-        let taken = self.hand_on(take);
         match result {
-            0.. => Ok(taken),
-            _ => Err(Error::new("buffers", "cannot be read", errno as i32)),
+            FULL | 0.. => Ok(()),
+            _ => Err(Error::new("buffers", "cannot be read", Errno::last_raw())),
         }
     }
 
     /// Hands on what was read. `take` may poll other buffers.
     fn hand_on(&mut self, take: &mut impl FnMut(Record<'_>)) -> usize {
-        let batch = self.batch.take();
-        for held in &batch.held {
-            take(match held {
-                Held::Bytes(source, range) => Record::Bytes {
-                    source: *source,
-                    bytes: &batch.bytes[range.clone()],
-                },
-                Held::Lost(source, count) => Record::Lost {
-                    source: *source,
-                    count: *count,
-                },
-            });
+        let mut batch = self.batch.take();
+        while let Some(record) = batch.next() {
+            take(record);
         }
         let taken = batch.held.len();
-        let mut empty = self.batch.borrow_mut();
-        *empty = batch;
-        empty.bytes.clear();
-        empty.held.clear();
+        batch.clear();
+        *self.batch.borrow_mut() = batch;
         taken
     }
 }

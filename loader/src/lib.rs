@@ -19,7 +19,7 @@ pub mod show;
 pub mod target;
 mod usdt;
 
-pub use buffers::{Buffers, Record};
+pub use buffers::{Batch, Buffers, Record};
 pub use error::Error;
 pub use messages::speak;
 pub use open::{Loaded, Opened, Options};

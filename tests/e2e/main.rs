@@ -5,6 +5,7 @@
 mod breakpoints;
 mod build;
 mod children;
+mod compiled;
 mod containers;
 mod creates;
 mod death;

@@ -109,6 +109,11 @@ pub(crate) fn function(
     if !call.fits(ty) {
         return Err(WrongType);
     }
+    if call == Call::MapOperate
+        && let Some(function) = map_operate(store, ty)
+    {
+        return Ok(Some(function));
+    }
     let callback = module.callback_export.to_owned();
     let function = move |mut caller: Caller<'_, State>, words: &[Val], result: &mut [Val]| {
         let words: Vec<u64> = words.iter().map(word).collect();
@@ -120,6 +125,39 @@ pub(crate) fn function(
         Ok(())
     };
     Ok(Some(Func::new(store, ty.clone(), function)))
+}
+
+/// Operations on maps for the usual shapes, with pointers that are all of one
+/// width: guests make millions of them.
+fn map_operate(store: &mut Store<State>, ty: &FuncType) -> Option<Func> {
+    fn operate<P: Into<u64>>(
+        mut caller: Caller<'_, State>,
+        (fd, command): (i32, i32),
+        (key, value, next_key): (P, P, P),
+        flags: u64,
+    ) -> i32 {
+        let arguments = maps::Arguments {
+            key: key.into(),
+            value: value.into(),
+            next_key: next_key.into(),
+            flags,
+        };
+        maps::operate(&mut caller, fd, command, arguments).unwrap_or_else(|errno| errno)
+    }
+    let narrow =
+        |caller: Caller<'_, State>, fd, command, key: u32, value: u32, next: u32, flags| {
+            operate(caller, (fd, command), (key, value, next), flags)
+        };
+    let wide = |caller: Caller<'_, State>, fd, command, key: u64, value: u64, next: u64, flags| {
+        operate(caller, (fd, command), (key, value, next), flags)
+    };
+    let functions = [
+        Func::wrap(&mut *store, narrow),
+        Func::wrap(&mut *store, wide),
+    ];
+    functions
+        .into_iter()
+        .find(|function| function.ty(&*store).matches(ty))
 }
 
 /// A word of a guest's; 32 bits are not extended by their sign.

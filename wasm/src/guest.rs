@@ -1,14 +1,14 @@
 //! What a guest owns: its objects and the maps it has been given. All of it
 //! goes with the guest.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use libbpf_rs::MapType;
-use loader::Loaded;
+use loader::{Batch, Loaded};
 use send_wrapper::SendWrapper;
-use wasmtime::StoreLimits;
+use wasmtime::{Memory, StoreLimits};
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::memory::Result;
@@ -31,6 +31,8 @@ pub struct State {
     pub guest: SendWrapper<Guest>,
     /// Host directories that the guest was given, by WASI's fds from 3 on.
     pub directories: Vec<std::path::PathBuf>,
+    /// Its memory, once it was looked for.
+    pub memory: Option<Memory>,
     /// Whether it is to end.
     pub stop: Arc<Stop>,
     /// What its user said of the programs.
@@ -75,7 +77,7 @@ pub struct MapFd {
     /// The host's fd, which lives as long as the object.
     pub host: i32,
     /// Records that were read from it and not handed over yet.
-    pub pending: VecDeque<Vec<u8>>,
+    pub pending: Batch,
 }
 
 /// A guest's possessions.

@@ -5,12 +5,13 @@
 //! table indices are checked, and what is wrong with them is an errno, never
 //! the end of the host.
 //!
-//! Reading order: [`run`] (a module from bytes to exit code), `imports` (what
-//! it gets), `abi` (our imports, in all their shapes), `guest` (what a guest owns),
+//! Reading order: [`run`] (a module from bytes to exit code), `cache` (compiled
+//! modules), `imports` (what one gets), `abi` (our imports, in all their shapes), `guest` (what a guest owns),
 //! `memory` (its memory), `objects`, `poll`, `maps` (the calls), `packages` (an
 //! older interface), `sleep` (WASI's waits), [`stop`] (the end from outside).
 
 mod abi;
+mod cache;
 mod guest;
 mod imports;
 mod maps;

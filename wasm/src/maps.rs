@@ -41,49 +41,39 @@ pub fn operate(
     if !(LOOKUP..=NEXT_KEY).contains(&command) {
         return Err(-libc::EINVAL);
     }
+    // The kernel and the syscall server copy a key before they write a value,
+    // so places may overlap, and lie where the guest says.
     // Queues have no keys, and the first of all keys comes after none.
     let no_key = map.key_size == 0 || (command == NEXT_KEY && arguments.key == 0);
     let key = match no_key {
-        true => Vec::new(),
-        false => memory::read(caller, arguments.key, map.key_size)?,
-    };
-    let key = match no_key {
         true => std::ptr::null(),
-        false => key.as_ptr(),
+        false => memory::place(caller, arguments.key, map.key_size)?.cast_const(),
     }
     .cast();
     let flags = arguments.flags;
     let status = match command {
         LOOKUP => {
-            let mut value = vec![0u8; map.value_size];
-            memory::check(caller, arguments.value, value.len())?;
-            // SAFETY: the map's own key and value sizes; both buffers outlive the call.
-            let status = unsafe {
-                sys::bpf_map_lookup_elem_flags(map.host, key, value.as_mut_ptr().cast(), flags)
-            };
-            if status == 0 {
-                memory::write(caller, arguments.value, &value)?;
-            }
-            status
+            let value = memory::place(caller, arguments.value, map.value_size)?;
+            // SAFETY: key and value are of the map's own sizes, and stay in their
+            // places: the guest waits for this call.
+            unsafe { sys::bpf_map_lookup_elem_flags(map.host, key, value.cast(), flags) }
         }
         UPDATE => {
-            let value = memory::read(caller, arguments.value, map.value_size)?;
-            let (value, _open) = with_fds(caller.data(), map.kind, value)?;
-            // SAFETY: as above.
-            unsafe { sys::bpf_map_update_elem(map.host, key, value.as_ptr().cast(), flags) }
+            let value = memory::place(caller, arguments.value, map.value_size)?;
+            let fd = fd_in(caller, map.kind, arguments.value)?;
+            let value = match &fd {
+                Some((fd, _open)) => std::ptr::from_ref(fd).cast(),
+                None => value.cast_const().cast(),
+            };
+            // SAFETY: as above; values of maps that hold fds have four bytes.
+            unsafe { sys::bpf_map_update_elem(map.host, key, value, flags) }
         }
         // SAFETY: as above.
         DELETE => unsafe { sys::bpf_map_delete_elem_flags(map.host, key, flags) },
         _ => {
-            let mut next = vec![0u8; map.key_size];
-            memory::check(caller, arguments.next_key, next.len())?;
+            let next = memory::place(caller, arguments.next_key, map.key_size)?;
             // SAFETY: as above.
-            let status =
-                unsafe { sys::bpf_map_get_next_key(map.host, key, next.as_mut_ptr().cast()) };
-            if status == 0 {
-                memory::write(caller, arguments.next_key, &next)?;
-            }
-            status
+            unsafe { sys::bpf_map_get_next_key(map.host, key, next.cast()) }
         }
     };
     // libbpf gives negated errnos.
@@ -112,22 +102,29 @@ impl Map {
     }
 }
 
-/// A value with the host's fds in place of the guest's, and what has to stay
-/// open until it is stored. Of fds that a guest cannot have there are none.
-fn with_fds(state: &State, kind: MapType, value: Vec<u8>) -> Result<(Vec<u8>, Option<File>)> {
-    let fd = |value: &[u8]| {
-        let word = value.first_chunk().ok_or(-libc::EINVAL)?;
+/// The host's fd in place of the guest's in a value of a map that holds fds,
+/// and what has to stay open until it is stored. Of fds that a guest cannot
+/// have there are none.
+fn fd_in(
+    caller: &mut Caller<'_, State>,
+    kind: MapType,
+    value: u64,
+) -> Result<Option<(i32, Option<File>)>> {
+    let fd = |caller: &mut Caller<'_, State>| {
+        let bytes = memory::range(memory::all(caller)?.0, value, size_of::<i32>())?;
+        let word = bytes.first_chunk().ok_or(-libc::EFAULT)?;
         Ok::<i32, i32>(i32::from_le_bytes(*word))
     };
     match kind {
         MapType::ArrayOfMaps | MapType::HashOfMaps => {
-            let inner = state.guest.map(fd(&value)?)?.host;
-            Ok((inner.to_le_bytes().to_vec(), None))
+            let fd = fd(caller)?;
+            Ok(Some((caller.data().guest.map(fd)?.host, None)))
         }
         MapType::CgroupArray => {
-            let group = File::open(objects::directory(state, fd(&value)?)?);
+            let fd = fd(caller)?;
+            let group = File::open(objects::directory(caller.data(), fd)?);
             let group = group.map_err(|error| -error.raw_os_error().unwrap_or(libc::EIO))?;
-            Ok((group.as_raw_fd().to_le_bytes().to_vec(), Some(group)))
+            Ok(Some((group.as_raw_fd(), Some(group))))
         }
         MapType::ProgArray
         | MapType::PerfEventArray
@@ -139,6 +136,6 @@ fn with_fds(state: &State, kind: MapType, value: Vec<u8>) -> Result<(Vec<u8>, Op
         | MapType::Xskmap
         | MapType::ReuseportSockarray
         | MapType::StructOps => Err(-libc::EPERM),
-        _ => Ok((value, None)),
+        _ => Ok(None),
     }
 }

@@ -1,12 +1,11 @@
 //! Objects: load, attach, close.
 
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
 use libbpf_rs::{MapCore, MapType};
-use loader::{Opened, Options, Target};
+use loader::{Batch, Opened, Options, Target};
 use wasmtime::Caller;
 
 use crate::guest::{MapFd, State};
@@ -128,7 +127,7 @@ pub fn map_fd(caller: &mut Caller<'_, State>, object: u64, name: u64) -> Result<
         host: map.as_fd().as_raw_fd(),
         name,
         kind: map.map_type(),
-        pending: VecDeque::new(),
+        pending: Batch::default(),
     };
     // Opened at the first poll, a buffer would lack what programs that are
     // attached before it report; a failure is told there.

@@ -1,6 +1,5 @@
 //! Records of ring buffers and perf buffers, handed to a guest's function.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -85,10 +84,8 @@ pub fn poll(
     }
     let mut count = 0;
     // What the function does with its object, or by polling, is seen at the next record.
-    while let Some(record) = next(caller, arguments) {
-        let record = &record[..record.len().min(size)];
-        memory::write(caller, arguments.data, record)?;
-        let words = (arguments.context, data.cast_signed(), record.len() as i32);
+    while let Some(length) = hand_over(caller, arguments, size)? {
+        let words = (arguments.context, data.cast_signed(), length as i32);
         let returned = callback.call(&mut *caller, words).map_err(Ended::Trap)?;
         if returned < 0 {
             return Ok(returned);
@@ -107,9 +104,29 @@ fn of_object(state: &State, arguments: Arguments) -> Result<&MapFd> {
     }
 }
 
-fn next(caller: &mut Caller<'_, State>, arguments: Arguments) -> Option<Vec<u8>> {
-    let guest = &mut caller.data_mut().guest;
-    guest.map_mut(arguments.fd).ok()?.pending.pop_front()
+/// Puts the next record where the guest wants it, at most `size` bytes of it,
+/// and returns how many they are.
+fn hand_over(
+    caller: &mut Caller<'_, State>,
+    arguments: Arguments,
+    size: usize,
+) -> Result<Option<usize>> {
+    let (memory, state) = memory::all(caller)?;
+    // The function may have closed its object.
+    let Ok(map) = state.guest.map_mut(arguments.fd) else {
+        return Ok(None);
+    };
+    while let Some(record) = map.pending.next() {
+        match record {
+            Record::Bytes { bytes, .. } => {
+                let bytes = &bytes[..bytes.len().min(size)];
+                memory::range(memory, arguments.data, bytes.len())?.copy_from_slice(bytes);
+                return Ok(Some(bytes.len()));
+            }
+            Record::Lost { count, .. } => lost(&map.name, count),
+        }
+    }
+    Ok(None)
 }
 
 /// Waits for records and keeps all that are there, before any is in the
@@ -118,6 +135,8 @@ fn take(caller: &mut Caller<'_, State>, arguments: Arguments) -> std::result::Re
     let due = u64::try_from(arguments.timeout)
         .ok()
         .map(|milliseconds| Instant::now() + Duration::from_millis(milliseconds));
+    let guest = &mut caller.data_mut().guest;
+    let mut batch = std::mem::take(&mut guest.map_mut(arguments.fd)?.pending);
     loop {
         caller.data().stop.check().map_err(Ended::Trap)?;
         let left = due.map_or(LOOK, |due| due.saturating_duration_since(Instant::now()));
@@ -125,19 +144,12 @@ fn take(caller: &mut Caller<'_, State>, arguments: Arguments) -> std::result::Re
         let name = guest.map(arguments.fd)?.name.clone();
         let buffer = guest.object(arguments.object)?.buffer(&name);
         let buffer = buffer.map_err(|error| -error.errno)?;
-        let mut records = VecDeque::new();
-        let polled = buffer.poll(left.min(LOOK), |record| match record {
-            Record::Bytes { bytes, .. } => records.push_back(bytes.to_vec()),
-            Record::Lost { count, .. } => lost(&name, count),
-        });
-        match polled {
-            Err(error) if error.errno != libc::EINTR => return Err(Ended::Errno(-error.errno)),
-            _ => {}
-        }
+        let filled = buffer.fill(left.min(LOOK), &mut batch);
+        let failed = filled.err().filter(|error| error.errno != libc::EINTR);
         let over = due.is_some_and(|due| due <= Instant::now());
-        if over || !records.is_empty() {
-            guest.map_mut(arguments.fd)?.pending = records;
-            return Ok(());
+        if over || failed.is_some() || !batch.is_empty() {
+            guest.map_mut(arguments.fd)?.pending = batch;
+            return failed.map_or(Ok(()), |error| Err(Ended::Errno(-error.errno)));
         }
     }
 }

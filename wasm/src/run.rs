@@ -8,6 +8,7 @@ use wasmtime::{Config, Engine, ExternType, Instance, Linker, Store, StoreLimitsB
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
+use crate::cache::{Cache, Key};
 use crate::guest::{Guest, State, Wishes};
 use crate::sleep::Clock;
 use crate::stop::{Reason, Stop};
@@ -50,6 +51,8 @@ pub struct Module<'a> {
     pub callback_export: &'a str,
     /// What it may take.
     pub limits: Limits,
+    /// A directory for compiled modules.
+    pub cache: Option<PathBuf>,
     /// What its user says of the programs that it loads.
     pub wishes: Wishes,
 }
@@ -92,7 +95,7 @@ pub enum Error {
 pub fn run(module: &Module<'_>, stop: &Arc<Stop>) -> Result<i32, Error> {
     let engine = engine()?;
     stop.begin(&engine);
-    let compiled = compile(&engine, module.bytes)?;
+    let compiled = compile(&engine, module)?;
     let mut linker: Linker<State> = Linker::new(&engine);
     p1::add_to_linker_sync(&mut linker, |state: &mut State| &mut state.wasi).map_err(host)?;
     let mut store = Store::new(&engine, state(module, stop)?);
@@ -170,6 +173,7 @@ fn state(module: &Module<'_>, stop: &Arc<Stop>) -> Result<State, Error> {
         limits,
         guest: SendWrapper::new(Guest::default()),
         directories: directories.collect(),
+        memory: None,
         stop: Arc::clone(stop),
         wishes: module.wishes.clone(),
         record: 0,
@@ -183,16 +187,38 @@ fn engine() -> Result<Engine, Error> {
     Engine::new(&config).map_err(host)
 }
 
-fn compile(engine: &Engine, bytes: &[u8]) -> Result<wasmtime::Module, Error> {
+fn compile(engine: &Engine, module: &Module<'_>) -> Result<wasmtime::Module, Error> {
     /// The layer of a component in its header (the component model's binary format).
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+    let bytes = module.bytes;
     if bytes.len() > MAX_MODULE {
         return Err(Error::TooLarge);
     }
     if bytes.starts_with(COMPONENT) {
         return Err(Error::Component);
     }
-    wasmtime::Module::new(engine, bytes).map_err(|error| Error::NotAModule(first_line(&error)))
+    let cache = module.cache.as_deref().and_then(Cache::open);
+    let cache = cache.map(|cache| (cache, Key::new(engine, bytes)));
+    let stored = cache.as_ref().and_then(|(cache, key)| cache.get(key));
+    if let Some(code) = stored {
+        // SAFETY: wants what `serialize` gave, and that is what `Cache::get` gives:
+        // `put` below is its only source, its directory and file were this user's
+        // and closed to all others when they were opened, and the bytes, a copy
+        // of our own by now, are those that were stored (their digest says so).
+        // What another version or configuration made has another key, and
+        // wasmtime looks at that, too.
+        if let Ok(compiled) = unsafe { wasmtime::Module::deserialize(engine, code) } {
+            return Ok(compiled);
+        }
+    }
+    let compiled = wasmtime::Module::new(engine, bytes)
+        .map_err(|error| Error::NotAModule(first_line(&error)))?;
+    if let Some((cache, key)) = cache
+        && let Ok(code) = compiled.serialize()
+    {
+        cache.put(&key, &code);
+    }
+    Ok(compiled)
 }
 
 fn wasi(module: &Module<'_>) -> Result<WasiP1Ctx, Error> {

@@ -195,9 +195,16 @@ pub fn holds(path: &Path, bytes: &[u8]) -> bool {
         if file.metadata()?.len() != bytes.len() as u64 {
             return Ok(false);
         }
-        let mut found = Vec::with_capacity(bytes.len());
-        file.read_to_end(&mut found)?;
-        Ok(found == bytes)
+        // In parts, for fresh memory for all of it takes longer than reading.
+        let (mut part, mut rest) = ([0; 64 << 10], bytes);
+        loop {
+            let count = file.read(&mut part)?;
+            match rest.split_at_checked(count) {
+                Some((_, [])) if count == 0 => return Ok(true),
+                Some((same, tail)) if count > 0 && same == &part[..count] => rest = tail,
+                _ => return Ok(false),
+            }
+        }
     };
     // Whatever is wrong with the file, replacing it is the cure.
     read().unwrap_or(false)

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::session::Dirs;
+use runtime::session::dirs::STATE_VARIABLE;
 use wasm::{Error, Limits, Module, Reason, Stop, Wishes};
 
 use super::here::Asked;
@@ -61,6 +63,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
             memory: usize::try_from(options.max_memory << 20).unwrap_or(usize::MAX),
             ..Limits::default()
         },
+        cache: Some(cache()),
         wishes: wishes(asked)?,
     };
     end(asked, wasm::run(&module, &stop), &stop)
@@ -73,6 +76,17 @@ fn end(asked: &Asked<'_>, ended: Result<i32, Error>, stop: &Stop) -> Result<(), 
         (Err(Error::Stopped(Reason::Signal(number))), _) => watch::die(number),
         (Err(Error::Stopped(Reason::Timeout)), _) => Err(took_too_long(asked)),
         (Err(error), _) => Err(problem(asked, &error)),
+    }
+}
+
+/// Where compiled modules are kept: beside what else is kept for this user, who
+/// may have moved that (`XDG_CACHE_HOME`).
+fn cache() -> PathBuf {
+    let moved = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let state = std::env::var_os(STATE_VARIABLE);
+    match (state, moved) {
+        (None, Some(moved)) if moved.is_absolute() => moved.join("bpftime/wasm"),
+        _ => Dirs::for_cli().state.join("wasm"),
     }
 }
 
