@@ -181,7 +181,7 @@ pub fn exported(source: &str, header: Option<&str>) -> Vec<String> {
     let declared = header.map(source::declarations).unwrap_or_default();
     let mut names: Vec<_> = declared.into_iter().flat_map(|d| d.structures).collect();
     let marked = source::declarations(source).into_iter();
-    let marked = marked.filter(|d| d.comment.iter().any(|line| annotations::marks_export(line)));
+    let marked = marked.filter(|d| d.comment.iter().any(annotations::marks_export));
     names.extend(marked.filter_map(|declared| declared.structures.into_iter().next()));
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));

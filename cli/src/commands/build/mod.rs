@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
     let object_path = dir.join(format!("{}.bpf.o", name.stem));
     let mut files = vec![(object_path.clone(), object.clone())];
     if args.wasm {
-        let skeleton = generate::skeleton(&object_path, &object, name.object.clone())?;
+        let skeleton = generate::skeleton(&object_path, &object, name.object.clone(), false)?;
         let skeleton_path = dir.join(format!("{}.skel.h", name.stem));
         files.push((skeleton_path, skeleton.into_bytes()));
         files.push((dir.join(GUEST_HEADER), generate::HEADER.into()));
