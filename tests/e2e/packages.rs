@@ -175,7 +175,6 @@ fn options_and_records_of_every_type() {
             "--disable-quiet",
             "--pid_target",
             "-3",
-            "--verbose",
         ];
         without_time(&called(world, &[], &package, &options, "3"))
     });
