@@ -14,7 +14,7 @@ use crate::settings::{CONNECT, SILENCE, Settings, size_words};
 const REDIRECTS: usize = 10;
 
 /// Who we say we are.
-const USER_AGENT: &str = concat!("bpftime/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("bpftime/", env!("CARGO_PKG_VERSION"));
 
 static PROVIDER: Once = Once::new();
 
@@ -26,9 +26,18 @@ pub(crate) fn provide_tls() {
     });
 }
 
-/// A client; proxies are those of the environment, but none stands between us
-/// and ourselves.
-pub(crate) fn client(local: bool) -> Result<Client, Trouble> {
+/// Whom a client speaks to.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Peer {
+    /// Anybody, by the proxies of the environment.
+    Any,
+    /// This machine: no proxy stands between us and ourselves.
+    Local,
+    /// This machine, asked in plain text: no certificates have to be read.
+    Plain,
+}
+
+pub(crate) fn client(peer: Peer) -> Result<Client, Trouble> {
     provide_tls();
     let builder = Client::builder()
         .user_agent(USER_AGENT)
@@ -44,15 +53,22 @@ pub(crate) fn client(local: bool) -> Result<Client, Trouble> {
                 attempt.follow()
             }
         }));
-    let builder = if local { builder.no_proxy() } else { builder };
+    let builder = match peer {
+        Peer::Any => builder,
+        Peer::Local => builder.no_proxy(),
+        Peer::Plain => builder.no_proxy().tls_certs_only([]),
+    };
     builder.build().map_err(|error| trouble(&error))
 }
 
 /// Fetches the file at `url`.
 pub(crate) async fn fetch(url: &Url, settings: &Settings) -> Result<Vec<u8>, Error> {
     let error = |trouble| Error::new(url.as_str(), trouble);
-    let local = url.host_str().is_some_and(is_loopback);
-    let client = client(local).map_err(error)?;
+    let peer = match url.host_str().is_some_and(is_loopback) {
+        true => Peer::Local,
+        false => Peer::Any,
+    };
+    let client = client(peer).map_err(error)?;
     let response = client.get(url.clone()).send().await;
     let response = response.map_err(|cause| error(trouble(&cause)))?;
     match response.status().as_u16() {

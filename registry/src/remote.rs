@@ -10,13 +10,13 @@ use oci_client::manifest::{
 };
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, HeaderMap};
+use reqwest::header::{ACCEPT, HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, Response, StatusCode};
 
 use crate::credentials;
 use crate::digest::Digest;
 use crate::error::{Error, Trouble};
-use crate::http;
+use crate::http::{self, Peer};
 use crate::settings::{CONNECT, LARGEST_MANIFEST, SILENCE, Settings};
 
 /// Everything that may stand behind a name.
@@ -30,11 +30,12 @@ const MANIFESTS: [&str; 4] = [
 /// How long a registry on this machine may take to say whether it speaks TLS.
 const LOCAL: Duration = Duration::from_secs(3);
 
+/// How such a challenge begins.
+const BEARER: &[u8] = b"bearer ";
+
 /// A repository, with whatever right we have to it.
 pub(crate) struct Remote {
     http: Client,
-    /// For what is pushed.
-    pub oci: oci_client::Client,
     pub reference: Reference,
     scheme: &'static str,
     auth: RegistryAuth,
@@ -62,43 +63,67 @@ impl Remote {
         let error = |trouble| Error::new(reference.whole(), trouble);
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
         let local = http::is_loopback(host);
-        let client = http::client(local).map_err(error)?;
-        let scheme = match (settings.insecure, local) {
-            (true, _) => "http",
-            (false, true) => local_scheme(&client, registry).await,
-            (false, false) => "https",
+        let is_plain = settings.insecure || (local && speaks_plainly(registry).await);
+        let peer = if local { Peer::Local } else { Peer::Any };
+        let mut remote = Remote {
+            http: http::client(peer).map_err(error)?,
+            reference: reference.clone(),
+            scheme: if is_plain { "http" } else { "https" },
+            auth,
         };
+        if remote.wants_a_token().await? {
+            let oci = remote.oci()?;
+            let token = oci.auth(reference, &remote.auth, operation).await;
+            let token = token.map_err(|cause| remote.oci_error(&cause))?;
+            remote.auth = token.map_or(remote.auth, RegistryAuth::Bearer);
+        }
+        Ok(remote)
+    }
+
+    /// Whether the registry sends us to who hands out tokens (distribution-spec, authentication).
+    async fn wants_a_token(&self) -> Result<bool, Error> {
+        let url = format!(
+            "{}://{}/v2/",
+            self.scheme,
+            self.reference.resolve_registry()
+        );
+        let response = self.http.get(url).send().await;
+        let response = response.map_err(|cause| self.error(http::trouble(&cause)))?;
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
+        Ok(challenges.iter().any(|challenge| {
+            let kind = challenge.as_bytes().get(..BEARER.len());
+            kind.is_some_and(|kind| kind.eq_ignore_ascii_case(BEARER))
+        }))
+    }
+
+    /// A client that pushes, with the same right.
+    pub async fn pusher(&self) -> Result<oci_client::Client, Error> {
+        let oci = self.oci()?;
+        let registry = self.reference.resolve_registry();
+        oci.store_auth_if_needed(registry, &self.auth).await;
+        Ok(oci)
+    }
+
+    fn oci(&self) -> Result<oci_client::Client, Error> {
         let config = ClientConfig {
-            protocol: match scheme {
+            protocol: match self.scheme {
                 "http" => ClientProtocol::Http,
                 _ => ClientProtocol::Https,
             },
             read_timeout: Some(SILENCE),
             connect_timeout: Some(CONNECT),
-            user_agent: concat!("bpftime/", env!("CARGO_PKG_VERSION")),
+            user_agent: http::USER_AGENT,
             ..ClientConfig::default()
         };
-        let oci = oci_client::Client::try_from(config)
-            .map_err(|cause| error(trouble(&cause, registry, &auth)))?;
-        let token = oci
-            .auth(reference, &auth, operation)
-            .await
-            .map_err(|cause| error(trouble(&cause, registry, &auth)))?;
-        Ok(Remote {
-            http: client,
-            oci,
-            reference: reference.clone(),
-            scheme,
-            auth: token.map_or(auth, RegistryAuth::Bearer),
-        })
+        oci_client::Client::try_from(config).map_err(|cause| self.oci_error(&cause))
     }
 
     fn error(&self, trouble: Trouble) -> Error {
         Error::new(self.reference.whole(), trouble)
     }
 
-    /// A failure of what pushes.
-    pub fn push_error(&self, cause: &oci_client::errors::OciDistributionError) -> Error {
+    /// A failure of what hands out tokens, or pushes.
+    pub fn oci_error(&self, cause: &oci_client::errors::OciDistributionError) -> Error {
         self.error(trouble(
             cause,
             self.reference.resolve_registry(),
@@ -214,15 +239,16 @@ impl Remote {
     }
 }
 
-/// How to speak to a registry on this machine. Servers that want TLS say so, or
-/// break off, when they are asked in plain text; others may wait for ever for
-/// the end of what they take for a long line, so this order it is.
-async fn local_scheme(client: &Client, registry: &str) -> &'static str {
+/// Whether a registry on this machine speaks HTTP without TLS. Servers that
+/// want TLS say so, or break off, when they are asked in plain text; others may
+/// wait for ever for the end of what they take for a long line, so this order it is.
+async fn speaks_plainly(registry: &str) -> bool {
+    let Ok(client) = http::client(Peer::Plain) else {
+        return false;
+    };
     let url = format!("http://{registry}/v2/");
-    match client.get(url).timeout(LOCAL).send().await {
-        Ok(response) if response.status() != StatusCode::BAD_REQUEST => "http",
-        _ => "https",
-    }
+    let answer = client.get(url).timeout(LOCAL).send().await;
+    answer.is_ok_and(|response| response.status() != StatusCode::BAD_REQUEST)
 }
 
 fn said_digest(headers: &HeaderMap) -> Option<Result<Digest, Trouble>> {

@@ -101,17 +101,8 @@ fn what_is_pushed_comes_back() {
     for (name, bytes, media_type) in forms {
         let path = file(&world, name, bytes);
         let tag = format!("{}/tools/{}:1", registry.name, &name[..1]);
-        pinned = push(
-            &world,
-            &[&path, &tag, "-a", "org.opencontainers.image.licenses=MIT"],
-        );
-        assert_eq!(
-            push(
-                &world,
-                &[&path, &tag, "-a", "org.opencontainers.image.licenses=MIT"]
-            ),
-            pinned
-        );
+        let words = [&path, &tag, "-a", "org.opencontainers.image.licenses=MIT"];
+        pinned = push(&world, &words);
         let manifest = registry.read(&format!("tools/{}", &name[..1]), "1");
         assert_eq!(manifest["layers"][0]["mediaType"], media_type);
         assert_eq!(
@@ -123,10 +114,12 @@ fn what_is_pushed_comes_back() {
             "MIT"
         );
         assert_eq!(pull(&world, &tag), bytes);
-        assert_eq!(pull(&world, &format!("oci://{pinned}")), bytes);
-        let image = format!("{}/images/{}:1", registry.name, &name[..1]);
-        push(&world, &["--image", &path, &image]);
-        assert_eq!(pull(&world, &image), bytes);
+        if name == "b.wasm" {
+            assert_eq!(push(&world, &words), pinned, "the same is the same");
+            let image = format!("{}/images/b:1", registry.name);
+            push(&world, &["--image", &path, &image]);
+            assert_eq!(pull(&world, &image), bytes);
+        }
     }
     // Under its own name nothing is replaced.
     let mut again = world.bpftime(&["pull", &pinned]);
@@ -136,7 +129,7 @@ fn what_is_pushed_comes_back() {
     assert_eq!(line(&exit), (1, said.to_owned()));
     registry.stop();
     // A digest says all; a tag must be asked for.
-    assert_eq!(pull(&world, &pinned), PACKAGE);
+    assert_eq!(pull(&world, &format!("oci://{pinned}")), PACKAGE);
     let tag = format!("{}/tools/c:1", registry.name);
     let said = "cannot be reached (Connection refused): check the name and the network";
     assert_eq!(refused(&world, &[&tag]), said);
