@@ -185,8 +185,8 @@ impl Buffers {
         Ok(())
     }
 
-    /// Waits until there are records, at most `timeout`, and hands each that
-    /// is there to `take`. Returns how many they were.
+    /// Hands each record that is there to `take`; waits for some, at most
+    /// `timeout`, only if there is none. Returns how many they were.
     ///
     /// # Errors
     /// EINTR when a signal came before any record.
@@ -195,7 +195,10 @@ impl Buffers {
         timeout: Duration,
         mut take: impl FnMut(Record<'_>),
     ) -> Result<usize, Error> {
-        let mut taken = 0;
+        let mut taken = self.consume(&mut take)?;
+        if taken > 0 {
+            return Ok(taken);
+        }
         let mut ready = [EpollEvent::empty(); 16];
         for event in self.wait(timeout, &mut ready)? {
             let read = self.read(event.data() as usize);
