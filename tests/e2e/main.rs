@@ -32,6 +32,7 @@ mod pins;
 mod points;
 mod registry;
 mod running;
+mod serve;
 mod stacks;
 mod syscalls;
 mod unwind;

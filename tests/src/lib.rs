@@ -5,10 +5,11 @@
 //!
 //! Reading order: [`stage`] (files that any user can read), [`world`] (one
 //! test's surroundings), [`program`] (a running process), [`counted`] and [`hot`]
-//! (two fixtures from the outside), [`registry`], [`wat`] (Wasm modules as text), [`wait`].
+//! (two fixtures from the outside), [`http`], [`registry`], [`wat`] (Wasm modules as text), [`wait`].
 
 pub mod counted;
 pub mod hot;
+pub mod http;
 pub mod program;
 pub mod registry;
 pub mod stage;

@@ -229,6 +229,11 @@ impl Program {
         );
     }
 
+    /// What it printed on stderr so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.now()
+    }
+
     /// Waits until it sleeps in poll(2), epoll_wait(2) or their like: it has
     /// done all that it does before the next event.
     ///

@@ -20,6 +20,7 @@ mod prog;
 mod pull;
 mod push;
 mod run;
+mod serve;
 mod start;
 mod status;
 mod verify;
@@ -50,6 +51,7 @@ Examples:
   bpftime exec bpftool prog list       any command, with tools and pins in sight
   bpftime build tool.bpf.c tool.h      an object and a package from C
   bpftime verify counter.bpf.o         what the verifier thinks of programs
+  bpftime serve                        programs by HTTP, with metrics
   bpftime doctor                       what this machine and user can do
 
 The order does not matter: load first or start first.
@@ -78,6 +80,7 @@ enum Command {
     New(new::Args),
     #[command(hide = true)]
     RunHere(run::Args),
+    Serve(serve::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     VerifyChild(verify::ChildArgs),
@@ -121,6 +124,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::RunHere(args) => run::run_here(&args),
         Command::Build(args) => build::run(&args),
         Command::New(args) => new::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyChild(args) => verify::run_child(&args),
         Command::Vm(args) => vm::run(args),

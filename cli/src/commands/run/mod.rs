@@ -142,7 +142,7 @@ pub fn run_here(args: &Args) -> Result<(), Problem> {
 }
 
 /// A time to wait, in seconds.
-fn seconds(words: &str) -> Result<Duration, String> {
+pub fn seconds(words: &str) -> Result<Duration, String> {
     let time = words.parse().ok().map(Duration::try_from_secs_f64);
     match time {
         Some(Ok(time)) if time >= SHORTEST_INTERVAL => Ok(time),
@@ -150,7 +150,7 @@ fn seconds(words: &str) -> Result<Duration, String> {
     }
 }
 
-fn own_path() -> Result<OsString, Problem> {
+pub fn own_path() -> Result<OsString, Problem> {
     let path = std::env::current_exe();
     path.map(PathBuf::into_os_string).map_err(|error| {
         Problem::new(

@@ -1,0 +1,323 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use bpftime_tests::{World, wait};
+use serde_json::{Value, json};
+
+use super::{Service, three_calls};
+
+/// Of the three calls of `three_calls`.
+fn specs() -> Value {
+    json!([
+        { "name": "calls_total", "help": "Calls.", "type": "counter", "labels": { "kind": "kind", "text": "text" },
+          "where": { "large": false } },
+        { "name": "first", "type": "histogram", "value": "first", "buckets": [0, 1], "scale": 0.5 },
+        { "name": "letter", "type": "gauge", "value": "letter", "where": { "first": 2 } },
+        { "name": "by_tag", "type": "counter", "map": "counts", "labels": { "tag": "key.tag" } },
+        { "name": "slots", "type": "histogram", "map": "hists", "labels": { "kind": "key" } },
+        { "name": "seen", "type": "counter", "variable": "seen" },
+        { "name": "few", "type": "counter", "labels": { "text": "text" }, "limit": 2 },
+    ])
+}
+
+#[test]
+fn events_maps_and_variables() {
+    let world = World::new();
+    let service = Service::start(&world, &[]);
+    let mut request = three_calls(&world);
+    request["name"] = "calls".into();
+    request["metrics"] = specs();
+    request["interval"] = 1000.into();
+    request["args"] = json!(["--prefix", "x\"", "--", world.fixture("tgt"), "3", "0"]);
+    service.run(&request);
+    service.wait("calls", "state", "ended");
+    let text = service.server.text("/metrics");
+    let samples = parsed(&text);
+    let ours = samples
+        .iter()
+        .filter(|(name, _)| !name.starts_with("bpftime_"));
+    let ours: Vec<String> = ours
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    let expected = [
+        r#"by_tag{program="calls",tag="x\""} 3"#,
+        r#"calls_total{kind="KIND_EVEN(0)",program="calls",text="round-0"} 2"#,
+        r#"few{program="calls",text="round-0"} 2"#,
+        r#"few{program="calls",text="round-1"} 2"#,
+        r#"first_bucket{le="+Inf",program="calls"} 6"#,
+        r#"first_bucket{le="0",program="calls"} 2"#,
+        r#"first_bucket{le="1",program="calls"} 6"#,
+        r#"first_count{program="calls"} 6"#,
+        r#"first_sum{program="calls"} 3"#,
+        r#"letter{program="calls"} 99"#,
+        r#"seen{program="calls"} 3"#,
+        r#"slots_bucket{kind="KIND_EVEN(0)",le="+Inf",program="calls"} 2"#,
+        r#"slots_bucket{kind="KIND_EVEN(0)",le="1",program="calls"} 1"#,
+    ];
+    for line in expected {
+        assert!(
+            ours.iter().any(|sample| sample == line),
+            "{line} is not in {ours:#?}"
+        );
+    }
+    let own = |name: &str| samples.get(name).map(String::as_str);
+    assert_eq!(own("bpftime_events_total{program=\"calls\"}"), Some("6"));
+    assert_eq!(own("bpftime_programs{state=\"ended\"}"), Some("1"));
+    assert_eq!(own("bpftime_programs{state=\"running\"}"), Some("0"));
+    assert_eq!(
+        own("bpftime_metric_dropped_total{metric=\"few\",program=\"calls\"}"),
+        Some("2")
+    );
+
+    // Another program may not mean something else by a name.
+    let mut other = three_calls(&world);
+    other["metrics"] = json!([{ "name": "first_sum", "type": "gauge", "value": "first" }]);
+    let (status, answer) = service.server.json("POST", "/v1/programs", &other);
+    let message =
+        "metric first_sum: program calls has something else of that name: choose another name";
+    assert_eq!((status, answer), (400, json!({ "message": message })));
+}
+
+/// Prometheus' text format, read strictly: samples by name and sorted labels.
+fn parsed(text: &str) -> BTreeMap<String, String> {
+    let mut samples = BTreeMap::new();
+    let mut types: BTreeMap<&str, &str> = BTreeMap::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (what, name) = (words.next().expect("a word"), words.next().expect("a name"));
+            let rest = words.next().expect("more");
+            if what == "TYPE" {
+                assert!(types.insert(name, rest).is_none(), "{name} comes twice");
+            }
+            continue;
+        }
+        let at = line.find([' ', '{']).expect("a name's end");
+        let (name, rest) = line.split_at(at);
+        let family = types.keys().copied().find(|family| {
+            let part = name.strip_prefix(family);
+            let parts = if types[family] == "histogram" {
+                &["_bucket", "_sum", "_count"][..]
+            } else {
+                &[""]
+            };
+            part.is_some_and(|part| parts.contains(&part))
+        });
+        assert!(family.is_some(), "{name} has no type");
+        let (labels, value) = labels(rest);
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        assert!(
+            samples
+                .insert(format!("{name}{labels}"), value.to_owned())
+                .is_none(),
+            "{line} comes twice"
+        );
+    }
+    samples
+}
+
+fn labels(text: &str) -> (BTreeMap<String, String>, &str) {
+    let mut labels = BTreeMap::new();
+    let Some(mut rest) = text.strip_prefix('{') else {
+        return (labels, text.strip_prefix(' ').expect("a value"));
+    };
+    loop {
+        let (name, quoted) = rest.split_once("=\"").expect("a label");
+        assert!(
+            name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'),
+            "{name}"
+        );
+        let mut escaped = false;
+        let end = quoted.find(|c| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let (value, more) = quoted.split_at(end.expect("a quote"));
+        assert!(
+            labels.insert(name.to_owned(), value.to_owned()).is_none(),
+            "{name} comes twice"
+        );
+        match more[1..].strip_prefix(',') {
+            Some(next) => rest = next,
+            None => return (labels, more[1..].strip_prefix("} ").expect("a value")),
+        }
+    }
+}
+
+/// Programs and metrics of the configuration; what fails is tried again.
+#[test]
+fn a_configuration_starts_programs() {
+    let world = World::new();
+    let config = world.home().join("config.yaml");
+    let object = world.fixture("reports.bpf.o");
+    let text = format!(
+        "programs:
+  - name: fails
+    source: /no/such.bpf.o
+    restart: on-failure
+  - name: sleeps
+    source: {}
+    options: [--attach, on_call=off]
+    args: [--, sleep, '1000']
+    restart: always
+metrics:
+  - {{name: some, type: counter, program: sleeps}}
+",
+        object.display()
+    );
+    fs::write(&config, text).expect("a file");
+    let service = Service::start(&world, &["--config", config.to_str().expect("a path")]);
+    wait::until_true("a restart", wait::LONG, || {
+        service.show("fails")["restarts"] != 0
+    });
+    let said = "bpftime: /no/such.bpf.o: ";
+    assert!(service.server.text("/v1/programs/fails/log").contains(said));
+    assert_eq!(service.tell("fails", "stop")["state"], "ended");
+    assert_eq!(service.show("sleeps")["state"], "running");
+    let text = service.server.text("/metrics");
+    assert!(
+        text.contains("# TYPE some counter\n") && !text.contains("some{"),
+        "{text}"
+    );
+    let restarts = parsed(&text)["bpftime_restarts_total{program=\"fails\"}"].parse::<u64>();
+    assert!(restarts.is_ok_and(|count| count > 0));
+    // Stopped is stopped, also for who always restarts.
+    assert_eq!(service.tell("sleeps", "stop")["state"], "ended");
+}
+
+/// A collector that refuses the first export.
+#[test]
+fn a_collector_gets_the_metrics() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let service = Service::start(&world, &["--otlp", &url, "--otlp-interval", "0.05"]);
+    let first = answer(&listener, "503 Service Unavailable\r\nRetry-After: 0");
+    // It comes again as it was.
+    assert_eq!(answer(&listener, "200 OK"), first);
+    let mut request = three_calls(&world);
+    request["name"] = "calls".into();
+    request["metrics"] = specs();
+    let shown = service.run(&request);
+    service.wait("calls", "state", "ended");
+    let is_ended = |body: &Value| {
+        metric(body, "bpftime_programs").to_string().contains(
+            r#""asInt":"1","attributes":[{"key":"state","value":{"stringValue":"ended"}}]"#,
+        )
+    };
+    let body = loop {
+        let body = answer(&listener, "200 OK");
+        if is_ended(&body) {
+            break body;
+        }
+    };
+    let resource = &body["resourceMetrics"][0]["resource"]["attributes"];
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    assert_eq!(
+        resource[0],
+        json!({ "key": "service.name", "value": { "stringValue": "bpftime" } })
+    );
+    assert_eq!(
+        resource[2],
+        json!({ "key": "host.name", "value": { "stringValue": host.trim() } })
+    );
+    let start = format!("{}000000", shown["started"]);
+    let program = json!({ "key": "program", "value": { "stringValue": "calls" } });
+    let time = &metric(&body, "seen")["sum"]["dataPoints"][0]["timeUnixNano"];
+    assert!(
+        time.as_str()
+            .is_some_and(|time| time.len() == 19 && time > start.as_str()),
+        "{time}"
+    );
+    assert_eq!(
+        metric(&body, "seen"),
+        json!({ "name": "seen", "description": "", "sum": {
+            "aggregationTemporality": 2, "isMonotonic": true,
+            "dataPoints": [{ "attributes": [program], "asInt": "3", "startTimeUnixNano": start, "timeUnixNano": time }],
+        }})
+    );
+    assert_eq!(
+        metric(&body, "letter"),
+        json!({ "name": "letter", "description": "", "gauge": {
+            "dataPoints": [{ "attributes": [program], "asInt": "99", "startTimeUnixNano": start, "timeUnixNano": time }],
+        }})
+    );
+    assert_eq!(
+        metric(&body, "first"),
+        json!({ "name": "first", "description": "", "histogram": {
+            "aggregationTemporality": 2,
+            "dataPoints": [{
+                "attributes": [program], "startTimeUnixNano": start, "timeUnixNano": time,
+                "count": "6", "sum": 3.0, "bucketCounts": ["2", "4", "0"], "explicitBounds": [0.0, 1.0],
+            }],
+        }})
+    );
+}
+
+fn metric(body: &Value, name: &str) -> Value {
+    let metrics = body["resourceMetrics"][0]["scopeMetrics"][0]["metrics"]
+        .as_array()
+        .expect("metrics");
+    metrics
+        .iter()
+        .find(|metric| metric["name"] == name)
+        .cloned()
+        .unwrap_or(Value::Null)
+}
+
+/// Takes one request, answers it, and returns its body.
+fn answer(listener: &TcpListener, status: &str) -> Value {
+    let (mut stream, _) = listener.accept().expect("a request");
+    let (head, body) = request(&mut stream);
+    assert!(head.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{head}");
+    assert!(
+        head.to_ascii_lowercase()
+            .contains("\r\ncontent-type: application/json\r\n"),
+        "{head}"
+    );
+    let response =
+        format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+    stream.write_all(response.as_bytes()).expect("an answer");
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+fn request(stream: &mut TcpStream) -> (String, Vec<u8>) {
+    stream
+        .set_read_timeout(Some(wait::LONG))
+        .expect("a timeout");
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let end = bytes.windows(4).position(|end| end == b"\r\n\r\n");
+        if let Some(end) = end {
+            let head = String::from_utf8(bytes[..end + 2].to_vec()).expect("text");
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(str::to_owned)
+            });
+            let length: usize = length
+                .and_then(|length| length.parse().ok())
+                .expect("a length");
+            if bytes.len() >= end + 4 + length {
+                return (head, bytes[end + 4..].to_vec());
+            }
+        }
+        let read = stream.read(&mut part).expect("a request");
+        assert!(read > 0, "a whole request");
+        bytes.extend_from_slice(&part[..read]);
+    }
+}
