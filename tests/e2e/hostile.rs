@@ -448,6 +448,44 @@ fn bombs_and_loops() {
 }
 
 #[test]
+fn ten_thousand_objects() {
+    let world = World::new();
+    // As many as there may be, twice: what is closed makes room.
+    let each = "(local $n i32) (local $got i32) (local $round i32)
+        (loop $again
+          (local.set $n (i32.const 0))
+          (local.set $got (i32.const 0))
+          (loop $one
+            (if (i64.ne (call $load (i32.const 65536) (i32.const SIZE)) (i64.const 0)) (then
+              (local.set $got (i32.add (local.get $got) (i32.const 1)))))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $one (i32.lt_u (local.get $n) (i32.const 5000))))
+          (local.set $n (i32.const 1))
+          (loop $close
+            (drop (call $close (i64.extend_i32_u (local.get $n))))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $close (i32.le_u (local.get $n) (i32.const 128))))
+          (call $tell (local.get $got))
+          (call $pause)
+          (local.set $round (i32.add (local.get $round) (i32.const 1)))
+          (br_if $again (i32.lt_u (local.get $round) (i32.const 2))))";
+    let module = wat::guest(&world, PLAIN, "", "", each);
+    let mut guest = Program::on_pipes(run(&world, &[text(&module)]));
+    let mut fds = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(guest.line(), "64");
+        guest.wait_stderr("a module has as many objects as it may have");
+        let path = format!("/proc/{}/fd", guest.pid());
+        fds.push(fs::read_dir(path).expect("its fds").count());
+        guest.tell("");
+    }
+    assert_eq!(fds[0], fds[1], "fds are left");
+    let exit = guest.finish();
+    assert_eq!(exit.code, 0, "{exit:?}");
+    world.expect_nothing_left();
+}
+
+#[test]
 fn modules_that_cannot_be_run_are_refused_in_a_line() {
     let world = World::new();
     let see = "see docs/support.md for what modules may import";

@@ -8,7 +8,7 @@
 //! Reading order: [`run`] (a module from bytes to exit code), `cache` (compiled
 //! modules), `imports` (what one gets), `abi` (our imports, in all their shapes), `guest` (what a guest owns),
 //! `memory` (its memory), `objects`, `poll`, `maps` (the calls), `packages` (an
-//! older interface), `sleep` (WASI's waits), [`stop`] (the end from outside).
+//! older interface), `sleep` (WASI's waits), `stdout`, [`stop`] (the end from outside).
 
 mod abi;
 mod cache;
@@ -21,6 +21,7 @@ mod packages;
 mod poll;
 pub mod run;
 mod sleep;
+mod stdout;
 pub mod stop;
 
 pub use guest::Wishes;

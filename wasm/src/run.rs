@@ -11,6 +11,7 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 use crate::cache::{Cache, Key};
 use crate::guest::{Guest, State, Wishes};
 use crate::sleep::Clock;
+use crate::stdout::Lines;
 use crate::stop::{Reason, Stop};
 use crate::{imports, packages};
 
@@ -225,6 +226,7 @@ fn wasi(module: &Module<'_>) -> Result<WasiP1Ctx, Error> {
     let mut builder = WasiCtxBuilder::new();
     builder
         .inherit_stdio()
+        .stdout(Lines)
         // There is one thread, and nothing else waits for it.
         .allow_blocking_current_thread(true)
         .monotonic_clock(Clock)
