@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -16,6 +16,8 @@ use crate::problem::Problem;
 
 /// Bytes of a request's body.
 const BODY_BYTES: usize = 32 << 20;
+/// How much of a larger one is read before the refusal.
+const MOST_READ: usize = 4 * BODY_BYTES;
 /// Time for a request's body to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -78,11 +80,10 @@ pub async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     })
 }
 
-async fn read_bytes(body: Body) -> Result<Bytes, Refusal> {
-    let collected = Limited::new(body, BODY_BYTES).collect();
-    match tokio::time::timeout(BODY_TIME, collected).await {
-        Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+async fn read_bytes(body: Body) -> Result<Vec<u8>, Refusal> {
+    match tokio::time::timeout(BODY_TIME, collect(body)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             Problem::new(
                 "body",
@@ -100,4 +101,24 @@ async fn read_bytes(body: Body) -> Result<Bytes, Refusal> {
             Problem::new("body", "did not arrive in time", "send it again"),
         )),
     }
+}
+
+/// The bytes of a body, or `None` if they are too many. Those are read, too,
+/// unless they are far too many: a client whose words nobody takes gets a reset
+/// in the place of the answer.
+async fn collect(mut body: Body) -> Result<Option<Vec<u8>>, axum::Error> {
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    while let Some(frame) = body.frame().await {
+        let data = frame?.into_data().unwrap_or_default();
+        count += data.len();
+        if count <= BODY_BYTES {
+            bytes.extend_from_slice(&data);
+        } else if count <= MOST_READ {
+            bytes = Vec::new();
+        } else {
+            break;
+        }
+    }
+    Ok((count <= BODY_BYTES).then_some(bytes))
 }
