@@ -156,10 +156,9 @@ impl Name {
             ));
         };
         let stem = stem.strip_suffix(".bpf").unwrap_or(stem);
-        let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         Ok(Name {
             stem: stem.to_owned(),
-            object: format!("{stem}_bpf").chars().map(word).collect(),
+            object: generate::default_name(Path::new(&format!("{stem}.bpf.o"))),
         })
     }
 }

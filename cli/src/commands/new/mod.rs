@@ -1,13 +1,17 @@
-//! `bpftime new`: a project to begin with, which `bpftime build` and `bpftime
-//! run` take as it is. It knows no compiler.
+//! `bpftime new`: a project to begin with, which `bpftime build` or `make` and
+//! `bpftime run` take as it is. It knows no compiler.
+//!
+//! `template` has the files.
+
+mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
-
 use crate::commands::build::output;
+use crate::commands::generate;
 use crate::problem::Problem;
+use template::Template;
 
 /// Begin a project: a source, a header and how to build and run them
 #[derive(clap::Args)]
@@ -25,70 +29,8 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   bpftime new lookups && cd lookups && cat README.md
-  bpftime new opens --template syscall";
-
-/// What there is to begin with.
-#[derive(Clone, Copy, ValueEnum)]
-enum Template {
-    /// A probe on a function of a library
-    Uprobe,
-    /// A tracepoint of a system call
-    Syscall,
-    /// A map that is shown as a histogram
-    Histogram,
-}
-
-/// What the name of a project is in templates.
-const NAME: &str = "@NAME@";
-
-const IGNORED: &str = "*.bpf.o\npackage.json\n";
-
-impl Template {
-    /// The program's source and its header.
-    fn sources(self) -> (&'static str, &'static str) {
-        match self {
-            Template::Uprobe => (
-                include_str!("templates/uprobe.bpf.c"),
-                include_str!("templates/uprobe.h"),
-            ),
-            Template::Syscall => (
-                include_str!("templates/syscall.bpf.c"),
-                include_str!("templates/syscall.h"),
-            ),
-            Template::Histogram => (
-                include_str!("templates/histogram.bpf.c"),
-                include_str!("templates/histogram.h"),
-            ),
-        }
-    }
-
-    /// Something to look at, and what the program is about.
-    fn example(self) -> (&'static str, &'static str) {
-        match self {
-            Template::Uprobe => ("Names that programs look up.", "getent ahosts localhost"),
-            Template::Syscall => ("Files that programs open.", "cat /etc/hostname"),
-            Template::Histogram => (
-                "Sizes of writes.",
-                "dd if=/dev/zero of=/dev/null bs=1k count=100",
-            ),
-        }
-    }
-
-    fn files(self, name: &str) -> [(String, String); 4] {
-        let (source, header) = self.sources();
-        let (about, example) = self.example();
-        let readme = format!(
-            "# {name}\n{about}\n\n    bpftime build {name}.bpf.c {name}.h\n    \
-             bpftime run package.json -- {example}\n"
-        );
-        [
-            (format!("{name}.bpf.c"), source.replace(NAME, name)),
-            (format!("{name}.h"), header.to_owned()),
-            ("README.md".to_owned(), readme),
-            (".gitignore".to_owned(), IGNORED.to_owned()),
-        ]
-    }
-}
+  bpftime new opens --template syscall
+  bpftime new hello --template wasm && cd hello && make";
 
 pub fn run(args: &Args) -> Result<(), Problem> {
     let dir = args.name.as_path();
@@ -101,6 +43,15 @@ pub fn run(args: &Args) -> Result<(), Problem> {
             "use letters, digits, - and _ only",
         ));
     }
+    // cargo's rule.
+    if matches!(args.template, Template::WasmRust) && name.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return Err(Problem::new(
+            dir.display(),
+            "is no name for a crate",
+            "begin it with a letter",
+        ));
+    }
     // Made here or not at all: nobody's files are written over.
     fs::create_dir(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Problem::new(
@@ -110,18 +61,41 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         ),
         _ => output::refused(dir, &error),
     })?;
-    let files = args.template.files(&name);
-    let files = files.map(|(file, text)| (dir.join(file), text.into_bytes()));
-    output::write(&files).inspect_err(|_| {
+    let mut made = vec![dir.to_owned()];
+    let object = generate::default_name(Path::new(&format!("{name}.bpf.o")));
+    let files = args.template.files(&name, &object);
+    fill(dir, &files, &mut made).inspect_err(|_| {
         // Empty, as none of the files is there.
-        let _ = fs::remove_dir(dir);
+        for dir in made.iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
     })?;
-    super::print(&told(dir, &name))
+    super::print(&told(args.template, dir, &name))
 }
 
-fn told(dir: &Path, name: &str) -> String {
+/// Writes the files; `made` are the directories that were made for them.
+fn fill(dir: &Path, files: &[(String, String)], made: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    let files = files.iter();
+    let files: Vec<_> = files
+        .map(|(file, text)| (dir.join(file), text.as_bytes().to_vec()))
+        .collect();
+    for (file, _) in &files {
+        let parents: Vec<&Path> = file.ancestors().skip(1).collect();
+        for parent in parents.into_iter().rev() {
+            if !parent.starts_with(dir) || made.iter().any(|made| made == parent) {
+                continue;
+            }
+            fs::create_dir(parent).map_err(|error| output::refused(parent, &error))?;
+            made.push(parent.to_owned());
+        }
+    }
+    output::write(&files)
+}
+
+fn told(template: Template, dir: &Path, name: &str) -> String {
     format!(
-        "{}: build it by bpftime build {name}.bpf.c {name}.h; README.md says how to run it\n",
-        dir.display()
+        "{}: build it by {}; README.md says how to run it\n",
+        dir.display(),
+        template.build().replace(template::NAME, name)
     )
 }
