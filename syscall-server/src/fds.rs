@@ -73,6 +73,27 @@ const MAX_FDS: usize = 1 << 16;
 /// lowest free number.
 const PRIVATE_FDS: c_int = 600;
 
+/// Makes the process's table of fds large enough for ours, while it has one
+/// thread: where there are more, the kernel waits whenever a table grows until
+/// nobody can read the old one, which takes 10 to 20 ms (`expand_fdtable`, fs/file.c).
+pub fn make_room() {
+    // Any open fd will do, and tables do not shrink. Without one, ours come later.
+    let duplicate = |fd: usize| {
+        let words = [
+            fd,
+            libc::F_DUPFD_CLOEXEC as usize,
+            PRIVATE_FDS as usize,
+            0,
+            0,
+            0,
+        ];
+        raw::checked(libc::SYS_fcntl, words).ok()
+    };
+    if let Some(fd) = (0..3).find_map(duplicate) {
+        raw::close(fd as c_int);
+    }
+}
+
 thread_local! {
     /// This thread's fds are not the process's.
     static OTHER_TABLE: Cell<bool> = const { Cell::new(false) };

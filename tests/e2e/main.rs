@@ -34,6 +34,7 @@ mod registry;
 mod running;
 mod serve;
 mod stacks;
+mod starts;
 mod syscalls;
 mod unwind;
 mod usdt;

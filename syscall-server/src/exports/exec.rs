@@ -10,6 +10,7 @@ use uapi::Errno;
 use super::next::{Next, next_function};
 use crate::arch::Words;
 use crate::children::{self, Who, room, strings, variables};
+use crate::fds;
 use crate::raw::{self, fail};
 
 static POSIX_SPAWN: Next = Next::new(c"posix_spawn");
@@ -23,6 +24,7 @@ static ON_LOAD: extern "C" fn() = on_load;
 extern "C" fn on_load() {
     // Without it programs inherit what the environment says.
     let _ = std::panic::catch_unwind(children::begin);
+    fds::make_room();
 }
 
 /// Most bytes of a file's name.

@@ -11,7 +11,7 @@ use uapi::Errno;
 
 use super::notice::Listener;
 use super::{Supervised, filter, serve, table};
-use crate::raw;
+use crate::{fds, raw};
 
 /// Supervises the calling process, which has one thread, and what it will
 /// execute and start: 0, or an errno.
@@ -187,6 +187,7 @@ fn leave(socket: c_int) {
             [0, files, all.as_ptr() as usize, 0, 0, 0],
         );
     }
+    fds::make_room();
 }
 
 fn send(socket: c_int, word: i32) -> Result<(), Errno> {
