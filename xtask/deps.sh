@@ -58,6 +58,8 @@ for set in "$@"; do
 		need sqlite3 sqlite3
 		need openssl openssl
 		need docker-registry docker-registry
+		need curl curl
+		need jq jq
 		need '/usr/lib/llvm-*/lib/libunwind.so.1' libunwind-19 libunwind-14
 		need /usr/include/boost/context/fiber.hpp libboost-context-dev
 		need redis-server redis-server

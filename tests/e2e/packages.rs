@@ -32,7 +32,7 @@ fn object() -> Vec<u8> {
 }
 
 /// A package of `parcel` whose programs are those named.
-fn parcel(programs: &[&str], maps: &Value, types: &Value) -> Value {
+pub fn parcel(programs: &[&str], maps: &Value, types: &Value) -> Value {
     let object = object();
     let programs: Vec<Value> = programs
         .iter()
@@ -74,7 +74,7 @@ fn variables() -> Value {
 }
 
 /// A type of the object by its name; others hold what the package needs only.
-fn exported(name: &str) -> Value {
+pub fn exported(name: &str) -> Value {
     json!([{"name": name, "type_id": type_id(name), "size": 0, "members": []}])
 }
 
@@ -139,7 +139,7 @@ fn without_time(exit: &Exit) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-fn events() -> Value {
+pub fn events() -> Value {
     json!([{"name": "events", "ident": "events"}])
 }
 

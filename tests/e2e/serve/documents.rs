@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use bpftime_tests::{World, wait};
+use bpftime_tests::{Program, World, wait};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -128,6 +128,71 @@ fn the_document_says_what_is_served() {
     assert_eq!(listed, fields(&document, "Request").0);
     let listed = expected(&refused(json!({ "metrics": [{ "no_such": 1 }] })));
     assert_eq!(listed, fields(&document, "Metric").0);
+}
+
+/// What is written for shells does what is written behind it.
+#[test]
+fn the_recipes_work() {
+    let page = read("docs/serve.md");
+    let (_, block) = page.split_once("```sh\n").expect("a block");
+    let (block, _) = block.split_once("```").expect("its end");
+    let world = World::new();
+    let service = Service::start(&world, &[]);
+    let usual = world.home().join("bpftime.sock");
+    std::os::unix::fs::symlink(super::socket(&world), usual).expect("a link");
+    let object = world.fixture("reports.bpf.o");
+    fs::copy(&object, world.home().join("opensnoop.bpf.o")).expect("the object");
+    let attach = format!("on_call={}:puppet_step", world.fixture("puppet").display());
+    let options = json!(["--attach", attach]);
+    let source = format!("{}, \"options\": {options}", json!(object));
+    let block = block.replace("\"/opt/probes/opensnoop.bpf.o\"", &source);
+    let mut lines = block.lines().filter(|line| !line.is_empty());
+    let function = lines.next().expect("a function");
+    let mut told = |recipe: &str| {
+        let line = lines.next().expect("a recipe");
+        assert!(line.contains(recipe), "{line}");
+        let script = format!("set -e -o pipefail; {function}\n{line}");
+        let mut bash = world.plain(&["bash", "-c", &script]);
+        bash.env("XDG_RUNTIME_DIR", world.home())
+            .current_dir(world.home());
+        let exit = Program::on_pipes(bash).finish();
+        assert_eq!(
+            (exit.code, exit.stderr.as_str()),
+            (0, ""),
+            "{line}: {exit:?}"
+        );
+        exit.stdout
+    };
+    let shown: Value = serde_json::from_str(&told("-d '{")).expect("JSON");
+    assert_eq!(shown["name"], "opens");
+    let shown: Value = serde_json::from_str(&told("-d @-")).expect("JSON");
+    assert_eq!(shown["name"], "mine");
+    service.wait("mine", "state", "ended");
+    service.wait_line("opens", "attached");
+    let mut puppet = world.puppet();
+    assert_eq!(puppet.ask("call 1"), "ok");
+    service.wait("opens", "events", 2);
+    assert_eq!(
+        told("@tsv"),
+        "1\topens\trunning\t2\t0\n2\tmine\tended\t0\t0\n"
+    );
+    assert_eq!(told(".metrics"), "{}\n");
+    let kept = told("/log");
+    assert!(
+        kept.starts_with("bpftime: attached; Ctrl-C ends\n{"),
+        "{kept}"
+    );
+    assert_eq!(told("/pause"), "paused\n");
+    assert_eq!(told("/stop"), "0\n");
+    let followed = told("/follow");
+    let events = followed.lines().filter(|line| line.contains("\"letter\""));
+    assert_eq!(events.count(), 2, "{followed}");
+    assert_eq!(told("DELETE"), "");
+    assert_eq!(
+        told("metrics"),
+        "bpftime_events_total{program=\"mine\"} 0\n"
+    );
+    assert_eq!(puppet.finish().code, 0);
 }
 
 /// Its options are the command's, and it names what it mounts.

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use bpftime_tests::{World, wait};
 use serde_json::{Value, json};
 
+use super::exposition::parsed;
 use super::{Service, three_calls};
 
 /// Of the three calls of `three_calls`.
@@ -78,83 +78,6 @@ fn events_maps_and_variables() {
     let message =
         "metric first_sum: program calls has something else of that name: choose another name";
     assert_eq!((status, answer), (400, json!({ "message": message })));
-}
-
-/// Prometheus' text format, read strictly: samples by name and sorted labels.
-fn parsed(text: &str) -> BTreeMap<String, String> {
-    let mut samples = BTreeMap::new();
-    let mut types: BTreeMap<&str, &str> = BTreeMap::new();
-    assert!(text.ends_with('\n'));
-    for line in text.lines() {
-        if let Some(comment) = line.strip_prefix("# ") {
-            let mut words = comment.splitn(3, ' ');
-            let (what, name) = (words.next().expect("a word"), words.next().expect("a name"));
-            let rest = words.next().expect("more");
-            if what == "TYPE" {
-                assert!(types.insert(name, rest).is_none(), "{name} comes twice");
-            }
-            continue;
-        }
-        let at = line.find([' ', '{']).expect("a name's end");
-        let (name, rest) = line.split_at(at);
-        let family = types.keys().copied().find(|family| {
-            let part = name.strip_prefix(family);
-            let parts = if types[family] == "histogram" {
-                &["_bucket", "_sum", "_count"][..]
-            } else {
-                &[""]
-            };
-            part.is_some_and(|part| parts.contains(&part))
-        });
-        assert!(family.is_some(), "{name} has no type");
-        let (labels, value) = labels(rest);
-        assert!(value.parse::<f64>().is_ok(), "{line}");
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{value}\""))
-            .collect();
-        let labels = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", labels.join(","))
-        };
-        assert!(
-            samples
-                .insert(format!("{name}{labels}"), value.to_owned())
-                .is_none(),
-            "{line} comes twice"
-        );
-    }
-    samples
-}
-
-fn labels(text: &str) -> (BTreeMap<String, String>, &str) {
-    let mut labels = BTreeMap::new();
-    let Some(mut rest) = text.strip_prefix('{') else {
-        return (labels, text.strip_prefix(' ').expect("a value"));
-    };
-    loop {
-        let (name, quoted) = rest.split_once("=\"").expect("a label");
-        assert!(
-            name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'),
-            "{name}"
-        );
-        let mut escaped = false;
-        let end = quoted.find(|c| {
-            let ends = c == '"' && !escaped;
-            escaped = c == '\\' && !escaped;
-            ends
-        });
-        let (value, more) = quoted.split_at(end.expect("a quote"));
-        assert!(
-            labels.insert(name.to_owned(), value.to_owned()).is_none(),
-            "{name} comes twice"
-        );
-        match more[1..].strip_prefix(',') {
-            Some(next) => rest = next,
-            None => return (labels, more[1..].strip_prefix("} ").expect("a value")),
-        }
-    }
 }
 
 /// Programs and metrics of the configuration; what fails is tried again.
@@ -267,7 +190,7 @@ fn a_collector_gets_the_metrics() {
     );
 }
 
-fn metric(body: &Value, name: &str) -> Value {
+pub fn metric(body: &Value, name: &str) -> Value {
     let metrics = body["resourceMetrics"][0]["scopeMetrics"][0]["metrics"]
         .as_array()
         .expect("metrics");
@@ -279,7 +202,7 @@ fn metric(body: &Value, name: &str) -> Value {
 }
 
 /// Takes one request, answers it, and returns its body.
-fn answer(listener: &TcpListener, status: &str) -> Value {
+pub fn answer(listener: &TcpListener, status: &str) -> Value {
     let (mut stream, _) = listener.accept().expect("a request");
     let (head, body) = request(&mut stream);
     assert!(head.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{head}");
@@ -291,7 +214,9 @@ fn answer(listener: &TcpListener, status: &str) -> Value {
     let response =
         format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
     stream.write_all(response.as_bytes()).expect("an answer");
-    serde_json::from_slice(&body).expect("JSON")
+    let body = serde_json::from_slice(&body).expect("JSON");
+    super::otlp::check(&body);
+    body
 }
 
 fn request(stream: &mut TcpStream) -> (String, Vec<u8>) {

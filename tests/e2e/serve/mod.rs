@@ -1,14 +1,21 @@
 //! `bpftime serve` from the outside: clients of its API as an ordinary user.
 //!
 //! `programs` (start, follow, pause, stop, ends), `peers` (others' API),
-//! `refusals` (who may not, and what cannot be), `metrics` (Prometheus and
-//! OTLP), `documents` (what is written about it).
+//! `refusals` (who may not, and what cannot be), `strangers` (clients that
+//! behave badly), `metrics` and `shapes` (what is made of what programs say),
+//! `exposition` and `otlp` (these formats, read strictly), `documents` (what is
+//! written about it).
 
 mod documents;
+mod ends;
+mod exposition;
 mod metrics;
+mod otlp;
 mod peers;
 mod programs;
 mod refusals;
+mod shapes;
+mod strangers;
 
 use std::path::PathBuf;
 

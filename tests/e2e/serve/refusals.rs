@@ -228,7 +228,7 @@ fn loopback_needs_no_token_but_its_name() {
     assert_eq!(status(&[("Origin", "https://example.org")]), 403);
 }
 
-fn tcp(service: &Service) -> Server {
+pub fn tcp(service: &Service) -> Server {
     service.program.wait_stderr("http://");
     let said = service.program.stderr();
     let address = said.lines().find_map(|line| line.split_once("http://"));

@@ -110,6 +110,7 @@ async fn collect(mut body: Body) -> Result<Option<Vec<u8>>, axum::Error> {
     let mut bytes = Vec::new();
     let mut count = 0;
     while let Some(frame) = body.frame().await {
+        // What follows a body, as trailers, says nothing to us.
         let data = frame?.into_data().unwrap_or_default();
         count += data.len();
         if count <= BODY_BYTES {

@@ -147,8 +147,19 @@ async fn follow_log(
     let program = programs.find(&id)?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let events = text("accept").is_some_and(|kinds| kinds.contains("text/event-stream"));
-    let last = text("last-event-id").and_then(|id| id.parse::<u64>().ok());
-    let after = last.map(|last| last.saturating_add(1));
+    let wrong = |_| {
+        Refusal::bad(
+            "Last-Event-ID",
+            "is no cursor",
+            "send the last id that came",
+        )
+    };
+    let last = headers.get("last-event-id").map(|id| id.to_str());
+    let last = last.map(|id| id.unwrap_or_default().parse::<u64>());
+    let after = last
+        .transpose()
+        .map_err(wrong)?
+        .map(|last| last.saturating_add(1));
     let first = program.now().log.first();
     let cursor = after.or(part.cursor).unwrap_or(first);
     let follower = programs.follow()?;

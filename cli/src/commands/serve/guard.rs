@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -13,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
 use super::answer::Refusal;
+use super::connections::Place;
+use super::tell;
 use crate::libraries::reason;
 use crate::problem::Problem;
 
@@ -23,8 +26,10 @@ const OPEN: &str = "/healthz";
 
 /// What must be shown.
 pub struct Guard {
-    /// A token, from all who come over TCP.
-    pub token: Option<String>,
+    /// By all who come over TCP: the token in this file.
+    token: Option<PathBuf>,
+    /// Whether it has been told that the file holds none.
+    told: AtomicBool,
 }
 
 /// How somebody came.
@@ -38,7 +43,7 @@ pub enum Way {
 }
 
 /// Reads the token.
-pub fn read_token(path: &Path) -> Result<String, Problem> {
+fn read_token(path: &Path) -> Result<String, Problem> {
     let text = fs::read_to_string(path).map_err(|error| {
         Problem::new(
             path.display(),
@@ -65,12 +70,44 @@ pub async fn check(
 ) -> Response {
     let open = request.uri().path() == OPEN;
     match guard.admit(way, request.headers(), open) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if let Some(place) = request.extensions().get::<Arc<Place>>()
+                && !open
+            {
+                place.keep();
+            }
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
 
 impl Guard {
+    /// With a token in a file, which must be there, or without any.
+    pub fn new(token: Option<PathBuf>) -> Result<Guard, Problem> {
+        token.as_deref().map(read_token).transpose()?;
+        Ok(Guard {
+            token,
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether these headers show the token that the file holds now: it may be
+    /// replaced at any time. While it holds none, nobody has it.
+    fn knows(&self, path: &Path, headers: &HeaderMap) -> bool {
+        let token = read_token(path);
+        let was_told = self.told.swap(token.is_err(), Ordering::Relaxed);
+        match token {
+            Ok(token) => shows(headers, &token),
+            Err(problem) => {
+                if !was_told {
+                    tell(format_args!("{problem}"));
+                }
+                false
+            }
+        }
+    }
+
     fn admit(&self, way: Way, headers: &HeaderMap, open: bool) -> Result<(), Refusal> {
         if way == Way::Unix {
             return Ok(());
@@ -90,7 +127,7 @@ impl Guard {
             ));
         }
         match &self.token {
-            Some(token) if !open && !shows(headers, token) => Err(Refusal::new(
+            Some(path) if !open && !self.knows(path, headers) => Err(Refusal::new(
                 StatusCode::UNAUTHORIZED,
                 Problem::new(
                     "token",

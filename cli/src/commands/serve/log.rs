@@ -9,6 +9,8 @@ use serde::Serialize;
 
 /// What a line costs beside its text.
 const LINE_BYTES: usize = 96;
+/// Lines that are given away at once end with the one that goes beyond this.
+const ANSWER_BYTES: usize = 1 << 20;
 
 /// Where a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -77,10 +79,17 @@ impl Log {
         self.next
     }
 
-    /// At most `most` lines from `cursor` on.
+    /// At most `most` lines from `cursor` on, and no more than an answer should hold.
     pub fn from(&self, cursor: u64, most: usize) -> Vec<Arc<Line>> {
         let skip = usize::try_from(cursor.saturating_sub(self.first())).unwrap_or(usize::MAX);
-        self.lines.iter().skip(skip).take(most).cloned().collect()
+        let mut room = ANSWER_BYTES;
+        let has_room = |line: &&Arc<Line>| {
+            let had = room;
+            room = room.saturating_sub(cost(&line.text));
+            had > 0
+        };
+        let lines = self.lines.iter().skip(skip).take(most);
+        lines.take_while(has_room).cloned().collect()
     }
 }
 
@@ -116,5 +125,16 @@ mod tests {
         assert_eq!(texts(9, 9), [""; 0]);
         log.push(Stream::Stdout, "x".repeat(1000));
         assert_eq!((log.first(), log.next()), (5, 6));
+    }
+
+    #[test]
+    fn gives_away_no_more_than_an_answer_holds() {
+        let mut log = Log::new(4 * ANSWER_BYTES);
+        for _ in 0..3 {
+            log.push(Stream::Stdout, "x".repeat(ANSWER_BYTES / 2));
+        }
+        assert_eq!((log.from(0, 9).len(), log.from(2, 9).len()), (2, 1));
+        log.push(Stream::Stdout, "x".repeat(2 * ANSWER_BYTES));
+        assert_eq!(log.from(3, 9).len(), 1, "one at least");
     }
 }

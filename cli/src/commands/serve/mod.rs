@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 
-    /// A file with the token that clients over TCP must show
+    /// A file with the token that clients over TCP must show; it may be replaced
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -105,12 +105,8 @@ Examples:
 
 /// Serves until it is asked to end.
 pub fn run(args: &Args) -> Result<(), Problem> {
-    let token = args
-        .token_file
-        .as_deref()
-        .map(guard::read_token)
-        .transpose()?;
-    if let (Some(address), None) = (args.listen, &token)
+    let guard = Guard::new(args.token_file.clone())?;
+    if let (Some(address), None) = (args.listen, &args.token_file)
         && !address.ip().is_loopback()
     {
         return Err(Problem::new(
@@ -163,7 +159,7 @@ pub fn run(args: &Args) -> Result<(), Problem> {
                 Problem::new("configuration", refusal.message, "see docs/serve.md")
             })?;
         }
-        serve(&socket, tcp, &programs, Guard { token })?;
+        serve(&socket, tcp, &programs, guard)?;
         if let Some(endpoint) = &args.otlp {
             let exporter = otlp::Exporter::new(endpoint, args.otlp_interval)?;
             tokio::spawn(exporter.run(programs.clone()));

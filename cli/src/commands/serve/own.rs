@@ -32,11 +32,8 @@ pub fn families(programs: &Programs) -> Vec<Family> {
             .count()
     };
     let by_state = states.map(|state| {
-        let name = serde_json::json!(state)
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        point(vec![("state".into(), name)], count(state) as u64)
+        let label = ("state".to_owned(), state.name().to_owned());
+        point(vec![label], count(state) as u64)
     });
     let gauge = |name: &str, help: &str, points: Vec<Point>| Family {
         name: name.into(),

@@ -40,6 +40,19 @@ pub enum State {
     Ended,
 }
 
+impl State {
+    /// As the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Stopping => "stopping",
+            State::Waiting => "waiting",
+            State::Ended => "ended",
+        }
+    }
+}
+
 /// A program and all that is kept of it.
 pub struct Program {
     pub id: u64,
@@ -147,7 +160,7 @@ impl Program {
                 format_args!(
                     "program {}: is not {}: GET /v1/programs shows states",
                     self.name,
-                    name_of(from)
+                    from.name()
                 ),
             )),
         })
@@ -251,10 +264,8 @@ impl Program {
                 return None;
             }
         };
-        let group = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .unwrap_or(0);
+        // It has an id until it has been waited for, and ids of processes are positive ints.
+        let group = child.id().and_then(|id| i32::try_from(id).ok())?;
         let guardian = || {
             around
                 .guardian
@@ -270,6 +281,7 @@ impl Program {
         if self.now().stopped {
             self.ask_to_stop();
         }
+        // Fails for who is not our child only.
         let exit = child.wait().await.ok();
         self.now().pid = None;
         // What it started ends with it.
@@ -305,15 +317,5 @@ impl Program {
             });
         }
         command.spawn()
-    }
-}
-
-fn name_of(state: State) -> &'static str {
-    match state {
-        State::Running => "running",
-        State::Paused => "paused",
-        State::Stopping => "stopping",
-        State::Waiting => "waiting",
-        State::Ended => "ended",
     }
 }

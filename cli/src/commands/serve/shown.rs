@@ -1,5 +1,6 @@
 //! Programs as the API shows them.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub struct Shown {
     /// Cursors: of the oldest line that is there, and the next one's.
     log_first: u64,
     log_next: u64,
+    /// Series of each metric; none if nothing of what it is made of has come.
+    metrics: BTreeMap<String, usize>,
 }
 
 impl Shown {
@@ -51,6 +54,7 @@ impl Shown {
             lost: now.lost,
             log_first: now.log.first(),
             log_next: now.log.next(),
+            metrics: now.metrics.series().collect(),
         }
     }
 }

@@ -18,7 +18,7 @@ use value::{Number, Value};
 /// Bytes of a label's value.
 const LABEL_BYTES: usize = 256;
 /// Slots of a histogram in a map.
-const SLOTS: usize = 128;
+const SLOTS: usize = spec::LAST_SLOT as usize;
 
 /// All metrics of a program.
 pub struct Metrics {
@@ -109,6 +109,7 @@ impl Metrics {
         if !line.starts_with('{') {
             return 0;
         }
+        // An application prints to the same stream, and what it likes.
         let Ok(json) = serde_json::from_str::<Json>(line) else {
             return 0;
         };
@@ -130,6 +131,13 @@ impl Metrics {
         self.metrics
             .iter()
             .map(|metric| (metric.spec.name.as_str(), metric.refused))
+    }
+
+    /// How many series each metric has, before those with the same labels are added up.
+    pub fn series(&self) -> impl Iterator<Item = (String, usize)> {
+        self.metrics
+            .iter()
+            .map(|metric| (metric.spec.name.clone(), metric.series.len()))
     }
 
     /// Adds what there is to families of their names.
@@ -221,8 +229,13 @@ impl Metric {
             None => Some(Number::Whole(1)),
         };
         let kind = self.spec.r#type;
-        // A counter never falls.
-        let Some(number) = number.filter(|n| kind != Kind::Counter || n.real() >= 0.0) else {
+        // A counter never falls, and what is no number is in no bucket.
+        let fits = |number: &Number| match kind {
+            Kind::Counter => number.real() >= 0.0,
+            Kind::Histogram => !number.real().is_nan(),
+            Kind::Gauge => true,
+        };
+        let Some(number) = number.filter(fits) else {
             return;
         };
         let value = match kind {

@@ -14,6 +14,8 @@ pub const PROGRAM: &str = "program";
 pub const OWN: &str = "bpftime_";
 /// Buckets of observed values, when they are powers of two.
 const LOG2_BUCKETS: u32 = 32;
+/// Slots of a histogram in a map have this number at most.
+pub const LAST_SLOT: u32 = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,19 +176,27 @@ impl Spec {
         if self.value.is_none() && !self.is_sampled() && self.r#type != Kind::Counter {
             return Err("`value` names no field".into());
         }
-        let bounds = self.buckets.as_deref().unwrap_or_default();
-        let rising = bounds.windows(2).all(|pair| pair[0] < pair[1]);
-        if !rising || !bounds.iter().all(|bound| bound.is_finite()) {
-            return Err("`buckets` do not rise".into());
-        }
         if !self
             .scale
             .is_none_or(|scale| scale.is_finite() && scale > 0.0)
         {
             return Err("`scale` is not positive".into());
         }
+        let bounds = self.buckets.as_deref().unwrap_or_default();
+        if !rise(bounds) {
+            return Err("`buckets` do not rise".into());
+        }
+        let slots: Vec<f64> = (1..=LAST_SLOT).map(|n| self.slot_bound(n)).collect();
+        if histogram && !rise(&slots) {
+            return Err("`scale` leaves no room for buckets".into());
+        }
         Ok(())
     }
+}
+
+fn rise(bounds: &[f64]) -> bool {
+    let rising = bounds.windows(2).all(|pair| pair[0] < pair[1]);
+    rising && bounds.iter().all(|bound| bound.is_finite())
 }
 
 fn is_name(name: &str, metric: bool) -> bool {

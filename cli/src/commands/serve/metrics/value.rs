@@ -20,8 +20,13 @@ impl Number {
                 None => Number::Real(number.as_f64()?),
             },
             Json::Bool(is) => Number::Whole((*is).into()),
-            // Numbers that JSON's readers cannot hold come as text.
-            Json::String(text) => Number::Whole(text.parse().ok()?),
+            // Numbers that JSON cannot hold come as text; other text is no number.
+            Json::String(text) => match text.as_str() {
+                "NaN" => Number::Real(f64::NAN),
+                "inf" => Number::Real(f64::INFINITY),
+                "-inf" => Number::Real(f64::NEG_INFINITY),
+                text => Number::Whole(text.parse().ok()?),
+            },
             _ => return None,
         };
         Some(match scale {

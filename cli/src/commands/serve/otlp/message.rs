@@ -68,7 +68,7 @@ fn data_point(point: &Point, time: u64) -> Json {
         Value::Number(Number::Whole(whole)) if i64::try_from(*whole).is_ok() => {
             data["asInt"] = whole.to_string().into();
         }
-        Value::Number(number) => data["asDouble"] = number.real().into(),
+        Value::Number(number) => data["asDouble"] = double(number.real()),
         Value::Histogram { counts, sum } => {
             let total = counts
                 .iter()
@@ -76,13 +76,23 @@ fn data_point(point: &Point, time: u64) -> Json {
             let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
             data["count"] = total.to_string().into();
             data["bucketCounts"] = counts.into();
-            data["explicitBounds"] = point.bounds.clone().into();
+            data["explicitBounds"] = point.bounds.iter().copied().map(double).collect();
             if let Some(sum) = sum {
-                data["sum"] = sum.real().into();
+                data["sum"] = double(sum.real());
             }
         }
     }
     data
+}
+
+/// A number as protobuf's JSON has it.
+fn double(value: f64) -> Json {
+    match value.is_finite() {
+        true => value.into(),
+        false if value.is_nan() => "NaN".into(),
+        false if value > 0.0 => "Infinity".into(),
+        false => "-Infinity".into(),
+    }
 }
 
 fn nanoseconds(milliseconds: u64) -> String {

@@ -61,7 +61,13 @@ impl Exporter {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().timeout(ANSWER).build();
         let client = client.map_err(|error| wrong(format!("cannot be sent to ({error})")))?;
-        let host = std::fs::read_to_string(HOST_NAME).unwrap_or_default();
+        let host = std::fs::read_to_string(HOST_NAME).map_err(|error| {
+            Problem::new(
+                HOST_NAME,
+                format_args!("cannot be read ({})", crate::libraries::reason(&error)),
+                "mount /proc",
+            )
+        })?;
         Ok(Exporter {
             client,
             url,
@@ -126,6 +132,7 @@ impl Exporter {
             Err(error) => return Sent::Later(None, reason(&error)),
         };
         let status = response.status();
+        // A date, which it may be as well, counts as nothing said.
         let after = response.headers().get(header::RETRY_AFTER);
         let after = after.and_then(|after| after.to_str().ok()?.parse().ok());
         match status {
