@@ -54,7 +54,15 @@ impl Error {
         let reason = reason::of_load(&told.messages);
         let program = reason
             .program
-            .and_then(|program| programs.iter().find(|known| known.name == program));
+            .as_ref()
+            .and_then(|program| programs.iter().find(|known| known.name == *program));
+        let reason = match &reason.text {
+            None if told.errno == libc::EPERM => reason.or_of_rights(match program {
+                Some(program) => vec![program],
+                None => programs.iter().collect(),
+            }),
+            _ => reason,
+        };
         if let Some(text) = reason.text {
             told.what = text;
         }
@@ -68,9 +76,11 @@ impl Error {
     /// What happened, with the system's reason where it says more.
     pub fn happened(&self) -> String {
         match self.cause {
-            Cause::KernelOnly | Cause::Verifier | Cause::Target | Cause::Section => {
-                self.what.clone()
-            }
+            Cause::KernelOnly
+            | Cause::Kernel
+            | Cause::Verifier
+            | Cause::Target
+            | Cause::Section => self.what.clone(),
             _ => {
                 let reason = nix::errno::Errno::from_raw(self.errno).desc();
                 format!("{} ({reason})", self.what)

@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`open`] (bytes to a loaded object), [`target`] (what a
 //! program is put on), `attach`, [`buffers`] (ring buffers and perf buffers),
-//! `messages` (what libbpf says), `reason` (what that means), [`error`].
+//! `messages` (what libbpf says), `reason` (what that means), `rights` (what a
+//! process may load), [`error`].
 
 mod attach;
 pub mod buffers;
@@ -15,6 +16,7 @@ pub mod globals;
 mod messages;
 pub mod open;
 mod reason;
+mod rights;
 pub mod show;
 pub mod target;
 mod usdt;

@@ -1,7 +1,7 @@
 //! From the bytes of an object file to programs and maps that exist.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::path::PathBuf;
 
 use libbpf_rs::{AsRawLibbpf, MapCore, MapType, Object, ObjectBuilder, OpenObject, ProgramType};
@@ -12,6 +12,7 @@ use crate::buffers::{Buffers, PERF_PAGES};
 use crate::error::Error;
 use crate::messages;
 use crate::reason::Cause;
+use crate::rights;
 use crate::target::{self, Place, Target};
 use crate::usdt;
 
@@ -34,6 +35,8 @@ pub struct ProgramInfo {
     pub section: String,
     /// Its type by that section.
     pub kind: ProgramType,
+    /// Which of the ways to attach programs of that type, as the kernel numbers them.
+    pub attach_type: u32,
 }
 
 /// A map of an object, as its file has it.
@@ -83,12 +86,17 @@ impl Opened {
 
     /// Its programs.
     pub fn programs(&self) -> Vec<ProgramInfo> {
-        let info = |program: libbpf_rs::OpenProgram<'_>| ProgramInfo {
-            name: text(program.name()),
-            section: text(program.section()),
-            kind: program.prog_type(),
+        self.object.progs().map(|program| info(&program)).collect()
+    }
+
+    /// Those that will be loaded.
+    fn to_be_loaded(&self) -> Vec<ProgramInfo> {
+        let chosen = |program: &libbpf_rs::OpenProgram<'_>| {
+            // SAFETY: the program is the open object's, which is borrowed.
+            unsafe { libbpf_sys::bpf_program__autoload(program.as_libbpf_object().as_ptr()) }
         };
-        self.object.progs().map(info).collect()
+        let chosen = self.object.progs().filter(chosen);
+        chosen.map(|program| info(&program)).collect()
     }
 
     /// Its maps.
@@ -173,7 +181,7 @@ impl Opened {
             .maps_mut()
             .for_each(|mut map| usdt::make_room(&mut map));
         messages::take();
-        let programs = self.programs();
+        let programs = self.to_be_loaded();
         let name = self.name;
         let object = self
             .object
@@ -224,6 +232,10 @@ impl Loaded {
         };
         let place = target::place(&text(found.section()), found.prog_type(), target)
             .map_err(|what| Error::new(program, what, libc::EINVAL).caused(Cause::Target))?;
+        let is_lsm = found.prog_type() == ProgramType::Lsm && place != Place::Nowhere;
+        if let Some(text) = is_lsm.then(rights::no_lsm).flatten() {
+            return Err(Error::new(program, text, libc::EOPNOTSUPP).caused(Cause::Kernel));
+        }
         let links = attach::attach(&found, &place, pid.unwrap_or(-1));
         self.links.extend(links.map_err(|error| error.of(program))?);
         let specs = self.object.maps().find(|map| map.name() == usdt::SPECS);
@@ -236,12 +248,7 @@ impl Loaded {
     /// Its programs that were loaded.
     pub fn programs(&self) -> Vec<ProgramInfo> {
         let loaded = self.object.progs().filter(libbpf_rs::Program::autoload);
-        let info = |program: libbpf_rs::Program<'_>| ProgramInfo {
-            name: text(program.name()),
-            section: text(program.section()),
-            kind: program.prog_type(),
-        };
-        loaded.map(info).collect()
+        loaded.map(|program| info(&program)).collect()
     }
 
     /// Its maps, those of global variables included.
@@ -308,6 +315,22 @@ impl Loaded {
             }
         }
         Ok(buffers)
+    }
+}
+
+/// Of a program, loaded or not.
+fn info(program: &impl AsRawLibbpf<LibbpfType = libbpf_sys::bpf_program>) -> ProgramInfo {
+    let program = program.as_libbpf_object().as_ptr();
+    // SAFETY: the program is its object's, which is borrowed, and so are its
+    // names, which end with a zero.
+    unsafe {
+        let text = |name| CStr::from_ptr(name).to_string_lossy().into_owned();
+        ProgramInfo {
+            name: text(libbpf_sys::bpf_program__name(program)),
+            section: text(libbpf_sys::bpf_program__section_name(program)),
+            kind: libbpf_sys::bpf_program__type(program).into(),
+            attach_type: libbpf_sys::bpf_program__expected_attach_type(program),
+        }
     }
 }
 

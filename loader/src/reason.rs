@@ -2,6 +2,9 @@
 //! why, out of what libbpf, the verifier and the syscall server said. It knows
 //! their words and nothing else.
 
+use crate::open::ProgramInfo;
+use crate::rights;
+
 /// What a user could do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cause {
@@ -12,8 +15,10 @@ pub enum Cause {
     File,
     /// Only the kernel runs such a program, and may not be asked.
     KernelOnly,
-    /// The kernel lets this user load nothing.
+    /// The kernel does not let this process load it.
     NoRight,
+    /// The kernel lets nobody load it.
+    Kernel,
     /// The verifier refuses a program.
     Verifier,
     /// It is to be fitted to the types of a kernel that are not found.
@@ -33,6 +38,20 @@ pub(crate) struct Reason {
     pub cause: Cause,
     /// Complete without an errno.
     pub text: Option<String>,
+}
+
+impl Reason {
+    /// It, or what keeps this process from loading these programs.
+    pub(crate) fn or_of_rights(self, programs: Vec<&ProgramInfo>) -> Reason {
+        match rights::why(&programs) {
+            Some((text, cause)) => Reason {
+                text: Some(text),
+                cause,
+                ..self
+            },
+            None => self,
+        }
+    }
 }
 
 /// What loaders are told of programs that only the kernel hosts.

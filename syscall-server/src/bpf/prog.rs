@@ -30,7 +30,12 @@ const LIGHT_SKELETON: &str = "__loader.prog";
 pub fn load(call: &Call) -> Result<i64, Errno> {
     let attr = attr::ProgLoad::decode(&call.bytes);
     if attr.insn_cnt == 0 || attr.insn_cnt > BPF_COMPLEXITY_LIMIT_INSNS {
-        return Err(Errno::E2BIG);
+        // Whoever asks so wants to know whether the type may be loaded.
+        let asks_kernel = !can_host(attr.prog_type) && call.server.kernel.may_load();
+        return match asks_kernel {
+            true => kernel::bpf(cmd::BPF_PROG_LOAD, call.attr, call.size as u32),
+            false => Err(Errno::E2BIG),
+        };
     }
     let license = user::read_string(attr.license, MAX_LICENSE).or_else(|errno| match errno {
         // Cut there, as the kernel does.
@@ -116,7 +121,10 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
                 }
                 // Of what only the kernel knows, it has the last word.
                 Err(errno) if !can_host(prog_type) => {
-                    let said = kept.refusal(&maps);
+                    let kernel = &call.server.kernel;
+                    let said = kernel
+                        .not_shared(&obstacle, errno, maps.len())
+                        .unwrap_or_else(|| kept.refusal(&maps));
                     put_log(call, &log, &said, said.len())?;
                     return Err(errno);
                 }

@@ -43,6 +43,8 @@ const BPF_AND_PERFMON: u64 = 1 << 39 | 1 << 38;
 pub struct Kernel {
     runtime: Runtime,
     may_load: bool,
+    /// It gives this process its maps by id, as targets need them.
+    may_share: bool,
     /// It has made an object for the tool.
     in_use: AtomicBool,
     /// The rings that programs there write.
@@ -59,6 +61,7 @@ impl Kernel {
         Kernel {
             runtime,
             may_load,
+            may_share: caps & ADMIN != 0,
             in_use: AtomicBool::new(false),
             drain: Drain::default(),
             told: Mutex::default(),
@@ -70,6 +73,7 @@ impl Kernel {
         Kernel {
             runtime,
             may_load: false,
+            may_share: false,
             in_use: AtomicBool::new(false),
             drain: Drain::default(),
             told: Mutex::default(),
@@ -104,6 +108,18 @@ impl Kernel {
                 false
             }
         }
+    }
+
+    /// What a program is told that has maps which cannot go to the kernel for
+    /// want of a right; `None` if that is not why.
+    pub fn not_shared(&self, obstacle: &Obstacle, errno: Errno, maps: usize) -> Option<String> {
+        let is_why = errno == Errno::EPERM && maps > 0 && !self.may_share;
+        is_why.then(|| {
+            format!(
+                "only the kernel hosts {obstacle}, and to share maps with it takes CAP_SYS_ADMIN, \
+                 unless all is there (--runtime kernel)\n"
+            )
+        })
     }
 
     /// Whether programs may go to the kernel that do better there.

@@ -48,7 +48,7 @@ const PROGRAMS: [&str; 12] = [
 ];
 
 /// Both privileged ways to run an object.
-fn worlds() -> Option<[World; 2]> {
+pub fn worlds() -> Option<[World; 2]> {
     Some([World::privileged()?, World::kernel()?])
 }
 
@@ -78,7 +78,7 @@ impl Drop for Group {
 }
 
 /// Runs `kernels` with these programs alone.
-fn run(world: &World, programs: &[&str], options: &[&str]) -> Command {
+pub fn run(world: &World, programs: &[&str], options: &[&str]) -> Command {
     let object = world.fixture("kernels.bpf.o");
     let mut words = vec!["run"];
     if world.mode() == Mode::Kernel {

@@ -6,6 +6,7 @@ mod explained;
 mod inputs;
 mod kernels;
 mod kinds;
+mod rights;
 mod types;
 
 use std::path::Path;

@@ -97,9 +97,10 @@ pub(super) fn problem(error: loader::Error) -> Problem {
     let advice = match error.cause {
         Cause::KernelOnly => kernel_only(&error.who),
         Cause::NoRight if geteuid().is_root() => {
-            "what confines this process or kernel does not allow it".to_owned()
+            "what confines this process does not allow it, though it is root's".to_owned()
         }
         Cause::NoRight => "run it as root, or without --runtime kernel".to_owned(),
+        Cause::Kernel => format!("leave it out by --without {}", error.who),
         Cause::Verifier => "--verbose shows the verifier's log".to_owned(),
         Cause::NoTypes => "name a file with the kernel's types by --btf FILE".to_owned(),
         Cause::File => "compile it with clang -O2 -g -target bpf -c".to_owned(),
