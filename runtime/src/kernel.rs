@@ -87,11 +87,16 @@ impl Default for Attr {
     }
 }
 
-/// `BPF_MAP_CREATE`. `btf` describes key and value by the ids in `spec`.
+/// `BPF_MAP_CREATE`. `btf` describes key and value by the ids in `spec`; `inner`
+/// is the template of a map of maps.
 ///
 /// # Errors
 /// The kernel's; EPERM for who may not.
-pub fn map_create(spec: &MapSpec, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
+pub fn map_create(
+    spec: &MapSpec,
+    btf: Option<BorrowedFd<'_>>,
+    inner: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Errno> {
     let attr = Attr::new()
         .u32(0, spec.map_type)
         .u32(4, spec.key_size)
@@ -100,6 +105,10 @@ pub fn map_create(spec: &MapSpec, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd
         .u32(16, spec.map_flags)
         .bytes(28, &spec.name)
         .u64(64, spec.map_extra);
+    let attr = match inner {
+        Some(inner) => attr.fd(20, inner),
+        None => attr,
+    };
     let mut attr = match btf {
         Some(btf) => attr
             .fd(48, btf)
@@ -219,19 +228,27 @@ pub fn prog_by_id(id: u32) -> Result<OwnedFd, Errno> {
     Attr::new().u32(0, id).open(cmd::BPF_PROG_GET_FD_BY_ID)
 }
 
-/// Whether a map has the type and sizes of this spec.
+/// Type, id, key size, value size and entries of a map: the first words of
+/// `struct bpf_map_info`.
 ///
 /// # Errors
 /// The kernel's.
-pub fn is_like(map: BorrowedFd<'_>, spec: &MapSpec) -> Result<bool, Errno> {
-    // type, id, key_size, value_size, max_entries of `struct bpf_map_info`.
+pub fn map_info(map: BorrowedFd<'_>) -> Result<[u32; 5], Errno> {
     let mut info = [0u32; 5];
     Attr::new()
         .fd(0, map)
         .u32(4, size_of_val(&info) as u32)
         .pointer(8, info.as_mut_ptr())
         .call(cmd::BPF_OBJ_GET_INFO_BY_FD)?;
-    let [map_type, _, key, value, entries] = info;
+    Ok(info)
+}
+
+/// Whether a map has the type and sizes of this spec.
+///
+/// # Errors
+/// The kernel's.
+pub fn is_like(map: BorrowedFd<'_>, spec: &MapSpec) -> Result<bool, Errno> {
+    let [map_type, _, key, value, entries] = map_info(map)?;
     let wanted = (
         spec.map_type,
         spec.key_size,

@@ -280,3 +280,32 @@ fn a_tool_reads_the_stacks_that_the_kernel_keeps() {
         assert!(who_wakes > 0 && shown.code == 0, "{shown:?}");
     }
 }
+
+/// Maps that user space has no type for, or cannot share, go to the kernel with
+/// the programs that use them, and the tool's fds with them.
+#[test]
+fn maps_that_are_the_kernels_alone() {
+    let Some(worlds) = worlds() else { return };
+    let [ours, theirs] = worlds.map(|world| {
+        let tool = world
+            .load(&[world.fixture("packets").into_os_string()])
+            .finish();
+        assert_eq!((tool.code, tool.stderr.as_str()), (0, ""));
+        tool.stdout
+    });
+    assert_eq!(ours, theirs);
+    let sums = "seen 7 entry 14 total 4\nqueue 1\n";
+    assert!(theirs.contains(sums), "{theirs}");
+}
+
+#[test]
+fn without_privilege_such_maps_are_refused() {
+    let world = World::new();
+    let tool = world
+        .load(&[world.fixture("packets").into_os_string()])
+        .finish();
+    assert_eq!(tool.code, 1);
+    let line =
+        "bpftime: map devices cannot be made: packets that it would redirect are the kernel's\n";
+    assert!(tool.stderr.starts_with(line), "{tool:?}");
+}

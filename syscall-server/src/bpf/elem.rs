@@ -10,6 +10,7 @@ use runtime::command::map::Elements;
 use runtime::command::{MapObject, Object};
 use uapi::Errno;
 use uapi::attr::MapElem;
+use uapi::cmd::BPF_MAP_UPDATE_ELEM;
 use uapi::map::{BPF_F_LOCK, BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_TASK_STORAGE};
 
 use super::call::{self, Call};
@@ -115,6 +116,10 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
         runtime::kernel::update(cgroups, &key, &bytes, attr.flags)?;
         return Ok(0);
     }
+    if map.elements() == Elements::Progs && names_program_there(&bytes) {
+        kernel::maps::bring(call.server, &[map])?;
+        return kernel::bpf(BPF_MAP_UPDATE_ELEM, call.attr, call.size as u32);
+    }
     let value = match map.elements() {
         Elements::Bytes => NewValue::Bytes(&bytes),
         // The kernel looks at the fd after all else.
@@ -122,6 +127,12 @@ pub fn update(call: &Call) -> Result<i64, Errno> {
     };
     call.server.bpf.map_update(&map, &key, value, attr.flags)?;
     Ok(0)
+}
+
+/// Whether the fd in `bytes` is of a program in the kernel.
+fn names_program_there(bytes: &[u8]) -> bool {
+    let fd = bytes.first_chunk().map(|word| i32::from_le_bytes(*word));
+    fd.is_some_and(|fd| call::object(fd).is_err() && kernel::is_program(fd))
 }
 
 /// What the fd in `bytes` stands for to a map.

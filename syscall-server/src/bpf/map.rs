@@ -10,7 +10,7 @@ use uapi::map::*;
 
 use super::call::{self, Call};
 use crate::fds::Rights;
-use crate::{caller, log, mapping, user};
+use crate::{caller, kernel, log, mapping, user};
 
 /// `SHA256_DIGEST_SIZE`.
 const SHA256_BYTES: u32 = 32;
@@ -59,6 +59,13 @@ pub fn create(call: &Call) -> Result<i64, Errno> {
             spec.map_type, spec.max_entries, spec.key_size, spec.value_size, spec.map_flags
         ));
     };
+    if kernels.is_some() && call.server.kernel.may_host() {
+        let is_described = attr.btf_key_type_id != 0
+            || attr.btf_value_type_id != 0
+            || attr.btf_vmlinux_value_type_id != 0;
+        let btf = is_described.then(|| call::btf(attr.btf_fd)).transpose()?;
+        return kernel::given::create(call.server, call.bytes, btf.as_ref());
+    }
     if kernels.is_some() {
         tell(&Errno::EINVAL);
         return Err(Errno::EINVAL);

@@ -17,6 +17,7 @@ use vm::program::ProgramInfo;
 use vm::verifier::{Keep, Log};
 
 use super::call::{self, Call};
+use crate::kernel::given::Named;
 use crate::kernel::placement::Obstacle;
 use crate::kernel::program::Loaded;
 use crate::{kernel, log, trace_pipe, user};
@@ -70,12 +71,17 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
     } else {
         None
     };
-    let by_index = |index: u32| {
+    let indexed = |index: u32| {
         if attr.fd_array == 0 {
             return Err(Errno::EPROTO);
         }
         let fd = user::read_u32(attr.fd_array.wrapping_add(u64::from(index) * 4))?;
-        call::own_map(fd as i32)
+        Ok(fd as i32)
+    };
+    let by_index = |index: u32| call::own_map(indexed(index)?);
+    let theirs = match call.server.kernel.is_used() {
+        true => Named::take(&mut insns, indexed)?,
+        false => Named::default(),
     };
     let maps = match name_maps(&mut insns, call::own_map, by_index) {
         Ok(maps) => maps,
@@ -102,14 +108,19 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
     };
     let wanted = (log.level != 0).then_some(&mut text);
     let insns = load.spec.insns.clone();
-    let kept = Loaded::new(call.bytes, &insns, &license, load.btf.as_ref());
+    let of_theirs = !theirs.is_empty();
+    let kept = Loaded::new(call.bytes, &insns, theirs, &license, load.btf.as_ref());
     let maps = load.maps.clone();
-    let result = call.server.bpf.prog_load(load, wanted);
+    let result = match of_theirs {
+        false => call.server.bpf.prog_load(load, wanted),
+        true => Err(Errno::EINVAL),
+    };
     if let Err(errno) = result {
         log::debug(format_args!(
             "program \"{name}\" of type {prog_type} with {insn_cnt} instructions: {errno}"
         ));
         let obstacle = match can_host(prog_type) {
+            _ if of_theirs => Obstacle::Map,
             true => Obstacle::Verdict(errno),
             false => Obstacle::Type(prog_type),
         };
@@ -120,7 +131,7 @@ pub fn load(call: &Call) -> Result<i64, Errno> {
                     return Ok(i64::from(fd.into_raw_fd()));
                 }
                 // Of what only the kernel knows, it has the last word.
-                Err(errno) if !can_host(prog_type) => {
+                Err(errno) if of_theirs || !can_host(prog_type) => {
                     let kernel = &call.server.kernel;
                     let said = kernel
                         .not_shared(&obstacle, errno, maps.len())

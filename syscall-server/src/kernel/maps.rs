@@ -19,8 +19,8 @@ use uapi::map::{
 
 use uapi::prog::{BPF_F_SLEEPABLE, BPF_PROG_TYPE_SYSCALL};
 
-use super::perf;
 use super::program::say_why;
+use super::{given, perf};
 use crate::fds::{FDS, PrivateFd, Rights};
 use crate::mapping::Request;
 use crate::server::Server;
@@ -90,11 +90,21 @@ pub fn btf(btf: &Arc<BtfObject>) -> Option<impl AsFd> {
 pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
     static ONE: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    bring_some(server, maps)
+}
+
+/// The same, one at a time already.
+pub(super) fn bring_some(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
     let missing: Vec<&Arc<MapObject>> = maps.iter().filter(|map| kernels(map).is_none()).collect();
     let mut made = Vec::new();
     let mut going = Vec::new();
     for map in missing {
-        let fd = create(map).inspect_err(|errno| {
+        let is_shared = kernel_spec(map.map().spec()).is_some();
+        let created = match is_shared {
+            true => create(map),
+            false => given::give(server, map),
+        };
+        let fd = created.inspect_err(|errno| {
             let name = String::from_utf8_lossy(&map.map().spec().name).into_owned();
             let name = name.trim_end_matches('\0');
             let kind = map.map().spec().map_type;
@@ -105,7 +115,9 @@ pub fn bring(server: &Server, maps: &[Arc<MapObject>]) -> Result<(), Errno> {
         })?;
         let mut relay = None;
         let spec = map.map().spec();
-        if spec.map_type == BPF_MAP_TYPE_PERF_EVENT_ARRAY {
+        if !is_shared {
+            // There is no other one.
+        } else if spec.map_type == BPF_MAP_TYPE_PERF_EVENT_ARRAY {
             for event in perf::fill(&fd, spec.max_entries)? {
                 server.kernel.drain.add_event(event, map)?;
             }
@@ -162,33 +174,45 @@ fn fill_constant(map: &MapObject, fd: &OwnedFd) -> Result<(), Errno> {
     kernel::freeze(fd.as_fd())
 }
 
-/// The kernel's map for one of ours, empty.
+/// The kernel's map for one of ours that both worlds use, empty.
 fn create(map: &MapObject) -> Result<OwnedFd, Errno> {
-    let spec = kernel_spec(map.map().spec())?;
+    let spec = kernel_spec(map.map().spec()).ok_or(Errno::ENOTSUPP)?;
     if map.map().frozen() && !is_constant(map) {
         // The kernel would let no target write it.
         return Err(Errno::ENOTSUPP);
     }
+    create_as(map, &spec, None)
+}
+
+/// A map of the kernel's with this spec and the types of one of ours, empty.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn create_as(
+    map: &MapObject,
+    spec: &MapSpec,
+    inner: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Errno> {
     let described = map.btf().and_then(btf);
-    let made = kernel::map_create(&spec, described.as_ref().map(AsFd::as_fd));
+    let made = kernel::map_create(spec, described.as_ref().map(AsFd::as_fd), inner);
     match made {
         Err(Errno::EINVAL | Errno::ENOTSUPP) if described.is_some() && spec.field_count == 0 => {
-            kernel::map_create(&spec, None)
+            kernel::map_create(spec, None, inner)
         }
         other => other,
     }
 }
 
-/// What the kernel is asked for.
-fn kernel_spec(spec: &MapSpec) -> Result<MapSpec, Errno> {
+/// What the kernel is asked for; `None` for what cannot be shared with it.
+pub(super) fn kernel_spec(spec: &MapSpec) -> Option<MapSpec> {
     match spec.map_type {
         // Targets use its memory.
-        BPF_MAP_TYPE_ARRAY if spec.field_count == 0 => Ok(MapSpec {
+        BPF_MAP_TYPE_ARRAY if spec.field_count == 0 => Some(MapSpec {
             map_flags: spec.map_flags | BPF_F_MMAPABLE,
             ..*spec
         }),
-        _ if is_relayed(spec) || is_beside(spec) => Ok(*spec),
-        _ => Err(Errno::ENOTSUPP),
+        _ if is_relayed(spec) || is_beside(spec) => Some(*spec),
+        _ => None,
     }
 }
 
@@ -224,7 +248,7 @@ fn relay_for(spec: &MapSpec, map: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
 /// Has the tool's fds and mappings of a map lead to the kernel's.
 fn put_behind(server: &Server, map: &Arc<MapObject>, kernel: &InKernel) -> Result<(), Errno> {
     for (fd, rights) in FDS.of_map(map) {
-        replace(fd, kernel, rights)?;
+        replace(fd, kernel.as_fd(), rights)?;
     }
     let path = server.bpf.session()?.array_path(map.id());
     let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -238,7 +262,8 @@ fn put_behind(server: &Server, map: &Arc<MapObject>, kernel: &InKernel) -> Resul
     Ok(())
 }
 
-fn replace(fd: c_int, kernel: &InKernel, rights: Rights) -> Result<(), Errno> {
+/// Has an fd of the tool lead to a map of the kernel's.
+pub(super) fn replace(fd: c_int, map: BorrowedFd<'_>, rights: Rights) -> Result<(), Errno> {
     let flags = match rights {
         Rights { write: false, .. } => BPF_F_RDONLY,
         Rights { read: false, .. } => BPF_F_WRONLY,
@@ -246,9 +271,9 @@ fn replace(fd: c_int, kernel: &InKernel, rights: Rights) -> Result<(), Errno> {
     };
     let opened = match flags {
         0 => None,
-        flags => Some(kernel::map_by_id(kernel::id(kernel.as_fd())?, flags)?),
+        flags => Some(kernel::map_by_id(kernel::id(map)?, flags)?),
     };
-    let from = opened.as_ref().map_or(kernel.0.raw(), AsRawFd::as_raw_fd) as usize;
+    let from = opened.as_ref().map_or(map.as_raw_fd(), AsRawFd::as_raw_fd) as usize;
     let own = raw::call(
         libc::SYS_fcntl,
         [fd as usize, libc::F_GETFD as usize, 0, 0, 0, 0],

@@ -7,9 +7,10 @@
 //! program may be for system calls or for the scheduler), so one that user space
 //! can run stays here until it is put where only the kernel runs programs.
 //!
-//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`drain`], [`perf`].
+//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`given`], [`drain`], [`perf`].
 
 pub mod drain;
+pub mod given;
 pub mod maps;
 pub mod perf;
 pub mod placement;
@@ -136,6 +137,11 @@ impl Kernel {
         }
     }
 
+    /// Whether the kernel has made an object for the tool.
+    pub fn is_used(&self) -> bool {
+        self.in_use.load(Ordering::Acquire)
+    }
+
     /// The kernel has made an object for the tool.
     pub fn note_use(&self) {
         self.in_use.store(true, Ordering::Release);
@@ -151,6 +157,16 @@ fn effective_capabilities() -> u64 {
 
 /// Where commands that need not be ours have the fd that says whose they are.
 const FD_AT: &[(u32, usize)] = &[
+    (cmd::BPF_MAP_LOOKUP_ELEM, 0),
+    (cmd::BPF_MAP_UPDATE_ELEM, 0),
+    (cmd::BPF_MAP_DELETE_ELEM, 0),
+    (cmd::BPF_MAP_GET_NEXT_KEY, 0),
+    (cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, 0),
+    (cmd::BPF_MAP_LOOKUP_BATCH, 36),
+    (cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, 36),
+    (cmd::BPF_MAP_UPDATE_BATCH, 36),
+    (cmd::BPF_MAP_DELETE_BATCH, 36),
+    (cmd::BPF_MAP_FREEZE, 0),
     (cmd::BPF_PROG_TEST_RUN, 0),
     (cmd::BPF_PROG_ATTACH, 4),
     (cmd::BPF_PROG_DETACH, 4),
@@ -167,7 +183,7 @@ const FD_AT: &[(u32, usize)] = &[
 
 /// Whether a command is about an object that the kernel has made for the tool.
 pub fn is_kernels(server: &Server, command: u32, attr: &AttrBytes) -> bool {
-    if !server.kernel.in_use.load(Ordering::Acquire) {
+    if !server.kernel.is_used() {
         return false;
     }
     let Some((_, at)) = FD_AT.iter().find(|(number, _)| *number == command) else {
@@ -206,6 +222,11 @@ pub fn with_program(
 /// Whether an fd is a perf event of the kernel's.
 pub fn is_perf_event(fd: c_int) -> bool {
     is_named(fd, "anon_inode:[perf_event]")
+}
+
+/// Whether an fd is of a map in the kernel, and of none of ours.
+pub fn is_map(fd: c_int) -> bool {
+    FDS.get(fd).is_none() && is_named(fd, "anon_inode:bpf-map")
 }
 
 /// Whether an fd is of a program in the kernel.

@@ -25,6 +25,8 @@ pub enum Obstacle {
     Type(u32),
     /// The verifier refuses it here.
     Verdict(Errno),
+    /// It uses a map that is the kernel's alone.
+    Map,
     /// Links of this attach type.
     Link(u32),
     /// What it is put on.
@@ -36,6 +38,7 @@ impl fmt::Display for Obstacle {
         match self {
             Obstacle::Type(number) => write!(f, "{} programs", type_name(*number)),
             Obstacle::Verdict(errno) => write!(f, "what user space refuses ({errno})"),
+            Obstacle::Map => f.write_str("programs of maps that are the kernel's alone"),
             Obstacle::Link(number) => write!(f, "links of attach type {number}"),
             Obstacle::Place(place) => f.write_str(place),
         }

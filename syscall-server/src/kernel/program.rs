@@ -12,6 +12,7 @@ use uapi::attr::AttrBytes;
 use uapi::insn::{BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE};
 use uapi::{Errno, Insn};
 
+use super::given::Named;
 use super::maps;
 use crate::fds::PrivateFd;
 use crate::log;
@@ -45,6 +46,8 @@ pub struct Loaded {
     attr: AttrBytes,
     /// With object ids in place of fds.
     insns: Vec<Insn>,
+    /// Those that name maps which are the kernel's alone.
+    theirs: Named,
     /// With its terminating zero.
     license: Vec<u8>,
     functions: (Vec<u8>, u32),
@@ -55,14 +58,22 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Keeps what a load asks; the instructions name maps by object id.
-    pub fn new(attr: AttrBytes, insns: &[Insn], license: &[u8], btf: Option<&ProgBtf>) -> Loaded {
+    /// Keeps what a load asks; the instructions name maps by object id, but for
+    /// those in `theirs`.
+    pub fn new(
+        attr: AttrBytes,
+        insns: &[Insn],
+        theirs: Named,
+        license: &[u8],
+        btf: Option<&ProgBtf>,
+    ) -> Loaded {
         let records = |records: Option<&runtime::types::Records>| {
             records.map_or_else(Default::default, |known| (known.bytes.clone(), known.size))
         };
         Loaded {
             attr,
             insns: insns.to_vec(),
+            theirs,
             license: [license, &[0]].concat(),
             functions: records(btf.map(|btf| &btf.functions)),
             lines: records(btf.map(|btf| &btf.lines)),
@@ -147,6 +158,7 @@ impl Loaded {
             let fd = named.and_then(|map| maps::kernel_fd(map));
             insn.imm = fd.ok_or(Errno::EBADF)?;
         }
+        self.theirs.put_back(&mut insns);
         Ok(insns)
     }
 }
