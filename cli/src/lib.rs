@@ -5,7 +5,7 @@
 //! Reading order: [`commands`] (one file per subcommand), [`launch`]
 //! (exec with a library preloaded), [`program_file`] (what can be started
 //! so), [`elf_head`], [`libraries`] (the two libraries on disk), [`sessions_dir`] (room for
-//! a session), [`inject`] (into a running process), [`problem`] (what a user is told).
+//! a session), `standard_streams`, [`inject`] (into a running process), [`problem`] (what a user is told).
 
 mod commands;
 mod elf_head;
@@ -16,6 +16,7 @@ mod log;
 mod problem;
 mod program_file;
 mod sessions_dir;
+mod standard_streams;
 mod supervise;
 
 use std::io::Write;
@@ -24,7 +25,11 @@ use clap::Parser;
 
 /// Does what the command line asks and returns the exit status.
 pub fn run() -> u8 {
-    let Err(problem) = commands::run(commands::Cli::parse()) else {
+    let filled = standard_streams::fill().map_err(|error| {
+        let happened = format_args!("cannot be opened ({})", libraries::reason(&error));
+        problem::Problem::new("/dev/null", happened, "keep stdin, stdout and stderr open")
+    });
+    let Err(problem) = filled.and_then(|()| commands::run(commands::Cli::parse())) else {
         return 0;
     };
     tell(&problem);

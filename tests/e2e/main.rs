@@ -39,3 +39,4 @@ mod syscalls;
 mod unwind;
 mod usdt;
 mod views;
+mod wasi;

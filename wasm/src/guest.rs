@@ -29,6 +29,8 @@ pub struct State {
     pub limits: StoreLimits,
     /// What it owns. wasmtime wants data that may change threads; ours never does.
     pub guest: SendWrapper<Guest>,
+    /// Its arguments.
+    pub arguments: Vec<Vec<u8>>,
     /// Host directories that the guest was given, by WASI's fds from 3 on.
     pub directories: Vec<std::path::PathBuf>,
     /// Its memory, once it was looked for.

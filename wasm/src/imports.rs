@@ -6,7 +6,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::guest::State;
 use crate::run::{Error, Module};
-use crate::{abi, packages, sleep};
+use crate::{abi, arguments, packages, sleep};
 
 /// WASI preview 1.
 const WASI: &str = "wasi_snapshot_preview1";
@@ -57,7 +57,7 @@ pub(crate) fn resolve(
 }
 
 /// Functions of WASI's that are other than wasmtime's: a status is any that a
-/// process may end with, and who sleeps can be ended.
+/// process may end with, so are arguments, and who sleeps can be ended.
 fn of_wasi(store: &mut Store<State>, module: &str, name: &str, ty: &FuncType) -> Option<Func> {
     let i32s = |types: &mut dyn Iterator<Item = ValType>, count: usize| {
         let types: Vec<ValType> = types.collect();
@@ -71,6 +71,8 @@ fn of_wasi(store: &mut Store<State>, module: &str, name: &str, ty: &FuncType) ->
             let exit = |status: i32| -> wasmtime::Result<()> { Err(I32Exit(status).into()) };
             Some(Func::wrap(store, exit))
         }
+        (WASI, "args_sizes_get") if shape(2, 1) => Some(Func::wrap(store, arguments::sizes)),
+        (WASI, "args_get") if shape(2, 1) => Some(Func::wrap(store, arguments::get)),
         (WASI, "poll_oneoff") if shape(4, 1) => Some(Func::wrap(store, sleep::poll_oneoff)),
         _ => None,
     }

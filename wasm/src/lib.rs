@@ -8,9 +8,10 @@
 //! Reading order: [`run`] (a module from bytes to exit code), `cache` (compiled
 //! modules), `imports` (what one gets), `abi` (our imports, in all their shapes), `guest` (what a guest owns),
 //! `memory` (its memory), `objects`, `poll`, `maps` (the calls), `packages` (an
-//! older interface), `sleep` (WASI's waits), `stdout`, [`stop`] (the end from outside).
+//! older interface), `arguments`, `sleep` (WASI's waits) and `streams`, [`stop`] (the end from outside).
 
 mod abi;
+mod arguments;
 mod cache;
 mod guest;
 mod imports;
@@ -21,9 +22,9 @@ mod packages;
 mod poll;
 pub mod run;
 mod sleep;
-mod stdout;
 pub mod stop;
+mod streams;
 
 pub use guest::Wishes;
-pub use run::{Error, Limits, Module, run};
+pub use run::{Directory, Error, Limits, Module, run};
 pub use stop::{Reason, Stop};

@@ -67,12 +67,14 @@ pub(crate) fn main(
     store: &mut Store<State>,
     instance: &Instance,
     main: &TypedFunc<(i32, i32), i32>,
-    arguments: &[String],
+    arguments: &[Vec<u8>],
 ) -> wasmtime::Result<i32> {
     if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
         initialize.call(&mut *store, ())?;
     }
-    let mut text = serde_json::to_vec(arguments)?;
+    // JSON has no other bytes than text.
+    let words = arguments.iter().map(|word| String::from_utf8_lossy(word));
+    let mut text = serde_json::to_vec(&words.collect::<Vec<_>>())?;
     let length = i32::try_from(text.len())?;
     text.push(0);
     let arguments = place(store, instance, text.len())?;

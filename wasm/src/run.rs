@@ -11,9 +11,8 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 use crate::cache::{Cache, Key};
 use crate::guest::{Guest, State, Wishes};
 use crate::sleep::Clock;
-use crate::stdout::Lines;
 use crate::stop::{Reason, Stop};
-use crate::{imports, packages};
+use crate::{imports, packages, streams};
 
 /// Most bytes of a module; those of tools have a thousandth to a tenth of that.
 pub(crate) const MAX_MODULE: usize = 64 << 20;
@@ -42,9 +41,11 @@ pub struct Module<'a> {
     /// Its bytes, binary or as text.
     pub bytes: &'a [u8],
     /// Its arguments; the first is its name.
-    pub arguments: Vec<String>,
-    /// Directories that it may use: of the host, and by its own names.
-    pub directories: Vec<(PathBuf, String)>,
+    pub arguments: Vec<Vec<u8>>,
+    /// Its environment.
+    pub environment: Vec<(String, String)>,
+    /// Directories that it may use.
+    pub directories: Vec<Directory>,
     /// Where it imports polling with an exported function from
     /// (`callback-wrapper`).
     pub callback_module: &'a str,
@@ -56,6 +57,17 @@ pub struct Module<'a> {
     pub cache: Option<PathBuf>,
     /// What its user says of the programs that it loads.
     pub wishes: Wishes,
+}
+
+/// A directory of the host that a module may use.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// Where it is.
+    pub host: PathBuf,
+    /// What the module calls it.
+    pub guest: String,
+    /// Whether nothing in it may be changed.
+    pub read_only: bool,
 }
 
 /// Why a module did not run, or did not run to its end.
@@ -168,11 +180,12 @@ fn state(module: &Module<'_>, stop: &Arc<Stop>) -> Result<State, Error> {
         .tables(8)
         .memories(1)
         .build();
-    let directories = module.directories.iter().map(|(path, _)| path.clone());
+    let directories = module.directories.iter().map(|one| one.host.clone());
     Ok(State {
-        wasi: wasi(module)?,
+        wasi: wasi(module, stop)?,
         limits,
         guest: SendWrapper::new(Guest::default()),
+        arguments: module.arguments.clone(),
         directories: directories.collect(),
         memory: None,
         stop: Arc::clone(stop),
@@ -222,21 +235,24 @@ fn compile(engine: &Engine, module: &Module<'_>) -> Result<wasmtime::Module, Err
     Ok(compiled)
 }
 
-fn wasi(module: &Module<'_>) -> Result<WasiP1Ctx, Error> {
+fn wasi(module: &Module<'_>, stop: &Arc<Stop>) -> Result<WasiP1Ctx, Error> {
     let mut builder = WasiCtxBuilder::new();
+    streams::inherit(&mut builder, stop);
     builder
-        .inherit_stdio()
-        .stdout(Lines)
         // There is one thread, and nothing else waits for it.
         .allow_blocking_current_thread(true)
         .monotonic_clock(Clock)
-        .args(&module.arguments);
-    for (path, name) in &module.directories {
+        .envs(&module.environment);
+    for one in &module.directories {
+        let allowed = match one.read_only {
+            true => FsPerms::ReadOnly,
+            false => FsPerms::ReadWrite,
+        };
         builder
-            .preopened_dir(path, name, FsPerms::ReadWrite)
+            .preopened_dir(&one.host, &one.guest, allowed)
             .map_err(|error| Error::Directory {
-                path: path.display().to_string(),
-                reason: first_line(&error),
+                path: one.host.display().to_string(),
+                reason: without_number(&first_line(&error)),
             })?;
     }
     Ok(builder.build_p1())
@@ -244,6 +260,12 @@ fn wasi(module: &Module<'_>) -> Result<WasiP1Ctx, Error> {
 
 fn host(error: wasmtime::Error) -> Error {
     Error::Host(first_line(&error))
+}
+
+/// What Rust says of a system call's error, without its number.
+fn without_number(text: &str) -> String {
+    let words = text.split(" (os error ").next();
+    words.unwrap_or(text).to_owned()
 }
 
 /// The innermost reason, in one line.

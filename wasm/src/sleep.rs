@@ -1,16 +1,16 @@
 //! WASI's `poll_oneoff`, which guests sleep by. Not wasmtime's, for that
 //! cannot be ended by signals and limits of time.
 
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use wasmtime::Caller;
 use wasmtime_wasi::HostMonotonicClock;
 
 use crate::guest::State;
 use crate::memory;
-use crate::stop::LOOK;
+use crate::stop::Stop;
+use crate::streams::ready;
 
 /// Most events that are waited for at once.
 const MAX_EVENTS: u32 = 4096;
@@ -18,8 +18,8 @@ const MAX_EVENTS: u32 = 4096;
 // WASI preview 1: a subscription and an event, and where their fields are.
 const SUBSCRIPTION: usize = 48;
 const EVENT: usize = 32;
-const SUCCESS: i32 = 0;
-const EFAULT: i32 = 21;
+pub(crate) const SUCCESS: i32 = 0;
+pub(crate) const EFAULT: i32 = 21;
 const EINVAL: i32 = 28;
 const CLOCK: u8 = 0;
 const FD_READ: u8 = 1;
@@ -73,7 +73,7 @@ pub(crate) fn poll_oneoff(
             break happened;
         }
         caller.data().stop.check()?;
-        wait(&asked);
+        wait(&caller.data().stop, &asked);
     };
     let told = memory::write(&mut caller, unsigned(events), &happened);
     let counted = ((happened.len() / EVENT) as u32).to_le_bytes();
@@ -87,7 +87,7 @@ impl Awaited {
     fn is_there(&self) -> bool {
         match self.what {
             What::Time(time) => time.is_some_and(|time| time <= Instant::now()),
-            What::Stream(fd) => ready(&[(fd, self.flags())], Duration::ZERO),
+            What::Stream(fd) => ready(&[(fd, self.flags())]),
             What::File => true,
         }
     }
@@ -174,33 +174,16 @@ fn event(awaited: &Awaited) -> [u8; EVENT] {
     event
 }
 
-/// Waits for the first of them, for a while.
-fn wait(asked: &[Awaited]) {
-    let mut time = LOOK;
+/// Waits for the first of them, or the request to end.
+fn wait(stop: &Stop, asked: &[Awaited]) {
+    let mut due = None;
     let mut streams = Vec::new();
     for one in asked {
         match one.what {
-            What::Time(Some(due)) => {
-                time = time.min(due.saturating_duration_since(Instant::now()));
-            }
+            What::Time(Some(time)) => due = due.map_or(Some(time), |due| Some(time.min(due))),
             What::Stream(fd) => streams.push((fd, one.flags())),
             What::Time(None) | What::File => {}
         }
     }
-    match streams.is_empty() {
-        true => std::thread::sleep(time),
-        false => _ = ready(&streams, time),
-    }
-}
-
-/// Whether one of these streams can be read or written without waiting.
-fn ready(streams: &[(i32, PollFlags)], time: Duration) -> bool {
-    let one = |&(fd, flags): &(i32, PollFlags)| {
-        // SAFETY: the standard streams of a process are never closed by it.
-        PollFd::new(unsafe { BorrowedFd::borrow_raw(fd) }, flags)
-    };
-    let mut fds: Vec<PollFd<'_>> = streams.iter().map(one).collect();
-    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
-    // What cannot be waited for is there, as for poll(2) of regular files.
-    poll(&mut fds, timeout).is_ok_and(|count| count > 0)
+    stop.wait(&streams, due);
 }

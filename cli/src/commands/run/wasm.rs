@@ -1,12 +1,14 @@
 //! A Wasm module's story: the words behind its file are its own.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::session::Dirs;
 use runtime::session::dirs::STATE_VARIABLE;
-use wasm::{Error, Limits, Module, Reason, Stop, Wishes};
+use wasm::{Directory, Error, Limits, Module, Reason, Stop, Wishes};
 
 use super::here::Asked;
 use super::watch::{self, TIMED_OUT};
@@ -18,9 +20,14 @@ const ABORTED: u8 = 128 + libc::SIGABRT as u8;
 /// What only modules have.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Let a Wasm module use a directory, under its own name or another
-    #[arg(long, value_name = "HOST[::GUEST]")]
-    dir: Vec<String>,
+    /// Let a Wasm module use a directory, under its own name or another; `ro`
+    /// keeps it from changing anything there
+    #[arg(long, value_name = "HOST[::GUEST[::ro]]", value_parser = directory)]
+    dir: Vec<Directory>,
+
+    /// Give a Wasm module a variable of the environment: yours, or this one
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    env: Vec<(String, String)>,
 
     /// End a Wasm module after so many seconds, with status 124
     #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
@@ -50,13 +57,13 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let stop = Arc::default();
     let line = format!("bpftime: {}", took_too_long(asked));
     watch::watch(&stop, options.timeout, line);
-    let words = |word: &std::ffi::OsString| word.to_string_lossy().into_owned();
-    let mut arguments = vec![asked.file.display().to_string()];
-    arguments.extend(asked.behind.iter().map(words));
+    let words = std::iter::once(asked.file.as_os_str());
+    let words = words.chain(asked.behind.iter().map(OsString::as_os_str));
     let module = Module {
         bytes,
-        arguments,
-        directories: options.dir.iter().map(|words| directory(words)).collect(),
+        arguments: words.map(|word| word.as_bytes().to_vec()).collect(),
+        environment: options.env.clone(),
+        directories: options.dir.clone(),
         callback_module: &options.wrapper_module_name,
         callback_export: &options.callback_export_name,
         limits: Limits {
@@ -90,9 +97,30 @@ fn cache() -> PathBuf {
     }
 }
 
-fn directory(words: &str) -> (PathBuf, String) {
-    let (host, guest) = words.split_once("::").unwrap_or((words, words));
-    (PathBuf::from(host), guest.to_owned())
+fn directory(words: &str) -> Result<Directory, String> {
+    let (words, read_only) = match words.split("::").collect::<Vec<_>>()[..] {
+        [host] => ([host, host], false),
+        [host, guest] => ([host, guest], false),
+        [host, guest, "ro"] => ([host, guest], true),
+        _ => return Err("write HOST, HOST::GUEST or HOST::GUEST::ro".to_owned()),
+    };
+    let [host, guest] = words;
+    Ok(Directory {
+        host: PathBuf::from(host),
+        guest: guest.to_owned(),
+        read_only,
+    })
+}
+
+fn variable(words: &str) -> Result<(String, String), String> {
+    let (name, value) = match words.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => match std::env::var(words) {
+            Ok(value) => (words, value),
+            Err(error) => return Err(format!("{error}; write NAME=VALUE")),
+        },
+    };
+    Ok((name.to_owned(), value))
 }
 
 fn wishes(asked: &Asked<'_>) -> Result<Wishes, Problem> {
