@@ -60,6 +60,7 @@ for set in "$@"; do
 		need docker-registry docker-registry
 		need curl curl
 		need jq jq
+		need zstd zstd
 		need '/usr/lib/llvm-*/lib/libunwind.so.1' libunwind-19 libunwind-14
 		need /usr/include/boost/context/fiber.hpp libboost-context-dev
 		need redis-server redis-server

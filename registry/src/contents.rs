@@ -3,10 +3,12 @@
 //! where to look first.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use serde::Deserialize;
 
 use crate::digest::Digest;
@@ -150,25 +152,50 @@ async fn blob(visit: &Visit<'_>, layer: &Descriptor) -> Result<Vec<u8>, Error> {
 
 /// Bytes without their compression.
 fn plain(visit: &Visit<'_>, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
-    if bytes.starts_with(ZSTD) {
-        let text = "a layer is compressed by zstd, which is not understood".to_owned();
-        return Err(visit.error(Trouble::Protocol(text)));
-    }
-    if !bytes.starts_with(GZIP) {
-        return Ok(bytes);
-    }
     let limit = visit.settings.largest;
     let mut all = Vec::new();
-    let read = MultiGzDecoder::new(&bytes[..])
-        .take(limit + 1)
-        .read_to_end(&mut all);
+    let read = match () {
+        () if bytes.starts_with(ZSTD) || is_skippable(&bytes) => {
+            unzstd(&bytes, limit + 1, &mut all)
+        }
+        () if bytes.starts_with(GZIP) => {
+            let gzip = MultiGzDecoder::new(&bytes[..]);
+            gzip.take(limit + 1).read_to_end(&mut all).map(drop)
+        }
+        () => return Ok(bytes),
+    };
     match read {
-        Ok(size) if size as u64 <= limit => Ok(all),
-        Ok(_) => Err(visit.error(Trouble::TooLarge {
+        Ok(()) if all.len() as u64 <= limit => Ok(all),
+        Ok(()) => Err(visit.error(Trouble::TooLarge {
             limit: size_words(limit),
         })),
         Err(cause) => Err(visit.error(Trouble::Protocol(format!("a layer is damaged ({cause})")))),
     }
+}
+
+/// Whether these bytes begin with a frame that says nothing (RFC 8878, 3.1.2).
+fn is_skippable(bytes: &[u8]) -> bool {
+    matches!(bytes, [first, 0x2a, 0x4d, 0x18, ..] if first & 0xf0 == 0x50)
+}
+
+/// Frame by frame, as much as `most`.
+fn unzstd(mut bytes: &[u8], most: u64, all: &mut Vec<u8>) -> io::Result<()> {
+    while !bytes.is_empty() && (all.len() as u64) < most {
+        match StreamingDecoder::new(&mut bytes) {
+            Ok(frame) => {
+                frame.take(most - all.len() as u64).read_to_end(all)?;
+            }
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length,
+                ..
+            })) => {
+                let rest = bytes.get(length as usize..);
+                bytes = rest.ok_or(io::ErrorKind::UnexpectedEof)?;
+            }
+            Err(other) => return Err(io::Error::other(other)),
+        }
+    }
+    Ok(())
 }
 
 /// The files of an archive that can be run: modules and objects, or if there

@@ -44,7 +44,9 @@ pub enum Trouble {
     BrokeOff(String),
     #[error("the registry wants a login")]
     WantsLogin { registry: String },
-    #[error("the registry does not accept user and password")]
+    #[error("the registry wants a login, and {why}")]
+    NoHelp { registry: String, why: String },
+    #[error("the registry does not accept the login")]
     LoginRefused { registry: String },
     #[error("the registry forbids it (status {status})")]
     Forbidden { status: u16, registry: String },
@@ -103,7 +105,9 @@ impl Trouble {
                 "name its authority by SSL_CERT_FILE, or use --insecure if it speaks plain HTTP"
             }
             Trouble::BrokeOff(_) => "try again",
-            Trouble::WantsLogin { registry } | Trouble::LoginRefused { registry } => {
+            Trouble::WantsLogin { registry }
+            | Trouble::NoHelp { registry, .. }
+            | Trouble::LoginRefused { registry } => {
                 return format!("bpftime login {registry}");
             }
             Trouble::Forbidden { registry, .. } => {

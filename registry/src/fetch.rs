@@ -128,7 +128,7 @@ impl Visit<'_> {
         let bytes = self
             .remote()
             .await?
-            .blob(digest, largest, self.settings)
+            .blob(digest, size, largest, self.settings)
             .await?;
         self.cache.keep_blob(digest, &bytes);
         Ok(bytes)

@@ -85,18 +85,32 @@ pub(crate) async fn fetch(url: &Url, settings: &Settings) -> Result<Vec<u8>, Err
 
 /// All of an answer, if it is not more than `limit`.
 pub(crate) async fn body(
-    mut response: Response,
+    response: Response,
     limit: u64,
     tell: impl Fn(u64, Option<u64>),
 ) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    body_behind(response, &mut bytes, limit, tell).await?;
+    Ok(bytes)
+}
+
+/// All of an answer behind what is there, if it is not more than `limit`
+/// together. What came before it broke off is there, too.
+pub(crate) async fn body_behind(
+    mut response: Response,
+    bytes: &mut Vec<u8>,
+    limit: u64,
+    tell: impl Fn(u64, Option<u64>),
+) -> Result<(), Trouble> {
     let too_large = || Trouble::TooLarge {
         limit: size_words(limit),
     };
+    let before = bytes.len() as u64;
     let of = response.content_length();
+    let of = of.map(|of| of.saturating_add(before));
     if of.is_some_and(|of| of > limit) {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
         if (bytes.len() + chunk.len()) as u64 > limit {
             return Err(too_large());
@@ -104,7 +118,7 @@ pub(crate) async fn body(
         bytes.extend_from_slice(&chunk);
         tell(bytes.len() as u64, of);
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Whether a host is this machine, whatever the network says.

@@ -5,7 +5,8 @@
 //! Reading order: [`source`] (what a user's word means), [`settings`] (limits
 //! and places), `fetch` (from word to bytes), `remote` (one registry), `http`,
 //! `cache` (blobs by digest), `contents` (what is in an image), `signatures`
-//! and `keys`, `push`, `credentials` (log in and out), [`error`].
+//! and `keys`, `push`, `credentials` (log in and out), `token` (what a login is exchanged
+//! for), [`error`].
 
 mod cache;
 mod contents;
@@ -21,6 +22,7 @@ mod remote;
 pub mod settings;
 mod signatures;
 pub mod source;
+mod token;
 
 use std::future::Future;
 

@@ -69,15 +69,16 @@ pub fn push(parcel: &Parcel<'_>, to: &str, settings: &Settings) -> Result<Pushed
     let packed = pack(parcel, kind).map_err(|cause| Error::new(parcel.name, Trouble::Io(cause)))?;
     crate::block_on(async {
         let remote = Remote::open(&reference, settings, RegistryOperation::Push).await?;
-        let pusher = remote.pusher().await?;
         for blob in [&packed.layer, &packed.config] {
             let digest = Digest::of(blob).to_string();
+            let pusher = remote.pusher().await?;
             let pushed = pusher.push_blob(&reference, blob.clone(), &digest).await;
             pushed.map_err(|cause| remote.oci_error(&cause))?;
         }
         let manifest = packed.manifest.to_string().into_bytes();
         let digest = Digest::of(&manifest);
         let kind = HeaderValue::from_static(MANIFEST);
+        let pusher = remote.pusher().await?;
         let pushed = pusher.push_manifest_raw(&reference, manifest, kind).await;
         pushed.map_err(|cause| remote.oci_error(&cause))?;
         Ok(Pushed {

@@ -5,7 +5,8 @@
 //!
 //! Reading order: [`stage`] (files that any user can read), [`world`] (one
 //! test's surroundings), [`program`] (a running process), [`counted`] and [`hot`]
-//! (two fixtures from the outside), [`http`], [`registry`], [`wat`] (Wasm modules as text), [`wait`].
+//! (two fixtures from the outside), [`http`], [`registry`], [`web`], [`wat`] (Wasm modules as
+//! text), [`wait`].
 
 pub mod counted;
 pub mod hot;
@@ -15,6 +16,7 @@ pub mod registry;
 pub mod stage;
 pub mod wait;
 pub mod wat;
+pub mod web;
 pub mod world;
 
 pub use counted::Counted;
@@ -22,4 +24,5 @@ pub use hot::Hot;
 pub use program::{Exit, Program};
 pub use registry::Registry;
 pub use stage::Stage;
+pub use web::Web;
 pub use world::{Mode, World};

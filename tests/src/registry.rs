@@ -9,6 +9,8 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -38,6 +40,19 @@ impl Registry {
     /// As [`Registry::open`].
     pub fn guarded() -> Registry {
         Registry::start("auth: {htpasswd: {realm: test, path: DIR/htpasswd}}", "")
+    }
+
+    /// One that wants tokens, which are handed out at `realm` for the service `test`
+    /// and signed by `signer`.
+    ///
+    /// # Panics
+    /// As [`Registry::open`].
+    pub fn with_tokens(realm: &str, signer: &Signer) -> Registry {
+        let auth = format!(
+            "auth: {{token: {{realm: \"{realm}\", service: test, issuer: test, rootcertbundle: {}}}}}",
+            signer.dir.path().join("cert").display()
+        );
+        Registry::start(&auth, "")
     }
 
     /// One that speaks TLS with a certificate that nobody knows but by [`Registry::authority`].
@@ -192,6 +207,61 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Who signs tokens for a registry.
+pub struct Signer {
+    dir: TempDir,
+}
+
+impl Default for Signer {
+    fn default() -> Signer {
+        Signer::new()
+    }
+}
+
+impl Signer {
+    /// With a key of its own.
+    ///
+    /// # Panics
+    /// If openssl makes none.
+    pub fn new() -> Signer {
+        let dir = tempfile::tempdir().expect("a directory");
+        let words =
+            "req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=test";
+        openssl(&dir, words.split(' '));
+        openssl(&dir, "x509 -in cert -outform DER -out der".split(' '));
+        Signer { dir }
+    }
+
+    /// A token (RFC 7519) with which somebody may do this with a repository for a minute.
+    ///
+    /// # Panics
+    /// If openssl does not sign it.
+    pub fn token(&self, repository: &str, actions: &[&str]) -> String {
+        let read = |name: &str| fs::read(self.dir.path().join(name)).expect("a file");
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("the time")
+            .as_secs();
+        let head = json!({ "typ": "JWT", "alg": "RS256", "x5c": [STANDARD.encode(read("der"))] });
+        let claims = json!({
+            "iss": "test", "sub": "me", "aud": "test", "jti": now.to_string(),
+            "iat": now, "nbf": now - 60, "exp": now + 60,
+            "access": [{ "type": "repository", "name": repository, "actions": actions }],
+        });
+        let parts = [head, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let message = parts.join(".");
+        // Several tokens may be signed at once.
+        let own = tempfile::tempdir_in(self.dir.path()).expect("a directory");
+        fs::write(own.path().join("message"), &message).expect("a file");
+        openssl(
+            &own,
+            "dgst -sha256 -sign ../key -out signature message".split(' '),
+        );
+        let signature = fs::read(own.path().join("signature")).expect("a signature");
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 

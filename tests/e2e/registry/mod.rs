@@ -1,18 +1,22 @@
 //! What is run comes from anywhere: registries, web servers, stdin; and goes
 //! to registries. Each test has a registry of its own, and an ordinary user.
 
+mod breaks;
+mod helpers;
 mod refusals;
 mod signatures;
+mod stub;
+mod tokens;
+mod zstd;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bpftime_tests::registry::sha256;
-use bpftime_tests::{Exit, Program, Registry, World};
+use bpftime_tests::web::Answer;
+use bpftime_tests::{Exit, Program, Registry, Web, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -196,35 +200,18 @@ fn an_object_runs_from_anywhere() {
     assert_eq!(reports(&world, "-", Some(&object)), expected);
 }
 
-/// A web server for as many requests as tests make; its URL.
+/// A web server with these files, each behind a status and headers; its URL.
 fn serve(files: Vec<(&'static str, &'static str, Vec<u8>)>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("its address");
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut request = Vec::new();
-            let mut byte = [0];
-            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
-                request.push(byte[0]);
+    let web = Web::new(move |asked| {
+        let found = files.iter().find(|(name, _, _)| *name == asked.path);
+        found.map_or(Answer::status("404 Not Found"), |(_, status, body)| {
+            Answer {
+                body: body.clone(),
+                ..Answer::status(status)
             }
-            let request = String::from_utf8_lossy(&request).into_owned();
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let found = files.iter().find(|(name, _, _)| *name == path);
-            let (head, body) = found.map_or(("404 Not Found", &[][..]), |(_, h, b)| (h, b));
-            let head = format!(
-                "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
-            // Who was refused does not read on.
-            drop(
-                stream
-                    .write_all(head.as_bytes())
-                    .and_then(|()| stream.write_all(body)),
-            );
-        }
+        })
     });
-    format!("http://{address}")
+    format!("http://{}", web.name)
 }
 
 #[test]
@@ -242,9 +229,8 @@ fn logins_are_tried_kept_and_forgotten() {
     };
     let wants = format!("bpftime: {tag}: the registry wants a login: bpftime login {name}");
     assert_eq!(line(&world.run(&["push", &path, &tag])), (1, wants));
-    let not = format!(
-        "bpftime: {name}: the registry does not accept user and password: bpftime login {name}"
-    );
+    let not =
+        format!("bpftime: {name}: the registry does not accept the login: bpftime login {name}");
     assert_eq!(login("wrong"), (1, not));
     let kept = world.home().join(".config/bpftime/auth.json");
     assert!(!kept.exists(), "a wrong password is not kept");
