@@ -189,22 +189,28 @@ fn clang() -> Command {
     Command::new(known.iter().find(found).copied().unwrap_or("clang"))
 }
 
-/// The zoo's object in the world's home, with headers and bindings beside it.
-fn zoo(world: &World) -> PathBuf {
-    let object = world.home().join("zoo.bpf.o");
+/// A guest's object in the world's home, with headers and bindings beside it.
+fn object(world: &World, name: &str) -> PathBuf {
+    let object = world.home().join(format!("{name}.bpf.o"));
+    let source = format!("fixtures/guests/{name}.bpf.c");
+    let system = format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     done(
         clang()
             .args(["-target", "bpf", "-O2", "-g", "-Wall", "-c", "-o"])
-            .args([&object, &repository("fixtures/guests/zoo.bpf.c")]),
+            .args([&object, &repository(&source)])
+            .args(["-D__TARGET_ARCH_x86", "-I", &system]),
     );
     let file = object.to_str().expect("a path of ours");
     for (words, to) in [
         (
             &["gen", "skeleton", "--wasm", "--types", file][..],
-            "zoo.skel.h",
+            format!("{name}.skel.h"),
         ),
-        (&["gen", "types", "--rust", file], "zoo.types.rs"),
-        (&["gen", "header", "--wasm"], "libbpf-wasm.h"),
+        (
+            &["gen", "types", "--rust", file],
+            format!("{name}.types.rs"),
+        ),
+        (&["gen", "header", "--wasm"], "libbpf-wasm.h".to_owned()),
     ] {
         let exit = world.run(words);
         assert_eq!((exit.code, exit.stderr.as_str()), (0, ""), "{words:?}");
@@ -213,26 +219,27 @@ fn zoo(world: &World) -> PathBuf {
     object
 }
 
-#[test]
-fn structures_lie_in_c_as_programs_have_them() {
-    let world = World::new();
-    zoo(&world);
-    let module = world.home().join("zoo.wasm");
-    // Members that do not lie where BTF says do not compile.
+/// A guest in C that is built with what [`object`] has made.
+fn module(world: &World, name: &str) -> PathBuf {
+    let module = world.home().join(format!("{name}.wasm"));
+    let source = repository(&format!("fixtures/guests/{name}.c"));
     done(
         clang()
-            .args([
-                "--target=wasm32-wasi",
-                "-O2",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-I",
-            ])
-            .args([world.home(), &repository("fixtures/guests/zoo.c")])
+            .args(["--target=wasm32-wasi", "-O2", "-Wall", "-Wextra", "-Werror"])
+            .arg("-I")
+            .args([world.home(), &source])
             .arg("-o")
             .arg(&module),
     );
+    module
+}
+
+#[test]
+fn structures_lie_in_c_as_programs_have_them() {
+    let world = World::new();
+    object(&world, "zoo");
+    // Members that do not lie where BTF says do not compile.
+    let module = module(&world, "zoo");
     let exit = Program::on_pipes(run(&world, &[module])).finish();
     let expected = "numbers: same, 80 bytes\npointers: same, 72 bytes\nnested: same, 128 bytes\n\
                     bits: same, 24 bytes\ntight: same, 25 bytes\nwide: same, 64 bytes\n\
@@ -249,7 +256,7 @@ fn structures_lie_in_c_as_programs_have_them() {
 #[test]
 fn structures_lie_in_rust_as_programs_have_them() {
     let world = World::new();
-    zoo(&world);
+    object(&world, "zoo");
     let home = world.home();
     fs::copy(repository("fixtures/guests/zoo.rs"), home.join("zoo.rs")).expect("a copy");
     let rustc = || {
@@ -284,6 +291,48 @@ fn structures_lie_in_rust_as_programs_have_them() {
         "{}",
         exit.stderr
     );
+}
+
+#[test]
+fn maps_in_maps_and_programs_that_are_not_wanted() {
+    let built = World::new();
+    object(&built, "nests");
+    let module = module(&built, "nests");
+    let said = same(|world| {
+        let target = world.fixture("tgt");
+        let place = format!("{}:tgt_add", target.display());
+        let mut guest = Program::on_pipes(run(world, &[module.as_os_str(), place.as_ref()]));
+        assert_eq!(guest.line(), "ready");
+        let mut said = Vec::new();
+        for line in [
+            "put right",
+            "put small",
+            "put 0",
+            "put 70000",
+            "take",
+            "take",
+            "put left",
+        ] {
+            let exit = world
+                .start(&[target.as_os_str(), "5".as_ref(), "0".as_ref()])
+                .finish();
+            assert_eq!(exit.code, 0);
+            let show = guest.ask("show");
+            said.push(format!("{show}; {line}: {}", guest.ask(line)));
+        }
+        let exit = guest.finish();
+        assert_eq!((exit.code, exit.stderr.as_str()), (0, ""));
+        said.join("\n")
+    });
+    let expected = "\
+2 1 1 1 | 0 0 0 0 | missed 0 others 0; put right: ok
+2 1 1 1 | 2 1 1 1 | missed 0 others 0; put small: Invalid argument
+2 1 1 1 | 4 2 2 2 | missed 0 others 0; put 0: Bad file descriptor
+2 1 1 1 | 6 3 3 3 | missed 0 others 0; put 70000: Bad file descriptor
+2 1 1 1 | 8 4 4 4 | missed 0 others 0; take: ok
+2 1 1 1 | 8 4 4 4 | missed 5 others 0; take: No such file or directory
+2 1 1 1 | 8 4 4 4 | missed 10 others 0; put left: ok";
+    assert_eq!(said, expected);
 }
 
 #[test]

@@ -142,9 +142,10 @@ fn a_guest_has_programs_on_both_sides() {
             format!("on_call={}:puppet_step", path.display()),
             "on_packet=lo".to_owned(),
             format!("on_group={group}"),
-            format!("on_connection={group}"),
+            // The directory that the guest is given below, by its fd.
+            "on_connection=@3".to_owned(),
         ];
-        let mut words = vec!["run"];
+        let mut words = vec!["run", "--dir", group];
         if world.mode() == Mode::Kernel {
             words.extend(["--runtime", "kernel"]);
         }
