@@ -398,6 +398,12 @@ impl Roster {
         (0..self.high()).filter_map(owner).collect()
     }
 
+    /// Whether nobody has a slot.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        (0..self.high()).all(|index| self.owner_word(index).load(Ordering::Acquire) == 0)
+    }
+
     /// The processes of [`Roster::agents`].
     pub fn targets(&self) -> impl Iterator<Item = ProcessId> {
         self.agents().into_iter().map(ProcessId::unpack)

@@ -2,7 +2,7 @@
 //! by whoever comes along; what is pinned stays (`keeper`). It knows the file
 //! names of a session, not its content.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsString, c_int, c_void};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,7 +14,9 @@ use super::claims::Claims;
 use super::dirs::PINS_PREFIX;
 use super::keeper::Kept;
 use super::objects::Objects;
-use super::{DATA, Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file, roster};
+use super::roster::{AgentSlot, Roster};
+use super::{DATA, Dirs, NEW_PREFIX, OBJECTS, ProcessId, Session, SessionError, file};
+use crate::command::timer::with_signals_blocked;
 use crate::guest;
 
 /// Removes the sessions whose tool has ended, and the sessions directory when
@@ -175,6 +177,9 @@ struct Orders<'a> {
     sessions: CString,
     /// The command line in the (copied) stack, to be overwritten.
     arguments: Option<(usize, usize)>,
+    /// The tool's place in the roster.
+    slot: &'a AgentSlot,
+    roster: &'a Roster,
 }
 
 /// Starts the sweeper of a session: a process of its own that removes the
@@ -193,42 +198,47 @@ pub fn spawn_sweeper(session: &Session) -> Result<(), SessionError> {
         directory: path(session.path())?,
         sessions: path(&session.dirs().sessions)?,
         arguments: argument_range(),
+        slot: session.slot(),
+        roster: session.roster(),
     };
-    let roster = session.roster();
-    // No exit signal: neither SIGCHLD nor wait(2) of the tool shows the child.
-    // SAFETY: the child runs only `shed` and `watch`, which make raw system
-    // calls on memory of their own and never return.
-    let child = unsafe { fork() }.map_err(SessionError::Sweeper)?;
-    if child == 0 {
-        // A second fork, so that the sweeper is nobody's child.
-        // SAFETY: as above.
-        match unsafe { fork() } {
-            Ok(0) => watch(&orders, roster),
-            _ => exit(),
+    let mut stack = Vec::<u8>::with_capacity(STACK_BYTES);
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    let given = (&raw const orders).cast_mut().cast();
+    // As by vfork(2), so that the memory is copied once, for the second. No exit
+    // signal: neither SIGCHLD nor wait(2) of the tool shows the first.
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK;
+    // The tool's handlers must not run in either.
+    with_signals_blocked(|| {
+        // SAFETY: `first` makes raw system calls only, on a stack of its own, and
+        // this thread sleeps until it has ended: what it is given lives.
+        let child = unsafe { libc::clone(first, top.cast(), flags, given) };
+        if child == -1 {
+            let errno = std::io::Error::last_os_error().raw_os_error();
+            return Err(SessionError::Sweeper(Errno(errno.unwrap_or(libc::EAGAIN))));
         }
-    }
-    loop {
+        let words = [child as usize, 0, libc::__WALL as usize, 0, 0, 0];
         // SAFETY: waits for our own child and wants no status.
-        let waited = unsafe {
-            file::call(
-                libc::SYS_wait4,
-                [child as usize, 0, libc::__WALL as usize, 0, 0, 0],
-            )
-        };
-        if waited != Err(Errno::EINTR) {
-            return Ok(());
-        }
-    }
+        while unsafe { file::call(libc::SYS_wait4, words) } == Err(Errno::EINTR) {}
+        Ok(())
+    })
 }
 
-/// fork(2) without libc's handlers and without a signal at the child's end.
-///
-/// # Safety
-/// The child may only make raw system calls: other threads' locks are held
-/// for ever in its copy of the memory.
-unsafe fn fork() -> Result<i32, Errno> {
-    // SAFETY: no flags, no new stack: a plain copy of this process.
-    unsafe { file::call(libc::SYS_clone, [0; 6]) }.map(|pid| pid as i32)
+/// Bytes of the stack on which the sweeper and who makes it run.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Makes the sweeper, so that that is nobody's child.
+extern "C" fn first(orders: *mut c_void) -> c_int {
+    // SAFETY: what `spawn_sweeper` gives, which lives as long as this process and,
+    // as a copy, in the one that it makes.
+    let orders = unsafe { &*orders.cast::<Orders<'_>>() };
+    // fork(2) without libc's handlers and without a signal at the child's end.
+    // SAFETY: no flags, no new stack: a plain copy of this process. It runs only
+    // `watch`, which makes raw system calls on memory of its own and never
+    // returns; other threads' locks are held for ever in its copy of the memory.
+    match unsafe { file::call(libc::SYS_clone, [0; 6]) } {
+        Ok(0) => watch(orders),
+        _ => 0,
+    }
 }
 
 fn exit() -> ! {
@@ -239,27 +249,28 @@ fn exit() -> ! {
 }
 
 /// The sweeper's life.
-fn watch(orders: &Orders<'_>, roster: &roster::Roster) -> ! {
+fn watch(orders: &Orders<'_>) -> ! {
     leave_the_tool(orders);
     if let Ok(fd) = file::open(&orders.objects, libc::O_RDONLY | libc::O_NOFOLLOW, 0) {
         while file::flock(&fd, libc::LOCK_EX) == Err(Errno::EINTR) {}
+        orders.slot.give_back();
         // A tool that closed its session has removed it already.
         if file::fstat(&fd).is_ok_and(|stat| stat.nlink > 0) {
-            end(orders, roster);
+            end(orders);
             remove_empty(&orders.sessions);
-            roster.bump();
+            orders.roster.bump();
         }
     }
     exit()
 }
 
 /// Removes the session, once nothing in it is claimed.
-fn end(orders: &Orders<'_>, roster: &roster::Roster) {
+fn end(orders: &Orders<'_>) {
     let kept = Kept {
         directory: &orders.directory,
         data: &orders.data,
         objects: orders.table,
-        roster,
+        roster: orders.roster,
     };
     loop {
         kept.until_unclaimed();

@@ -364,6 +364,10 @@ fn a_killed_tool_leaves_nothing() {
     until("the sweeper bumps the roster", || {
         roster.generation() != generation
     });
+    assert!(
+        roster.is_empty(),
+        "slots of tools that ended are woken by all others"
+    );
     assert!(!view.alive());
 }
 

@@ -213,6 +213,11 @@ impl Session {
         &self.roster
     }
 
+    /// The tool's place in it.
+    pub(super) fn slot(&self) -> &AgentSlot {
+        &self.slot
+    }
+
     /// Copies of each per-CPU value, and number of vCPUs.
     pub fn nr_cpus(&self) -> u32 {
         self.nr_cpus
