@@ -5,8 +5,9 @@
 //! stay as async-signal-safe for those as libc's are.
 
 use std::cell::Cell;
-use std::ffi::c_int;
-use std::path::Path;
+use std::ffi::{CString, OsString, c_int};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -259,19 +260,18 @@ impl Fds {
         }
     }
 
-    /// Makes private every fd that is open on a file under `directory`.
-    pub fn protect(&self, directory: &Path) {
+    /// Makes private every fd that is open on a file under one of `directories`.
+    pub fn protect(&self, directories: &[&Path]) {
         let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
             return;
         };
         for entry in entries.flatten() {
-            let number = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            let is_inside =
-                std::fs::read_link(entry.path()).is_ok_and(|to| to.starts_with(directory));
-            if let (Some(fd), true) = (number, is_inside) {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            let inside = |to: &Path| directories.iter().any(|dir| to.starts_with(dir));
+            if let Some(fd) = number
+                && file_of(fd).is_some_and(|path| inside(&path))
+            {
                 // Fails for numbers that no tool uses.
                 let _ = self.put(fd, Entry::Private);
             }
@@ -324,6 +324,22 @@ impl Fds {
     pub fn lock(&'static self) -> Locked {
         Locked(self.entries())
     }
+}
+
+/// The file that an fd is open on, as the kernel names it.
+fn file_of(fd: c_int) -> Option<PathBuf> {
+    let link = CString::new(format!("/proc/self/fd/{fd}")).ok()?;
+    let mut to = vec![0u8; libc::PATH_MAX as usize];
+    let words = [
+        libc::AT_FDCWD as usize,
+        link.as_ptr() as usize,
+        to.as_mut_ptr() as usize,
+        to.len(),
+        0,
+        0,
+    ];
+    to.truncate(raw::checked(libc::SYS_readlinkat, words).ok()?);
+    Some(OsString::from_vec(to).into())
 }
 
 impl PrivateFd {

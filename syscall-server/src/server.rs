@@ -87,8 +87,7 @@ fn start() -> Result<Server, SessionError> {
     forks::watch();
     // The lock that is the session's life is one of its fds: a tool that
     // closes all fds it does not know must not close that.
-    FDS.protect(session.path());
-    FDS.protect(&dirs.state);
+    FDS.protect(&[session.path(), &dirs.state]);
     if tool.is_none() {
         children::have_session();
     }
