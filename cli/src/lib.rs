@@ -21,15 +21,13 @@ mod supervise;
 
 use std::io::Write;
 
-use clap::Parser;
-
 /// Does what the command line asks and returns the exit status.
 pub fn run() -> u8 {
     let filled = standard_streams::fill().map_err(|error| {
         let happened = format_args!("cannot be opened ({})", libraries::reason(&error));
         problem::Problem::new("/dev/null", happened, "keep stdin, stdout and stderr open")
     });
-    let Err(problem) = filled.and_then(|()| commands::run(commands::Cli::parse())) else {
+    let Err(problem) = filled.and_then(|()| commands::run(commands::read())) else {
         return 0;
     };
     tell(&problem);

@@ -1,5 +1,5 @@
 //! The subcommands, one file each. To add one: a file with an `Args` and a
-//! `run`, and a row in [`Command`] and in [`run`].
+//! `run`, and a row in [`Command`] and in [`run`]. [`line`] reads the command line.
 
 mod attach;
 mod build;
@@ -10,6 +10,7 @@ mod exec;
 mod fetching;
 mod generate;
 mod json;
+mod line;
 mod link;
 mod load;
 mod login;
@@ -32,10 +33,12 @@ use clap::{Parser, Subcommand};
 
 use crate::problem::Problem;
 
+pub use line::read;
+
 /// Trace programs with unmodified eBPF tools, in user space and without root.
 #[derive(Parser)]
 #[command(name = "bpftime", version, arg_required_else_help = true, after_help = EXAMPLES)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -57,8 +60,9 @@ Examples:
 The order does not matter: load first or start first.
 BPFTIME_LOG=debug shows more.";
 
+/// What the user asks for.
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     Load(load::Args),
     Exec(exec::Args),
     Start(start::Args),
@@ -103,8 +107,8 @@ fn print(text: &str) -> Result<(), Problem> {
 }
 
 /// Runs the subcommand. `Ok` means exit status 0.
-pub fn run(cli: Cli) -> Result<(), Problem> {
-    match cli.command {
+pub fn run(command: Command) -> Result<(), Problem> {
+    match command {
         Command::Load(args) => load::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Start(args) => start::run(args),
