@@ -1,11 +1,12 @@
 //! `BPF_*_GET_NEXT_ID` and `BPF_*_GET_FD_BY_ID`.
 
 use runtime::command::ids::Kind;
-use uapi::Errno;
 use uapi::attr::{GetFdById, GetNextId, out};
+use uapi::{Errno, cmd};
 
 use super::call::Call;
 use crate::fds::Rights;
+use crate::kernel;
 
 /// One past the last byte that a step of the walk reads.
 pub const NEXT_END: usize = 12;
@@ -41,7 +42,19 @@ fn open(call: &Call, kind: Kind) -> Result<i64, Errno> {
         _ if attr.open_flags == 0 => Rights::ALL,
         _ => return Err(Errno::EINVAL),
     };
-    let object = call.server.bpf.by_id(kind, attr.id)?;
+    let object = match call.server.bpf.by_id(kind, attr.id) {
+        // No id of ours is one of the kernel's.
+        Err(Errno::ENOENT) if call.server.kernel.may_host() => {
+            let command = match kind {
+                Kind::Map => cmd::BPF_MAP_GET_FD_BY_ID,
+                Kind::Prog => cmd::BPF_PROG_GET_FD_BY_ID,
+                Kind::Btf => cmd::BPF_BTF_GET_FD_BY_ID,
+                Kind::Link => cmd::BPF_LINK_GET_FD_BY_ID,
+            };
+            return kernel::open(call.server, command, call.attr, call.size as u32);
+        }
+        other => other?,
+    };
     call.new_fd_with(object, rights)
 }
 

@@ -4,14 +4,14 @@ use std::ffi::c_int;
 use std::os::fd::AsRawFd;
 
 use runtime::command::Object;
-use uapi::Errno;
 use uapi::attr::ObjPin;
 use uapi::map::{BPF_F_RDONLY, BPF_F_WRONLY};
+use uapi::{Errno, cmd};
 
 use super::call::{self, Call};
 use crate::bpffs::Place;
 use crate::fds::Rights;
-use crate::{log, user};
+use crate::{kernel, log, user};
 
 /// `BPF_F_PATH_FD`.
 const PATH_FD: u32 = 1 << 14;
@@ -66,15 +66,19 @@ pub(super) fn get(call: &Call) -> Result<i64, Errno> {
     check(&attr, ONE_WAY)?;
     let rights = Rights::of(attr.file_flags & ONE_WAY)?;
     let place = place(&attr)?;
-    let object = call
-        .server
-        .bpf
-        .pinned((place.directory.as_raw_fd(), &place.name))
-        .inspect_err(|errno| {
-            if *errno == Errno::ENOENT {
-                place.forget_dead();
-            }
-        })?;
+    let bpf = &call.server.bpf;
+    let pinned = bpf.pinned((place.directory.as_raw_fd(), &place.name));
+    if pinned.as_ref().err() == Some(&Errno::ENOENT) {
+        place.forget_dead();
+        // What goes to the kernel is pinned there.
+        let theirs = || kernel::open(call.server, cmd::BPF_OBJ_GET, call.attr, call.size as u32);
+        if call.server.kernel.may_host()
+            && let Ok(fd) = theirs()
+        {
+            return Ok(fd);
+        }
+    }
+    let object = pinned?;
     // Programs have no elements, and links are not opened for half.
     if matches!(object, Object::Link(_)) && rights != Rights::ALL {
         return Err(Errno::EINVAL);

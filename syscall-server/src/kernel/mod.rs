@@ -202,6 +202,16 @@ pub fn bpf(command: u32, attr: u64, size: u32) -> Result<i64, Errno> {
     raw::checked(libc::SYS_bpf, words).map(|value| value as i64)
 }
 
+/// The same, for a command that opens an object of the kernel's for the tool.
+///
+/// # Errors
+/// The kernel's.
+pub fn open(server: &Server, command: u32, attr: u64, size: u32) -> Result<i64, Errno> {
+    let fd = bpf(command, attr, size)?;
+    server.kernel.note_use();
+    Ok(fd)
+}
+
 /// A command that makes an fd, with the fd of a program of ours in the kernel
 /// in the place of the tool's.
 ///
