@@ -36,6 +36,7 @@ mod serve;
 mod stacks;
 mod starts;
 mod syscalls;
+mod traced;
 mod unwind;
 mod usdt;
 mod views;

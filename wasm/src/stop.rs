@@ -18,12 +18,15 @@ pub(crate) const LOOK: Duration = Duration::from_millis(100);
 /// No signal has this number, and none the other.
 const NOBODY: i32 = 0;
 const TIMEOUT: i32 = -1;
+const GONE: i32 = -2;
 
 /// Why a guest is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Its time is over.
     Timeout,
+    /// The process that it traces has ended.
+    Gone,
     /// The process got this signal.
     Signal(i32),
 }
@@ -56,6 +59,7 @@ impl Stop {
     pub fn ask(&self, reason: Reason) {
         let reason = match reason {
             Reason::Timeout => TIMEOUT,
+            Reason::Gone => GONE,
             Reason::Signal(number) => number,
         };
         // Pairs with the load in `begin`: either that sees the reason, or this the engine.
@@ -102,6 +106,7 @@ impl Stop {
         match self.reason.load(Ordering::SeqCst) {
             NOBODY => None,
             TIMEOUT => Some(Reason::Timeout),
+            GONE => Some(Reason::Gone),
             number => Some(Reason::Signal(number)),
         }
     }

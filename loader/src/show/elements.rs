@@ -166,7 +166,7 @@ impl Element {
 }
 
 /// An element's value, or its values of all processors.
-fn parts(map: &BpfMap<'_>, key: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub fn parts(map: &BpfMap<'_>, key: &[u8]) -> Option<Vec<Vec<u8>>> {
     let per_cpu = matches!(
         map.map_type(),
         MapType::PercpuHash | MapType::PercpuArray | MapType::LruPercpuHash

@@ -16,11 +16,11 @@ mod tests;
 mod value;
 
 pub use columns::{Column, Columns};
-pub use elements::{Element, Elements, Form};
+pub use elements::{Element, Elements, Form, parts};
 pub use histogram::{Histogram, Steps};
 pub use stacks::{Members, Stacks};
 pub use symbols::{Symbol, Symbols};
-pub use table::Table;
+pub use table::{Table, plain};
 pub use value::Values;
 
 use object::btf::{Btf, Shape};
@@ -64,4 +64,14 @@ pub fn record_type(btf: &Btf, size: usize, name: Option<&str>) -> Option<u32> {
         .filter(|&id| !btf.name(id).is_empty());
     let only = fitting.next()?;
     fitting.next().is_none().then_some(only)
+}
+
+/// Bytes of unknown type, at most so many of them.
+pub fn hex(bytes: &[u8], most: usize) -> String {
+    let shown = &bytes[..bytes.len().min(most)];
+    let mut text: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+    if shown.len() < bytes.len() {
+        text.push_str(&format!("… ({} bytes)", bytes.len()));
+    }
+    text
 }

@@ -3,7 +3,7 @@
 //! Reading order: this file (the command line; the command becomes itself with
 //! the syscall server preloaded, as any tool does), `source` and `file` (from
 //! words to bytes), `here` (what then happens), `object`, `explain` (where programs would run), `settings` (global variables as options), `output` and `report` (records and
-//! maps in words), `stop` (signals), `wasm` (modules), `watch` (their end).
+//! maps in words), `stop` (signals), `process` (the end of that of `--pid`), `wasm` (modules), `watch` (their end).
 
 mod explain;
 mod file;
@@ -11,6 +11,7 @@ mod here;
 mod object;
 mod output;
 mod package;
+mod process;
 mod report;
 mod settings;
 mod source;
@@ -45,8 +46,8 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Runtime::Auto)]
     runtime: Runtime,
 
-    /// Trace this process: let it be traced as `bpftime attach` does, and put
-    /// user-space probes on it only
+    /// Trace this process until it ends: let it be traced as `bpftime attach`
+    /// does, and put user-space probes on it only
     #[arg(long, short, value_name = "PID")]
     pid: Option<i32>,
 

@@ -15,6 +15,7 @@ use object::btf::{Btf, Shape};
 
 use super::here::{Asked, object_name};
 use super::output::{Occasion, Output};
+use super::process::Process;
 use super::report::Report;
 use super::{explain, file, settings, stop};
 use crate::libraries::reason;
@@ -23,11 +24,13 @@ use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
 /// How types begin (`BTF_MAGIC`, include/uapi/linux/btf.h).
 const BTF_MAGIC: [u8; 2] = 0xeb9f_u16.to_le_bytes();
 
-/// How often an application is looked after while nothing is reported.
+/// How often an application or a traced process is looked after while nothing
+/// is reported.
 const LOOK: Duration = Duration::from_millis(50);
 
 pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let options = options(asked)?;
+    let traced = Process::of(asked.args.pid)?;
     let mut opened = Opened::read(bytes, &options).map_err(problem)?;
     if opened.programs().is_empty() {
         let advice = "write a function with SEC(\"uprobe\") or the like";
@@ -43,8 +46,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     attach_all(asked, &mut loaded, |_| Target::Section)?;
     let mut report = Report::new(asked.args, &loaded, btf);
     stop::listen();
-    let app = start(asked)?;
-    follow(&loaded, buffers, &mut report, app)
+    follow(&loaded, buffers, &mut report, start(asked)?, traced)
 }
 
 /// How an object is opened.
@@ -201,22 +203,32 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
     Ok(Some(child))
 }
 
-/// Prints what comes until the user or the application ends it. An application
-/// is told of what the user asks, and waited for, unless the user asks again.
+/// Prints what comes until the user, the application or the traced process ends
+/// it. An application is told of what the user asks, and waited for, unless the
+/// user asks again.
 pub(super) fn follow(
     loaded: &Loaded,
     mut buffers: Buffers,
     output: &mut impl Output,
     mut app: Option<Child>,
+    traced: Option<Process>,
 ) -> Result<(), Problem> {
+    // An application is what ends it, if there is one.
+    let traced = traced.filter(|_| app.is_none());
+    let lives = app.is_some() || traced.is_some();
     output.begin()?;
     let status = loop {
         let ended = match &mut app {
             Some(child) => child.try_wait().ok().flatten(),
             None => None,
         };
+        let gone = traced.as_ref().filter(|process| process.has_ended());
+        if let Some(process) = gone {
+            process.tell();
+            break None;
+        }
         if ended.is_none() {
-            print(&mut buffers, output, wait(output.due(), app.is_some()))?;
+            print(&mut buffers, output, wait(output.due(), lives))?;
         }
         let enough = if app.is_some() { 2 } else { 1 };
         if ended.is_some() || stop::requests() >= enough {
@@ -241,9 +253,10 @@ pub(super) fn follow(
     }
 }
 
-fn wait(next: Option<Instant>, app: bool) -> Duration {
+/// How long records are waited for; `lives`: somebody may end meanwhile.
+fn wait(next: Option<Instant>, lives: bool) -> Duration {
     let due = next.map(|due| due.saturating_duration_since(Instant::now()));
-    let most = if app { LOOK } else { Duration::from_secs(1) };
+    let most = if lives { LOOK } else { Duration::from_secs(1) };
     due.map_or(most, |due| due.min(most))
 }
 

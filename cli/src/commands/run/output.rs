@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
+use chrono::Local;
 use loader::{Loaded, Record};
+use serde_json::json;
 
 use super::stop;
 use crate::libraries::reason;
@@ -42,12 +44,23 @@ pub fn attached() {
     let _ = writeln!(io::stderr(), "bpftime: attached; Ctrl-C ends");
 }
 
-/// Says on stderr that records did not fit.
-pub fn lost(map: &str, count: u64) {
+/// Says that records did not fit: on stderr, or as one more object among those
+/// that are printed.
+pub fn lost(out: &mut impl Write, json: bool, map: &str, count: u64) -> io::Result<()> {
+    if json {
+        return writeln!(out, "{}", json!({ "lost": count, "map": map }));
+    }
+    // Nobody listens if stderr is gone.
     let _ = writeln!(
         io::stderr(),
         "bpftime: {map}: {count} records were lost, for the buffer was full"
     );
+    Ok(())
+}
+
+/// The time of day, as lines begin with.
+pub fn now() -> String {
+    Local::now().format("%H:%M:%S").to_string()
 }
 
 /// Stdout is gone.

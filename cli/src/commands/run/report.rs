@@ -3,9 +3,8 @@
 use std::io::{self, BufWriter, Stdout, Write};
 use std::time::{Duration, Instant};
 
-use chrono::Local;
 use libbpf_rs::{Map, MapCore, MapFlags, MapType};
-use loader::show::{self, Histogram, Steps, Table, Values};
+use loader::show::{self, Histogram, Steps, Table, Values, hex, plain};
 use loader::{Loaded, Record};
 use object::btf::{Btf, Shape};
 use serde_json::{Value, json};
@@ -76,8 +75,11 @@ impl Report {
                 writeln!(self.out, "{}", values(btf).json(*ty, bytes))
             }
             (Some(Look::Table(_, table)), Some(btf)) => {
-                let time = Local::now().format("%H:%M:%S").to_string();
-                writeln!(self.out, "{}", table.line(values(btf), &time, bytes))
+                writeln!(
+                    self.out,
+                    "{}",
+                    table.line(values(btf), &output::now(), bytes)
+                )
             }
             _ if self.json => writeln!(self.out, "{}", json!({ "bytes": hex(bytes, usize::MAX) })),
             _ => writeln!(self.out, "{}", hex(bytes, HEX_BYTES)),
@@ -130,7 +132,7 @@ impl Report {
         let (key_type, value_type) = ids.unwrap_or((0, 0));
         let array = matches!(map.map_type(), MapType::Array | MapType::PercpuArray);
         for key in map.keys() {
-            let Some(value) = element(map, &key) else {
+            let Some(value) = show::parts(map, &key) else {
                 continue;
             };
             // Arrays have all their elements from the beginning.
@@ -189,18 +191,12 @@ impl Output for Report {
 
     fn record(&mut self, record: Record<'_>) -> Result<(), Problem> {
         match record {
-            Record::Lost { source, count } if self.json => {
-                let line = json!({ "lost": count, "map": self.sources[source].0 });
-                writeln!(self.out, "{line}").map_err(|error| unwritable(&error))
-            }
             Record::Lost { source, count } => {
-                output::lost(&self.sources[source].0, count);
-                Ok(())
+                output::lost(&mut self.out, self.json, &self.sources[source].0, count)
             }
-            Record::Bytes { source, bytes } => self
-                .bytes(source, bytes)
-                .map_err(|error| unwritable(&error)),
+            Record::Bytes { source, bytes } => self.bytes(source, bytes),
         }
+        .map_err(|error| unwritable(&error))
     }
 
     fn flush(&mut self) -> Result<(), Problem> {
@@ -254,21 +250,6 @@ fn shown(map: &Map<'_>) -> Shown {
     }
 }
 
-/// An element's value, or its values of all processors.
-fn element(map: &Map<'_>, key: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let per_cpu = matches!(
-        map.map_type(),
-        MapType::PercpuHash | MapType::PercpuArray | MapType::LruPercpuHash
-    );
-    match per_cpu {
-        true => map.lookup_percpu(key, MapFlags::ANY).ok()?,
-        false => map
-            .lookup(key, MapFlags::ANY)
-            .ok()?
-            .map(|value| vec![value]),
-    }
-}
-
 /// Numbers of processors are added up; other values stand side by side.
 fn merged(mut values: Vec<Value>) -> Value {
     if values.len() == 1 {
@@ -289,25 +270,9 @@ fn slots(value: &Value) -> Option<Vec<u64>> {
     slots.iter().map(Value::as_u64).collect()
 }
 
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        value => value.to_string(),
-    }
-}
-
 fn values(btf: &Btf) -> Values<'_> {
     Values {
         btf,
         type_names: false,
     }
-}
-
-fn hex(bytes: &[u8], most: usize) -> String {
-    let shown = &bytes[..bytes.len().min(most)];
-    let mut text: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
-    if shown.len() < bytes.len() {
-        text.push_str(&format!("… ({} bytes)", bytes.len()));
-    }
-    text
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use runtime::session::Dirs;
 use runtime::session::dirs::STATE_VARIABLE;
-use wasm::{Directory, Error, Limits, Module, Reason, Stop, Wishes};
+use wasm::{Directory, Error, Limits, Module, Reason, Wishes};
 
 use super::here::Asked;
+use super::process::Process;
 use super::watch::{self, TIMED_OUT};
 use crate::problem::{CANNOT_RUN, Problem};
 
@@ -56,7 +57,11 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     }
     let stop = Arc::default();
     let line = format!("bpftime: {}", took_too_long(asked));
+    let traced = Process::of(asked.args.pid)?.map(Arc::new);
     watch::watch(&stop, options.timeout, line);
+    if let Some(process) = &traced {
+        watch::follow(&stop, process);
+    }
     let words = std::iter::once(asked.file.as_os_str());
     let words = words.chain(asked.behind.iter().map(OsString::as_os_str));
     let module = Module {
@@ -73,16 +78,16 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
         cache: Some(cache()),
         wishes: wishes(asked)?,
     };
-    end(asked, wasm::run(&module, &stop), &stop)
-}
-
-fn end(asked: &Asked<'_>, ended: Result<i32, Error>, stop: &Stop) -> Result<(), Problem> {
-    match (ended, stop.asked()) {
-        (Ok(0), _) => Ok(()),
-        (Ok(status), _) => std::process::exit(status),
-        (Err(Error::Stopped(Reason::Signal(number))), _) => watch::die(number),
-        (Err(Error::Stopped(Reason::Timeout)), _) => Err(took_too_long(asked)),
-        (Err(error), _) => Err(problem(asked, &error)),
+    match wasm::run(&module, &stop) {
+        Ok(0) => Ok(()),
+        Ok(status) => std::process::exit(status),
+        Err(Error::Stopped(Reason::Signal(number))) => watch::die(number),
+        Err(Error::Stopped(Reason::Timeout)) => Err(took_too_long(asked)),
+        Err(Error::Stopped(Reason::Gone)) => {
+            traced.iter().for_each(|process| process.tell());
+            Ok(())
+        }
+        Err(error) => Err(problem(asked, &error)),
     }
 }
 

@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use wasm::{Reason, Stop};
 
+use super::process::Process;
+
 /// The status of timeout(1) for what took too long.
 pub const TIMED_OUT: u8 = 124;
 
 /// How long what was asked to end may take until it hears.
 const HEARS: Duration = Duration::from_millis(500);
+
+/// How long a module has to read what a process reported before it ended.
+const READS: Duration = Duration::from_secs(1);
 
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -44,12 +49,30 @@ pub fn watch(stop: &Arc<Stop>, timeout: Option<Duration>, line: String) {
         }
         match reason {
             Reason::Signal(number) => die(number),
-            Reason::Timeout => {
+            _ => {
                 // Nobody is left to tell if stderr is gone.
                 let _ = writeln!(std::io::stderr(), "{line}");
                 // SAFETY: ends the process; other threads may hold locks of what else would run.
                 unsafe { libc::_exit(TIMED_OUT.into()) }
             }
+        }
+    });
+}
+
+/// Asks to end by `stop` when the process has ended that is traced, and what it
+/// reported has been there for a while. Who does not hear is ended with the
+/// whole process.
+pub fn follow(stop: &Arc<Stop>, process: &Arc<Process>) {
+    let (stop, process) = (Arc::clone(stop), Arc::clone(process));
+    std::thread::spawn(move || {
+        process.wait();
+        std::thread::sleep(READS);
+        stop.ask(Reason::Gone);
+        std::thread::sleep(HEARS);
+        if stop.asked() == Some(Reason::Gone) && !stop.has_ended() {
+            process.tell();
+            // SAFETY: ends the process; other threads may hold locks of what else would run.
+            unsafe { libc::_exit(0) }
         }
     });
 }

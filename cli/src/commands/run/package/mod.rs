@@ -22,6 +22,7 @@ use package::{Error, Package};
 
 use super::here::{Asked, object_name};
 use super::object::{attach_all, follow, leave_out, options, problem, start};
+use super::process::Process;
 use super::stop;
 use crate::libraries::reason;
 use crate::problem::Problem;
@@ -31,6 +32,7 @@ const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let package = parse(asked, bytes)?;
+    let traced = Process::of(asked.args.pid)?;
     let meta = &package.meta;
     if meta.debug_verbose {
         loader::speak();
@@ -58,8 +60,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let usual = places::usual(meta)?;
     attach_all(asked, &mut loaded, usual)?;
     stop::listen();
-    let app = start(asked)?;
-    follow(&loaded, buffers, &mut output, app)
+    follow(&loaded, buffers, &mut output, start(asked)?, traced)
 }
 
 /// The object of a package.

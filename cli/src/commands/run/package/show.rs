@@ -5,8 +5,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use chrono::Local;
-use loader::show::{Element, Elements, Stacks, Symbols, Table, record_type};
+use loader::show::{Element, Elements, Stacks, Symbols, Table, hex, record_type};
 use loader::{Buffers, Error, Loaded, Record};
 use object::btf::Btf;
 use package::{Meta, Package};
@@ -129,7 +128,7 @@ impl Shown {
                 let header = table.header().to_owned();
                 let line = match self.json {
                     true => json!(table.columns().json(values(btf), bytes)).to_string(),
-                    false => table.line(values(btf), &now(), bytes),
+                    false => table.line(values(btf), &output::now(), bytes),
                 };
                 self.print_header(header)?;
                 line
@@ -150,7 +149,7 @@ impl Shown {
     }
 
     fn hex(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(bytes, usize::MAX);
         match self.json {
             true => writeln!(self.out, "{}", json!({ "bytes": hex })),
             false => writeln!(self.out, "{hex}"),
@@ -173,10 +172,13 @@ impl Shown {
                 .iter()
                 .try_for_each(|element| writeln!(self.out, "{}", element.json())),
             false => {
-                let text = sampled.elements.draw(&elements, &now()).map_err(|what| {
-                    let advice = "correct the sample annotation of the map";
-                    Problem::new(&sampled.map, what, advice)
-                })?;
+                let text = sampled
+                    .elements
+                    .draw(&elements, &output::now())
+                    .map_err(|what| {
+                        let advice = "correct the sample annotation of the map";
+                        Problem::new(&sampled.map, what, advice)
+                    })?;
                 write!(self.out, "{text}")
             }
         };
@@ -216,13 +218,11 @@ impl Output for Shown {
     fn record(&mut self, record: Record<'_>) -> Result<(), Problem> {
         match record {
             Record::Lost { source, count } => {
-                output::lost(&self.sources[source].map, count);
-                Ok(())
+                output::lost(&mut self.out, self.json, &self.sources[source].map, count)
             }
-            Record::Bytes { source, bytes } => self
-                .bytes(source, bytes)
-                .map_err(|error| unwritable(&error)),
+            Record::Bytes { source, bytes } => self.bytes(source, bytes),
         }
+        .map_err(|error| unwritable(&error))
     }
 
     fn flush(&mut self) -> Result<(), Problem> {
@@ -244,10 +244,6 @@ impl Output for Shown {
         }
         self.flush()
     }
-}
-
-fn now() -> String {
-    Local::now().format("%H:%M:%S").to_string()
 }
 
 /// Whether a structure of that size may be what was reported: a perf buffer puts
