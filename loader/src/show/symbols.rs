@@ -10,6 +10,8 @@ use std::rc::Rc;
 use object::ElfFile;
 use object::elf::SymbolKind;
 
+use super::table::printable;
+
 /// Most bytes of a file that is read for its names.
 const MAX_FILE: u64 = 512 << 20;
 /// Most processes and files that are remembered.
@@ -69,10 +71,25 @@ impl Names {
         let (start, size, name) = self.sorted.get(after.checked_sub(1)?)?;
         let offset = address - start;
         (*size == 0 || offset < *size).then(|| Symbol {
-            name: name.clone(),
+            name: readable(name),
             offset,
         })
     }
+}
+
+/// A name as its source has it, for C++ and Rust. What a terminal would obey is
+/// not in it.
+fn readable(name: &str) -> String {
+    let rust = rustc_demangle::try_demangle(name).ok();
+    let plain = rust.map(|name| format!("{name:#}")).or_else(|| cpp(name));
+    let plain = plain.as_deref().unwrap_or(name);
+    plain.chars().map(printable).collect()
+}
+
+fn cpp(name: &str) -> Option<String> {
+    // Others are words of C, some of which would be read as types.
+    let mangled = name.starts_with("_Z").then_some(name)?;
+    cpp_demangle::Symbol::new(mangled).ok()?.demangle().ok()
 }
 
 impl Symbols {
@@ -210,6 +227,40 @@ mod tests {
     #[unsafe(no_mangle)]
     extern "C" fn a_function_that_is_looked_for() -> u32 {
         std::process::id()
+    }
+
+    #[test]
+    fn names_are_those_of_sources() {
+        for (mangled, name) in [
+            ("main", "main"),
+            ("i", "i"),
+            (
+                "_ZN4pool4workEPKcRSt6vectorIiSaIiEE",
+                "pool::work(char const*, std::vector<int, std::allocator<int> >&)",
+            ),
+            ("_ZNSt6thread4joinEv", "std::thread::join()"),
+            ("_ZN4core3ptr4swap17h0123456789abcdefE", "core::ptr::swap"),
+            ("_RNvCs1234_7mycrate3foo", "mycrate::foo"),
+            ("_Zwrong", "_Zwrong"),
+            ("_ZN", "_ZN"),
+            ("a\u{1b}[31m", "a\u{fffd}[31m"),
+        ] {
+            assert_eq!(readable(mangled), name);
+        }
+    }
+
+    #[inline(never)]
+    fn looked_for_by_its_path() -> u32 {
+        std::hint::black_box(std::process::id())
+    }
+
+    #[test]
+    fn own_functions_have_their_paths() {
+        let pid = looked_for_by_its_path();
+        let address = looked_for_by_its_path as *const () as u64;
+        let symbol = Symbols::default().user(pid, address).expect("a symbol");
+        let name = "loader::show::symbols::tests::looked_for_by_its_path";
+        assert_eq!((symbol.name.as_str(), symbol.offset), (name, 0));
     }
 
     #[test]

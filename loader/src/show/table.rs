@@ -94,7 +94,7 @@ pub fn plain(value: &Value) -> String {
 }
 
 /// What a terminal would obey is not shown to it.
-fn printable(character: char) -> char {
+pub(super) fn printable(character: char) -> char {
     match character {
         c if c.is_control() => '\u{fffd}',
         c => c,
