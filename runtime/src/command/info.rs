@@ -115,7 +115,7 @@ pub fn prog_info(prog: &ProgObject) -> [u8; PROG_INFO_BYTES] {
 /// `struct bpf_btf_info`.
 pub fn btf_info(btf: &BtfObject) -> [u8; BTF_INFO_BYTES] {
     let mut info = Bytes([0; BTF_INFO_BYTES]);
-    info.put_u32(at::BTF_SIZE, btf.bytes().len() as u32);
+    info.put_u32(at::BTF_SIZE, btf.size());
     info.put_u32(12, btf.id());
     info.put_u32(at::BTF_NAME_LEN, btf.name().len() as u32);
     info.put_u32(28, u32::from(btf.is_kernels()));

@@ -243,7 +243,7 @@ impl Bpf {
             spec.inner = inner.map.spec().as_template()?;
         }
         if let Some(btf) = &btf {
-            let fields = types::map_fields(btf.types(), &spec)?;
+            let fields = types::map_fields(btf.types()?, &spec)?;
             spec.set_fields(&fields);
             spec.btf = btf.share();
         }

@@ -247,7 +247,7 @@ impl Bpf {
             lines,
         }) = &load.btf
         {
-            let info = types::program_info(object.types(), spec.prog_type, functions, lines);
+            let info = types::program_info(object.types()?, spec.prog_type, functions, lines);
             load.spec.info = info.map_err(|error| {
                 if let Some(log) = log.as_deref_mut().filter(|_| !error.text.is_empty()) {
                     log.line(&error.text);

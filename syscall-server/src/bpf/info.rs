@@ -125,7 +125,9 @@ fn prog_arrays(info: &mut Info<'_>, prog: &ProgObject) -> Result<(), Errno> {
 
 fn btf_arrays(info: &mut Info<'_>, btf: &BtfObject) -> Result<(), Errno> {
     let room = info.asked_u32(at::BTF_SIZE) as usize;
-    info.fill(at::BTF_BTF, room, btf.bytes())?;
+    // The kernel's is long, and most ask for its name only.
+    let bytes = if room == 0 { &[] } else { btf.bytes() };
+    info.fill(at::BTF_BTF, room, bytes)?;
     let room = info.asked_u32(at::BTF_NAME_LEN) as usize;
     let name = [btf.name().as_bytes(), &[0]].concat();
     info.fill(at::BTF_NAME, room, &name)
