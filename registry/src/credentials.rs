@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::cache::write_by_rename;
-use crate::error::{Error, Trouble};
+use crate::error::{Error, Trouble, plain};
 use crate::remote::Remote;
 use crate::settings::{Places, Settings};
 use crate::token::Auth;
@@ -248,13 +248,13 @@ fn ask(helper: &str, registry: &str) -> Result<Option<Auth>, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
-    let mut child = child.map_err(|error| failed(&reason(&error)))?;
+    let mut child = child.map_err(|error| failed(&plain(&error)))?;
     if let Some(mut stdin) = child.stdin.take() {
         // Who does not read it has its answer already.
         drop(stdin.write_all(registry.as_bytes()));
     }
     let output = child.wait_with_output();
-    let output = output.map_err(|error| failed(&reason(&error)))?;
+    let output = output.map_err(|error| failed(&plain(&error)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
         // The words by which all of them say that they have no such login.
@@ -271,13 +271,6 @@ fn ask(helper: &str, registry: &str) -> Result<Option<Auth>, String> {
         "<token>" => Auth::Identity(answer.secret),
         _ => Auth::Basic(answer.username, answer.secret),
     }))
-}
-
-/// What the kernel said, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_owned()
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub enum Trouble {
     Unsigned,
     #[error("is not signed by any of your keys ({0})")]
     WrongKey(String),
+    #[error("is signed by certificates alone (keyless), not by any of your keys ({0})")]
+    Keyless(String),
     #[error("its signatures cannot be fetched ({0})")]
     NoSignatures(String),
     #[error("is no public key ({0})")]
@@ -84,12 +86,20 @@ pub enum Trouble {
     NoLogin,
     #[error("no home directory to keep it in")]
     NoHome,
-    #[error("cannot be read ({0})")]
+    #[error("cannot be read ({})", plain(.0))]
     Read(io::Error),
-    #[error("cannot be written ({0})")]
+    #[error("cannot be written ({})", plain(.0))]
     Write(io::Error),
-    #[error("failed ({0})")]
+    #[error("failed ({})", plain(.0))]
     Io(io::Error),
+}
+
+/// An error's text without the number that only programs know.
+pub(crate) fn plain(error: &dyn std::fmt::Display) -> String {
+    let mut text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text.truncate(end);
+    text
 }
 
 impl Trouble {
@@ -123,6 +133,7 @@ impl Trouble {
             Trouble::UnknownKind => "name a Wasm module, an eBPF object or a package",
             Trouble::Unsigned => "ask who published it, or leave out --key",
             Trouble::WrongKey(_) => "do not run it; ask who published it",
+            Trouble::Keyless(_) => "check it by cosign verify, or ask for a signature by a key",
             Trouble::NoSignatures(_) => "try again, or leave out the keys",
             Trouble::NotAKey(_) => "name a file that begins with -----BEGIN PUBLIC KEY-----",
             Trouble::KeyForNothing => "leave out --key, or push to a registry and sign there",

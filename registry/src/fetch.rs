@@ -26,8 +26,16 @@ pub struct Fetched {
     pub name: Option<String>,
     /// Of the manifest that led to it.
     pub digest: Option<String>,
-    /// What the user should hear: one line.
-    pub note: Option<String>,
+    /// What the user should hear.
+    pub note: Option<Note>,
+}
+
+/// One line about what was fetched, and what can be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the line above says what they are")]
+pub struct Note {
+    pub what: &'static str,
+    pub advice: &'static str,
 }
 
 /// Reads or downloads `source`.

@@ -1,13 +1,12 @@
 //! One request and its answer, within limits: a time for each step, a number
 //! of bytes, no way from https to http. It knows no registry.
 
-use std::error::Error as _;
 use std::sync::Once;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
 
-use crate::error::{Error, Trouble};
+use crate::error::{Error, Trouble, plain};
 use crate::settings::{CONNECT, SILENCE, Settings, size_words};
 
 /// As often as browsers do.
@@ -148,16 +147,11 @@ pub(crate) fn trouble(error: &reqwest::Error) -> Trouble {
 
 /// The innermost cause, without numbers that only programs know.
 fn reason(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = inner.to_string();
-        cause = inner.source();
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
     }
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    plain(&cause)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! those that `cosign generate-key-pair` and openssl write: PEM with a subject
 //! public key (RFC 5280), ECDSA on P-256 or P-384, Ed25519, or RSA.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
@@ -55,21 +55,33 @@ pub(crate) struct Keys {
     pub required: bool,
 }
 
+/// Keys in a directory, if there is one. Without one that cannot be read, what they
+/// forbid would be allowed.
+fn in_directory(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(cause),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "pub") {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
 impl Keys {
     /// Those that were named, else those in the user's directory.
     pub fn load(settings: &Settings) -> Result<Keys, Error> {
         let required = !settings.keys.is_empty();
         let mut paths = settings.keys.clone();
         let dir = settings.places.config.as_ref().map(|dir| dir.join("keys"));
-        if let (false, Some(dir)) = (required, dir)
-            && let Ok(entries) = fs::read_dir(dir)
-        {
-            let public = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "pub");
-            paths = entries
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(public)
-                .collect();
+        if let (false, Some(dir)) = (required, dir) {
+            let failed = |cause| Error::new(dir.display().to_string(), Trouble::Read(cause));
+            paths = in_directory(&dir).map_err(failed)?;
         }
         let keys = paths
             .iter()

@@ -30,7 +30,7 @@ pub use cache::write_file;
 pub use contents::safe_name;
 pub use credentials::{Gone, login, logout};
 pub use error::{Error, Trouble};
-pub use fetch::{Fetched, fetch};
+pub use fetch::{Fetched, Note, fetch};
 pub use kind::Kind;
 pub use push::{Form, Parcel, Pushed, push};
 pub use settings::{Places, Settings};

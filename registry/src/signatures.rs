@@ -1,8 +1,9 @@
 //! Who signed an image, as cosign writes it into registries: notes of one
 //! signature each under the tag `sha256-….sig`, or Sigstore bundles that refer
 //! to the image. What is signed is the manifest's digest, from which all else
-//! follows. Only keys count here; certificates of Sigstore are somebody
-//! unknown.
+//! follows. Only keys count here. Who signed by a certificate of Sigstore
+//! (keyless) is not looked at: that takes its authorities, their log and the
+//! names that a user trusts, and `cosign verify` does it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,13 +13,15 @@ use serde_json::Value;
 use crate::contents::{Descriptor, Manifest};
 use crate::digest::Digest;
 use crate::error::{Error, Trouble};
-use crate::fetch::Visit;
+use crate::fetch::{Note, Visit};
 use crate::keys::Keys;
 use crate::settings::LARGEST_MANIFEST;
 
 /// Layers with a note (cosign, specs/SIGNATURE_SPEC.md).
 const NOTE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const NOTE_SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// The certificate of who has no key of its own.
+const NOTE_CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
 const NOTE_TYPE: &str = "cosign container image signature";
 /// Bundles of all versions (cosign, specs/BUNDLE_SPEC.md).
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
@@ -38,6 +41,9 @@ struct Signature {
     #[serde(with = "in_base64")]
     signature: Vec<u8>,
     form: Form,
+    /// A certificate says by whom it is.
+    #[serde(default)]
+    keyless: bool,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq)]
@@ -55,7 +61,8 @@ pub(crate) async fn judge(
     visit: &Visit<'_>,
     keys: &Keys,
     digests: &[Digest],
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Note>, Error> {
+    // What is damaged is asked for again.
     let known = visit.cache.signatures(&digests[0]);
     let known: Option<Vec<Signature>> = known.and_then(|text| serde_json::from_slice(&text).ok());
     let is_enough = |known: &Vec<Signature>| keys.is_empty() || any_verifies(known, keys);
@@ -63,8 +70,9 @@ pub(crate) async fn judge(
         Some(known) if is_enough(&known) => known,
         known => match (collect(visit, digests).await, known) {
             (Ok(found), _) => {
-                let text = serde_json::to_vec(&found).unwrap_or_default();
-                visit.cache.keep_signatures(&digests[0], &text);
+                if let Ok(text) = serde_json::to_vec(&found) {
+                    visit.cache.keep_signatures(&digests[0], &text);
+                }
                 found
             }
             (Err(_), _) if keys.is_empty() => Vec::new(),
@@ -77,20 +85,41 @@ pub(crate) async fn judge(
     match (found.is_empty(), keys.is_empty(), keys.required) {
         (true, _, true) => Err(visit.error(Trouble::Unsigned)),
         (true, _, false) => Ok(None),
-        (false, true, _) => Ok(Some("is signed, by someone you have no key of".to_owned())),
+        (false, true, _) => Ok(Some(match all_keyless(&found) {
+            true => Note {
+                what: "is signed by a certificate (keyless), which is not checked here",
+                advice: "cosign verify checks it",
+            },
+            false => Note {
+                what: "is signed, by someone you have no key of",
+                advice: "--key FILE checks signatures",
+            },
+        })),
         (false, false, _) if any_verifies(&found, keys) => Ok(None),
         (false, false, _) => {
             let count = match found.len() {
                 1 => "1 signature".to_owned(),
                 count => format!("{count} signatures"),
             };
-            Err(visit.error(Trouble::WrongKey(count)))
+            Err(visit.error(match all_keyless(&found) {
+                true => Trouble::Keyless(count),
+                false => Trouble::WrongKey(count),
+            }))
         }
     }
 }
 
 fn any_verifies(signatures: &[Signature], keys: &Keys) -> bool {
     signatures.iter().any(|signature| signature.verifies(keys))
+}
+
+fn all_keyless(signatures: &[Signature]) -> bool {
+    signatures.iter().all(|signature| signature.keyless)
+}
+
+/// Bytes that somebody published in base64; what is none of it is nobody's signature.
+fn decoded(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap_or_default()
 }
 
 impl Signature {
@@ -107,6 +136,7 @@ impl Signature {
         let Ok(of) = Digest::parse(&self.of) else {
             return false;
         };
+        // What is no JSON names nothing.
         let said: Value = serde_json::from_slice(&self.payload).unwrap_or_default();
         match self.form {
             Form::Note => {
@@ -160,8 +190,9 @@ async fn notes(visit: &Visit<'_>, of: &Digest, all: &mut Vec<Signature>) -> Resu
         all.push(Signature {
             of: of.to_string(),
             payload: small_blob(visit, layer).await?,
-            signature: STANDARD.decode(text).unwrap_or_default(),
+            signature: decoded(text),
             form: Form::Note,
+            keyless: notes.is_some_and(|notes| notes.contains_key(NOTE_CERTIFICATE)),
         });
     }
     Ok(())
@@ -204,10 +235,10 @@ async fn small_blob(visit: &Visit<'_>, layer: &Descriptor) -> Result<Vec<u8>, Er
 /// that nobody's key made.
 fn read_bundle(bundle: &[u8], of: &Digest, image: Vec<u8>) -> Option<Signature> {
     let bundle: Value = serde_json::from_slice(bundle).unwrap_or_default();
-    let bytes = |value: &Value| {
-        let text = value.as_str().unwrap_or_default();
-        STANDARD.decode(text).unwrap_or_default()
-    };
+    let bytes = |value: &Value| decoded(value.as_str().unwrap_or_default());
+    let material = &bundle["verificationMaterial"];
+    let certificates = ["certificate", "x509CertificateChain"];
+    let keyless = certificates.iter().any(|name| material[*name].is_object());
     let envelope = &bundle["dsseEnvelope"];
     let of = of.to_string();
     if envelope.is_null() {
@@ -216,6 +247,7 @@ fn read_bundle(bundle: &[u8], of: &Digest, image: Vec<u8>) -> Option<Signature> 
             payload: image,
             signature: bytes(&bundle["messageSignature"]["signature"]),
             form: Form::Manifest,
+            keyless,
         });
     }
     let payload = bytes(&envelope["payload"]);
@@ -229,6 +261,7 @@ fn read_bundle(bundle: &[u8], of: &Digest, image: Vec<u8>) -> Option<Signature> 
         payload,
         signature: bytes(&envelope["signatures"][0]["sig"]),
         form: Form::Statement(kind.to_owned()),
+        keyless,
     })
 }
 

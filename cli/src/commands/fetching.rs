@@ -51,7 +51,7 @@ pub fn fetch(name: &str, source: &Source, options: &Options) -> Result<Fetched, 
     settings.progress = meter(name);
     let fetched = registry::fetch(source, &settings).map_err(problem)?;
     if let Some(note) = &fetched.note {
-        crate::tell(&Problem::new(name, note, "--key FILE checks signatures"));
+        crate::tell(&Problem::new(name, note.what, note.advice));
     }
     Ok(fetched)
 }

@@ -49,6 +49,18 @@ fn signature(dir: &TempDir, message: &[u8]) -> String {
 
 /// Puts a note that `mine` signed `digest` beside the image `of`.
 fn sign(registry: &Registry, dir: &TempDir, repository: &str, of: &str, digest: &str) {
+    sign_with(registry, dir, repository, of, digest, json!({}));
+}
+
+/// The same with more annotations.
+fn sign_with(
+    registry: &Registry,
+    dir: &TempDir,
+    repository: &str,
+    of: &str,
+    digest: &str,
+    more: Value,
+) {
     let note = json!({
         "critical": {
             "identity": { "docker-reference": "" },
@@ -59,7 +71,8 @@ fn sign(registry: &Registry, dir: &TempDir, repository: &str, of: &str, digest: 
     });
     let note = note.to_string().into_bytes();
     let mut layer = registry.blob(repository, NOTE, &note);
-    layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature(dir, &note) });
+    layer["annotations"] = more;
+    layer["annotations"]["dev.cosignproject.cosign/signature"] = signature(dir, &note).into();
     let manifest = of_layers(registry, repository, &[layer]);
     let tag = format!("{}.sig", of.replace(':', "-"));
     registry.manifest(repository, &tag, &manifest);
@@ -76,6 +89,19 @@ fn of_layers(registry: &Registry, repository: &str, layers: &[Value]) -> Value {
 
 /// Puts a bundle with a statement of this kind by `mine` beside an image.
 fn bundle(registry: &Registry, dir: &TempDir, repository: &str, digest: &str, predicate: &str) {
+    let by_key = json!({ "publicKey": { "hint": "" } });
+    bundle_with(registry, dir, repository, digest, predicate, &by_key);
+}
+
+/// The same by what this says.
+fn bundle_with(
+    registry: &Registry,
+    dir: &TempDir,
+    repository: &str,
+    digest: &str,
+    predicate: &str,
+    material: &Value,
+) {
     let hex = &digest["sha256:".len()..];
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
@@ -92,7 +118,7 @@ fn bundle(registry: &Registry, dir: &TempDir, repository: &str, digest: &str, pr
     );
     let bundle = json!({
         "mediaType": BUNDLE,
-        "verificationMaterial": { "publicKey": { "hint": "" } },
+        "verificationMaterial": material,
         "dsseEnvelope": {
             "payload": encoded(dir, statement.as_bytes()),
             "payloadType": kind,
@@ -193,4 +219,68 @@ fn signatures_count_by_whose_they_are() {
         "bpftime: {bundled}: its signatures cannot be fetched (cannot be reached (Connection refused)): try again, or leave out the keys"
     );
     assert_eq!(line(&exit), (1, lost));
+}
+
+/// What `cosign sign` without a key writes: it is told for what it is, in both
+/// of its forms, and is nobody's signature.
+#[test]
+fn signatures_by_certificates_are_nobodys() {
+    const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
+    let world = World::new();
+    let registry = Registry::open();
+    let dir = keys();
+    let made = "req -x509 -key mine -out certificate -days 1 -subj /CN=x \
+                -addext subjectAltName=email:me@example.org";
+    openssl(&dir, made.split_whitespace());
+    let certificate = fs::read_to_string(dir.path().join("certificate")).expect("a certificate");
+    openssl(
+        &dir,
+        "x509 -in certificate -outform DER -out der".split(' '),
+    );
+    let der = encoded(
+        &dir,
+        &fs::read(dir.path().join("der")).expect("a certificate"),
+    );
+    // A key of the user's that is none of theirs.
+    let other = fs::read(dir.path().join("other.pub")).expect("a key");
+    let other = file(&world, "other.pub", &other);
+    let module = file(&world, "a.wasm", MODULE);
+    let noted = push(&world, &[&module, &format!("{}/noted:1", registry.name)]);
+    let bundled = push(&world, &[&module, &format!("{}/bundled:1", registry.name)]);
+    let digest = noted.split_once('@').expect("a digest").1;
+    let notes = json!({
+        "dev.sigstore.cosign/certificate": certificate,
+        "dev.sigstore.cosign/chain": certificate,
+        "dev.sigstore.cosign/bundle": "{\"SignedEntryTimestamp\": \"\", \"Payload\": {}}",
+    });
+    sign_with(&registry, &dir, "noted", digest, digest, notes);
+    let material = json!({
+        "certificate": { "rawBytes": der },
+        "tlogEntries": [{ "logIndex": "1", "integratedTime": "1700000000" }],
+    });
+    bundle_with(&registry, &dir, "bundled", digest, SIGN, &material);
+    let keyless = "is signed by certificates alone (keyless), not by any of your keys (1 signature): \
+                   check it by cosign verify, or ask for a signature by a key";
+    for image in [&noted, &bundled] {
+        fs::remove_dir_all(world.home().join(".cache")).ok();
+        let exit = world.run(&["pull", image, "-o", "/dev/null"]);
+        let told = format!(
+            "bpftime: {image}: is signed by a certificate (keyless), which is not checked here: cosign verify checks it\n"
+        );
+        assert_eq!((exit.code, exit.stderr), (0, told));
+        assert_eq!(refused(&world, &[image, "--key", &other]), keyless);
+        // `run` says the same, and runs nothing.
+        let exit = world.run(&["run", "--key", &other, image]);
+        assert_eq!(line(&exit), (1, format!("bpftime: {image}: {keyless}")));
+    }
+    // Keys that cannot be read would not be missed otherwise.
+    let dir = world.home().join(".config/bpftime");
+    fs::create_dir_all(&dir).expect("a directory");
+    fs::write(dir.join("keys"), "").expect("a file");
+    let exit = world.run(&["pull", &noted, "-o", "/dev/null"]);
+    let said = format!(
+        "bpftime: {}/keys: cannot be read (Not a directory): check path, rights and space",
+        dir.display()
+    );
+    assert_eq!(line(&exit), (1, said));
 }
