@@ -3,10 +3,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use bpftime_tests::{World, wait};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::exposition::parsed;
-use super::{Service, three_calls};
+use super::{Service, reports, three_calls};
 
 /// Of the three calls of `three_calls`.
 fn specs() -> Value {
@@ -190,6 +191,41 @@ fn a_collector_gets_the_metrics() {
     );
 }
 
+/// What happened since the last export is told when the service ends.
+#[test]
+fn the_last_export_is_made_at_the_end() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let service = Service::start(&world, &["--otlp", &url, "--otlp-interval", "1000"]);
+    let mut request = reports(&world, "puppet", "puppet_step");
+    request["name"] = "steps".into();
+    request["metrics"] = json!([{ "name": "seen", "type": "counter", "variable": "seen" }]);
+    request["interval"] = 1000.into();
+    service.run(&request);
+    service.wait_line("steps", "attached");
+    let mut puppet = world.puppet();
+    assert_eq!(puppet.ask("call 3"), "ok");
+    service.program.signal(Signal::SIGTERM);
+    let body = answer(&listener, "200 OK");
+    assert_eq!(metric(&body, "seen")["sum"]["dataPoints"][0]["asInt"], "3");
+    let exit = service.program.finish();
+    assert_eq!((exit.code, exit.stderr.lines().count()), (0, 1), "{exit:?}");
+    assert_eq!(puppet.finish().code, 0);
+
+    // Nobody waits for a collector that is not there.
+    drop(listener);
+    let service = Service::start(&world, &["--otlp", &url, "--otlp-interval", "1000"]);
+    let exit = service.program.interrupt();
+    let last = format!(
+        "bpftime: {url}/v1/metrics: the last metrics not taken (Connection refused): check the collector"
+    );
+    assert_eq!(
+        (exit.code, exit.stderr.lines().last()),
+        (0, Some(last.as_str()))
+    );
+}
+
 pub fn metric(body: &Value, name: &str) -> Value {
     let metrics = body["resourceMetrics"][0]["scopeMetrics"][0]["metrics"]
         .as_array()
@@ -203,7 +239,9 @@ pub fn metric(body: &Value, name: &str) -> Value {
 
 /// Takes one request, answers it, and returns its body.
 pub fn answer(listener: &TcpListener, status: &str) -> Value {
-    let (mut stream, _) = listener.accept().expect("a request");
+    listener.set_nonblocking(true).expect("a listener");
+    let ((mut stream, _), _) = wait::until("an export", wait::LONG, || listener.accept().ok());
+    stream.set_nonblocking(false).expect("a stream");
     let (head, body) = request(&mut stream);
     assert!(head.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{head}");
     assert!(

@@ -160,12 +160,18 @@ pub fn run(args: &Args) -> Result<(), Problem> {
             })?;
         }
         serve(&socket, tcp, &programs, guard)?;
-        if let Some(endpoint) = &args.otlp {
-            let exporter = otlp::Exporter::new(endpoint, args.otlp_interval)?;
-            tokio::spawn(exporter.run(programs.clone()));
-        }
+        let exporter = args.otlp.as_ref();
+        let exporter = exporter.map(|url| otlp::Exporter::new(url, args.otlp_interval));
+        let exporter = exporter.transpose()?.map(Arc::new);
+        let exports = exporter
+            .clone()
+            .map(|exporter| tokio::spawn(exporter.run(programs.clone())));
         signals.wait().await;
         programs.close().await;
+        if let Some((exporter, exports)) = exporter.zip(exports) {
+            exports.abort();
+            exporter.last(&programs).await;
+        }
         Ok(())
     })
 }

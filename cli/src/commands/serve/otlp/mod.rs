@@ -22,6 +22,8 @@ use crate::problem::Problem;
 const WAITING: usize = 16;
 /// Time for the collector to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Time for it when the service ends.
+const LAST_ANSWER: Duration = Duration::from_secs(3);
 /// The first wait after a failure; the next are twice as long each.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(60);
@@ -77,7 +79,7 @@ impl Exporter {
     }
 
     /// Exports until the service ends.
-    pub async fn run(self, programs: Arc<Programs>) {
+    pub async fn run(self: Arc<Exporter>, programs: Arc<Programs>) {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut queue: VecDeque<String> = VecDeque::new();
@@ -87,7 +89,7 @@ impl Exporter {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
-                    queue.push_back(message::encode(&own::families(&programs), &self.host));
+                    queue.push_back(self.message(&programs));
                     if queue.len() > WAITING {
                         queue.pop_front();
                         programs.otlp_dropped.fetch_add(1, Ordering::Relaxed);
@@ -124,6 +126,24 @@ impl Exporter {
         }
     }
 
+    /// Exports what programs said until their ends: once, for the service ends with it.
+    pub async fn last(&self, programs: &Programs) {
+        let sent = tokio::time::timeout(LAST_ANSWER, self.send(self.message(programs)));
+        let problem = match sent.await {
+            Ok(Sent::Taken) => return,
+            Ok(Sent::Later(_, what) | Sent::Refused(what)) => what,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tell(format_args!(
+            "{}: the last metrics not taken ({problem}): check the collector",
+            self.url
+        ));
+    }
+
+    fn message(&self, programs: &Programs) -> String {
+        message::encode(&own::families(programs), &self.host)
+    }
+
     async fn send(&self, body: String) -> Sent {
         let request = self.client.post(self.url.clone());
         let request = request.header(header::CONTENT_TYPE, "application/json");
@@ -155,5 +175,7 @@ fn reason(error: &reqwest::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    let text = cause.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
 }
