@@ -36,7 +36,7 @@ pub fn variables(btf: &Btf) -> Vec<Variable> {
             continue;
         }
         for var in vars {
-            let Some(Shape::Var { ty }) = btf.get(var.ty).map(|ty| &ty.shape) else {
+            let Some(Shape::Var { ty, .. }) = btf.get(var.ty).map(|ty| &ty.shape) else {
                 continue;
             };
             found.push(Variable {

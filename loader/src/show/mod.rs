@@ -50,7 +50,7 @@ pub fn record_type(btf: &Btf, size: usize, name: Option<&str>) -> Option<u32> {
         return Some(id);
     }
     let mut pointed = (1..=btf.count()).filter_map(|id| match btf.get(id).map(|ty| &ty.shape) {
-        Some(Shape::Var { ty }) => match btf.resolved(*ty) {
+        Some(Shape::Var { ty, .. }) => match btf.resolved(*ty) {
             (_, Shape::Ptr(to)) => Some(btf.resolve(*to)),
             _ => None,
         },

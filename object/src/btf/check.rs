@@ -47,7 +47,7 @@ fn size(shape: &Shape, sizes: &[Option<u32>]) -> Result<Option<u32>, &'static st
             Some(bytes.ok_or("Array size overflows U32_MAX")?)
         }
         Shape::Modifier { to, .. } => of(to),
-        Shape::Var { ty } => of(ty),
+        Shape::Var { ty, .. } => of(ty),
     })
 }
 
@@ -62,7 +62,7 @@ fn contains(shape: &Shape, each: &mut dyn FnMut(u32)) {
             members.iter().for_each(|member| each(member.ty));
         }
         Shape::Modifier { to, .. } => each(*to),
-        Shape::Var { ty } => each(*ty),
+        Shape::Var { ty, .. } => each(*ty),
         _ => {}
     }
 }
@@ -187,7 +187,7 @@ fn reference(btf: &Btf, shape: &Shape) -> Result<(), String> {
                 None => Ok(()),
             }
         }
-        Shape::Var { ty } => demand(
+        Shape::Var { ty, .. } => demand(
             btf.size(ty).is_some() && !is_declaration(btf, ty),
             "Invalid type_id",
         ),

@@ -8,6 +8,8 @@ use super::types::*;
 
 /// Highest type id and string offset that a record may carry.
 const MAX_TYPE: u32 = 0xf_ffff;
+/// `BTF_VAR_STATIC` (include/uapi/linux/btf.h).
+const BTF_VAR_STATIC: u32 = 0;
 const MAX_NAME: u32 = 0xff_ffff;
 /// Longest identifier (`KSYM_NAME_LEN`).
 const MAX_IDENTIFIER: usize = 512;
@@ -363,7 +365,10 @@ impl<'a> Reader<'a> {
         let typed = head.word != 0 && head.word <= MAX_TYPE;
         self.demand(head, typed, "Invalid type_id")?;
         self.demand(head, linkage <= 1, "Linkage not supported")?;
-        Ok(Shape::Var { ty: head.word })
+        Ok(Shape::Var {
+            ty: head.word,
+            is_static: linkage == BTF_VAR_STATIC,
+        })
     }
 
     fn section(&mut self, head: &Head) -> Result<Shape, BtfError> {

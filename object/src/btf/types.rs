@@ -87,6 +87,8 @@ pub enum Shape {
     Var {
         /// Its type.
         ty: u32,
+        /// Whether it is nobody's but its source's (`BTF_VAR_STATIC`).
+        is_static: bool,
     },
     /// A section of variables.
     DataSec {

@@ -21,7 +21,6 @@ use object::btf::{Btf, Shape};
 use serde_json::{Map, Value, json};
 
 use annotations::Kind;
-use source::Declared;
 
 pub use ctype::name as type_name;
 
@@ -121,8 +120,7 @@ pub fn meta(parts: &Parts<'_>) -> Result<(Value, Vec<Warning>), Malformed> {
         skeleton.insert("doc".to_owned(), doc.into());
     }
     let mut sections = Vec::new();
-    for (name, mut variables) in parts.btf.map(settable).unwrap_or_default() {
-        variables.retain(|(variable, _)| !is_static(&declared, variable));
+    for (name, variables) in parts.btf.map(settable).unwrap_or_default() {
         if variables.is_empty() {
             continue;
         }
@@ -188,13 +186,6 @@ pub fn exported(source: &str, header: Option<&str>) -> Vec<String> {
     names
 }
 
-/// Whether a variable is nobody's but the source's. Those of functions have the
-/// function's name before theirs.
-fn is_static(declared: &[Declared], variable: &str) -> bool {
-    let mut found = declared.iter().filter(|d| d.declares(variable, false));
-    variable.contains('.') || found.any(|d| d.words.iter().any(|word| word == "static"))
-}
-
 fn members(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,
@@ -212,7 +203,11 @@ fn settable(btf: &Btf) -> Vec<(&str, Vec<(&str, String)>)> {
             continue;
         };
         let variable = |id: u32| match btf.get(id).map(|ty| &ty.shape) {
-            Some(Shape::Var { ty }) => Some((btf.name(id), ctype::plain_name(btf, *ty))),
+            // Others are nobody's but their source's or header's.
+            Some(Shape::Var {
+                ty,
+                is_static: false,
+            }) => Some((btf.name(id), ctype::plain_name(btf, *ty))),
             _ => None,
         };
         found.push((

@@ -188,17 +188,6 @@ fn what_cannot_be_read_is_refused_with_its_line() {
 }
 
 #[test]
-fn static_variables_are_the_sources_own() {
-    let declared =
-        declarations("static struct hist zero;\nint seen;\nstatic int f(int seen) { return 0; }");
-    let of = |name| is_static(&declared, name);
-    assert_eq!(
-        ["zero", "seen", "f.fmt", "other"].map(of),
-        [true, false, true, false]
-    );
-}
-
-#[test]
 fn odd_sources_end() {
     for source in [
         "", "/*", "/**", "\"", "#if", "}", "{{{", "///", "a\\", "'\\", "#\\", "struct {",

@@ -69,7 +69,7 @@ fn parts(btf: &Btf, value: u32, value_size: u32) -> Result<Vec<MapField>, Errno>
         Shape::Struct { members, .. } => search.members(value, members, 0, 0)?,
         Shape::DataSec { vars, .. } => {
             for var in vars {
-                let Some(&Shape::Var { ty }) = btf.get(var.ty).map(|ty| &ty.shape) else {
+                let Some(&Shape::Var { ty, .. }) = btf.get(var.ty).map(|ty| &ty.shape) else {
                     continue;
                 };
                 search.one(var.ty, -1, ty, var.offset, var.size, 0)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bpftime_tests::{Exit, Program, World};
 
-use super::{HEADER, SOURCE, directory, done};
+use super::{HEADER, SOURCE, directory, done, package};
 
 /// Builds as root in a mount namespace that a script changes first.
 fn elsewhere(world: &World, dir: &Path, script: &str, words: &[&str]) -> Exit {
@@ -68,4 +68,43 @@ fn a_full_disk_is_told() {
     let expected = "bpftime: full/tool.bpf.o: cannot be written (No space left on device): \
                     free some space, or choose another directory by -o\n";
     assert_eq!((exit.code, exit.stderr.as_str()), (1, expected));
+}
+
+/// Whichever of Debian's compilers a machine has.
+#[test]
+fn every_compiler_makes_the_same_package() {
+    let world = World::new();
+    // A path that a shell, a compiler and a directive of C would like to split.
+    let name = "it's \"a\" d\u{fc}r \\ $x";
+    let files = [("my tool.bpf.c", SOURCE), ("tool.h", HEADER)];
+    let dir = directory(&world, name, &files);
+    let known = (13..=19).map(|version| format!("clang-{version}"));
+    let known = known.filter(|name| Path::new("/usr/bin").join(name).exists());
+    let known: Vec<String> = known.collect();
+    assert!(known.iter().any(|name| name == "clang-19"), "{known:?}");
+    let mut skeletons = Vec::new();
+    for clang in &known {
+        let words = [
+            "build",
+            "my tool.bpf.c",
+            "tool.h",
+            "-o",
+            clang,
+            "--clang",
+            clang,
+        ];
+        let said = done(&world, &dir, &words);
+        assert_eq!(
+            said,
+            format!("{clang}/my tool.bpf.o\n{clang}/package.json\n")
+        );
+        let package = package(&dir.join(clang));
+        skeletons.push(package["meta"]["bpf_skel"].clone());
+        let words = ["run", "--explain", &format!("{clang}/package.json")];
+        let exit = super::run(&world, &dir, &words);
+        assert_eq!((exit.code, exit.stderr.as_str()), (0, ""), "{clang}");
+    }
+    for (clang, skeleton) in known.iter().zip(&skeletons) {
+        assert_eq!(*skeleton, skeletons[0], "{clang}");
+    }
 }

@@ -235,3 +235,31 @@ fn an_object_and_a_package_of_a_source() {
     let object = String::from_utf8_lossy(&bytes(&object)).into_owned();
     assert!(!object.contains(&home));
 }
+
+/// Variables of whoever includes a header, of a header and of functions.
+#[test]
+fn static_variables_are_no_options() {
+    let world = World::new();
+    let header = "#pragma once\nstatic const volatile int of_header = 1;\nstatic int counted;\n\
+                  static inline int next(void) { static int last; return ++last + ++counted; }\n\
+                  const volatile int shared = 2;\n";
+    let source = "#include <vmlinux.h>\n#include <bpf/bpf_helpers.h>\n#include \"lib.h\"\n\
+                  static const volatile int own = 3;\nconst volatile int option = 4;\nint seen;\n\
+                  SEC(\"uprobe\") int f(void *ctx) { seen = next(); return of_header + own + option + shared; }\n\
+                  char LICENSE[] SEC(\"license\") = \"GPL\";\n";
+    let dir = directory(
+        &world,
+        "static",
+        &[("tool.bpf.c", source), ("lib.h", header)],
+    );
+    done(&world, &dir, &["build", "tool.bpf.c"]);
+    let sections = &package(&dir)["meta"]["bpf_skel"]["data_sections"];
+    let int = |name: &str| json!({"name": name, "type": "int"});
+    assert_eq!(
+        *sections,
+        json!([
+            {"name": ".rodata", "variables": [int("shared"), int("option")]},
+            {"name": ".bss", "variables": [int("seen")]},
+        ])
+    );
+}

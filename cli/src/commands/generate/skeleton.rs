@@ -113,7 +113,7 @@ fn variables(types: &Types<'_>, section: &Section, tag: &str) -> (String, String
         return (members, checks);
     };
     for var in vars {
-        let Some(Shape::Var { ty }) = btf.get(var.ty).map(|ty| &ty.shape) else {
+        let Some(Shape::Var { ty, .. }) = btf.get(var.ty).map(|ty| &ty.shape) else {
             continue;
         };
         let offset = var.offset as usize;

@@ -79,7 +79,7 @@ impl<'a> Types<'a> {
     fn variable(&self, var: &SectionVar) -> Option<Member> {
         let found = self.btf.get(var.ty)?;
         match found.shape {
-            Shape::Var { ty } => Some(Member {
+            Shape::Var { ty, .. } => Some(Member {
                 name: found.name,
                 ty,
                 bit: var.offset * 8,
@@ -255,7 +255,7 @@ fn exchanged(btf: &Btf) -> Vec<u32> {
         };
         let maps = btf.name(id) == ".maps";
         for var in vars {
-            let Some(Shape::Var { ty }) = btf.get(var.ty).map(|ty| &ty.shape) else {
+            let Some(Shape::Var { ty, .. }) = btf.get(var.ty).map(|ty| &ty.shape) else {
                 continue;
             };
             match maps {

@@ -69,7 +69,7 @@ impl Typed<'_> {
             },
             Shape::Float { size: 4 } => json.bare(f32::from_bits(number(bytes, 0, 32) as u32)),
             Shape::Float { size: 8 } => json.bare(f64::from_bits(number(bytes, 0, 64) as u64)),
-            Shape::Var { ty } => json.object(|json| {
+            Shape::Var { ty, .. } => json.object(|json| {
                 json.name(self.btf.name(id));
                 self.value(json, *ty, 0, bytes, depth + 1);
             }),
