@@ -40,6 +40,8 @@ pub enum Trouble {
     Unreachable(String),
     #[error("its certificate is not accepted ({0})")]
     Certificate(String),
+    #[error("no certificates of authorities are here to check it by")]
+    NoAuthorities,
     #[error("the connection broke off ({0})")]
     BrokeOff(String),
     #[error("the registry wants a login")]
@@ -113,6 +115,9 @@ impl Trouble {
             Trouble::Unreachable(_) => "check the name and the network",
             Trouble::Certificate(_) => {
                 "name its authority by SSL_CERT_FILE, or use --insecure if it speaks plain HTTP"
+            }
+            Trouble::NoAuthorities => {
+                "install ca-certificates, or name a file with them by SSL_CERT_FILE"
             }
             Trouble::BrokeOff(_) => "try again",
             Trouble::WantsLogin { registry }

@@ -36,7 +36,16 @@ pub(crate) enum Peer {
     Plain,
 }
 
-pub(crate) fn client(peer: Peer) -> Result<Client, Trouble> {
+/// A client for who speaks plain HTTP, if that is said: it needs no certificates then,
+/// but has them, if there are any, for where it is sent from there.
+pub(crate) fn client(peer: Peer, is_plain: bool) -> Result<Client, Trouble> {
+    match build(peer) {
+        Err(Trouble::NoAuthorities) if is_plain => build(Peer::Plain),
+        built => built,
+    }
+}
+
+fn build(peer: Peer) -> Result<Client, Trouble> {
     provide_tls();
     let builder = Client::builder()
         .user_agent(USER_AGENT)
@@ -67,7 +76,7 @@ pub(crate) async fn fetch(url: &Url, settings: &Settings) -> Result<Vec<u8>, Err
         true => Peer::Local,
         false => Peer::Any,
     };
-    let client = client(peer).map_err(error)?;
+    let client = client(peer, url.scheme() == "http").map_err(error)?;
     let response = client.get(url.clone()).send().await;
     let response = response.map_err(|cause| error(trouble(&cause)))?;
     match response.status().as_u16() {
@@ -136,6 +145,8 @@ pub(crate) fn trouble(error: &reqwest::Error) -> Trouble {
         () if error.is_timeout() => {
             Trouble::Unreachable(format!("no answer in {} s", SILENCE.as_secs()))
         }
+        // The words of rustls-platform-verifier.
+        () if reason.contains("No CA certificates") => Trouble::NoAuthorities,
         () if reason.contains("certificate") || reason.contains("UnknownIssuer") => {
             Trouble::Certificate(reason)
         }

@@ -78,7 +78,7 @@ impl Remote {
             RegistryOperation::Push => "pull,push",
         };
         let mut remote = Remote {
-            http: http::client(peer).map_err(error)?,
+            http: http::client(peer, is_plain).map_err(error)?,
             reference: reference.clone(),
             scheme: if is_plain { "http" } else { "https" },
             login,
@@ -375,7 +375,7 @@ fn goes_on(response: &Response, from: u64) -> bool {
 /// want TLS say so, or break off, when they are asked in plain text; others may
 /// wait for ever for the end of what they take for a long line, so this order it is.
 async fn speaks_plainly(registry: &str) -> bool {
-    let Ok(client) = http::client(Peer::Plain) else {
+    let Ok(client) = http::client(Peer::Plain, true) else {
         return false;
     };
     let url = format!("http://{registry}/v2/");

@@ -89,6 +89,32 @@ fn a_registry_must_show_a_certificate_that_is_known() {
     }
 }
 
+/// As in an image from scratch.
+#[test]
+fn a_machine_without_authorities_takes_what_is_plain() {
+    let world = World::new();
+    let open = Registry::open();
+    let guarded = Registry::with_tls();
+    let module = file(&world, "a.wasm", MODULE);
+    let tag = format!("{}/a:1", open.name);
+    push(&world, &[&module, &tag]);
+    let url = serve(vec![("/a.wasm", "200 OK", MODULE.to_vec())]);
+    let pull = |name: &str| {
+        let mut command = world.bpftime(&["pull", name, "-o/dev/null"]);
+        let none = world.home().join("no-such");
+        command
+            .env("SSL_CERT_FILE", &none)
+            .env("SSL_CERT_DIR", &none);
+        line(&Program::on_pipes(command).finish())
+    };
+    assert_eq!(pull(&tag), (0, "/dev/null".to_owned()));
+    assert_eq!(pull(&format!("{url}/a.wasm")).0, 0);
+    let tag = format!("{}/a:1", guarded.name);
+    let said = "no certificates of authorities are here to check it by: \
+                install ca-certificates, or name a file with them by SSL_CERT_FILE";
+    assert_eq!(pull(&tag), (1, format!("bpftime: {tag}: {said}")));
+}
+
 #[test]
 fn a_full_disk_keeps_nothing_and_breaks_nothing() {
     let Some(world) = World::privileged() else {

@@ -88,6 +88,15 @@ fn follows_what_a_program_prints() {
         "{told}"
     );
     assert!(told.ends_with("\n\nevent: end\ndata: {}\n\n"), "{told}");
+    let wrong = [("Last-Event-ID", "last")];
+    let response = service
+        .server
+        .ask("GET", "/v1/programs/calls/follow", &wrong, "");
+    assert_eq!(response.status, 400);
+    assert_eq!(
+        response.text(),
+        "{\"message\":\"Last-Event-ID: is no cursor: send the last id that came\"}"
+    );
 }
 
 /// A paused tool harms nobody, and what fits into buffers is told later.

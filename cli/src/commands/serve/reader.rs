@@ -71,7 +71,7 @@ fn lines(bytes: &[u8], ended: bool, mut line: impl FnMut(&[u8])) -> usize {
     used
 }
 
-/// How many records a line says were lost.
+/// How many records a line says were lost; others' lines may have the same words.
 fn lost(line: &str) -> u64 {
     let Some((before, _)) = line.split_once(LOST) else {
         return 0;

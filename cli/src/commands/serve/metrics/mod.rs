@@ -275,6 +275,7 @@ impl Metric {
         let Some(value) = self.sampled(json) else {
             return;
         };
+        // A variable has no key.
         let key = json.get("key").map(Json::to_string).unwrap_or_default();
         match self.series.get_mut(&key) {
             Some(series) => {
