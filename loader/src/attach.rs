@@ -2,8 +2,9 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::ptr::NonNull;
 
 use libbpf_rs::{
     KprobeMultiOpts, Link, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder,
@@ -12,6 +13,8 @@ use libbpf_rs::{
 use libbpf_sys as sys;
 
 use crate::error::Error;
+use crate::iterator::{self, Listing};
+use crate::network::{self, InSockets};
 use crate::reason::{self, Cause};
 use crate::target::{Clock, Place, XdpMode};
 
@@ -23,7 +26,16 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    fn last(what: impl Into<String>) -> Refused {
+    /// The object has no such map.
+    pub(crate) fn of_map(name: &str) -> Refused {
+        Refused {
+            what: format!("the object has no map {name}"),
+            errno: libc::ENOENT,
+            cause: Cause::Target,
+        }
+    }
+
+    pub(crate) fn last(what: impl Into<String>) -> Refused {
         let error = std::io::Error::last_os_error();
         Refused {
             what: what.into(),
@@ -70,6 +82,8 @@ impl Refused {
 
 /// What keeps a program in its place until it is dropped.
 pub(crate) enum Attached {
+    Listing(Listing),
+    Sockets(#[expect(dead_code, reason = "it detaches when it is dropped")] InSockets),
     Link(#[expect(dead_code, reason = "it detaches when it is dropped")] Link),
     Fd(#[expect(dead_code, reason = "it detaches when it is closed")] OwnedFd),
     Filter(TcHook),
@@ -89,8 +103,26 @@ pub(crate) fn attach(
     program: &ProgramMut<'_>,
     place: &Place,
     pid: i32,
+    map: Option<BorrowedFd<'_>>,
 ) -> Result<Vec<Attached>, Refused> {
     let link = match place {
+        Place::Iterator { over } => return iterator::attach(program, over, pid, map),
+        Place::Tcx { interface } => network::tcx(program, index_of(interface)?),
+        Place::Netkit { interface } => network::netkit(program, index_of(interface)?),
+        Place::Netfilter {
+            family,
+            hook,
+            priority,
+        } => network::netfilter(program, *family, *hook, *priority),
+        Place::Socket { interface } => return network::socket(program, index_of(interface)?),
+        Place::Sockets { map: name } => {
+            let map = map.ok_or_else(|| Refused::of_map(name))?;
+            return network::sockets(program, map);
+        }
+        Place::NetworkNamespace { path } => {
+            let namespace = open(path)?;
+            program.attach_netns(namespace.as_raw_fd())
+        }
         Place::Nowhere => return Ok(Vec::new()),
         Place::PerfEvent { clock, hertz } => return sample(program, *clock, *hertz, pid),
         Place::Auto => program.attach(),
@@ -143,13 +175,33 @@ pub(crate) fn attach(
             rank,
         } => return filter(program, interface, *ingress, *rank),
         Place::Cgroup { path } => {
-            let group =
-                File::open(path).map_err(|_| Refused::last(format!("cannot open {path}")))?;
+            let group = open(path)?;
             program.attach_cgroup(group.as_raw_fd())
         }
     };
     link.map(|link| vec![Attached::Link(link)])
         .map_err(|_| Refused::at(place))
+}
+
+/// What libbpf says of a link that it was to make.
+///
+/// # Safety
+/// Either it is null, or it is nobody else's.
+pub(crate) unsafe fn link(made: *mut sys::bpf_link) -> libbpf_rs::Result<Link> {
+    match NonNull::new(made) {
+        // SAFETY: the caller's.
+        Some(made) => Ok(unsafe { Link::from_ptr(made) }),
+        None => Err(std::io::Error::last_os_error().into()),
+    }
+}
+
+/// A file or directory of the user's.
+pub(crate) fn open(path: &str) -> Result<File, Refused> {
+    File::open(path).map_err(|error| Refused {
+        what: format!("cannot open {path}"),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+        cause: Cause::System,
+    })
 }
 
 fn index_of(interface: &str) -> Result<i32, Refused> {

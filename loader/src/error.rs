@@ -80,6 +80,7 @@ impl Error {
             | Cause::Kernel
             | Cause::Verifier
             | Cause::Target
+            | Cause::Elsewhere
             | Cause::Section => self.what.clone(),
             _ => {
                 let reason = nix::errno::Errno::from_raw(self.errno).desc();

@@ -5,7 +5,7 @@
 //! space, elsewhere in the kernel.
 //!
 //! Reading order: [`open`] (bytes to a loaded object), [`target`] (what a
-//! program is put on), `attach`, [`buffers`] (ring buffers and perf buffers),
+//! program is put on), `attach`, `network`, `iterator`, [`buffers`] (ring buffers and perf buffers),
 //! `messages` (what libbpf says), `reason` (what that means), `rights` (what a
 //! process may load), [`error`].
 
@@ -13,7 +13,9 @@ mod attach;
 pub mod buffers;
 pub mod error;
 pub mod globals;
+mod iterator;
 mod messages;
+mod network;
 pub mod open;
 mod reason;
 mod rights;

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use libbpf_rs::{AsRawLibbpf, MapCore, MapType, Object, ObjectBuilder, OpenObject, ProgramType};
@@ -49,6 +51,8 @@ pub struct MapInfo {
     pub is_section: bool,
     /// Whether a process can map it.
     pub is_mappable: bool,
+    /// Its type, as the kernel numbers it.
+    pub kind: u32,
 }
 
 /// An object whose file was read; nothing of it exists yet.
@@ -104,14 +108,16 @@ impl Opened {
         let info = |map: libbpf_rs::OpenMap<'_>| {
             let raw = map.as_libbpf_object().as_ptr();
             // SAFETY: the map is the open object's, which is borrowed.
-            let (is_section, flags) = unsafe {
+            let (is_section, flags, kind) = unsafe {
                 let is_section = libbpf_sys::bpf_map__is_internal(raw);
-                (is_section, libbpf_sys::bpf_map__map_flags(raw))
+                let flags = libbpf_sys::bpf_map__map_flags(raw);
+                (is_section, flags, libbpf_sys::bpf_map__type(raw))
             };
             MapInfo {
                 name: text(map.name()),
                 is_section,
                 is_mappable: flags & libbpf_sys::BPF_F_MMAPABLE != 0,
+                kind,
             }
         };
         self.object.maps().map(info).collect()
@@ -182,6 +188,11 @@ impl Opened {
             .for_each(|mut map| usdt::make_room(&mut map));
         messages::take();
         let programs = self.to_be_loaded();
+        if let Some(program) = programs.iter().find(|one| one.kind == ProgramType::Ext) {
+            let place = target::place(&program.section, program.kind, &Target::Section);
+            let what = place.err().unwrap_or_default();
+            return Err(Error::new(&program.name, what, libc::EINVAL).caused(Cause::Elsewhere));
+        }
         let name = self.name;
         let object = self
             .object
@@ -222,27 +233,74 @@ impl Loaded {
         pid: Option<i32>,
     ) -> Result<(), Error> {
         messages::take();
+        let known = self
+            .programs()
+            .into_iter()
+            .find(|known| known.name == program);
+        let Some(known) = known else {
+            let what = format!("has no program {program}");
+            return Err(Error::new(&self.name, what, libc::ENOENT));
+        };
+        let place = target::place(&known.section, known.kind, target).map_err(|what| {
+            let cause = match target::by_others(known.kind) {
+                Some(_) => Cause::Elsewhere,
+                None => Cause::Target,
+            };
+            Error::new(program, what, libc::EINVAL).caused(cause)
+        })?;
+        let map = place.map().and_then(|name| self.map(name));
+        let map = map.map(|map| map.as_fd().as_raw_fd());
+        // SAFETY: the fd is the object's, which lives longer.
+        let map = map.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
         let found = self
             .object
             .progs_mut()
             .find(|found| found.name() == OsStr::new(program));
         let Some(found) = found else {
-            let what = format!("has no program {program}");
-            return Err(Error::new(&self.name, what, libc::ENOENT));
+            return Ok(());
         };
-        let place = target::place(&text(found.section()), found.prog_type(), target)
-            .map_err(|what| Error::new(program, what, libc::EINVAL).caused(Cause::Target))?;
         let is_lsm = found.prog_type() == ProgramType::Lsm && place != Place::Nowhere;
         if let Some(text) = is_lsm.then(rights::no_lsm).flatten() {
             return Err(Error::new(program, text, libc::EOPNOTSUPP).caused(Cause::Kernel));
         }
-        let links = attach::attach(&found, &place, pid.unwrap_or(-1));
+        let links = attach::attach(&found, &place, pid.unwrap_or(-1), map);
         self.links.extend(links.map_err(|error| error.of(program))?);
         let specs = self.object.maps().find(|map| map.name() == usdt::SPECS);
         if let (Place::Usdt { .. }, Some(specs)) = (place, specs) {
             usdt::rewrite(&specs, &mut self.probes);
         }
         Ok(())
+    }
+
+    /// Attaches its operations (struct_ops) whose maps are not among these.
+    ///
+    /// # Errors
+    /// What the kernel says of the first that it refuses.
+    pub fn attach_operations(&mut self, without: &[String]) -> Result<(), Error> {
+        for mut map in self.object.maps_mut() {
+            let name = text(map.name());
+            if map.map_type() != MapType::StructOps || without.contains(&name) {
+                continue;
+            }
+            let link = map.attach_struct_ops();
+            let link = link.map_err(|error| Error::last(&name, "cannot be attached", &error))?;
+            self.links.push(Attached::Link(link));
+        }
+        Ok(())
+    }
+
+    /// Whether it has iterators, and nothing else that is attached.
+    pub fn only_lists(&self) -> bool {
+        let lists = |link: &Attached| matches!(link, Attached::Listing(_));
+        !self.links.is_empty() && self.links.iter().all(lists)
+    }
+
+    /// Its iterators: the names of their programs, and what they say now.
+    pub fn lists(&self) -> impl Iterator<Item = (&str, Result<impl Read + use<>, Error>)> {
+        self.links.iter().filter_map(|link| match link {
+            Attached::Listing(listing) => Some((&*listing.program, listing.read())),
+            _ => None,
+        })
     }
 
     /// Its programs that were loaded.

@@ -25,6 +25,8 @@ pub enum Cause {
     NoTypes,
     /// Nobody knows programs of its section.
     Section,
+    /// Others than loaders put such programs in place.
+    Elsewhere,
     /// It asks for what this kernel does not have.
     NotThere,
     /// The user's words, or the lack of them.

@@ -19,7 +19,12 @@ use libbpf_rs::ProgramType;
 /// | perf event | `cpu-clock@HERTZ`, `cpu-cycles@HERTZ` |
 /// | xdp | interface, and behind it perhaps `:generic`, `:native`, `:offload` |
 /// | tc, tcx | `INTERFACE:ingress`, `INTERFACE:egress`, and behind it perhaps `:PRIORITY:HANDLE` |
+/// | tcx, netkit, socket filter | interface |
+/// | netfilter | `ipv4:HOOK[:PRIORITY]`, `ipv6:…`; hooks as nft(8) names them |
+/// | socket lookup, flow dissector | file of a network namespace |
+/// | `sk_skb`, `sk_msg` | map of sockets of the same object |
 /// | control groups | directory of the group |
+/// | iterator over a map's elements, over control groups | map of the same object, directory of the group |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// What the section says.
@@ -98,6 +103,73 @@ pub enum Place {
     Cgroup {
         path: String,
     },
+    Iterator {
+        over: Over,
+    },
+    Tcx {
+        interface: String,
+    },
+    Netkit {
+        interface: String,
+    },
+    Netfilter {
+        family: Family,
+        hook: Hook,
+        priority: i32,
+    },
+    NetworkNamespace {
+        path: String,
+    },
+    Sockets {
+        map: String,
+    },
+    /// A socket of ours that sees what the interface sees.
+    Socket {
+        interface: String,
+    },
+}
+
+/// What an iterator goes over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Over {
+    /// All that its section names.
+    Everything,
+    /// The elements of a map of the object.
+    Map(String),
+    /// A control group and those below it.
+    Groups(String),
+}
+
+/// Of which protocol packets are filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+/// Where on their way packets are filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+impl Place {
+    /// The map of the same object that is part of it.
+    pub(crate) fn map(&self) -> Option<&str> {
+        match self {
+            Place::Iterator {
+                over: Over::Map(map),
+            }
+            | Place::Sockets { map } => Some(map),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -134,8 +206,18 @@ impl fmt::Display for Place {
             | Place::RawTracepoint { name } => write!(f, "{name}"),
             Place::Tracepoint { category, name } => write!(f, "{category}:{name}"),
             Place::PerfEvent { hertz, .. } => write!(f, "a clock of {hertz} Hz"),
-            Place::Xdp { interface, .. } | Place::Tc { interface, .. } => write!(f, "{interface}"),
-            Place::Cgroup { path } => write!(f, "{path}"),
+            Place::Xdp { interface, .. }
+            | Place::Tc { interface, .. }
+            | Place::Tcx { interface }
+            | Place::Netkit { interface }
+            | Place::Socket { interface } => write!(f, "{interface}"),
+            Place::Cgroup { path } | Place::NetworkNamespace { path } => write!(f, "{path}"),
+            Place::Iterator { over } => match over {
+                Over::Everything => write!(f, "all that its section names"),
+                Over::Map(name) | Over::Groups(name) => write!(f, "{name}"),
+            },
+            Place::Netfilter { hook, .. } => write!(f, "netfilter's hook {hook:?}"),
+            Place::Sockets { map } => write!(f, "the sockets of map {map}"),
         }
     }
 }
@@ -162,9 +244,6 @@ pub enum Clock {
     CpuCycles,
 }
 
-/// How often a perf event's program runs when nobody says so, in each second on each processor.
-const DEFAULT_HERTZ: u64 = 99;
-
 /// Decides where a program goes, or says what is missing.
 ///
 /// # Errors
@@ -180,10 +259,16 @@ pub fn place(section: &str, kind: ProgramType, target: &Target) -> Result<Place,
     // Sleepable programs are put on the same places.
     let family = family.strip_suffix(".s").unwrap_or(family);
     let family = family.trim_start_matches('?');
+    if let Some(whose) = by_others(kind) {
+        return Err(format!("section {section:?} is {whose}"));
+    }
     let place = match (family, kind) {
-        ("uprobe" | "uretprobe", _) => uprobe(words, family.contains("uret")),
-        ("uprobe.multi" | "uretprobe.multi" | "uprobe.session", _) => multi(words, family),
-        ("usdt", _) => usdt(words),
+        ("iter", _) if !chosen || OVER_WORDS.contains(&rest) => {
+            iterator(rest, chosen.then_some(words))
+        }
+        ("uprobe" | "uretprobe", _) => words::uprobe(words, family.contains("uret")),
+        ("uprobe.multi" | "uretprobe.multi" | "uprobe.session", _) => words::multi(words, family),
+        ("usdt", _) => words::usdt(words),
         ("kprobe" | "kretprobe", _) if chosen => Some(Place::Kprobe {
             function: words.to_owned(),
             ret: family == "kretprobe",
@@ -192,13 +277,30 @@ pub fn place(section: &str, kind: ProgramType, target: &Target) -> Result<Place,
             name: words.to_owned(),
             ret: family == "kretsyscall",
         }),
-        (_, ProgramType::Tracepoint) if chosen => tracepoint(words),
+        (_, ProgramType::Tracepoint) if chosen => words::tracepoint(words),
         (_, ProgramType::RawTracepoint) if chosen => Some(Place::RawTracepoint {
             name: words.to_owned(),
         }),
-        (_, ProgramType::PerfEvent) => perf_event(words),
-        (_, ProgramType::Xdp) => xdp(words),
-        (_, ProgramType::SchedCls) => tc(words, section),
+        (_, ProgramType::PerfEvent) => words::perf_event(words),
+        // They are called by the elements of a map.
+        (_, ProgramType::Xdp) if !rest.is_empty() && !chosen => Some(Place::Nowhere),
+        (_, ProgramType::Xdp) => words::xdp(words),
+        (_, ProgramType::SchedCls) if !chosen => None,
+        ("tcx", _) => words::interface(words).map(|interface| Place::Tcx { interface }),
+        ("netkit", _) => words::interface(words).map(|interface| Place::Netkit { interface }),
+        (_, ProgramType::SchedCls) => words::tc(words, section),
+        (_, ProgramType::Netfilter) => words::netfilter(words),
+        (_, ProgramType::SkLookup | ProgramType::FlowDissector) => {
+            chosen.then(|| Place::NetworkNamespace {
+                path: words.to_owned(),
+            })
+        }
+        (_, ProgramType::SkSkb | ProgramType::SkMsg) => chosen.then(|| Place::Sockets {
+            map: words.to_owned(),
+        }),
+        (_, ProgramType::SocketFilter) if chosen => {
+            words::interface(words).map(|interface| Place::Socket { interface })
+        }
         (_, kind) if is_of_cgroups(kind) => chosen.then(|| Place::Cgroup {
             path: words.to_owned(),
         }),
@@ -209,7 +311,10 @@ pub fn place(section: &str, kind: ProgramType, target: &Target) -> Result<Place,
         }
         ("kprobe" | "kretprobe" | "ksyscall" | "kretsyscall", _) if rest.is_empty() => None,
         (_, ProgramType::Tracepoint | ProgramType::RawTracepoint) if rest.is_empty() => None,
-        (_, ProgramType::SocketFilter | ProgramType::Syscall) => Some(Place::Nowhere),
+        // Those of operations are attached with the map that names them.
+        (_, ProgramType::SocketFilter | ProgramType::Syscall | ProgramType::StructOps) => {
+            Some(Place::Nowhere)
+        }
         _ => Some(Place::Auto),
     };
     place.ok_or_else(|| {
@@ -219,6 +324,34 @@ pub fn place(section: &str, kind: ProgramType, target: &Target) -> Result<Place,
             _ => format!("section {section:?} does not say where: name {form}"),
         }
     })
+}
+
+/// What only others than a loader put in place, and how.
+pub(crate) fn by_others(kind: ProgramType) -> Option<&'static str> {
+    use ProgramType as Kind;
+    Some(match kind {
+        Kind::Ext => "to replace a function of a program that is loaded already, by its own loader",
+        Kind::LwtIn | Kind::LwtOut | Kind::LwtXmit | Kind::LwtSeg6local => {
+            "put on a route, by ip-route(8)"
+        }
+        Kind::SchedAct => "put on a filter of tc-bpf(8)",
+        Kind::SkReuseport => "put on a socket, by the process that has it",
+        Kind::LircMode2 => "put on an infrared device, by ir-keytable(1)",
+        _ => return None,
+    })
+}
+
+/// Iterators over what a user names.
+const OVER_WORDS: [&str; 3] = ["bpf_map_elem", "bpf_sk_storage_map", "cgroup"];
+
+/// An iterator's place by what stands behind `iter/` and the user's words.
+fn iterator(kind: &str, words: Option<&str>) -> Option<Place> {
+    let over = match (kind, words) {
+        ("cgroup", words) => Over::Groups(words?.to_owned()),
+        (kind, words) if OVER_WORDS.contains(&kind) => Over::Map(words?.to_owned()),
+        _ => Over::Everything,
+    };
+    Some(Place::Iterator { over })
 }
 
 fn is_of_cgroups(kind: ProgramType) -> bool {
@@ -247,119 +380,16 @@ fn form(family: &str, kind: ProgramType) -> &'static str {
         (_, ProgramType::RawTracepoint) => "NAME of a raw tracepoint",
         (_, ProgramType::PerfEvent) => "cpu-clock@HERTZ or cpu-cycles@HERTZ",
         (_, ProgramType::Xdp) => "network interface",
+        ("iter", _) => "map of the object (over groups: directory of a control group)",
+        ("tcx" | "netkit", _) | (_, ProgramType::SocketFilter) => "network interface",
         (_, ProgramType::SchedCls) => "INTERFACE:ingress or INTERFACE:egress",
+        (_, ProgramType::Netfilter) => "ipv4:HOOK[:PRIORITY] or ipv6:HOOK[:PRIORITY]",
+        (_, ProgramType::SkLookup | ProgramType::FlowDissector) => "file of a network namespace",
+        (_, ProgramType::SkSkb | ProgramType::SkMsg) => "map of sockets",
         _ => "directory of a control group",
     }
 }
 
-/// Paths may contain colons, functions do not (C++ names are given mangled).
-fn uprobe(words: &str, ret: bool) -> Option<Place> {
-    let (path, place) = words.rsplit_once(':')?;
-    let (function, offset) = match place.split_once('+') {
-        Some((function, offset)) => (function, number(offset)?),
-        None => match number(place) {
-            Some(offset) => ("", offset),
-            None => (place, 0),
-        },
-    };
-    let nowhere = path.is_empty() || (function.is_empty() && offset == 0);
-    (!nowhere).then(|| Place::Uprobe {
-        path: path.to_owned(),
-        function: function.to_owned(),
-        offset,
-        ret,
-    })
-}
-
-fn number(text: &str) -> Option<usize> {
-    match text.strip_prefix("0x") {
-        Some(hex) => usize::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
-    }
-}
-
-fn multi(words: &str, family: &str) -> Option<Place> {
-    let (path, pattern) = words.rsplit_once(':')?;
-    let said = !path.is_empty() && !pattern.is_empty();
-    said.then(|| Place::UprobeMulti {
-        path: path.to_owned(),
-        pattern: pattern.to_owned(),
-        ret: family.contains("uret"),
-        session: family.ends_with("session"),
-    })
-}
-
-fn usdt(words: &str) -> Option<Place> {
-    let (rest, name) = words.rsplit_once(':')?;
-    let (path, provider) = rest.rsplit_once(':')?;
-    let said = ![path, provider, name].contains(&"");
-    said.then(|| Place::Usdt {
-        path: path.to_owned(),
-        provider: provider.to_owned(),
-        name: name.to_owned(),
-    })
-}
-
-fn tracepoint(words: &str) -> Option<Place> {
-    let (category, name) = words.split_once([':', '/'])?;
-    let said = !category.is_empty() && !name.is_empty();
-    said.then(|| Place::Tracepoint {
-        category: category.to_owned(),
-        name: name.to_owned(),
-    })
-}
-
-fn perf_event(words: &str) -> Option<Place> {
-    let (clock, hertz) = words.split_once('@').unwrap_or((words, ""));
-    let clock = match clock {
-        "" | "cpu-clock" => Clock::CpuClock,
-        "cpu-cycles" => Clock::CpuCycles,
-        _ => return None,
-    };
-    let hertz = match hertz {
-        "" => DEFAULT_HERTZ,
-        hertz => hertz.parse().ok().filter(|&hertz| hertz > 0)?,
-    };
-    Some(Place::PerfEvent { clock, hertz })
-}
-
-fn interface(words: &str) -> Option<String> {
-    (!words.is_empty() && !words.contains(':')).then(|| words.to_owned())
-}
-
-fn xdp(words: &str) -> Option<Place> {
-    let (name, mode) = words.split_once(':').unwrap_or((words, ""));
-    let mode = match mode {
-        "" => XdpMode::Any,
-        "generic" => XdpMode::Generic,
-        "native" => XdpMode::Native,
-        "offload" => XdpMode::Offload,
-        _ => return None,
-    };
-    interface(name).map(|interface| Place::Xdp { interface, mode })
-}
-
-fn tc(words: &str, section: &str) -> Option<Place> {
-    let mut parts = words.split(':');
-    let name = parts.next()?;
-    let direction = parts.next().unwrap_or("");
-    let mut number = || parts.next().unwrap_or("0").parse().ok();
-    let rank = (number()?, number()?);
-    if parts.next().is_some() {
-        return None;
-    }
-    let ingress = match direction {
-        "ingress" => true,
-        "egress" => false,
-        "" => !section.contains("egress"),
-        _ => return None,
-    };
-    interface(name).map(|interface| Place::Tc {
-        interface,
-        ingress,
-        rank,
-    })
-}
-
 #[cfg(test)]
 mod tests;
+mod words;

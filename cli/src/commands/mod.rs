@@ -119,7 +119,7 @@ pub fn run(command: Command) -> Result<(), Problem> {
         Command::Link(args) => link::run(&args),
         Command::Prog(args) => prog::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(args),
         Command::Generate(args) => generate::run(&args),
         Command::Push(args) => push::run(args),
         Command::Pull(args) => pull::run(args),

@@ -40,6 +40,31 @@ fn sections_and_words_name_places() {
         ("sockops", Kind::SockOps, "/group", "/group"),
         ("lsm/path_mkdir", Kind::Lsm, "", "what its section says"),
         ("socket", Kind::SocketFilter, "", "nothing"),
+        ("socket", Kind::SocketFilter, "lo", "lo"),
+        ("tcx/egress", Kind::SchedCls, "lo", "lo"),
+        ("xdp/devmap", Kind::Xdp, "", "nothing"),
+        (
+            "iter.s/task",
+            Kind::Tracing,
+            "",
+            "all that its section names",
+        ),
+        ("iter/bpf_map_elem", Kind::Tracing, "table", "table"),
+        ("iter/cgroup", Kind::Tracing, "/group", "/group"),
+        (
+            "sk_lookup",
+            Kind::SkLookup,
+            "/proc/1/ns/net",
+            "/proc/1/ns/net",
+        ),
+        ("sk_msg", Kind::SkMsg, "table", "the sockets of map table"),
+        (
+            "netfilter",
+            Kind::Netfilter,
+            "ipv6:input:-100",
+            "netfilter's hook Input",
+        ),
+        ("struct_ops/init", Kind::StructOps, "", "nothing"),
         ("uprobe", Kind::Kprobe, "off", "nothing"),
     ] {
         assert_eq!(shown(section, kind, words), place, "{section} {words}");
@@ -137,6 +162,30 @@ fn what_makes_no_sense_is_said() {
             Kind::SockOps,
             "",
             "section \"sockops\" does not say where: name directory of a control group",
+        ),
+        (
+            "tc/ingress",
+            Kind::SchedCls,
+            "",
+            "section \"tc/ingress\" does not say where: name INTERFACE:ingress or INTERFACE:egress",
+        ),
+        (
+            "netfilter",
+            Kind::Netfilter,
+            "ipv4:up",
+            "\"ipv4:up\" is no ipv4:HOOK[:PRIORITY] or ipv6:HOOK[:PRIORITY]",
+        ),
+        (
+            "iter/task",
+            Kind::Tracing,
+            "x",
+            "programs of section \"iter/task\" (Tracing) take no target",
+        ),
+        (
+            "lwt_in",
+            Kind::LwtIn,
+            "lo",
+            "section \"lwt_in\" is put on a route, by ip-route(8)",
         ),
         (
             "lsm/path_mkdir",

@@ -13,6 +13,7 @@ pub(crate) mod bytes;
 mod hash;
 mod hasher;
 pub mod kernel;
+mod kernels_only;
 mod kind;
 mod lpm_trie;
 mod map;
@@ -30,6 +31,7 @@ mod task_storage;
 mod user_ringbuf;
 
 pub use kernel::KernelObjects;
+pub use kernels_only::kernels_only;
 pub use map::Map;
 pub use perf_ring::PerfRing;
 pub use ringbuf::Ring;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use runtime::command::Object;
-use runtime::maps::MapSpec;
+use runtime::maps::{MapSpec, kernels_only};
 use uapi::Errno;
 use uapi::attr;
 use uapi::map::*;
@@ -112,28 +112,6 @@ fn is_device(index: u32) -> bool {
     let mut name = [0; libc::IF_NAMESIZE];
     // SAFETY: the name takes as many bytes as the function may write.
     !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
-}
-
-/// Why maps of a type are in no session; `None` for those that are, and for
-/// types that nobody has.
-fn kernels_only(map_type: u32) -> Option<&'static str> {
-    Some(match map_type {
-        BPF_MAP_TYPE_DEVMAP
-        | BPF_MAP_TYPE_DEVMAP_HASH
-        | BPF_MAP_TYPE_CPUMAP
-        | BPF_MAP_TYPE_XSKMAP => "packets that it would redirect are the kernel's",
-        BPF_MAP_TYPE_SOCKMAP | BPF_MAP_TYPE_SOCKHASH | BPF_MAP_TYPE_REUSEPORT_SOCKARRAY => {
-            "sockets in maps are the kernel's"
-        }
-        BPF_MAP_TYPE_SK_STORAGE => "storage of sockets is the kernel's",
-        BPF_MAP_TYPE_INODE_STORAGE => "storage of inodes is the kernel's",
-        BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED
-        | BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE_DEPRECATED
-        | BPF_MAP_TYPE_CGRP_STORAGE => "storage of control groups is the kernel's",
-        BPF_MAP_TYPE_STRUCT_OPS => "operations of the kernel cannot be replaced from user space",
-        BPF_MAP_TYPE_ARENA => "arenas are not in user space yet",
-        _ => return None,
-    })
 }
 
 /// What `map_create` checks before it knows the type.

@@ -16,9 +16,11 @@ mod prog;
 use uapi::attr::{self, AttrBytes};
 use uapi::{Errno, cmd};
 
+use crate::kernel::iterator;
 use crate::server::server;
 use crate::{kernel, log};
 use call::Call;
+pub use call::own_map;
 
 /// What answers a command: the value that the system call returns.
 type Answer = fn(&Call) -> Result<i64, Errno>;
@@ -121,7 +123,13 @@ pub fn bpf(command: u32, attr: u64, size: u32) -> Result<i64, Errno> {
         {
             return answer.map(|()| 0);
         }
-        return kernel::bpf(command, attr, size);
+        let made = kernel::bpf(command, attr, size);
+        return match made {
+            Err(errno) if command == cmd::BPF_LINK_CREATE && iterator::may_be_over_ours(errno) => {
+                iterator::link(server, &bytes).unwrap_or(made)
+            }
+            _ => made,
+        };
     }
     let Some((_, end, answer)) = COMMANDS.iter().find(|(number, ..)| *number == command) else {
         log::debug(format_args!("bpf(2) command {command} is not supported"));

@@ -1,6 +1,6 @@
-//! `syscall` and `ioctl`.
+//! `syscall`, `ioctl` and `setsockopt`.
 
-use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
+use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use super::{exec, fds, guarded, identity, memory, paths, writes};
 use crate::perf::{self, Request};
@@ -110,4 +110,38 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
         }
     });
     if ours { answer as c_int } else { pass() }
+}
+
+/// setsockopt(2) of sockets on which programs are put.
+#[unsafe(no_mangle)]
+extern "C" fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    option: c_int,
+    value: usize,
+    size: c_uint,
+) -> c_int {
+    let call = |value: usize| {
+        [
+            fd as usize,
+            level as usize,
+            option as usize,
+            value,
+            size as usize,
+            0,
+        ]
+    };
+    let puts = level == libc::SOL_SOCKET
+        && matches!(option, libc::SO_ATTACH_BPF | libc::SO_ATTACH_REUSEPORT_EBPF);
+    if !puts {
+        return raw::pass(libc::SYS_setsockopt, call(value)) as c_int;
+    }
+    guarded(|| {
+        let program = match size {
+            4.. => kernel::socket_program(user::read_u32(value as u64)? as c_int)?,
+            _ => None,
+        };
+        let own = program.as_ref().map_or(value, |fd| (&raw const *fd).addr());
+        raw::checked(libc::SYS_setsockopt, call(own)).map(|result| result as i64)
+    }) as c_int
 }

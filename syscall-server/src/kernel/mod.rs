@@ -7,10 +7,12 @@
 //! program may be for system calls or for the scheduler), so one that user space
 //! can run stays here until it is put where only the kernel runs programs.
 //!
-//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`given`], [`drain`], [`perf`].
+//! Reading order: [`placement`] (who hosts a program), [`program`], [`maps`], [`given`],
+//! [`iterator`], [`drain`], [`perf`].
 
 pub mod drain;
 pub mod given;
+pub mod iterator;
 pub mod maps;
 pub mod perf;
 pub mod placement;
@@ -269,6 +271,26 @@ pub fn ioctl(fd: c_int, request: u32, argument: u64) -> Option<Result<i64, Errno
     }
     let put = put_on(server, fd, prog).and_then(|()| followed(server, prog));
     Some(put.map(|()| 0))
+}
+
+/// The kernel's fd of a program of ours that is put on a socket; `None` of one
+/// that is not ours.
+///
+/// # Errors
+/// EPERM for who may not ask the kernel; those of loading the program there.
+pub fn socket_program(fd: c_int) -> Result<Option<c_int>, Errno> {
+    let Some(file) = FDS.get(fd) else {
+        return Ok(None);
+    };
+    let runtime::command::Object::Prog(prog) = &file.object else {
+        return Ok(None);
+    };
+    let server = server::existing().ok_or(Errno::EPERM)?;
+    let place = Obstacle::Place("what is put on sockets".to_owned());
+    match server.kernel.hosts(&prog.spec().name, &place) {
+        true => program::in_kernel(server, prog).map(Some),
+        false => Err(Errno::EPERM),
+    }
 }
 
 /// Puts a program of ours on a perf event of the kernel's.

@@ -2,6 +2,7 @@
 //! those of the same object that user space hosts; without it the user is
 //! told which, and what is missing. Each on a network or a control group of its own.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -53,10 +54,10 @@ pub fn worlds() -> Option<[World; 2]> {
 }
 
 /// A control group that goes with this.
-struct Group(PathBuf);
+pub struct Group(pub PathBuf);
 
 impl Group {
-    fn new(name: &str) -> Group {
+    pub fn new(name: &str) -> Group {
         let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
         let at = mounts.lines().find_map(|line| {
             let mut words = line.split(' ').skip(1);
@@ -99,23 +100,24 @@ pub fn run(world: &World, programs: &[&str], options: &[&str]) -> Command {
 
 /// The same command in a network that has a `lo` and nothing else, of the
 /// process with this id.
-fn in_network_of(pid: i32, command: &Command) -> Command {
-    let mut within = Command::new("nsenter");
-    within.args(["-n", "-t", &pid.to_string()]);
-    within
-        .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear();
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            within.env(name, value);
-        }
-    }
+pub fn in_network_of(pid: i32, command: &Command) -> Command {
+    as_root(&["nsenter", "-n", "-t", &pid.to_string()], command)
+}
+
+/// The same command behind these words, by root.
+pub fn as_root(words: &[&str], command: &Command) -> Command {
+    let mut all: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+    all.push(command.get_program());
+    all.extend(command.get_args());
+    let mut within = Command::new(all[0]);
+    within.args(&all[1..]).env_clear();
+    let set = command.get_envs();
+    within.envs(set.filter_map(|(name, value)| Some((name, value?))));
     within
 }
 
 /// Who talks, in this group and on a network of its own.
-fn talker(world: &World, group: &Group) -> Program {
+pub fn talker(world: &World, group: &Group) -> Program {
     let script = "echo $$ > \"$1/cgroup.procs\"; ip link set lo up; exec python3 -uc \"$2\"";
     let group = text(&group.0);
     let words = ["unshare", "-n", "sh", "-c", script, "sh", group, TALK];

@@ -6,6 +6,7 @@ mod explained;
 mod inputs;
 mod kernels;
 mod kinds;
+mod places;
 mod rights;
 mod types;
 

@@ -1,8 +1,6 @@
 //! What a user is told when the kernel does not let a program be loaded: the
 //! capability that is missing, or that this kernel lets nobody load such programs.
 
-use std::process::Command;
-
 use bpftime_tests::{Exit, Mode, Program, World};
 use nix::errno::Errno;
 
@@ -13,23 +11,11 @@ fn with_capabilities(world: &World, capabilities: &str, program: &str) -> (i32, 
     let tool = kernels::run(world, &[program], &["--attach", &format!("{program}=off")]);
     // It reads the files of an ordinary user.
     let set = format!("-all,+dac_override,{capabilities}");
-    let exit = first_line(Program::on_pipes(as_root(
+    let exit = first_line(Program::on_pipes(kernels::as_root(
         &["setpriv", "--bounding-set", &set],
         &tool,
     )));
     (exit.code, exit.stderr)
-}
-
-/// The same command behind these words, by root.
-fn as_root(words: &[&str], command: &Command) -> Command {
-    let mut within = Command::new(words[0]);
-    within.args(&words[1..]).arg(command.get_program());
-    within.args(command.get_args()).env_clear();
-    let set = command
-        .get_envs()
-        .filter_map(|(name, value)| Some((name, value?)));
-    within.envs(set);
-    within
 }
 
 /// Ends a tool when it has said that it is attached, or why it is not.
@@ -112,7 +98,7 @@ fn programs_that_the_kernel_lets_nobody_load_are_told() {
             ),
             ("on_mkdir", "lsm/path_mkdir", "lsm", is_refused(lsm, mac)),
         ] {
-            let exit = first_line(Program::on_pipes(as_root(
+            let exit = first_line(Program::on_pipes(kernels::as_root(
                 &["env"],
                 &kernels::run(&world, &[program], &[]),
             )));

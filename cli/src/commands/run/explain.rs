@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::here::Asked;
 use super::object::{self, targets};
+use super::whole::{self, missing};
 use crate::commands::load::Runtime;
 use crate::commands::verify::may_load_into_kernel;
 use crate::problem::Problem;
@@ -71,12 +72,15 @@ fn object_at(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn rows_of(asked: &Asked<'_>, bytes: &[u8]) -> Result<Vec<Row>, Problem> {
     let options = object::options(asked)?;
-    let programs = Opened::read(bytes, &options)
-        .map_err(object::problem)?
-        .programs();
+    let opened = Opened::read(bytes, &options).map_err(object::problem)?;
+    let programs = opened.programs();
     let targets = targets(asked, &programs)?;
-    let refused = match asked.args.runtime {
-        Runtime::Kernel => HashMap::new(),
+    let refused = match (asked.args.runtime, whole::obstacle(&opened)) {
+        (Runtime::Kernel, _) => HashMap::new(),
+        (_, Some((_, why))) => {
+            let all = programs.iter().map(|one| (one.name.clone(), why.clone()));
+            all.collect()
+        }
         _ => refused(bytes, &options, &asked.args.without)?,
     };
     let rows = programs.into_iter().map(|program| {
@@ -181,14 +185,6 @@ fn fate(
     }
 }
 
-/// What is missing for the kernel to host something.
-fn missing(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::User => "which --runtime user forbids",
-        _ => "which takes CAP_BPF and CAP_PERFMON, as root has",
-    }
-}
-
 /// Refuses a program that was loaded and would be put where only the kernel
 /// runs it, which may not be asked or does not have it.
 pub fn check(runtime: Runtime, program: &ProgramInfo, place: &Place) -> Result<(), Problem> {
@@ -261,6 +257,7 @@ fn obstacle(program: &ProgramInfo, place: &Place) -> Option<String> {
         .unwrap_or((&program.section, ""));
     match (program.kind, place) {
         (_, Place::Nowhere) => None,
+        (ProgramType::SocketFilter, _) => only("what is put on sockets".to_owned()),
         (ProgramType::Tracepoint, place) => {
             let (category, name) = tracepoint(program, place)?;
             match Tracepoint::find(category, name) {

@@ -99,6 +99,11 @@ enum Kind {
     Unknown,
 }
 
+/// Whether the bytes are an object that can be run.
+pub fn is_object(bytes: &[u8]) -> bool {
+    matches!(kind(bytes), Kind::Object)
+}
+
 fn kind(bytes: &[u8]) -> Kind {
     let machine = bytes.get(MACHINE_AT..MACHINE_AT + 2);
     match (bytes.get(..4), machine) {

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (the command line; the command becomes itself with
 //! the syscall server preloaded, as any tool does), `source` and `file` (from
-//! words to bytes), `here` (what then happens), `object`, `explain` (where programs would run), `settings` (global variables as options), `output` and `report` (records and
+//! words to bytes), `here` (what then happens), `whole` (maps that only the kernel has), `object`, `explain` (where programs would run), `settings` (global variables as options), `output` and `report` (records and
 //! maps in words), `stop` (signals), `process` (the end of that of `--pid`), `wasm` (modules), `watch` (their end).
 
 mod explain;
@@ -18,8 +18,10 @@ mod source;
 mod stop;
 mod wasm;
 mod watch;
+mod whole;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,7 +117,21 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const HERE: &str = "run-here";
 
 /// Becomes this command with the syscall server in it.
-pub fn run(args: &Args) -> Result<(), Problem> {
+pub fn run(mut args: Args) -> Result<(), Problem> {
+    if args.runtime == Runtime::Auto
+        && !args.explain
+        && let Some(why) = whole::why(&args)
+    {
+        if args.verbose {
+            // Nobody is left to tell if stderr is gone.
+            let _ = writeln!(
+                std::io::stderr(),
+                "bpftime: all of it runs in the kernel: {why}"
+            );
+        }
+        args.runtime = Runtime::Kernel;
+    }
+    let args = &args;
     let runtime = match args.runtime {
         // What user space refuses is asked, and nothing of the kernel.
         Runtime::Auto if args.explain => "user",

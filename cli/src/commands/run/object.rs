@@ -17,7 +17,7 @@ use super::here::{Asked, object_name};
 use super::output::{Occasion, Output};
 use super::process::Process;
 use super::report::Report;
-use super::{explain, file, settings, stop};
+use super::{explain, file, settings, stop, whole};
 use crate::libraries::reason;
 use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
 
@@ -37,6 +37,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
         return Err(Problem::new(options.name, "has no programs", advice));
     }
     let btf = opened.types().map_err(problem)?;
+    whole::check(asked, &opened)?;
     check_type(asked, btf.as_ref())?;
     settings::apply(asked, &mut opened, btf.as_ref())?;
     leave_out(asked, &mut opened)?;
@@ -46,7 +47,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     attach_all(asked, &mut loaded, |_| Target::Section)?;
     let mut report = Report::new(asked.args, &loaded, btf);
     stop::listen();
-    follow(&loaded, buffers, &mut report, start(asked)?, traced)
+    follow(asked, &loaded, buffers, &mut report, start(asked)?, traced)
 }
 
 /// How an object is opened.
@@ -107,6 +108,10 @@ pub(super) fn problem(error: loader::Error) -> Problem {
         Cause::NoTypes => "name a file with the kernel's types by --btf FILE".to_owned(),
         Cause::File => "compile it with clang -O2 -g -target bpf -c".to_owned(),
         Cause::Target => format!("--attach {0}=TARGET, or {0}=off", error.who),
+        Cause::Elsewhere => format!(
+            "leave it out by --without {0}, or load it only by --attach {0}=off",
+            error.who
+        ),
         Cause::Section => format!(
             "--without {}, or spell the section as libbpf does",
             error.who
@@ -179,7 +184,9 @@ pub(super) fn attach_all(
             .attach(&program.name, &target, asked.args.pid)
             .map_err(problem)?;
     }
-    Ok(())
+    loaded
+        .attach_operations(&asked.args.without)
+        .map_err(problem)
 }
 
 /// Starts the application, which has the agent in it by what the session left
@@ -207,6 +214,7 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
 /// it. An application is told of what the user asks, and waited for, unless the
 /// user asks again.
 pub(super) fn follow(
+    asked: &Asked<'_>,
     loaded: &Loaded,
     mut buffers: Buffers,
     output: &mut impl Output,
@@ -216,8 +224,15 @@ pub(super) fn follow(
     // An application is what ends it, if there is one.
     let traced = traced.filter(|_| app.is_none());
     let lives = app.is_some() || traced.is_some();
-    output.begin()?;
+    let is_done = loaded.only_lists() && app.is_none() && asked.args.interval.is_none();
+    if !is_done {
+        output.begin()?;
+    }
+    output.lists(loaded)?;
     let status = loop {
+        if is_done {
+            break None;
+        }
         let ended = match &mut app {
             Some(child) => child.try_wait().ok().flatten(),
             None => None,
@@ -239,6 +254,7 @@ pub(super) fn follow(
             let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         }
         if output.due().is_some_and(|due| Instant::now() >= due) {
+            output.lists(loaded)?;
             output.maps(loaded, Occasion::Due)?;
         }
     };

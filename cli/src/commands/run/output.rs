@@ -1,6 +1,6 @@
 //! What records and maps are shown by while programs run.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::time::Instant;
 
 use chrono::Local;
@@ -30,6 +30,9 @@ pub trait Output {
 
     /// What is printed so far shall be seen.
     fn flush(&mut self) -> Result<(), Problem>;
+
+    /// Shows what iterators say.
+    fn lists(&mut self, loaded: &Loaded) -> Result<(), Problem>;
 
     /// When maps are to be shown next, if not at the end only.
     fn due(&self) -> Option<Instant>;
@@ -61,6 +64,34 @@ pub fn lost(out: &mut impl Write, json: bool, map: &str, count: u64) -> io::Resu
 /// The time of day, as lines begin with.
 pub fn now() -> String {
     Local::now().format("%H:%M:%S").to_string()
+}
+
+/// Writes what iterators say as it is, or with `json` a line of text each.
+pub fn lists(out: &mut impl Write, loaded: &Loaded, json: bool) -> Result<(), Problem> {
+    for (program, list) in loaded.lists() {
+        let mut list = BufReader::new(list.map_err(super::object::problem)?);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = list.read_until(b'\n', &mut line).map_err(|error| {
+                let what = format!("cannot be read ({})", reason(&error));
+                Problem::new(program, what, "look into dmesg for what the kernel says")
+            })?;
+            if read == 0 {
+                break;
+            }
+            let written = match json {
+                false => out.write_all(&line),
+                true => {
+                    let text = String::from_utf8_lossy(&line);
+                    let text = text.trim_end_matches('\n');
+                    writeln!(out, "{}", json!({ "program": program, "text": text }))
+                }
+            };
+            written.map_err(|error| unwritable(&error))?;
+        }
+    }
+    out.flush().map_err(|error| unwritable(&error))
 }
 
 /// Stdout is gone.

@@ -203,6 +203,10 @@ impl Output for Report {
         self.out.flush().map_err(|error| unwritable(&error))
     }
 
+    fn lists(&mut self, loaded: &Loaded) -> Result<(), Problem> {
+        output::lists(&mut self.out, loaded, self.json)
+    }
+
     fn due(&self) -> Option<Instant> {
         self.due
     }

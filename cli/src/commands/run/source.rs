@@ -66,6 +66,16 @@ pub fn bytes(args: &Args) -> Result<Vec<u8>, Problem> {
     }
 }
 
+/// The bytes of a file that can be read twice; `None` of anything else.
+pub fn of_file(args: &Args) -> Option<Vec<u8>> {
+    match guess(word(args).ok()?).ok()? {
+        Source::File(path) if path.is_file() && args.source.fetching.needs_no_key() => {
+            file::read(&path).ok()
+        }
+        _ => None,
+    }
+}
+
 /// What the word means. What looks like a file and is none is left to who reads files.
 fn guess(word: &OsStr) -> Result<Source, Problem> {
     match Source::guess(word) {

@@ -60,7 +60,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
     let usual = places::usual(meta)?;
     attach_all(asked, &mut loaded, usual)?;
     stop::listen();
-    follow(&loaded, buffers, &mut output, start(asked)?, traced)
+    follow(asked, &loaded, buffers, &mut output, start(asked)?, traced)
 }
 
 /// The object of a package.

@@ -52,6 +52,10 @@ fn target(program: &Program, info: &ProgramInfo) -> Target {
             let interface = interface(program.ifindex.unwrap_or(LOOPBACK));
             Target::Words(format!("{interface}{mode}"))
         }
+        (ProgramType::SchedCls, section) if section.starts_with("tcx") => {
+            let hook = program.tchook.unwrap_or_default();
+            Target::Words(interface(hook.ifindex))
+        }
         (ProgramType::SchedCls, section) => {
             let hook = program.tchook.unwrap_or_default();
             let TcOptions { handle, priority } = program.tcopts.unwrap_or_default();

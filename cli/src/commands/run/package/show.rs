@@ -229,6 +229,10 @@ impl Output for Shown {
         self.out.flush().map_err(|error| unwritable(&error))
     }
 
+    fn lists(&mut self, loaded: &Loaded) -> Result<(), Problem> {
+        output::lists(&mut self.out, loaded, self.json)
+    }
+
     fn due(&self) -> Option<Instant> {
         self.samples.iter().map(|sampled| sampled.due).min()
     }
