@@ -193,3 +193,56 @@ fn nobody_waits_for_those_who_ask_for_nothing() {
     fs::write(&go, "").expect("a file");
     assert!(follower.lines().any(|line| line.contains("\"over\"")));
 }
+
+/// A follower that stops reading costs no memory, and is told what it missed.
+#[test]
+fn who_reads_too_slowly_is_told_of_what_is_gone() {
+    const LINES: u64 = 300_000;
+    const MIB: u64 = 1 << 10;
+    let world = World::new();
+    let service = Service::start(&world, &["--log-bytes", "100000"]);
+    let most = |service: &Service| {
+        let path = format!("/proc/{}/status", service.program.pid());
+        let status = fs::read_to_string(path).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+    };
+    let before = most(&service);
+    let ready = world.home().join("ready");
+    let script = format!(
+        "until [ -e {} ]; do sleep 0.1; done; exec seq 1 {LINES}",
+        ready.display()
+    );
+    service.run(&json!({
+        "name": "many",
+        "source": world.fixture("reports.bpf.o"),
+        "options": ["--attach", "on_call=off"],
+        "args": ["--", "sh", "-c", script],
+    }));
+    let slow = service
+        .server
+        .ask("GET", "/v1/programs/many/follow?cursor=0", &[], "");
+    fs::write(&ready, "").expect("a file");
+    service.wait("many", "state", "ended");
+    let grown = most(&service) - before;
+    assert!(grown < 16 * MIB, "{grown} KiB");
+    let mut next = 0;
+    let mut gaps = 0;
+    for line in slow.lines() {
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        match line["dropped"].as_u64() {
+            Some(dropped) => {
+                assert!(dropped > 0);
+                next += dropped;
+                gaps += 1;
+            }
+            None => {
+                assert_eq!(line["cursor"], next);
+                next += 1;
+            }
+        }
+    }
+    assert!(gaps > 0 && next > LINES, "{gaps} {next}");
+    assert_eq!(service.show("many")["log_next"], next);
+}
