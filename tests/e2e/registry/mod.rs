@@ -214,6 +214,14 @@ fn serve(files: Vec<(&'static str, &'static str, Vec<u8>)>) -> String {
     format!("http://{}", web.name)
 }
 
+/// Logs in as `me`.
+fn login(world: &World, registry: &str, password: &str) -> (i32, String) {
+    let words = ["login", registry, "-u", "me", "--password-stdin"];
+    let mut login = Program::on_pipes(world.bpftime(&words));
+    login.tell(password);
+    line(&login.finish())
+}
+
 #[test]
 fn logins_are_tried_kept_and_forgotten() {
     let world = World::new();
@@ -221,12 +229,7 @@ fn logins_are_tried_kept_and_forgotten() {
     let name = registry.name.as_str();
     let path = file(&world, "a.wasm", MODULE);
     let tag = format!("{name}/a:1");
-    let login = |password: &str| {
-        let words = ["login", name, "-u", "me", "--password-stdin"];
-        let mut login = Program::on_pipes(world.bpftime(&words));
-        login.tell(password);
-        line(&login.finish())
-    };
+    let login = |password: &str| login(&world, name, password);
     let wants = format!("bpftime: {tag}: the registry wants a login: bpftime login {name}");
     assert_eq!(line(&world.run(&["push", &path, &tag])), (1, wants));
     let not =

@@ -9,11 +9,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bpftime_tests::registry::Signer;
 use bpftime_tests::web::{Answer, Asked};
-use bpftime_tests::{Program, Registry, Web, World};
+use bpftime_tests::{Registry, Web, World};
 use serde_json::json;
 
 use super::stub::stub;
-use super::{MODULE, file, line, pull, push, refused};
+use super::{MODULE, file, line, login, pull, push, refused};
 
 /// What a user may show: user and password, or what stands for them.
 fn knows(asked: &Asked) -> bool {
@@ -68,12 +68,7 @@ fn tokens_are_had_for_logins() {
     let wants = format!("the registry wants a login: bpftime login {name}");
     let all = format!("bpftime: {tag}: {wants}");
     assert_eq!(line(&world.run(&["push", &path, &tag])), (1, all));
-    let login = |password: &str| {
-        let words = ["login", name, "-u", "me", "--password-stdin"];
-        let mut login = Program::on_pipes(world.bpftime(&words));
-        login.tell(password);
-        line(&login.finish())
-    };
+    let login = |password: &str| login(&world, name, password);
     let not = format!("the registry does not accept the login: bpftime login {name}");
     assert_eq!(login("wrong"), (1, format!("bpftime: {name}: {not}")));
     assert_eq!(login("secret").0, 0);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Service, socket, text};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
 fn what_makes_no_sense_is_refused_in_a_line() {
@@ -173,15 +173,7 @@ fn a_name_stands_for_one_running_program() {
 #[test]
 fn strangers_are_refused() {
     let world = World::new();
-    let file = world.home().join("token");
-    fs::write(&file, format!("{TOKEN}\n")).expect("a file");
-    let options = [
-        "--listen",
-        "127.0.0.1:0",
-        "--token-file",
-        file.to_str().expect("a path"),
-    ];
-    let service = Service::start(&world, &options);
+    let service = with_token(&world);
     let server = tcp(&service);
     let status = |path: &str, headers: &[(&str, &str)]| server.ask("GET", path, headers, "").status;
     let right = format!("Bearer {TOKEN}");
@@ -226,6 +218,14 @@ fn loopback_needs_no_token_but_its_name() {
     assert_eq!(status(&[("Host", "127.0.0.1:8527")]), 200);
     assert_eq!(status(&[("Host", "rebound.example:8527")]), 403);
     assert_eq!(status(&[("Origin", "https://example.org")]), 403);
+}
+
+/// A service at an address that wants [`TOKEN`].
+pub fn with_token(world: &World) -> Service {
+    let file = world.home().join("token");
+    fs::write(&file, format!("{TOKEN}\n")).expect("a file");
+    let path = file.to_str().expect("a path");
+    Service::start(world, &["--listen", "127.0.0.1:0", "--token-file", path])
 }
 
 pub fn tcp(service: &Service) -> Server {

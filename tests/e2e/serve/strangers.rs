@@ -10,9 +10,7 @@ use bpftime_tests::{World, wait};
 use serde_json::{Value, json};
 
 use super::Service;
-use super::refusals::tcp;
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+use super::refusals::{TOKEN, tcp, with_token};
 
 fn address(service: &Service) -> SocketAddr {
     match tcp(service) {
@@ -45,15 +43,14 @@ fn rest(mut stream: TcpStream) -> String {
 #[test]
 fn a_token_may_be_replaced() {
     let world = World::new();
+    let service = with_token(&world);
     let file = world.home().join("token");
+    let path = file.to_str().expect("a path");
     let write = |token: &str| {
         let next = world.home().join("next");
         fs::write(&next, token).expect("a file");
         fs::rename(&next, &file).expect("a file");
     };
-    write(TOKEN);
-    let path = file.to_str().expect("a path");
-    let service = Service::start(&world, &["--listen", "127.0.0.1:0", "--token-file", path]);
     let server = tcp(&service);
     let status = |token: &str| {
         let value = format!("Bearer {token}");
@@ -135,15 +132,7 @@ fn half_requests_and_long_heads_are_answered_or_dropped() {
 fn nobody_waits_for_those_who_ask_for_nothing() {
     const MANY: usize = 300;
     let world = World::new();
-    let file = world.home().join("token");
-    fs::write(&file, TOKEN).expect("a file");
-    let options = [
-        "--listen",
-        "127.0.0.1:0",
-        "--token-file",
-        file.to_str().expect("a path"),
-    ];
-    let service = Service::start(&world, &options);
+    let service = with_token(&world);
     let address = address(&service);
     let server = Server::Tcp(address);
     let token = format!("Bearer {TOKEN}");
