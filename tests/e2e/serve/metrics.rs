@@ -191,6 +191,42 @@ fn a_collector_gets_the_metrics() {
     );
 }
 
+/// Maps begin again with their program, what it reported counts on.
+#[test]
+fn a_program_that_is_started_again_counts_since_then() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let service = Service::start(&world, &["--otlp", &url, "--otlp-interval", "0.2"]);
+    let mut request = three_calls(&world);
+    request["name"] = "calls".into();
+    request["restart"] = "always".into();
+    request["metrics"] = json!([
+        { "name": "seen", "type": "counter", "variable": "seen" },
+        { "name": "events", "type": "counter" },
+    ]);
+    let started = service.run(&request)["started"].clone();
+    let point = |body: &Value, name| metric(body, name)["sum"]["dataPoints"][0].clone();
+    let body = loop {
+        let body = answer(&listener, "200 OK");
+        // Six events of each run.
+        let events = point(&body, "events")["asInt"].clone();
+        let runs = events
+            .as_str()
+            .and_then(|events| events.parse::<u32>().ok());
+        if runs >= Some(12) && point(&body, "seen")["asInt"] == "3" {
+            break body;
+        }
+    };
+    let since = |name| point(&body, name)["startTimeUnixNano"].clone();
+    let first = format!("{started}000000");
+    assert_eq!(since("events"), first);
+    let again = since("seen");
+    assert!(again.as_str() > Some(&first), "{again} {first}");
+    drop(listener);
+    assert_eq!(service.tell("calls", "stop")["state"], "ended");
+}
+
 /// What happened since the last export is told when the service ends.
 #[test]
 fn the_last_export_is_made_at_the_end() {

@@ -99,7 +99,7 @@ pub fn families(programs: &Programs) -> Vec<Family> {
     for program in newest {
         let now = program.now();
         now.metrics
-            .collect(&program.name, now.started, &mut families);
+            .collect(&program.name, now.started, now.begun, &mut families);
     }
     families
 }

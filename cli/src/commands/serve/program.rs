@@ -72,6 +72,8 @@ pub struct Inner {
     pub log: Log,
     pub metrics: Metrics,
     pub started: u64,
+    /// The same for what is running now, if it has been started again.
+    pub begun: u64,
     pub ended: Option<u64>,
     pub exit: Option<ExitStatus>,
     pub restarts: u64,
@@ -99,6 +101,7 @@ impl Program {
         metrics: Metrics,
         log_bytes: usize,
     ) -> Program {
+        let started = now();
         Program {
             id,
             name,
@@ -110,7 +113,8 @@ impl Program {
                 pid: None,
                 log: Log::new(log_bytes),
                 metrics,
-                started: now(),
+                started,
+                begun: started,
                 ended: None,
                 exit: None,
                 restarts: 0,
@@ -246,6 +250,8 @@ impl Program {
                 } else {
                     inner.state = State::Running;
                     inner.restarts += 1;
+                    inner.begun = now();
+                    inner.metrics.begin_again();
                 }
                 inner.stopped
             });

@@ -99,6 +99,14 @@ impl Metrics {
             .map(|spec| spec.name.as_str())
     }
 
+    /// The program starts again, with maps and variables that are new.
+    pub fn begin_again(&mut self) {
+        let sampled = self.metrics.iter_mut();
+        for metric in sampled.filter(|metric| metric.spec.is_sampled()) {
+            metric.series.clear();
+        }
+    }
+
     /// Whether maps or variables are to be printed now and then.
     pub fn are_sampled(&self) -> bool {
         self.metrics.iter().any(|metric| metric.spec.is_sampled())
@@ -140,10 +148,15 @@ impl Metrics {
             .map(|metric| (metric.spec.name.clone(), metric.series.len()))
     }
 
-    /// Adds what there is to families of their names.
-    pub fn collect(&self, program: &str, since: u64, families: &mut Vec<Family>) {
+    /// Adds what there is to families of their names. Events are counted since the
+    /// program was started; its maps are as old as its last start.
+    pub fn collect(&self, program: &str, started: u64, begun: u64, families: &mut Vec<Family>) {
         for metric in &self.metrics {
             let spec = &metric.spec;
+            let since = match spec.is_sampled() {
+                true => begun,
+                false => started,
+            };
             let at = families.iter().position(|family| family.name == spec.name);
             let at = at.unwrap_or_else(|| {
                 families.push(Family {

@@ -7,7 +7,7 @@ fn metrics(json: &str) -> Metrics {
 
 fn told(metrics: &Metrics) -> String {
     let mut families = Vec::new();
-    metrics.collect("p", 0, &mut families);
+    metrics.collect("p", 0, 0, &mut families);
     let lines = text::write(&families);
     let samples = lines.lines().filter(|line| !line.starts_with('#'));
     samples.collect::<Vec<_>>().join("\n")
