@@ -43,15 +43,26 @@ impl Error {
         self
     }
 
+    /// For an object that could not even be read, with why if that is known.
+    pub(crate) fn unread(mut self) -> Error {
+        self.cause = Cause::File;
+        if let Some(text) = reason::of_reading(&self.messages) {
+            self.cause = Cause::Form;
+            text.clone_into(&mut self.what);
+        }
+        self
+    }
+
     /// For an object that was not loaded: about the program that is to blame,
     /// if one is, of which `sections` tell the sections.
     pub(crate) fn unloaded(
         name: &str,
         programs: &[ProgramInfo],
+        unsized_maps: &[String],
         error: &libbpf_rs::Error,
     ) -> Error {
         let mut told = Error::last(name, "cannot be loaded", error);
-        let reason = reason::of_load(&told.messages);
+        let reason = reason::of_load(&told.messages, unsized_maps);
         let program = reason
             .program
             .as_ref()
@@ -81,6 +92,7 @@ impl Error {
             | Cause::Verifier
             | Cause::Target
             | Cause::Elsewhere
+            | Cause::Form
             | Cause::Section => self.what.clone(),
             _ => {
                 let reason = nix::errno::Errno::from_raw(self.errno).desc();

@@ -81,7 +81,7 @@ impl Opened {
         }
         let object = builder
             .open_memory(bytes)
-            .map_err(|error| refuse("is no object of eBPF programs", &error).caused(Cause::File))?;
+            .map_err(|error| Error::unread(refuse("is no object of eBPF programs", &error)))?;
         Ok(Opened {
             name: name.clone(),
             object,
@@ -178,6 +178,27 @@ impl Opened {
         }
     }
 
+    /// Names of maps whose size the object leaves to its own tool.
+    fn unsized_maps(&self) -> Vec<String> {
+        let is_unsized = |map: &libbpf_rs::OpenMap<'_>| {
+            let raw = map.as_libbpf_object().as_ptr();
+            // SAFETY: the map is the open object's, which is borrowed.
+            let (kind, entries, value) = unsafe {
+                let kind = MapType::from(libbpf_sys::bpf_map__type(raw));
+                let entries = libbpf_sys::bpf_map__max_entries(raw);
+                (kind, entries, libbpf_sys::bpf_map__value_size(raw))
+            };
+            match kind {
+                MapType::StackTrace => entries == 0 || value == 0,
+                // libbpf sets it.
+                MapType::PerfEventArray => false,
+                _ => entries == 0,
+            }
+        };
+        let maps = self.object.maps().filter(is_unsized);
+        maps.map(|map| text(map.name())).collect()
+    }
+
     /// Makes its maps and loads its programs.
     ///
     /// # Errors
@@ -193,11 +214,12 @@ impl Opened {
             let what = place.err().unwrap_or_default();
             return Err(Error::new(&program.name, what, libc::EINVAL).caused(Cause::Elsewhere));
         }
+        let unsized_maps = self.unsized_maps();
         let name = self.name;
         let object = self
             .object
             .load()
-            .map_err(|error| Error::unloaded(&name, &programs, &error))?;
+            .map_err(|error| Error::unloaded(&name, &programs, &unsized_maps, &error))?;
         Ok(Loaded {
             links: Vec::new(),
             buffers: HashMap::new(),

@@ -13,6 +13,9 @@ pub enum Cause {
     System,
     /// The file is not an object that can be used.
     File,
+    /// The file is an object of a form that libbpf does not know, or that only
+    /// its own tool completes.
+    Form,
     /// Only the kernel runs such a program, and may not be asked.
     KernelOnly,
     /// The kernel does not let this process load it.
@@ -58,11 +61,20 @@ impl Reason {
 
 /// What loaders are told of programs that only the kernel hosts.
 const KERNEL_ONLY: &str = "only the kernel hosts ";
+/// What libbpf says of a function or tracepoint that the kernel's types lack.
+const NO_SUCH_TYPE: &str = "failed to find kernel BTF type ID of '";
 const LOG_BEGINS: &str = "-- BEGIN PROG LOAD LOG --";
 const LOG_ENDS: &str = "-- END PROG LOAD LOG --";
 
-/// Why loading failed.
-pub(crate) fn of_load(messages: &[String]) -> Reason {
+/// Why an object could not be read.
+pub(crate) fn of_reading(messages: &[String]) -> Option<&'static str> {
+    let mut lines = messages.iter().flat_map(|text| text.lines());
+    let legacy = lines.any(|line| line.contains("legacy map definitions"));
+    legacy.then_some("has maps in section \"maps\", which libbpf does not know since 1.0")
+}
+
+/// Why loading failed. These maps have no size in the object.
+pub(crate) fn of_load(messages: &[String], unsized_maps: &[String]) -> Reason {
     let lines: Vec<&str> = messages.iter().flat_map(|text| text.lines()).collect();
     let program = lines.iter().find_map(|line| failed_program(line));
     let log = log(&lines);
@@ -82,6 +94,16 @@ pub(crate) fn of_load(messages: &[String]) -> Reason {
             program,
             cause: Cause::NoRight,
             text: None,
+        };
+    }
+    if let Some(name) = first(NO_SUCH_TYPE).and_then(|line| line.split('\'').rev().nth(1)) {
+        return Reason {
+            program,
+            cause: Cause::Kernel,
+            text: Some(format!(
+                "this kernel has no {} that programs are put on",
+                name.trim_start_matches("btf_trace_")
+            )),
         };
     }
     let no_types = match (
@@ -124,11 +146,7 @@ pub(crate) fn of_load(messages: &[String]) -> Reason {
             cause: Cause::Verifier,
             text: Some(format!("the verifier refuses it: {text}")),
         },
-        None => Reason {
-            text: about_map(&lines),
-            program,
-            ..Reason::default()
-        },
+        None => about_map(&lines, unsized_maps),
     }
 }
 
@@ -155,11 +173,28 @@ fn failed_program(line: &str) -> Option<String> {
 }
 
 /// `map 'NAME': failed to create: -E2BIG(-7)`
-fn about_map(lines: &[&str]) -> Option<String> {
-    let line = lines.iter().find(|line| line.starts_with("map '"))?;
-    let (name, rest) = line[5..].split_once("': ")?;
+fn about_map(lines: &[&str], unsized_maps: &[String]) -> Reason {
+    let line = lines.iter().find(|line| line.starts_with("map '"));
+    let parts = line.and_then(|line| line[5..].split_once("': "));
+    let Some((name, rest)) = parts else {
+        return Reason {
+            program: lines.iter().find_map(|line| failed_program(line)),
+            ..Reason::default()
+        };
+    };
     let what = rest.split(": -").next().unwrap_or(rest);
-    Some(format!("map {name} {what}"))
+    let (cause, text) = match unsized_maps.iter().any(|map| map == name) {
+        true => (
+            Cause::Form,
+            format!("map {name} has no size in the object: the tool that it belongs to sets it"),
+        ),
+        false => (Cause::System, format!("map {name} {what}")),
+    };
+    Reason {
+        cause,
+        text: Some(text),
+        program: None,
+    }
 }
 
 fn without_program(line: &str) -> String {
@@ -203,7 +238,23 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Reason {
-        of_load(&[text.to_owned()])
+        of_load(&[text.to_owned()], &["stacks".to_owned()])
+    }
+
+    #[test]
+    fn what_only_its_tool_completes() {
+        let reason = of("map 'stacks': failed to create: -EINVAL
+failed to load object 'x'");
+        assert_eq!(reason.cause, Cause::Form);
+        let text = "map stacks has no size in the object: the tool that it belongs to sets it";
+        assert_eq!(reason.text.as_deref(), Some(text));
+        let reason = of("map 'm': failed to create: -E2BIG");
+        assert_eq!(reason.cause, Cause::System);
+        assert_eq!(reason.text.as_deref(), Some("map m failed to create"));
+        let legacy =
+            "elf: legacy map definitions in 'maps' section are not supported by libbpf v1.0+";
+        assert!(of_reading(&[legacy.to_owned()]).is_some());
+        assert_eq!(of_reading(&["elf: something else".to_owned()]), None);
     }
 
     #[test]
@@ -249,6 +300,21 @@ processed 2 insns
             let text = "the verifier refuses it: R0 invalid mem access 'scalar'";
             assert_eq!(reason.text.as_deref(), Some(text));
         }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_have() {
+        let reason = of(
+            "prog 'f': failed to find kernel BTF type ID of 'btf_trace_gone': -ESRCH
+prog 'f': failed to prepare load attributes: -ESRCH
+prog 'f': failed to load: -ESRCH",
+        );
+        assert_eq!(
+            (reason.program.as_deref(), reason.cause),
+            (Some("f"), Cause::Kernel)
+        );
+        let text = "this kernel has no gone that programs are put on";
+        assert_eq!(reason.text.as_deref(), Some(text));
     }
 
     #[test]

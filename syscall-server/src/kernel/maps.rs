@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use runtime::command::moved::Move;
 use runtime::command::{BtfObject, MapObject};
 use runtime::kernel::{self, Attr};
-use runtime::maps::kernel::{is_relayed, relay_program};
+use runtime::maps::kernel::{fits_relay, is_relayed, relay_program};
 use runtime::maps::{KernelObjects, MapSpec};
 use uapi::Errno;
 use uapi::map::{
@@ -211,7 +211,8 @@ pub(super) fn kernel_spec(spec: &MapSpec) -> Option<MapSpec> {
             map_flags: spec.map_flags | BPF_F_MMAPABLE,
             ..*spec
         }),
-        _ if is_relayed(spec) || is_beside(spec) => Some(*spec),
+        _ if is_relayed(spec) => fits_relay(spec).then_some(*spec),
+        _ if is_beside(spec) => Some(*spec),
         _ => None,
     }
 }

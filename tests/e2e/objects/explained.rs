@@ -16,6 +16,7 @@ fn explained(world: &World, options: &[&str]) -> String {
         "on_mkdir",
         "on_entry",
         "each_task",
+        "on_function",
     ];
     words.extend(rest.iter().flat_map(|name| ["--without", name]));
     words.extend([

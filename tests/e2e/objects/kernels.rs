@@ -33,7 +33,7 @@ for line in sys.stdin:
 ";
 
 /// All of its programs.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
     "on_call",
     "on_packet",
     "on_ingress",
@@ -46,6 +46,7 @@ const PROGRAMS: [&str; 12] = [
     "on_entry",
     "each_task",
     "on_socket",
+    "on_function",
 ];
 
 /// Both privileged ways to run an object.
@@ -320,5 +321,24 @@ fn an_ordinary_user_is_told_which_and_what_is_missing() {
             (exit.code, exit.stdout.as_str(), exit.stderr),
             (1, "", line)
         );
+    }
+}
+
+#[test]
+fn a_kernel_without_kprobes_is_told() {
+    let told_by = [
+        "/sys/bus/event_source/devices/kprobe",
+        "/sys/kernel/tracing/kprobe_events",
+    ];
+    let has_kprobes = told_by.iter().any(|path| fs::exists(path).unwrap_or(false));
+    let Some(worlds) = worlds().filter(|_| !has_kprobes) else {
+        return;
+    };
+    for world in worlds {
+        let tool = run(&world, &["on_function"], &[]);
+        let exit = Program::on_pipes(as_root(&[], &tool)).finish();
+        let line = "bpftime: on_function: section \"kprobe/do_unlinkat\": this kernel has no kprobes \
+                    (CONFIG_KPROBES): leave it out by --without on_function\n";
+        assert_eq!((exit.code, exit.stderr.as_str()), (1, line));
     }
 }

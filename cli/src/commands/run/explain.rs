@@ -12,6 +12,7 @@ use loader::target::{self, Place, Target};
 use loader::{Cause, Opened, Options};
 use runtime::command::kprobe::Kprobe;
 use runtime::command::tracepoint::Tracepoint;
+use runtime::session::file;
 use serde_json::json;
 
 use super::here::Asked;
@@ -203,6 +204,16 @@ pub fn check(runtime: Runtime, program: &ProgramInfo, place: &Place) -> Result<(
             format!("{why}, {}", missing(runtime)),
             object::kernel_only(&program.name),
         ),
+        (obstacle, None)
+            if (obstacle.is_some() || runtime == Runtime::Kernel)
+                && is_kprobe(program, place)
+                && !has_kprobes() =>
+        {
+            refuse(
+                "this kernel has no kprobes (CONFIG_KPROBES)".to_owned(),
+                format!("leave it out by --without {}", program.name),
+            )
+        }
         (obstacle, Some((category, name))) if obstacle.is_some() || runtime == Runtime::Kernel => {
             let Some(root) = tracefs() else {
                 let advice = format!("mount -t tracefs tracefs {}", TRACEFS[0]);
@@ -227,6 +238,28 @@ pub fn check(runtime: Runtime, program: &ProgramInfo, place: &Place) -> Result<(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a program is put on a function of the kernel's.
+fn is_kprobe(program: &ProgramInfo, place: &Place) -> bool {
+    let family = program.section.split('/').next().unwrap_or_default();
+    let kprobes = ["kprobe", "kretprobe", "ksyscall", "kretsyscall"];
+    match place {
+        Place::Kprobe { .. } | Place::Ksyscall { .. } => true,
+        Place::Auto => kprobes.contains(&family),
+        _ => false,
+    }
+}
+
+/// Whether the kernel itself has them, by perf events or by tracefs: paths of
+/// ours may stand for both.
+fn has_kprobes() -> bool {
+    let told_by = [
+        c"/sys/bus/event_source/devices/kprobe",
+        c"/sys/kernel/tracing/kprobe_events",
+        c"/sys/kernel/debug/tracing/kprobe_events",
+    ];
+    told_by.iter().any(|path| file::stat(path).is_ok())
 }
 
 /// Where the kernel names its tracepoints, in the order in which libbpf looks.

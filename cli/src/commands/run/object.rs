@@ -103,6 +103,7 @@ pub(super) fn problem(error: loader::Error) -> Problem {
             "what confines this process does not allow it, though it is root's".to_owned()
         }
         Cause::NoRight => "run it as root, or without --runtime kernel".to_owned(),
+        Cause::Form => "run its own tool by bpftime load".to_owned(),
         Cause::Kernel => format!("leave it out by --without {}", error.who),
         Cause::Verifier => "--verbose shows the verifier's log".to_owned(),
         Cause::NoTypes => "name a file with the kernel's types by --btf FILE".to_owned(),

@@ -24,7 +24,7 @@ use super::kind::{MapKind, Start};
 use super::spec::MapSpec;
 use crate::kernel;
 
-pub use relay::program as relay_program;
+pub use relay::{fits as fits_relay, program as relay_program};
 use relayed::Relayed;
 pub use relayed::end_run;
 

@@ -82,16 +82,21 @@ fn parts(bytes: u32) -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
+/// Whether keys and values are not too long for it.
+pub fn fits(spec: &MapSpec) -> bool {
+    let most = match is_per_cpu(spec) {
+        true => MAX_CPU_VALUE,
+        false => MAX_VALUE,
+    };
+    spec.value_size <= most && spec.key_size <= MAX_KEY
+}
+
 /// The program for a map, which it names by its fd in the kernel.
 ///
 /// # Errors
 /// ENOTSUPP for values that are too long.
 pub fn program(spec: &MapSpec, map_fd: i32) -> Result<Vec<Insn>, Errno> {
-    let most = match is_per_cpu(spec) {
-        true => MAX_CPU_VALUE,
-        false => MAX_VALUE,
-    };
-    if spec.value_size > most || spec.key_size > MAX_KEY {
+    if !fits(spec) {
         return Err(Errno::ENOTSUPP);
     }
     assemble(&text(spec, map_fd)).map_err(|_| Errno::ENOTSUPP)
