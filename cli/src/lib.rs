@@ -5,8 +5,9 @@
 //! Reading order: [`commands`] (one file per subcommand), [`launch`]
 //! (exec with a library preloaded), [`program_file`] (what can be started
 //! so), [`elf_head`], [`libraries`] (the two libraries on disk), [`sessions_dir`] (room for
-//! a session), `standard_streams`, [`inject`] (into a running process), [`problem`] (what a user is told).
+//! a session), `standard_streams`, `children`, [`inject`] (into a running process), [`problem`] (what a user is told).
 
+mod children;
 mod commands;
 mod elf_head;
 mod inject;

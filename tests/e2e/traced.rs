@@ -53,10 +53,12 @@ fn an_object_ends_with_its_process() {
         let object = world.fixture("reports.bpf.o");
         let place = attach(world, "on_call");
         let words = ["--attach", &place, text(&object), "--quiet"];
-        told(world, &words, "attached")
+        let said = told(world, &words, "attached");
+        // Elements of hashes have no order.
+        let seen = said.lines().find(|line| line.starts_with("seen"));
+        seen.expect("a count").to_owned()
     });
-    let seen = said.lines().find(|line| line.starts_with("seen"));
-    assert_eq!(seen, Some("seen: 3"), "{said}");
+    assert_eq!(said, "seen: 3");
 }
 
 #[test]
@@ -99,4 +101,32 @@ fn a_process_that_is_not_there() {
             format!("bpftime: {pid}: no such process: check the process id (pidof NAME, ps)\n");
         assert_eq!((exit.code, exit.stderr), (1, said));
     }
+}
+
+/// Whoever starts us may ignore how children end; the kernel then forgets them.
+#[test]
+fn an_application_is_waited_for_by_whom_its_end_is_ignored() {
+    let world = World::new();
+    let (binary, object) = (world.binary(), world.fixture("reports.bpf.o"));
+    let script = "import os, signal, sys\n\
+                  signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
+                  os.execv(sys.argv[1], sys.argv[1:])";
+    let asks = "import signal, sys\n\
+                sys.exit(7 if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN else 1)";
+    let words = [
+        "python3",
+        "-c",
+        script,
+        text(&binary),
+        "run",
+        "--attach",
+        "on_call=off",
+        text(&object),
+        "--",
+        "python3",
+        "-c",
+        asks,
+    ];
+    let exit = Program::on_pipes(world.plain(&words)).finish();
+    assert_eq!(exit.code, 7, "{exit:?}");
 }

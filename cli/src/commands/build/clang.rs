@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::headers::Headers;
+use crate::children;
 use crate::libraries::reason;
 use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
 
@@ -102,7 +103,7 @@ pub fn compile(
         )
         .with_status(CANNOT_RUN)
     };
-    let child = command.spawn().map_err(cannot_run)?;
+    let child = children::spawn(&mut command).map_err(cannot_run)?;
     let (object, status) = converse(child, source.text).map_err(cannot_run)?;
     match status.code() {
         Some(0) => Ok(object),

@@ -18,6 +18,7 @@ use super::output::{Occasion, Output};
 use super::process::Process;
 use super::report::Report;
 use super::{explain, file, settings, stop, whole};
+use crate::children;
 use crate::libraries::reason;
 use crate::problem::{CANNOT_RUN, NOT_FOUND, Problem};
 
@@ -196,7 +197,7 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<Option<Child>, Problem> {
     let Some((name, args)) = asked.app().split_first() else {
         return Ok(None);
     };
-    let child = Command::new(name).args(args).spawn().map_err(|error| {
+    let child = children::spawn(Command::new(name).args(args)).map_err(|error| {
         let status = match error.kind() {
             io::ErrorKind::NotFound => NOT_FOUND,
             _ => CANNOT_RUN,
@@ -235,7 +236,7 @@ pub(super) fn follow(
             break None;
         }
         let ended = match &mut app {
-            Some(child) => child.try_wait().ok().flatten(),
+            Some(child) => child.try_wait().map_err(|error| forgotten(child, &error))?,
             None => None,
         };
         let gone = traced.as_ref().filter(|process| process.has_ended());
@@ -268,6 +269,13 @@ pub(super) fn follow(
         (None, Some(_)) => std::process::exit(128 + libc::SIGINT),
         (None, None) => Ok(()),
     }
+}
+
+/// Nobody will learn how the application ends.
+fn forgotten(app: &Child, error: &io::Error) -> Problem {
+    let happened = format_args!("cannot be waited for ({})", reason(error)).to_string();
+    let advice = "start it by itself, and trace it by --pid";
+    Problem::new(format_args!("process {}", app.id()), happened, advice)
 }
 
 /// How long records are waited for; `lives`: somebody may end meanwhile.

@@ -125,6 +125,7 @@ impl Report {
 
     fn map(&mut self, map: &Map<'_>) -> io::Result<()> {
         let name = map.name().to_string_lossy().into_owned();
+        // Without types elements are numbers or bytes.
         let ids = map
             .info()
             .ok()

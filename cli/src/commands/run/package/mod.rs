@@ -11,7 +11,7 @@ mod plan;
 mod show;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -42,7 +42,7 @@ pub fn run(asked: &Asked<'_>, bytes: &[u8]) -> Result<(), Problem> {
         options.name = object_name(Path::new(&meta.bpf_skel.obj_name));
     }
     // Open until the object is.
-    let brought = brought(&options, &package);
+    let brought = brought(&options, &package)?;
     if let Some(file) = &brought {
         options.btf = Some(format!("/proc/self/fd/{}", file.as_raw_fd()).into());
     }
@@ -105,13 +105,23 @@ fn beside(asked: &Asked<'_>) -> Result<Vec<u8>, Problem> {
 
 /// The types that the package brought for the running kernel, where that tells
 /// none and the user names none.
-fn brought(options: &Options, package: &Package) -> Option<File> {
+fn brought(options: &Options, package: &Package) -> Result<Option<File>, Problem> {
     if options.btf.is_some() || Path::new(KERNEL_TYPES).exists() {
-        return None;
+        return Ok(None);
     }
-    let names = uname().ok()?;
-    let types = package.kernel(&names.release().to_string_lossy())?;
-    let mut file = File::from(memfd_create("kernel-types", MFdFlags::MFD_CLOEXEC).ok()?);
-    file.write_all(&types.bytes).ok()?;
-    Some(file)
+    let release = uname().map(|names| names.release().to_string_lossy().into_owned());
+    let types = release.map(|release| package.kernel(&release));
+    let file = types.map_err(io::Error::from).and_then(|types| {
+        let Some(types) = types else { return Ok(None) };
+        let mut file = File::from(memfd_create("kernel-types", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&types.bytes)?;
+        Ok(Some(file))
+    });
+    file.map_err(|error| {
+        Problem::new(
+            "the package's types of the kernel",
+            format_args!("cannot be unpacked ({})", reason(&error)),
+            "free some memory, or name types by --btf FILE",
+        )
+    })
 }
