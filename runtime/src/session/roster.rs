@@ -39,6 +39,10 @@ pub const MAX_ERRORS: usize = 440;
 /// How long a tool waits for its agents to follow.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// After what times who waits for acks looks whether it waits for the living.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
 mod header {
     pub const MAGIC: u64 = 0;
     /// Futex word; changes when agents shall look again.
@@ -437,6 +441,7 @@ impl Roster {
     fn wait_until(&self, timeout: Duration, mut holds: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + timeout;
         let acks = self.word(header::ACKS);
+        let mut most = FIRST_LOOK;
         loop {
             let seen = acks.load(Ordering::Acquire);
             if holds() {
@@ -446,8 +451,10 @@ impl Roster {
             if left.is_zero() {
                 return false;
             }
-            // A process that dies acks no more: look again after a while.
-            futex::wait(acks, seen, Some(left.min(Duration::from_millis(20))));
+            // A process that dies acks no more, and one that was killed before
+            // never will: look again after a while, and then less often.
+            futex::wait(acks, seen, Some(left.min(most)));
+            most = (2 * most).min(LAST_LOOK);
         }
     }
 
