@@ -374,6 +374,9 @@ pub struct Program {
     /// Of a program for traffic control: its place among others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcopts: Option<TcOptions>,
+    /// Of a program for XDP: what it replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xdpopts: Option<XdpOptions>,
     /// What else is said.
     #[serde(flatten)]
     pub others: Map<String, Value>,
@@ -429,6 +432,14 @@ impl Default for TcOptions {
             priority: 1,
         }
     }
+}
+
+/// What a program for XDP replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct XdpOptions {
+    /// An fd of its loader's, 0 or less for none.
+    pub old_prog_fd: i64,
 }
 
 /// A structure of records.

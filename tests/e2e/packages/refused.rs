@@ -5,7 +5,7 @@ use std::path::Path;
 use bpftime_tests::World;
 use serde_json::{Value, json};
 
-use super::{events, exported, object, packed, parcel, write};
+use super::{called, events, exported, object, packed, parcel, write};
 
 /// Everything that is wrong is said in one line, before anything is attached.
 #[test]
@@ -117,4 +117,24 @@ fn damaged_packages_are_refused_in_a_line() {
          --attach on_call=INTERFACE:ingress or :egress\n"
     );
     assert!(Path::new(&file).exists());
+}
+
+#[test]
+fn a_program_that_replaces_that_of_an_fd() {
+    let world = World::new();
+    world.fixture("tgt");
+    let mut package = parcel(&["on_call"], &events(), &exported("event"));
+    for (fd, code, said) in [
+        (0, 0, super::ATTACHED),
+        (
+            5,
+            1,
+            "bpftime: on_call: is to replace the program of an fd (xdpopts), which a package cannot \
+             have: set old_prog_fd to 0, and take the other program off first\n",
+        ),
+    ] {
+        package["meta"]["bpf_skel"]["progs"][0]["xdpopts"] = json!({ "old_prog_fd": fd });
+        let exit = called(&world, &[], &package, &[], "1");
+        assert_eq!((exit.code, exit.stderr.as_str()), (code, said), "{fd}");
+    }
 }

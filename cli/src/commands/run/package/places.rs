@@ -31,6 +31,16 @@ pub fn usual(meta: &Meta) -> Result<impl Fn(&ProgramInfo) -> Target + use<>, Pro
                 format_args!("--attach {}=INTERFACE:ingress or :egress", program.name),
             ));
         }
+        if program
+            .xdpopts
+            .is_some_and(|options| options.old_prog_fd > 0)
+        {
+            return Err(Problem::new(
+                &program.name,
+                "is to replace the program of an fd (xdpopts), which a package cannot have",
+                "set old_prog_fd to 0, and take the other program off first",
+            ));
+        }
     }
     Ok(move |info: &ProgramInfo| {
         let found = programs.iter().find(|program| program.name == info.name);
