@@ -25,6 +25,9 @@ const CHEAP_WORDS: u64 = 0b0111_1111_1100_0000;
 
 /// One place of one link. Dropped when no thread can be in it any more; until
 /// then the program, the session's [`ProcessEnv`] and its counters are there.
+/// What a hit looks at is together, for between two hits a target fills its
+/// caches with other things.
+#[repr(C, align(64))]
 pub struct Hit {
     /// The program's [`Entry`]; null when the hook is gone.
     entry: AtomicPtr<()>,

@@ -1,6 +1,7 @@
 //! From stored bytecode to code that runs: verify against a session's maps
 //! and the helpers, link to their addresses here, compile. It knows no hook.
 
+use std::ptr;
 use std::sync::Arc;
 
 use uapi::Errno;
@@ -9,7 +10,7 @@ use uapi::insn::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
 use uapi::map as types;
 use vm::helper::{self, Proto};
 use vm::jit::CompiledProgram;
-use vm::link::{ArrayLayout, Entry, HelperFn, LinkError, Linker, TailCallFn};
+use vm::link::{ArrayLayout, Direct, Entry, HelperFn, LinkError, Linker, TailCallFn};
 use vm::verifier::{self, Env, KernelTypes, Log, MapInfo, VerifyError};
 use vm::{Facts, ProgramSpec, VerifiedProgram};
 
@@ -184,6 +185,13 @@ impl Linker for Names<'_> {
 
     fn array(&self, id: u32) -> Option<ArrayLayout> {
         self.objects.map(id)?.layout()
+    }
+
+    fn direct(&self, id: u32, helper: u32) -> Option<Direct> {
+        // Where programs run for something else, helpers may do, too.
+        let (here, plain) = ((self.lookup)(helper), helpers::lookup(helper));
+        let is_plain = ptr::eq(here?, plain?);
+        self.objects.map(id).filter(|_| is_plain)?.direct(helper)
     }
 
     fn map_value(&self, id: u32, offset: u32) -> Option<u64> {

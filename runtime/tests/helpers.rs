@@ -5,12 +5,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bpftime_runtime::helpers;
+use bpftime_runtime::maps::{Map, MapSpec};
 use bpftime_runtime::run::{ProcessEnv, RunState};
 use bpftime_runtime::thread;
 use bpftime_runtime::vcpu::{CLAIM_BYTES, Vcpus};
 use shm::{Region, Segment};
 use uapi::helper::*;
+use uapi::map::*;
 use uapi::{Errno, PtRegs};
+use vm::link::HelperFn;
 
 fn segment(bytes: u64) -> Region {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -340,4 +343,82 @@ fn a_dead_holder_loses_its_vcpu() {
     assert_eq!(held(u64::from(slot)), thread::ids().pid_tgid());
     vcpus.release(slot);
     assert_eq!(held(u64::from(slot)), 0);
+}
+
+/// What a helper does for a map, and what is there in its place, if there is.
+fn calls(map: &Map, id: u32) -> Vec<(HelperFn, u64)> {
+    let helper = helpers::lookup(id).expect("a helper");
+    let direct = map.direct(id).map(|direct| (direct.call, direct.map));
+    [(helper.call, address(map))]
+        .into_iter()
+        .chain(direct)
+        .collect()
+}
+
+#[test]
+fn a_hash_answers_directly_as_by_helpers() {
+    let bench = Bench::new();
+    for key_size in [4u32, 8, 12] {
+        let spec = |map_type| MapSpec {
+            map_type,
+            key_size,
+            value_size: 24,
+            max_entries: 2,
+            ..MapSpec::default()
+        };
+        let make = |spec: &MapSpec| {
+            let bytes = Map::storage_size(spec, 2)
+                .unwrap()
+                .next_multiple_of(shm::PAGE);
+            Map::create(spec.clone(), segment(bytes), 2).unwrap()
+        };
+        let others = [BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERCPU_HASH];
+        for other in others.map(|other| make(&spec(other))) {
+            assert!(other.direct(BPF_FUNC_MAP_LOOKUP_ELEM).is_none());
+        }
+        let spec = spec(BPF_MAP_TYPE_HASH);
+        let directs = [BPF_FUNC_MAP_LOOKUP_ELEM, BPF_FUNC_MAP_UPDATE_ELEM]
+            .map(|id| make(&spec).direct(id).is_some());
+        assert_eq!(directs, [key_size != 12; 2]);
+
+        // The same calls with every mixture of both.
+        let mut answers = Vec::new();
+        for way in 0..2 {
+            let map = make(&spec);
+            let call = |id, args: [u64; 3]| {
+                let calls = calls(&map, id);
+                let (call, first) = calls[way % calls.len()];
+                let regs = &raw const bench.regs;
+                let mut run = RunState::new(&raw const *bench.env, regs, 0, 0);
+                let [key, value, flags] = args;
+                // SAFETY: keys and values have the map's sizes, or are null.
+                unsafe { call(first, key, value, flags, 0, run.as_run()) }
+            };
+            let mut said = Vec::new();
+            for (step, key) in [0u8, 1, 0, 2, 1, 0].into_iter().enumerate() {
+                // At every distance from a multiple of 8.
+                let mut room = [0u64; 4];
+                let at = room.as_mut_ptr().cast::<u8>().wrapping_add(step * 3 % 8);
+                // SAFETY: 12 of the 32 bytes, none of which is used otherwise.
+                unsafe { at.write_bytes(key, key_size as usize) };
+                let value = [step as u64, u64::from(key), !0];
+                let key = at as u64;
+                for flags in [BPF_EXIST, BPF_NOEXIST, BPF_ANY, BPF_ANY, 4] {
+                    let args = [key, address(&value), flags];
+                    said.push(call(BPF_FUNC_MAP_UPDATE_ELEM, args) as i64);
+                }
+                let found = call(BPF_FUNC_MAP_LOOKUP_ELEM, [key, 0, 0]) as *const [u64; 3];
+                // SAFETY: null or a value of the map.
+                said.extend(unsafe { found.as_ref() }.map_or([-1; 3], |v| v.map(|w| w as i64)));
+            }
+            said.push(call(BPF_FUNC_MAP_UPDATE_ELEM, [0, 0, 0]) as i64);
+            said.push(call(BPF_FUNC_MAP_LOOKUP_ELEM, [0, 0, 0]) as i64);
+            answers.push(said);
+        }
+        let [helpers, direct] = answers.try_into().expect("two");
+        assert_eq!(helpers, direct);
+        let full = [Errno::ENOENT, Errno::E2BIG, Errno::E2BIG].map(Errno::ret);
+        // The third key finds the map full.
+        assert_eq!(helpers[3 * 8..3 * 8 + 3], full);
+    }
 }

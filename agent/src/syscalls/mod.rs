@@ -49,6 +49,7 @@ pub fn sees_all() -> bool {
 }
 
 /// One link's program at system calls. Never freed, as what it points to.
+#[repr(C)]
 struct Traced {
     hit: Hit,
     kind: LinkKind,

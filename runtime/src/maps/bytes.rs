@@ -150,7 +150,7 @@ pub(crate) unsafe fn read_u8(src: *const u8) -> u8 {
 pub(crate) unsafe fn read_u32(src: *const u8) -> u32 {
     if src.addr().is_multiple_of(4) {
         // SAFETY: readable by the caller's contract, aligned by the `if`.
-        return unsafe { word32(src).load(Relaxed) };
+        return unsafe { aligned_u32(src) };
     }
     let mut word = 0;
     for at in 0..4 {
@@ -168,10 +168,30 @@ pub(crate) unsafe fn read_u32(src: *const u8) -> u32 {
 pub(crate) unsafe fn read_u64(src: *const u8) -> u64 {
     if src.addr().is_multiple_of(8) {
         // SAFETY: readable by the caller's contract, aligned by the `if`.
-        return unsafe { word64(src).load(Relaxed) };
+        return unsafe { aligned_u64(src) };
     }
     // SAFETY: two halves of the 8 bytes.
     unsafe { u64::from(read_u32(src)) | u64::from(read_u32(src.add(4))) << 32 }
+}
+
+/// The `u32` at `src`, a multiple of 4.
+///
+/// # Safety
+/// `src` is readable for 4 bytes and aligned to 4.
+#[inline(always)]
+pub(crate) unsafe fn aligned_u32(src: *const u8) -> u32 {
+    // SAFETY: the caller's contract.
+    unsafe { word32(src).load(Relaxed) }
+}
+
+/// The `u64` at `src`, a multiple of 8.
+///
+/// # Safety
+/// `src` is readable for 8 bytes and aligned to 8.
+#[inline(always)]
+pub(crate) unsafe fn aligned_u64(src: *const u8) -> u64 {
+    // SAFETY: the caller's contract.
+    unsafe { word64(src).load(Relaxed) }
 }
 
 /// # Safety

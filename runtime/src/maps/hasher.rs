@@ -27,14 +27,20 @@ pub(super) unsafe fn hash(key: *const u8, len: usize, seed: u64) -> u32 {
     // What most keys are.
     if len == 8 {
         // SAFETY: the caller's contract.
-        return last(unsafe { bytes::read_u64(key) }, seed ^ K[0], len);
+        return of_word(unsafe { bytes::read_u64(key) }, len, seed);
     }
     if len == 4 {
         // SAFETY: the caller's contract.
-        return last(u64::from(unsafe { bytes::read_u32(key) }), seed ^ K[0], len);
+        return of_word(u64::from(unsafe { bytes::read_u32(key) }), len, seed);
     }
     // SAFETY: the caller's contract.
     unsafe { of_many(key, len, seed) }
+}
+
+/// Hash of a key of 4 or 8 bytes, which are this word's.
+#[inline(always)]
+pub(super) fn of_word(word: u64, len: usize, seed: u64) -> u32 {
+    last(word, seed ^ K[0], len)
 }
 
 /// The hash, from the last word of a key and what the words before it gave.

@@ -8,7 +8,7 @@ use core::ptr;
 use shm::Region;
 use uapi::Errno;
 use uapi::map::*;
-use vm::link::ArrayLayout;
+use vm::link::{ArrayLayout, HelperFn};
 
 use super::of_maps::{self, InnerMaps};
 use super::ringbuf::Ring;
@@ -83,6 +83,13 @@ pub(super) trait MapKind: Send + Sync {
 
     /// Where `lookup_ptr` finds elements, if that is all it does.
     fn layout(&self) -> Option<ArrayLayout> {
+        None
+    }
+
+    /// What does a helper's work, with the address of this in place of the
+    /// map's, if there is something quicker.
+    fn direct(&self, helper: u32) -> Option<HelperFn> {
+        let _ = helper;
         None
     }
 

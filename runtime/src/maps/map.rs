@@ -6,7 +6,7 @@ use shm::sync::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use uapi::Errno;
 use uapi::map::{BPF_F_LOCK, BPF_F_RDONLY_PROG, BPF_MAP_TYPE_ARRAY};
-use vm::link::ArrayLayout;
+use vm::link::{ArrayLayout, Direct};
 
 use super::kernel::{self, KernelObjects};
 use super::kind::{self, MapKind, Start};
@@ -435,6 +435,13 @@ impl Map {
     /// Where elements are, for look-ups that are part of a program's code.
     pub fn layout(&self) -> Option<ArrayLayout> {
         self.kind.layout()
+    }
+
+    /// What does a helper's work for this map, if there is something quicker.
+    pub fn direct(&self, helper: u32) -> Option<Direct> {
+        let call = self.kind.direct(helper)?;
+        let map = ptr::from_ref(&*self.kind).cast::<()>() as u64;
+        Some(Direct { call, map })
     }
 
     /// `bpf_map_lookup_elem`: where the value of `key` lies for a program on

@@ -1,13 +1,13 @@
 //! A program with its names resolved: what both engines run. It knows no
 //! machine; an engine needs no further check of jumps, calls or names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use uapi::helper::BPF_FUNC_TAIL_CALL;
+use uapi::helper::{BPF_FUNC_MAP_LOOKUP_ELEM, BPF_FUNC_MAP_UPDATE_ELEM, BPF_FUNC_TAIL_CALL};
 use uapi::insn::MAX_BPF_STACK;
 
-use super::{ArrayLayout, HelperFn, Linker, TailCallFn};
+use super::{ArrayLayout, Direct, HelperFn, Linker, TailCallFn};
 use crate::op::{DecodeError, Imm64, Op, Reg};
 use crate::{Facts, VerifiedProgram};
 
@@ -125,7 +125,12 @@ pub(crate) struct Code {
     pub callbacks: Vec<usize>,
     /// Register values of maps, and where they have their elements.
     arrays: Vec<(u64, ArrayLayout)>,
+    /// Register values of maps, helpers, and what does their work there.
+    directs: Vec<(u64, u32, Direct)>,
 }
+
+/// Helpers that a map may have something quicker for.
+const DIRECT: [u32; 2] = [BPF_FUNC_MAP_LOOKUP_ELEM, BPF_FUNC_MAP_UPDATE_ELEM];
 
 impl Code {
     /// Decodes and links every instruction that can be reached.
@@ -135,7 +140,7 @@ impl Code {
         let mut steps = Vec::with_capacity(insns.len());
         let mut callbacks = BTreeSet::new();
         let mut starts = BTreeSet::from([0]);
-        let mut arrays = Vec::new();
+        let mut maps: BTreeMap<u32, u64> = BTreeMap::new();
         while steps.len() < insns.len() {
             let at = steps.len();
             if unreachable.binary_search(&(at as u32)).is_ok() {
@@ -145,10 +150,15 @@ impl Code {
             let op = Op::decode(insns[at], insns.get(at + 1).copied())
                 .map_err(|source| LinkError::Decode { insn: at, source })?;
             let step = link_op(op, at, linker)?;
-            if let Some(array) = array(op, step, linker)
-                && !arrays.contains(&array)
+            if let (
+                Op::LoadImm {
+                    imm: Imm64::Map(id),
+                    ..
+                },
+                Step::Const { value, .. },
+            ) = (op, step)
             {
-                arrays.push(array);
+                maps.insert(id, value);
             }
             steps.push(step);
             if op.slots() == 2 {
@@ -181,7 +191,17 @@ impl Code {
             steps: steps.into(),
             subprograms,
             callbacks: callbacks.into_iter().collect(),
-            arrays,
+            arrays: maps
+                .iter()
+                .filter_map(|(&id, &value)| Some((value, linker.array(id)?)))
+                .collect(),
+            directs: maps
+                .iter()
+                .flat_map(|map| DIRECT.map(|helper| (map, helper)))
+                .filter_map(|((&id, &value), helper)| {
+                    Some((value, helper, linker.direct(id, helper)?))
+                })
+                .collect(),
         };
         code.check_control()?;
         code.check_callbacks()?;
@@ -198,6 +218,16 @@ impl Code {
     pub fn array(&self, map: u64) -> Option<ArrayLayout> {
         let known = self.arrays.iter().find(|(value, _)| *value == map);
         known.map(|&(_, layout)| layout)
+    }
+
+    /// What does a helper's work for the map with this register value, if
+    /// there is something quicker.
+    pub fn direct(&self, map: u64, helper: u32) -> Option<Direct> {
+        let is_it = |&&(value, id, _): &&(u64, u32, Direct)| (value, id) == (map, helper);
+        self.directs
+            .iter()
+            .find(is_it)
+            .map(|&(_, _, direct)| direct)
     }
 
     /// The subprogram that starts at this slot. Every target of a call or
@@ -279,15 +309,6 @@ fn stack_bytes(facts: &Facts, start: usize) -> u32 {
 /// The slot a relative target means.
 pub(crate) fn target(at: usize, rel: i32) -> Result<usize, LinkError> {
     usize::try_from(at as i64 + 1 + i64::from(rel)).map_err(|_| LinkError::Target { insn: at })
-}
-
-/// The map that an instruction loads, if it is an array that says where it is.
-fn array(op: Op, step: Step, linker: &dyn Linker) -> Option<(u64, ArrayLayout)> {
-    let (Op::LoadImm { imm, .. }, Step::Const { value, .. }) = (op, step) else {
-        return None;
-    };
-    let Imm64::Map(id) = imm else { return None };
-    Some((value, linker.array(id)?))
 }
 
 fn link_op(op: Op, at: usize, linker: &dyn Linker) -> Result<Step, LinkError> {

@@ -67,6 +67,16 @@ pub struct CpuLayout {
     pub stride: u64,
 }
 
+/// A helper as it is for one map: in place of the helper an engine may call
+/// `call`, with `map` in place of the map's register value.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct {
+    /// The function.
+    pub call: HelperFn,
+    /// Its first argument.
+    pub map: u64,
+}
+
 /// Resolves names in a program to addresses of this process.
 pub trait Linker {
     /// The register value of a map reference.
@@ -75,6 +85,12 @@ pub trait Linker {
     /// themselves; never needed, since the helper does the same.
     fn array(&self, id: u32) -> Option<ArrayLayout> {
         let _ = id;
+        None
+    }
+    /// What does a helper's work for a map, if there is something quicker; never
+    /// needed, since the helper does the same.
+    fn direct(&self, id: u32, helper: u32) -> Option<Direct> {
+        let _ = (id, helper);
         None
     }
     /// The address of `offset` in the value area of an array map (direct value access).

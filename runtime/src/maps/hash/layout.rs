@@ -51,33 +51,36 @@ pub(in crate::maps) enum Places {
     PerCpu,
 }
 
+/// In the order in which programs need it: what a hit looks at first is
+/// together.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::maps) struct Layout {
-    pub bucket_mask: u64,
     pub buckets: u64,
-    /// A bit for each page of buckets that ever had an entry: walks leave the
-    /// others alone, for a look at a page makes it cost memory.
-    pub used_pages: u64,
-    /// Hints of free regular and of free spare elements.
-    pub regular_hints: u64,
-    pub spare_hints: u64,
-    pub elements: u64,
-    pub element_bytes: u64,
+    pub bucket_mask: u64,
     /// Elements, regular ones first.
     pub count: u64,
-    pub regular: u64,
+    pub elements: u64,
+    pub element_bytes: u64,
+    /// Whether values have two places, which changes use in turns.
+    pub has_twins: bool,
     /// Where the value of element 0 of CPU 0 lies.
     pub values: u64,
     /// From one element's value to the next one's.
     pub value_step: u64,
-    /// Whether values have two places, which changes use in turns.
-    pub has_twins: bool,
     /// Where the second place of element 0 lies, and from there to the next
     /// one's; the first place where there is no other.
     pub twins: u64,
     pub twin_step: u64,
     /// From one CPU's values to the next one's.
     pub cpu_step: u64,
+    pub regular: u64,
+    /// A bit for each page of buckets that ever had an entry: walks leave the
+    /// others alone, for a look at a page makes it cost memory.
+    pub used_pages: u64,
+    /// Hints of free regular and of free spare elements.
+    pub regular_hints: u64,
+    pub spare_hints: u64,
     /// All of it.
     pub bytes: u64,
 }

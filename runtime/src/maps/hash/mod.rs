@@ -2,15 +2,17 @@
 //! (kernel/bpf/hashtab.c). They know no process: who may be killed where is
 //! `table`'s business.
 //!
-//! Reading order: `layout` (where things lie), `element` (one of them),
+//! Reading order: `layout` (where things lie), `element` (one of them), `key`,
 //! `table` (the operations), `lru` (what a full table evicts), `pool` (elements
-//! in and out), `hints`.
+//! in and out), `hints`, `direct` (what programs call).
 //!
 //! A value that a program holds a pointer to stays readable when its key is
 //! deleted, and may become another key's value, as in the kernel.
 
+mod direct;
 pub(super) mod element;
 mod hints;
+mod key;
 pub(super) mod layout;
 mod lru;
 pub(super) mod pool;
@@ -24,6 +26,7 @@ use uapi::map::{
     BPF_F_LOCK, BPF_F_ZERO_SEED, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH,
     BPF_MAP_TYPE_PERCPU_HASH,
 };
+use vm::link::HelperFn;
 
 use self::element::Element;
 use self::layout::Layout;
@@ -75,9 +78,11 @@ fn over(
     Ok(Box::new(Hash::new(spec, storage, nr_cpus)?))
 }
 
+/// In the order of [`Layout`], in as few cache lines as can be.
+#[repr(C, align(64))]
 pub(super) struct Hash {
-    table: Table,
     value_size: usize,
+    table: Table,
     /// Bytes of a value, rounded up to words.
     stride: usize,
     parts: Parts,
@@ -193,6 +198,10 @@ impl MapKind for Hash {
             lru::mark_used(entry.element);
         }
         self.value(entry, vcpu)
+    }
+
+    fn direct(&self, helper: u32) -> Option<HelperFn> {
+        self.direct_call(helper)
     }
 
     unsafe fn lookup_percpu_ptr(&self, key: *const u8, cpu: u32) -> *mut u8 {

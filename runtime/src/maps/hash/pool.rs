@@ -22,11 +22,13 @@ pub(super) const TRIES: u32 = 256;
 /// comes and goes finds the element that it had, where there are few.
 const FRESH_FIRST: u64 = 1 << 16;
 
+/// In the order of [`Layout`].
+#[repr(C)]
 pub(in crate::maps) struct Pool {
-    pub region: Region,
     /// Start of `region`, valid while it lives.
     base: *mut u8,
     pub layout: Layout,
+    pub region: Region,
     regular: Hints,
     spare: Hints,
 }

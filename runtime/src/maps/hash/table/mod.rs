@@ -102,12 +102,14 @@ pub(in crate::maps) const RESTARTS: u32 = 1 << 16;
 /// How often a walk over all buckets looks at one anew that changes.
 pub(in crate::maps) const LOOKS: u32 = 1 << 10;
 
+/// In the order of [`Layout`](super::layout::Layout).
+#[repr(C)]
 pub(in crate::maps) struct Table {
-    pub pool: Pool,
-    pub key_size: usize,
-    pub seed: u64,
     /// A full table evicts instead of refusing.
     pub evicts: bool,
+    pub key_size: usize,
+    pub seed: u64,
+    pub pool: Pool,
     pub patience: Patience,
 }
 

@@ -5,8 +5,8 @@ use shm::sync::Ordering::{AcqRel, Acquire, Relaxed};
 
 use uapi::Errno;
 
-use super::super::super::bytes;
 use super::super::element::Link;
+use super::super::key::{Any, Key};
 use super::{Entry, Place, Steps, Strayed, Table};
 
 impl Table {
@@ -16,12 +16,22 @@ impl Table {
     /// `key` is readable for the table's key size.
     #[inline(always)]
     pub unsafe fn find(&self, key: *const u8, hash: u32) -> Option<Entry<'_>> {
+        // SAFETY: the caller's contract.
+        unsafe { self.find_key(Any::new(key, self.key_size), hash) }
+    }
+
+    /// The same for a key of any form.
+    ///
+    /// # Safety
+    /// The key is as long as the table's.
+    #[inline(always)]
+    pub unsafe fn find_key(&self, key: impl Key, hash: u32) -> Option<Entry<'_>> {
         let mut steps = self.steps(1);
         // SAFETY: the caller's contract.
         let entry = match unsafe { self.search(key, hash, &mut steps) } {
             Ok(place) => place.entry,
             // SAFETY: as above.
-            Err(Strayed) => unsafe { self.find_again(key, hash, steps) },
+            Err(Strayed) => unsafe { self.find_again(key.bytes(), hash, steps) },
         };
         entry.filter(|entry| entry.next.is_live())
     }
@@ -31,6 +41,8 @@ impl Table {
     #[cold]
     #[inline(never)]
     unsafe fn find_again(&self, key: *const u8, hash: u32, mut steps: Steps) -> Option<Entry<'_>> {
+        // SAFETY: the caller's contract.
+        let key = unsafe { Any::new(key, self.key_size) };
         while !steps.are_over() {
             // SAFETY: the caller's contract.
             if let Ok(place) = unsafe { self.search(key, hash, &mut steps) } {
@@ -55,7 +67,9 @@ impl Table {
         steps: &mut Steps,
     ) -> Result<Place<'_>, Errno> {
         // SAFETY: the caller's contract.
-        match unsafe { self.search(key, hash, steps) } {
+        let any = unsafe { Any::new(key, self.key_size) };
+        // SAFETY: the caller's contract.
+        match unsafe { self.search(any, hash, steps) } {
             Ok(place) if !place.dirty => Ok(place),
             // SAFETY: as above.
             _ => unsafe { self.place_again(key, hash, steps) },
@@ -75,6 +89,8 @@ impl Table {
         hash: u32,
         steps: &mut Steps,
     ) -> Result<Place<'_>, Errno> {
+        // SAFETY: the caller's contract.
+        let key = unsafe { Any::new(key, self.key_size) };
         while !steps.are_over() {
             // SAFETY: the caller's contract.
             match unsafe { self.search(key, hash, steps) } {
@@ -87,11 +103,11 @@ impl Table {
     }
 
     /// # Safety
-    /// As [`Table::find`].
+    /// As [`Table::find_key`].
     #[inline(always)]
     unsafe fn search(
         &self,
-        key: *const u8,
+        key: impl Key,
         hash: u32,
         steps: &mut Steps,
     ) -> Result<Place<'_>, Strayed> {
@@ -111,8 +127,9 @@ impl Table {
             steps.step()?;
             let hit = !entry.next.marked()
                 && entry.element.hash().load(Relaxed) == hash
-                // SAFETY: the element's key and, by the caller's contract, ours.
-                && unsafe { bytes::equal(entry.element.key(), key, self.key_size) };
+                // SAFETY: the element's key, at a multiple of 8; ours is as long by
+                // the caller's contract.
+                && unsafe { key.is_at(entry.element.key()) };
             let now = self.state_of(entry.element);
             if now.generation() != entry.generation() {
                 return Err(Strayed);

@@ -7,6 +7,7 @@ use uapi::Errno;
 use uapi::map::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 
 use super::super::element::{Element, Link, Phase, State, Stock};
+use super::super::key::{Any, Key};
 use super::super::lru;
 use super::super::pool::Held;
 use super::{Entry, Place, RESTARTS, Table};
@@ -49,11 +50,33 @@ impl Table {
         in_place: Option<&dyn Fn(Element<'_>)>,
     ) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
-        let hash = unsafe { self.hash(key) };
+        unsafe {
+            let key = Any::new(key, self.key_size);
+            self.update_key(key, flags, || start, fill, in_place)
+        }
+    }
+
+    /// The same for a key of any form.
+    ///
+    /// # Errors
+    /// As [`Table::update`].
+    ///
+    /// # Safety
+    /// The key is as long as the table's.
+    #[inline(always)]
+    pub unsafe fn update_key(
+        &self,
+        key: impl Key,
+        flags: u64,
+        start: impl FnOnce() -> u32,
+        fill: &impl Fn(Element<'_>, usize),
+        in_place: Option<&dyn Fn(Element<'_>)>,
+    ) -> Result<(), Errno> {
+        let hash = key.hash(self.seed);
         if self.pool.layout.has_twins
             && (flags == BPF_ANY || flags == BPF_EXIST)
             // SAFETY: the caller's contract.
-            && let Some(entry) = unsafe { self.find(key, hash) }
+            && let Some(entry) = unsafe { self.find_key(key, hash) }
             && entry.state.is_idle()
             && let Ok(claimed) = self.pool.claim(entry.element, entry.state)
         {
@@ -61,10 +84,10 @@ impl Table {
             return Ok(());
         }
         let new = New {
-            key,
+            key: key.bytes(),
             hash,
             flags,
-            start: start.wrapping_mul(8),
+            start: start().wrapping_mul(8),
             fill,
         };
         // SAFETY: the caller's contract.

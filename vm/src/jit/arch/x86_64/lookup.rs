@@ -1,4 +1,4 @@
-//! Calls of helpers, and look-ups in arrays without one. Knows what the linker
+//! Calls of helpers, of what stands for them, and look-ups in arrays without one. Knows what the linker
 //! says of arrays, not what maps are.
 
 use super::Compiler;
@@ -7,7 +7,7 @@ use super::encode::{Arith, Gpr, Memory, R10, R11, RAX};
 use super::frame::RUN;
 use super::values::{Value, machine};
 use crate::jit::flow::{CALLER_SAVED, bit};
-use crate::link::ArrayLayout;
+use crate::link::{ArrayLayout, Direct};
 use crate::op::{Address, Reg, Size, Width};
 use uapi::helper::BPF_FUNC_MAP_LOOKUP_ELEM;
 
@@ -25,10 +25,26 @@ const fn register(number: u8) -> Reg {
 impl Compiler<'_> {
     /// Calls a helper, or does its work.
     pub(super) fn helper(&mut self, id: Option<u32>, address: u64) {
-        match self.looked_up(id) {
-            Some(array) => self.look_up(array),
+        if let Some(array) = self.looked_up(id) {
+            return self.look_up(array);
+        }
+        match self.direct(id) {
+            Some(direct) => {
+                // The call is the last that needs the map.
+                self.values.set(MAP, Value::Constant(direct.map));
+                self.call_helper(direct.call as *const () as u64);
+            }
             None => self.call_helper(address),
         }
+    }
+
+    /// What does a helper's work for the map that it gets.
+    fn direct(&self, id: Option<u32>) -> Option<Direct> {
+        let Value::Constant(map) = self.values.get(MAP)? else {
+            return None;
+        };
+        let is_wanted = self.optimisations.inlined_helpers;
+        self.code.direct(map, id.filter(|_| is_wanted)?)
     }
 
     /// The array that a helper looks into, if that is all it does.
