@@ -19,6 +19,7 @@ use uapi::helper::{BPF_FUNC_SEND_SIGNAL, BPF_FUNC_SEND_SIGNAL_THREAD};
 use vm::link::Entry;
 
 use crate::arch::on_vcpu::{Claims, bpftime_agent_on_vcpu};
+use crate::quiet;
 
 /// The words of `PtRegs` that cost nothing: [`Needs::LITTLE`].
 const CHEAP_WORDS: u64 = 0b0111_1111_1100_0000;
@@ -29,14 +30,11 @@ const CHEAP_WORDS: u64 = 0b0111_1111_1100_0000;
 /// caches with other things.
 #[repr(C, align(64))]
 pub struct Hit {
+    /// A run as it begins; of quiet programs every run's. First, so that it has
+    /// the address of this.
+    run: RunState,
     /// The program's [`Entry`]; null when the hook is gone.
     entry: AtomicPtr<()>,
-    env: *const ProcessEnv,
-    cookie: u64,
-    /// The hooked address.
-    func_ip: u64,
-    /// The probed instruction begins a function's frame.
-    at_entry: bool,
     needs_vcpu: bool,
     /// The program may send signals, which come when it has ended.
     sends_signals: bool,
@@ -44,6 +42,8 @@ pub struct Hit {
     ends_runs: bool,
     /// The program calls nothing and looks at no run.
     is_alone: bool,
+    /// It is one ([`LoadedProgram::is_quiet`]).
+    is_quiet: bool,
     /// It calls nothing either, but needs a vCPU; else there are none.
     claims: Claims,
     callback: Callback,
@@ -54,7 +54,10 @@ pub struct Hit {
     tally: Arc<Tally>,
 }
 
-// SAFETY: what is changed is atomic; `env` is made for many threads.
+const _: () = assert!(offset_of!(Hit, run) == 0);
+
+// SAFETY: what is changed is atomic; `run` is only read, and what it points to
+// is made for many threads.
 unsafe impl Sync for Hit {}
 // SAFETY: as above.
 unsafe impl Send for Hit {}
@@ -118,6 +121,7 @@ impl Hit {
         at_entry: bool,
     ) -> Hit {
         let is_alone = !program.calls() && !program.needs_vcpu();
+        let is_quiet = !is_alone && quiet::bears_out(program);
         let claims = match program.calls() || is_alone {
             true => None,
             false => Claims::of(env),
@@ -143,20 +147,26 @@ impl Hit {
                 (callback, words)
             },
             false if claims.is_some() => (bpftime_agent_on_vcpu as Callback, words),
+            // SAFETY: as above; its run, the second argument, is at the start of
+            // the data.
+            false if is_quiet => unsafe {
+                let callback = std::mem::transmute::<Entry, Callback>(program.entry());
+                (callback, words)
+            },
             false => (on_hit as Callback, words.and(Needs::VECTORS)),
         };
+        let mut run = RunState::new(env, ptr::null(), cookie, address as u64);
+        run.at_entry = at_entry;
         let helpers = &program.facts().helpers;
         let mut senders = [BPF_FUNC_SEND_SIGNAL, BPF_FUNC_SEND_SIGNAL_THREAD].into_iter();
         Hit {
             sends_signals: senders.any(|sender| helpers.contains(&sender)),
+            run,
             entry: AtomicPtr::new(program.entry() as *mut ()),
-            env,
-            cookie,
-            func_ip: address as u64,
-            at_entry,
             needs_vcpu: program.needs_vcpu(),
             ends_runs: program.ends_runs(),
             is_alone,
+            is_quiet,
             claims: claims.unwrap_or(Claims::NONE),
             callback,
             needs,
@@ -167,7 +177,7 @@ impl Hit {
 
     /// What `bpf_get_func_ip` gives.
     pub fn func_ip(&self) -> u64 {
-        self.func_ip
+        self.run.func_ip
     }
 
     /// From now on hits do nothing, if they ask at all; those under way finish.
@@ -227,6 +237,28 @@ impl Hit {
         }
     }
 
+    /// A run for these registers.
+    #[inline(always)]
+    fn begin(&self, regs: *const PtRegs) -> RunState {
+        let RunState {
+            env,
+            cookie,
+            func_ip,
+            ..
+        } = self.run;
+        RunState::new(env, regs, cookie, func_ip)
+    }
+
+    /// The program itself, where it is quiet: it takes this for its run.
+    pub fn quiet(&self) -> Option<Entry> {
+        let entry = self.entry();
+        if !self.is_quiet || entry.is_null() {
+            return None;
+        }
+        // SAFETY: stored from an `Entry` by `new`.
+        Some(unsafe { std::mem::transmute::<*mut (), Entry>(entry) })
+    }
+
     /// The program itself, where it needs nothing but its context.
     pub fn alone(&self) -> Option<Entry> {
         let entry = self.entry();
@@ -280,7 +312,7 @@ impl Hit {
             // SAFETY: the caller's contract; it looks at no run.
             return unsafe { entry(ctx.cast(), ptr::null_mut()) };
         }
-        let mut run = RunState::new(self.env, regs, self.cookie, self.func_ip);
+        let mut run = self.begin(regs);
         // SAFETY: the caller's contract.
         unsafe { self.run_in(ctx, &mut run) }
     }
@@ -298,7 +330,7 @@ impl Hit {
         may_override: bool,
     ) -> Option<u64> {
         let pending = Pending::default();
-        let mut run = RunState::new(self.env, regs, self.cookie, self.func_ip);
+        let mut run = self.begin(regs);
         run.may_override = may_override;
         run.signals = &raw const pending;
         // SAFETY: the caller's contract.
@@ -356,7 +388,7 @@ impl Hit {
     #[inline(never)]
     unsafe fn run_on_vcpu(&self, entry: Entry, ctx: *mut (), run: &mut RunState) -> Option<u64> {
         // SAFETY: lives as `self` does.
-        let vcpus = &unsafe { &*self.env }.vcpus;
+        let vcpus = &unsafe { &*self.run.env }.vcpus;
         let Some(vcpu) = vcpus.claim(thread::ids()) else {
             self.tally.others.fetch_sub(1, Ordering::Relaxed);
             self.tally.missed.fetch_add(1, Ordering::Relaxed);
@@ -381,8 +413,8 @@ pub(crate) unsafe extern "C" fn on_hit(
 ) -> u64 {
     // SAFETY: `data` is what `probe` gave, and lives during the call.
     let hit = unsafe { &*data.cast::<Hit>() };
-    let mut run = RunState::new(hit.env, regs, hit.cookie, hit.func_ip);
-    run.at_entry = hit.at_entry;
+    let mut run = hit.begin(regs);
+    run.at_entry = hit.run.at_entry;
     // SAFETY: the registers are the context that the program was verified for.
     unsafe { hit.run_in(regs.cast(), &mut run) }
 }
@@ -396,8 +428,8 @@ unsafe extern "C" fn on_signalling_hit(
     // SAFETY: as in `on_hit`.
     let hit = unsafe { &*data.cast::<Hit>() };
     let pending = Pending::default();
-    let mut run = RunState::new(hit.env, regs, hit.cookie, hit.func_ip);
-    run.at_entry = hit.at_entry;
+    let mut run = hit.begin(regs);
+    run.at_entry = hit.run.at_entry;
     run.signals = &raw const pending;
     // SAFETY: as in `on_hit`.
     let result = unsafe { hit.run_in(regs.cast(), &mut run) };
@@ -413,9 +445,9 @@ unsafe extern "C" fn on_session_hit(
 ) -> u64 {
     // SAFETY: as in `on_hit`; `at` is valid during the call.
     let (hit, at) = unsafe { (&*data.cast::<Hit>(), &*at) };
-    let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
+    let mut run = RunState::new(hit.run.env, regs, hit.run.cookie, at.func_ip);
     run.at_return = at.at_return == 1;
-    run.at_entry = hit.at_entry && !run.at_return;
+    run.at_entry = hit.run.at_entry && !run.at_return;
     run.session_cookie = at.session_cookie;
     // SAFETY: as in `on_hit`.
     unsafe { hit.run_in(regs.cast(), &mut run) }
@@ -429,8 +461,8 @@ unsafe extern "C" fn on_override_hit(
 ) -> u64 {
     // SAFETY: as in `on_session_hit`.
     let (hit, at) = unsafe { (&*data.cast::<Hit>(), &mut *at) };
-    let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
-    run.at_entry = hit.at_entry;
+    let mut run = RunState::new(hit.run.env, regs, hit.run.cookie, at.func_ip);
+    run.at_entry = hit.run.at_entry;
     run.may_override = true;
     let pending = Pending::default();
     run.signals = &raw const pending;
@@ -452,8 +484,8 @@ unsafe extern "C" fn on_replace_hit(
 ) -> u64 {
     // SAFETY: as in `on_session_hit`.
     let (hit, at) = unsafe { (&*data.cast::<Hit>(), &mut *at) };
-    let mut run = RunState::new(hit.env, regs, hit.cookie, at.func_ip);
-    run.at_entry = hit.at_entry;
+    let mut run = RunState::new(hit.run.env, regs, hit.run.cookie, at.func_ip);
+    run.at_entry = hit.run.at_entry;
     // SAFETY: as in `on_hit`.
     let result = unsafe { hit.try_run_in(regs.cast(), &mut run) };
     if let Some(value) = result {

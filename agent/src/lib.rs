@@ -27,6 +27,7 @@ mod lock;
 mod log;
 mod maps;
 mod modules;
+mod quiet;
 mod readable;
 mod room;
 mod sandbox;

@@ -36,6 +36,7 @@ pub mod syscalls;
 mod text;
 
 pub use arch::inline::{Around, Inline};
+pub use arch::quiet::is_quiet;
 pub use arch::vectors::bpftime_attach_saving_vectors;
 pub use backend::{Backend, HookId, Refusing, SiteInfo, open};
 pub use counter::{Counter, Hits};

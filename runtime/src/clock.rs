@@ -1,6 +1,7 @@
 //! Clocks through the kernel's vdso, without a system call where it can.
 //! Callable from trampolines once [`init`] has run elsewhere.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -15,6 +16,12 @@ static CLOCK_GETTIME: OnceLock<Option<ClockGettime>> = OnceLock::new();
 /// Call outside of trampolines: it reads a file.
 pub fn init() {
     CLOCK_GETTIME.get_or_init(find);
+}
+
+/// What readings call, if they make no system call.
+pub(crate) fn quick_function() -> Option<usize> {
+    let function = CLOCK_GETTIME.get().copied().flatten()?;
+    Some(function as *const () as usize)
 }
 
 /// Whether readings make no system call.
@@ -53,20 +60,22 @@ pub fn vdso() -> Option<&'static [u8]> {
 /// Nanoseconds of `clock` (`CLOCK_*`); 0 for a clock that does not exist.
 #[inline]
 pub fn ns(clock: i32) -> u64 {
-    let Some(Some(clock_gettime)) = CLOCK_GETTIME.get() else {
-        return sys::clock_ns(clock);
-    };
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    quick_ns(clock).unwrap_or_else(|| sys::clock_ns(clock))
+}
+
+/// The same without a system call of ours, if the vdso was found.
+#[inline(always)]
+pub(crate) fn quick_ns(clock: i32) -> Option<u64> {
+    let clock_gettime = CLOCK_GETTIME.get().copied().flatten()?;
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the vdso writes one timespec.
-    if unsafe { clock_gettime(clock, &raw mut time) } != 0 {
-        return 0;
+    if unsafe { clock_gettime(clock, time.as_mut_ptr()) } != 0 {
+        return Some(0);
     }
-    (time.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(time.tv_nsec as u64)
+    // SAFETY: written, as there was no error.
+    let time = unsafe { time.assume_init_ref() };
+    let seconds = (time.tv_sec as u64).wrapping_mul(1_000_000_000);
+    Some(seconds.wrapping_add(time.tv_nsec as u64))
 }
 
 #[cfg(test)]

@@ -341,6 +341,15 @@ impl LoadedProgram {
         self.compiled.calls()
     }
 
+    /// Whether a run changes no vector register, takes DF as it is, needs no
+    /// aligned stack and no vCPU, and only reads its [`RunState`], if `quiet`
+    /// are the addresses of those of `helpers::quiet` for which this is so.
+    pub fn is_quiet(&self, quiet: &[u64]) -> bool {
+        let called = self.compiled.called();
+        let calls_quiet = called.is_some_and(|called| called.iter().all(|at| quiet.contains(at)));
+        calls_quiet && !self.needs_vcpu && !self.ends_runs
+    }
+
     /// The words of `pt_regs` that a run may read, by their bits: the
     /// program itself, or what it calls.
     pub fn registers_read(&self) -> u64 {

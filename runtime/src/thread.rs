@@ -106,22 +106,27 @@ fn epoch_page() -> Option<*const AtomicU64> {
 /// until it executes another program.
 #[inline]
 pub fn ids() -> ThreadIds {
+    match known() {
+        Some(ids) => ids,
+        // SAFETY: the words live as long as the thread.
+        None => ask(unsafe { &*arch::thread_words() }),
+    }
+}
+
+/// The same, if the thread remembers them.
+#[inline(always)]
+pub fn known() -> Option<ThreadIds> {
     #[cfg(feature = "model")]
     if let Some(id) = shm::sync::model::thread_id() {
-        return ThreadIds { pid: id, tid: id };
+        return Some(ThreadIds { pid: id, tid: id });
     }
+    let page = EPOCH.get().filter(|page| !page.0.is_null())?;
     // SAFETY: the words live as long as the thread.
     let words = unsafe { &*arch::thread_words() };
-    if let Some(page) = EPOCH.get()
-        && !page.0.is_null()
-    {
-        // SAFETY: the page is never unmapped.
-        let epoch = unsafe { &*page.0 }.load(Ordering::Relaxed);
-        if epoch != 0 && words[1].load(Ordering::Relaxed) == epoch {
-            return ThreadIds::from_pid_tgid(words[0].load(Ordering::Relaxed));
-        }
-    }
-    ask(words)
+    // SAFETY: the page is never unmapped.
+    let epoch = unsafe { &*page.0 }.load(Ordering::Relaxed);
+    (epoch != 0 && words[1].load(Ordering::Relaxed) == epoch)
+        .then(|| ThreadIds::from_pid_tgid(words[0].load(Ordering::Relaxed)))
 }
 
 /// A number that tells threads apart well enough to spread their counters.

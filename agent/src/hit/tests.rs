@@ -11,6 +11,9 @@ unsafe extern "C" {
     /// Calls with these vector registers, DF set and the stack not aligned;
     /// gives what came back, and DF as it is then in the upper half.
     fn hit_tests_call(callback: Callback, data: *const (), xmm: *mut [u128; 16]) -> u64;
+    /// Has `hit_tests_program` called by the function at `data`, which calls
+    /// its sixth argument.
+    fn hit_tests_aside(ctx: *mut PtRegs, data: *const (), at: *mut attach::Hit) -> u64;
     /// Clears all vector registers; gives DF and the last bits of the stack pointer.
     fn hit_tests_program(ctx: *mut u8, run: *mut vm::Run) -> u64;
 }
@@ -43,6 +46,11 @@ hit_tests_call:
     pop r12
     pop rbx
     ret
+    .globl hit_tests_aside
+    .hidden hit_tests_aside
+hit_tests_aside:
+    lea r9, [rip + hit_tests_program]
+    jmp rsi
     .globl hit_tests_program
     .hidden hit_tests_program
 hit_tests_program:
@@ -73,15 +81,13 @@ fn programs_with_a_vcpu_run_directly_and_else_leave_vector_registers_alone() {
     let claims = Claims::of(&env);
     let direct = claims.is_some();
     let hit = Hit {
+        run: RunState::new(&raw const env, ptr::null(), 0, 0),
         entry: AtomicPtr::new(hit_tests_program as Entry as *mut ()),
-        env: &raw const env,
-        cookie: 0,
-        func_ip: 0,
-        at_entry: true,
         sends_signals: false,
         ends_runs: false,
         needs_vcpu: true,
         is_alone: false,
+        is_quiet: false,
         claims: claims.unwrap_or(Claims::NONE),
         callback: bpftime_agent_on_vcpu,
         needs: Needs::LITTLE,
@@ -116,4 +122,14 @@ fn programs_with_a_vcpu_run_directly_and_else_leave_vector_registers_alone() {
     hit.retire();
     assert_eq!(call(), (DF << 32, before));
     assert_eq!(hit.tally.take(), (u64::MAX, 0));
+}
+
+#[test]
+fn what_quiet_helpers_have_done_aside_changes_no_vector_register() {
+    let mut xmm: [u128; 16] = std::array::from_fn(|n| u128::MAX / (n as u128 + 2));
+    let before = xmm;
+    let aside = runtime::helpers::quiet::aside() as *const ();
+    // SAFETY: the program looks at nothing.
+    let result = unsafe { hit_tests_call(hit_tests_aside, aside, &raw mut xmm) };
+    assert_eq!((result, xmm), (DF << 32 | 8, before));
 }

@@ -49,7 +49,6 @@ pub fn sees_all() -> bool {
 }
 
 /// One link's program at system calls. Never freed, as what it points to.
-#[repr(C)]
 struct Traced {
     hit: Hit,
     kind: LinkKind,
@@ -419,16 +418,18 @@ impl Traced {
         let alone = self.hit.alone();
         let data = match alone {
             Some(_) => std::ptr::null(),
-            None => std::ptr::from_ref(self).cast(),
+            None => std::ptr::from_ref(&self.hit).cast(),
         };
+        let itself = alone.or_else(|| self.hit.quiet());
         Some(LightCallback {
-            function: match alone {
-                // SAFETY: both take two pointers and give a word.
+            function: match itself {
+                // SAFETY: both take two pointers and give a word; a quiet
+                // program takes its hit for its run.
                 Some(entry) => unsafe { std::mem::transmute::<Entry, LightFunction>(entry) },
                 None => on_record,
             },
             data,
-            needs_vectors: alone.is_none(),
+            needs_vectors: itself.is_none(),
             is_raw: self.kind == LinkKind::RawSyscallExit,
         })
     }
@@ -437,10 +438,10 @@ impl Traced {
 /// Runs a link's program with the record that the engine made.
 unsafe extern "C" fn on_record(record: *mut u8, data: *mut ()) -> u64 {
     // SAFETY: `data` is what `light` gave: never freed.
-    let traced = unsafe { &*data.cast::<Traced>() };
+    let hit = unsafe { &*data.cast::<Hit>() };
     // SAFETY: the record is what the program was verified for, and it looks at
     // no registers.
-    unsafe { traced.hit.run(record.cast(), std::ptr::null()) }
+    unsafe { hit.run(record.cast(), std::ptr::null()) }
 }
 
 /// Runs a link's program with the record that its tracepoint has: a header,

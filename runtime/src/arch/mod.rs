@@ -5,6 +5,6 @@
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{
-    WORDS, cpu, has_rdpid, init, load, readable, replace_pair, stack_pointer, thread_pointer,
-    thread_words,
+    WORDS, aside, cpu, has_rdpid, init, load, readable, replace_pair, stack_pointer,
+    thread_pointer, thread_words,
 };

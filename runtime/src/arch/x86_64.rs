@@ -1,6 +1,7 @@
 //! Thread-local words and current CPU of x86-64.
 //! Called from trampolines.
 
+pub(crate) mod aside;
 pub(crate) mod readable;
 
 use core::arch::{asm, global_asm};

@@ -12,6 +12,7 @@ mod kfunc;
 mod map;
 mod perf;
 mod printk;
+pub mod quiet;
 mod read;
 mod ringbuf;
 mod row;

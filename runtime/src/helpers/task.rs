@@ -7,6 +7,7 @@ use uapi::Errno;
 use uapi::map::{BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_MAP_TYPE_CGROUP_ARRAY};
 
 use super::row::{Any, Ctx, GivenOrNull, Len, Room, Task, TaskOrNull, ValueOrNull, helper};
+use crate::arch::aside::bpftime_runtime_aside;
 use crate::maps::{Map, bytes};
 use crate::sample::COMM;
 use crate::{clock, guest, tasks, thread};
@@ -15,8 +16,16 @@ helper! {
     /// bpf_get_current_pid_tgid: process id in the upper, thread id in the
     /// lower 32 bits, as the tools see them.
     fn get_current_pid_tgid(run) -> u64 = BPF_FUNC_GET_CURRENT_PID_TGID {
-        thread::ids().pid_tgid()
+        match thread::known() {
+            Some(ids) => ids.pid_tgid(),
+            // SAFETY: it looks at none of its arguments.
+            None => unsafe { bpftime_runtime_aside(0, 0, 0, 0, 0, ask_pid_tgid) },
+        }
     }
+}
+
+unsafe extern "C" fn ask_pid_tgid(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    thread::ids().pid_tgid()
 }
 
 helper! {

@@ -30,6 +30,7 @@ mod stack_trace;
 mod task_storage;
 mod user_ringbuf;
 
+pub(crate) use hash::DIRECT_CALLS;
 pub use kernel::KernelObjects;
 pub use kernels_only::kernels_only;
 pub use map::Map;

@@ -27,7 +27,8 @@ pub struct CompiledProgram {
     memory: ExecutableMemory,
     entry: usize,
     tail_target: usize,
-    calls: bool,
+    /// The helpers that it calls, if that is all.
+    called: Option<Box<[u64]>>,
 }
 
 /// What a compiler hands over: code that works anywhere once its calls of
@@ -105,10 +106,10 @@ impl CompiledProgram {
             entry, tail_target, ..
         } = machine_code;
         let tail_calls = |step: &Step| matches!(step, Step::TailCall(_));
+        let says_all = optimisations.near_calls && !code.steps.iter().any(tail_calls);
+        let called = machine_code.calls.iter().map(|call| call.address);
         Ok(CompiledProgram {
-            calls: !machine_code.calls.is_empty()
-                || !optimisations.near_calls
-                || code.steps.iter().any(tail_calls),
+            called: says_all.then(|| called.collect()),
             memory: ExecutableMemory::new(machine_code)?,
             entry,
             tail_target,
@@ -144,7 +145,13 @@ impl CompiledProgram {
     /// of these only, and status flags: no vector or x87 register, nor DF,
     /// which may be set when it is called; nor wants it the stack aligned.
     pub fn calls(&self) -> bool {
-        self.calls
+        self.called().is_none_or(|called| !called.is_empty())
+    }
+
+    /// The addresses of all helpers that the code calls; `None` where it may
+    /// call something else.
+    pub fn called(&self) -> Option<&[u64]> {
+        self.called.as_deref()
     }
 
     /// The machine code.

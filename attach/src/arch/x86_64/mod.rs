@@ -16,6 +16,7 @@ pub(crate) mod plan;
 #[cfg(feature = "frida")]
 pub(crate) mod prologue;
 mod pun;
+pub(crate) mod quiet;
 pub(crate) mod stub;
 pub(crate) mod sys;
 pub(crate) mod syscalls;

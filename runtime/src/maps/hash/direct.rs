@@ -2,9 +2,9 @@
 //! for a key, nothing is evicted, and a key is a word. All that such a call
 //! needs to know of the table is known when it is compiled, so little code and
 //! memory is touched: in a target that does other work between two hits, most
-//! of a hit's time is spent on fetching both. It knows no program.
-
-use core::ptr;
+//! of a hit's time is spent on fetching both. Each does by itself what is done
+//! by few instructions, without vector registers, and has all else done aside
+//! (`helpers::quiet`). It knows no program.
 
 use uapi::Errno;
 use uapi::helper::{BPF_FUNC_MAP_LOOKUP_ELEM, BPF_FUNC_MAP_UPDATE_ELEM};
@@ -14,9 +14,11 @@ use vm::link::HelperFn;
 use super::Hash;
 use super::element::Element;
 use super::key::{Key, Word};
+use crate::arch::aside::bpftime_runtime_aside;
 use crate::maps::bytes;
 use crate::maps::kind::MapKind;
 use crate::run::RunState;
+use crate::thread;
 
 impl Hash {
     /// What does a helper's work for this table, which it gets in place of the
@@ -44,20 +46,17 @@ unsafe extern "C" fn lookup<const KEY: usize>(
     _: u64,
     run: *mut Run,
 ) -> u64 {
-    let key = key as *const u8;
     // SAFETY: the linker gave this for a `Hash` that outlives its programs.
-    let hash = unsafe { &*(hash as *const Hash) };
+    let table = &unsafe { &*(hash as *const Hash) }.table;
     // SAFETY: the verifier proved that `key` has the map's key size.
-    let Some(word) = (unsafe { Word::<KEY>::new(key) }) else {
-        // SAFETY: as above.
-        return unsafe { lookup_any(hash, key, run) };
-    };
-    let table = &hash.table;
-    // SAFETY: the table's key size (`direct_call`).
-    match unsafe { table.find_key(word, word.hash(table.seed)) } {
-        Some(entry) => table.value(entry) as u64,
-        None => 0,
+    if let Some(word) = unsafe { Word::<KEY>::new(key as *const u8) }
+        // SAFETY: the table's key size (`direct_call`).
+        && let Some(found) = unsafe { table.glance(word, word.hash(table.seed)) }
+    {
+        return found.map_or(0, |entry| table.value(entry) as u64);
     }
+    // SAFETY: the same arguments.
+    unsafe { bpftime_runtime_aside(hash, key, 0, 0, run as u64, lookup_any) }
 }
 
 unsafe extern "C" fn update<const KEY: usize>(
@@ -68,54 +67,60 @@ unsafe extern "C" fn update<const KEY: usize>(
     _: u64,
     run: *mut Run,
 ) -> u64 {
-    let (key, value) = (key as *const u8, value as *const u8);
     // SAFETY: as in `lookup`.
-    let hash = unsafe { &*(hash as *const Hash) };
-    // SAFETY: as in `lookup`.
-    let Some(word) = (unsafe { Word::<KEY>::new(key) }).filter(|_| !value.is_null()) else {
-        // SAFETY: as in `lookup`, also for the value.
-        return unsafe { update_any(hash, [key, value], flags, run) };
-    };
+    let this = unsafe { &*(hash as *const Hash) };
     let fill = |element: Element<'_>, place| {
-        let to = hash.table.pool.place(element, place);
+        let to = this.table.pool.place(element, place);
         // SAFETY: a value of the element; the verifier proved that `value`
         // has the map's value size.
-        unsafe { bytes::copy(to, value, hash.value_size) };
+        unsafe { bytes::copy(to, value as *const u8, this.value_size) };
     };
-    // SAFETY: engines pass the run they were entered with.
-    let vcpu = || unsafe { RunState::of(run) }.vcpu;
-    // SAFETY: the table's key size (`direct_call`).
-    answer(unsafe { hash.table.update_key(word, flags, vcpu, &fill, None) })
-}
-
-/// # Safety
-/// `key` is as the verifier wants it, or null; `run` goes on.
-#[cold]
-#[inline(never)]
-unsafe fn lookup_any(hash: &Hash, key: *const u8, run: *mut Run) -> u64 {
-    if key.is_null() {
-        return ptr::null_mut::<u8>() as u64;
+    // SAFETY: as in `lookup`.
+    if let Some(word) = unsafe { Word::<KEY>::new(key as *const u8) }
+        && value != 0
+        && let Some(owner) = thread::known()
+        // SAFETY: the table's key size (`direct_call`).
+        && unsafe {
+            let hash = word.hash(this.table.seed);
+            this.table.change_now(word, hash, flags, owner, &fill)
+        }
+    {
+        return 0;
     }
-    // SAFETY: the caller's contract.
-    unsafe { hash.lookup_ptr(key, RunState::of(run).vcpu) as u64 }
+    // SAFETY: the same arguments.
+    unsafe { bpftime_runtime_aside(hash, key, value, flags, run as u64, update_any) }
 }
 
 /// # Safety
-/// As [`lookup_any`], for both key and value.
-#[cold]
-#[inline(never)]
-unsafe fn update_any(hash: &Hash, [key, value]: [*const u8; 2], flags: u64, run: *mut Run) -> u64 {
-    if key.is_null() || value.is_null() {
+/// The arguments are those of [`lookup`].
+unsafe extern "C" fn lookup_any(hash: u64, key: u64, _: u64, _: u64, run: u64) -> u64 {
+    if key == 0 {
+        return 0;
+    }
+    // SAFETY: the caller's contract: engines pass the run they were entered with.
+    unsafe {
+        let vcpu = RunState::of(run as *mut Run).vcpu;
+        (*(hash as *const Hash)).lookup_ptr(key as *const u8, vcpu) as u64
+    }
+}
+
+/// # Safety
+/// The arguments are those of [`update`].
+unsafe extern "C" fn update_any(hash: u64, key: u64, value: u64, flags: u64, run: u64) -> u64 {
+    if key == 0 || value == 0 {
         return Errno::EFAULT.ret() as u64;
     }
-    // SAFETY: the caller's contract.
-    answer(unsafe { hash.update_prog(key, value, flags, RunState::of(run).vcpu) })
-}
-
-#[inline(always)]
-fn answer(done: Result<(), Errno>) -> u64 {
+    // SAFETY: as in `lookup_any`.
+    let done = unsafe {
+        let (key, value) = (key as *const u8, value as *const u8);
+        let vcpu = RunState::of(run as *mut Run).vcpu;
+        (*(hash as *const Hash)).update_prog(key, value, flags, vcpu)
+    };
     match done {
         Ok(()) => 0,
         Err(errno) => errno.ret() as u64,
     }
 }
+
+/// All that [`Hash::direct_call`] gives.
+pub(crate) const DIRECT_CALLS: [HelperFn; 4] = [lookup::<4>, lookup::<8>, update::<4>, update::<8>];

@@ -13,9 +13,6 @@ pub(in crate::maps) trait Key: Copy {
     /// # Safety
     /// `at` is that key: as long as this one, at a multiple of 8.
     unsafe fn is_at(self, at: *const u8) -> bool;
-
-    /// Where it lies.
-    fn bytes(self) -> *const u8;
 }
 
 /// A key of any length.
@@ -46,19 +43,11 @@ impl Key for Any {
         // SAFETY: the caller's contract, and `new`'s.
         unsafe { bytes::equal(at, self.at, self.len) }
     }
-
-    #[inline(always)]
-    fn bytes(self) -> *const u8 {
-        self.at
-    }
 }
 
 /// A key of `BYTES` bytes, 4 or 8, that lies at a multiple of them.
 #[derive(Clone, Copy)]
-pub(in crate::maps) struct Word<const BYTES: usize> {
-    at: *const u8,
-    word: u64,
-}
+pub(in crate::maps) struct Word<const BYTES: usize>(u64);
 
 impl<const BYTES: usize> Word<BYTES> {
     /// `None` for a key that does not lie so.
@@ -72,8 +61,7 @@ impl<const BYTES: usize> Word<BYTES> {
             return None;
         }
         // SAFETY: the caller's contract, and aligned.
-        let word = unsafe { Self::read(at) };
-        Some(Word { at, word })
+        Some(Word(unsafe { Self::read(at) }))
     }
 
     /// # Safety
@@ -92,17 +80,12 @@ impl<const BYTES: usize> Word<BYTES> {
 impl<const BYTES: usize> Key for Word<BYTES> {
     #[inline(always)]
     fn hash(self, seed: u64) -> u32 {
-        hasher::of_word(self.word, BYTES, seed)
+        hasher::of_word(self.0, BYTES, seed)
     }
 
     #[inline(always)]
     unsafe fn is_at(self, at: *const u8) -> bool {
         // SAFETY: the caller's contract.
-        unsafe { Self::read(at) == self.word }
-    }
-
-    #[inline(always)]
-    fn bytes(self) -> *const u8 {
-        self.at
+        unsafe { Self::read(at) == self.0 }
     }
 }

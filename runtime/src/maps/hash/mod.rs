@@ -28,6 +28,7 @@ use uapi::map::{
 };
 use vm::link::HelperFn;
 
+pub(crate) use self::direct::DIRECT_CALLS;
 use self::element::Element;
 use self::layout::Layout;
 use self::pool::Pool;

@@ -13,7 +13,7 @@ use shm::sync::{AtomicU64, fence};
 use super::element::{Element, Link, Phase, State, Stock};
 use super::hints::Hints;
 use super::layout::{Layout, header};
-use crate::thread;
+use crate::thread::{self, ThreadIds};
 
 /// Hints tried before a search for a free element gives up; one is stale only
 /// after a kill or while another process takes the same element.
@@ -289,7 +289,18 @@ impl Pool {
     /// as claimed, or the one that it is in.
     #[inline]
     pub fn claim(&self, element: Element<'_>, idle: State) -> Result<State, State> {
-        let claimed = idle.claimed_by(thread::ids().pid as u32);
+        self.claim_for(element, idle, thread::ids())
+    }
+
+    /// The same for who knows its ids.
+    #[inline]
+    pub fn claim_for(
+        &self,
+        element: Element<'_>,
+        idle: State,
+        owner: ThreadIds,
+    ) -> Result<State, State> {
+        let claimed = idle.claimed_by(owner.pid as u32);
         let was = element
             .state()
             .compare_exchange(idle.0, claimed.0, AcqRel, Acquire);

@@ -16,24 +16,28 @@ impl Table {
     /// `key` is readable for the table's key size.
     #[inline(always)]
     pub unsafe fn find(&self, key: *const u8, hash: u32) -> Option<Entry<'_>> {
+        let mut steps = self.steps(1);
         // SAFETY: the caller's contract.
-        unsafe { self.find_key(Any::new(key, self.key_size), hash) }
+        let any = unsafe { Any::new(key, self.key_size) };
+        // SAFETY: the caller's contract.
+        let entry = match unsafe { self.search(any, hash, &mut steps) } {
+            Ok(place) => place.entry,
+            // SAFETY: as above.
+            Err(Strayed) => unsafe { self.find_again(key, hash, steps) },
+        };
+        entry.filter(|entry| entry.next.is_live())
     }
 
-    /// The same for a key of any form.
+    /// The same with one look, for a key of any form; `None` if others changed
+    /// what it stood on.
     ///
     /// # Safety
     /// The key is as long as the table's.
     #[inline(always)]
-    pub unsafe fn find_key(&self, key: impl Key, hash: u32) -> Option<Entry<'_>> {
-        let mut steps = self.steps(1);
+    pub unsafe fn glance(&self, key: impl Key, hash: u32) -> Option<Option<Entry<'_>>> {
         // SAFETY: the caller's contract.
-        let entry = match unsafe { self.search(key, hash, &mut steps) } {
-            Ok(place) => place.entry,
-            // SAFETY: as above.
-            Err(Strayed) => unsafe { self.find_again(key.bytes(), hash, steps) },
-        };
-        entry.filter(|entry| entry.next.is_live())
+        let place = unsafe { self.search(key, hash, &mut self.steps(1)) }.ok()?;
+        Some(place.entry.filter(|entry| entry.next.is_live()))
     }
 
     /// # Safety
@@ -103,7 +107,7 @@ impl Table {
     }
 
     /// # Safety
-    /// As [`Table::find_key`].
+    /// As [`Table::glance`].
     #[inline(always)]
     unsafe fn search(
         &self,

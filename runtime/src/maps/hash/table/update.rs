@@ -11,7 +11,7 @@ use super::super::key::{Any, Key};
 use super::super::lru;
 use super::super::pool::Held;
 use super::{Entry, Place, RESTARTS, Table};
-use crate::thread;
+use crate::thread::{self, ThreadIds};
 
 /// Looks at an element that another process has claimed before something else
 /// is done: about a microsecond, and a claim is held for the time of a copy.
@@ -50,48 +50,48 @@ impl Table {
         in_place: Option<&dyn Fn(Element<'_>)>,
     ) -> Result<(), Errno> {
         // SAFETY: the caller's contract.
-        unsafe {
-            let key = Any::new(key, self.key_size);
-            self.update_key(key, flags, || start, fill, in_place)
-        }
-    }
-
-    /// The same for a key of any form.
-    ///
-    /// # Errors
-    /// As [`Table::update`].
-    ///
-    /// # Safety
-    /// The key is as long as the table's.
-    #[inline(always)]
-    pub unsafe fn update_key(
-        &self,
-        key: impl Key,
-        flags: u64,
-        start: impl FnOnce() -> u32,
-        fill: &impl Fn(Element<'_>, usize),
-        in_place: Option<&dyn Fn(Element<'_>)>,
-    ) -> Result<(), Errno> {
-        let hash = key.hash(self.seed);
-        if self.pool.layout.has_twins
-            && (flags == BPF_ANY || flags == BPF_EXIST)
-            // SAFETY: the caller's contract.
-            && let Some(entry) = unsafe { self.find_key(key, hash) }
-            && entry.state.is_idle()
-            && let Ok(claimed) = self.pool.claim(entry.element, entry.state)
-        {
-            self.change(entry.element, claimed, fill);
+        let any = unsafe { Any::new(key, self.key_size) };
+        let hash = any.hash(self.seed);
+        // SAFETY: the caller's contract.
+        if unsafe { self.change_now(any, hash, flags, thread::ids(), fill) } {
             return Ok(());
         }
         let new = New {
-            key: key.bytes(),
+            key,
             hash,
             flags,
-            start: start().wrapping_mul(8),
+            start: start.wrapping_mul(8),
             fill,
         };
         // SAFETY: the caller's contract.
         unsafe { self.store(&new, in_place) }
+    }
+
+    /// Stores a value under a key that is there, if nobody is in the way:
+    /// whether it did.
+    ///
+    /// # Safety
+    /// The key is as long as the table's.
+    #[inline(always)]
+    pub unsafe fn change_now(
+        &self,
+        key: impl Key,
+        hash: u32,
+        flags: u64,
+        owner: ThreadIds,
+        fill: &impl Fn(Element<'_>, usize),
+    ) -> bool {
+        if self.pool.layout.has_twins
+            && (flags == BPF_ANY || flags == BPF_EXIST)
+            // SAFETY: the caller's contract.
+            && let Some(Some(entry)) = unsafe { self.glance(key, hash) }
+            && entry.state.is_idle()
+            && let Ok(claimed) = self.pool.claim_for(entry.element, entry.state, owner)
+        {
+            self.change(entry.element, claimed, fill);
+            return true;
+        }
+        false
     }
 
     /// Writes the value of a claimed element, of which the key is there, to
