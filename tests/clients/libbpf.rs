@@ -267,3 +267,35 @@ fn syscount_counts_failures() {
 fn syscount_counts_one_error() {
     check_syscount(&["-e", "ESRCH"], &["kill 5"]);
 }
+
+#[test]
+fn clocks_and_hashes_leave_vector_registers_alone() {
+    const ROUNDS: u32 = 5_000;
+    both(|world| {
+        let mut vectors = world.start(&[world.fixture("vectors")]);
+        let pid = vectors.pid().to_string();
+        assert_eq!(vectors.line(), format!("pid {pid}"));
+        let tools = [
+            (vec!["syscount", "-L", "-p", &pid, "-T", "50"], "getppid "),
+            (vec!["funclatency", "-p", &pid, ":probed"], ""),
+        ];
+        for (words, name) in tools {
+            let mut tool = world.load(&words);
+            tool.lines_until(|line| line.starts_with("Tracing"));
+            tool.wait_asleep();
+            wait_hooked(world, &pid);
+            assert_eq!(vectors.ask(&ROUNDS.to_string()), "0", "{words:?}");
+            let exit = tool.interrupt();
+            assert_eq!(exit.code, 0, "{exit:?}");
+            // Rows are a name and a count, or a range, a count and a bar.
+            let count = |line: &str| -> Option<u32> {
+                let rest = line.strip_prefix(name)?;
+                let rest = rest.split_once(" : ").map_or(rest, |(_, bar)| bar);
+                rest.split_whitespace().next()?.parse().ok()
+            };
+            let counted: u32 = exit.stdout.lines().filter_map(count).sum();
+            assert_eq!(counted, ROUNDS, "{exit:?}");
+        }
+        drop(vectors.finish());
+    });
+}
