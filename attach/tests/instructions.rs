@@ -178,6 +178,8 @@ unsafe extern "C" {
     fn victim_ret();
 }
 
+const RET: u8 = 0xc3;
+
 fn check(name: &str, victim: unsafe extern "C" fn(u64, u64) -> u64) {
     let engine = common::engine();
     let addr = victim as *const () as usize;
@@ -219,7 +221,15 @@ fn check(name: &str, victim: unsafe extern "C" fn(u64, u64) -> u64) {
         "{name}"
     );
     engine.detach(&[exit_id]);
-    assert_eq!(text(addr, 16), before, "{name} has its bytes back");
+    // A jump in the padding behind it may stay: which place takes a jump depends
+    // on where the linker has put the function.
+    let end = before.iter().position(|byte| *byte == RET);
+    let own = end.map_or(before.len(), |ret| ret + 1);
+    assert_eq!(
+        text(addr, 16)[..own],
+        before[..own],
+        "{name} has its bytes back"
+    );
     assert_eq!(call(30, 12), unprobed, "{name} after all");
     assert_eq!(entry.missed() + exit.missed(), 0);
 }
