@@ -63,6 +63,20 @@ impl Refused {
             } => lacks(path, format!("static probe {provider}:{name}")),
             _ => None,
         };
+        let no_group = match place {
+            Place::Cgroup { path } if refused.errno == libc::EBADF => {
+                let others = match groups() {
+                    Some(at) => format!("; those are below {at}"),
+                    None => "; none are mounted".to_owned(),
+                };
+                Some(format!("{path} is no control group of version 2{others}"))
+            }
+            _ => None,
+        };
+        if let Some(text) = no_group {
+            refused.what = text;
+            refused.cause = Cause::Target;
+        }
         if let Some(lacking) = lacking.filter(|_| refused.errno == libc::ENOENT) {
             refused.what = lacking;
             refused.cause = Cause::Target;
@@ -193,6 +207,16 @@ pub(crate) unsafe fn link(made: *mut sys::bpf_link) -> libbpf_rs::Result<Link> {
         Some(made) => Ok(unsafe { Link::from_ptr(made) }),
         None => Err(std::io::Error::last_os_error().into()),
     }
+}
+
+/// Where control groups of version 2 are mounted.
+fn groups() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, kind) = (words.next()?, words.next()?);
+        (kind == "cgroup2").then(|| at.to_owned())
+    })
 }
 
 /// A file or directory of the user's.

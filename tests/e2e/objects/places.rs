@@ -316,3 +316,18 @@ fn an_ordinary_user_is_told_what_only_the_kernel_has() {
         (1, String::new(), line)
     );
 }
+
+#[test]
+fn a_directory_that_is_no_control_group_is_told() {
+    let Some(worlds) = worlds() else { return };
+    for world in worlds {
+        let home = text(world.home());
+        let exit = finish(run(&world, "places.bpf.o", &[("on_connect", home)], &[]));
+        let begin = format!(
+            "bpftime: on_connect: {home} is no control group of version 2; those are below /"
+        );
+        let end = ": --attach on_connect=TARGET, or on_connect=off\n";
+        let told = exit.stderr.starts_with(&begin) && exit.stderr.ends_with(end);
+        assert!(exit.code == 1 && told, "{exit:?}");
+    }
+}
