@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bpftime_tests::{Program, World, wait};
 
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(20);
 
 fn greeted(mut target: Program) -> Program {
     assert_eq!(target.line(), format!("pid {}", target.pid()));

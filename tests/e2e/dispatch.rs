@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bpftime_tests::{Program, World, wait};
 
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(20);
 /// Those that only that memory makes, or all make alike.
 const NUMBERS: [i64; 5] = [
     libc::SYS_getppid,

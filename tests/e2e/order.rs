@@ -1,8 +1,6 @@
 //! Start first or load first, many tools, many targets, tools that come and
 //! go: counts are exact all the time.
 
-use std::time::Duration;
-
 use bpftime_tests::{Program, World, wait};
 use nix::sys::signal::Signal;
 
@@ -117,8 +115,7 @@ fn ends(signal: Option<Signal>) {
             }
             None => assert_eq!(counter.finish().code, 0),
         }
-        let took = Duration::from_secs(1);
-        wait::until_true("the function's own bytes", took, || {
+        wait::until_true("the function's own bytes", wait::LONG, || {
             puppet.ask("text") == text
         });
         assert_eq!(puppet.ask("call 10"), "ok");

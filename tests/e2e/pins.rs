@@ -116,7 +116,7 @@ fn a_pinned_link_counts_on_when_its_tool_was_killed() {
             assert_eq!(puppet.ask("call 1"), "ok");
             (before == other.ask("print")).then_some(())
         };
-        wait::until("the link's end", Duration::from_secs(5), gone);
+        wait::until("the link's end", Duration::from_secs(20), gone);
         lines.join("\n")
     });
     assert_eq!(

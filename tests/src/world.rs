@@ -9,7 +9,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 use tempfile::TempDir;
@@ -273,10 +272,10 @@ impl World {
     /// Waits until nothing of this world is left in /dev/shm.
     ///
     /// # Panics
-    /// If something is left after two seconds.
+    /// If something is left for long.
     pub fn expect_nothing_left(&self) {
         let what = format!("the end of {}", self.sessions.display());
-        wait::until_true(&what, Duration::from_secs(2), || !self.sessions.exists());
+        wait::until_true(&what, wait::LONG, || !self.sessions.exists());
     }
 }
 

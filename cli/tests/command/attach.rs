@@ -352,7 +352,7 @@ fn processes_that_cannot_be_attached_to() {
     );
 
     let mut zombie = Command::new("true").spawn().expect("start");
-    let ended = Instant::now() + Duration::from_secs(5);
+    let ended = Instant::now() + Duration::from_secs(20);
     let is_zombie = |child: &Child| {
         fs::read_to_string(format!("/proc/{}/stat", child.id()))
             .is_ok_and(|stat| stat.contains(") Z"))
@@ -407,7 +407,7 @@ fn processes_that_cannot_be_attached_to() {
         .expect("kill");
     };
     signal(nix::sys::signal::Signal::SIGSTOP);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !fs::read_to_string(format!("/proc/{}/stat", stopped.pid()))
         .is_ok_and(|stat| stat.contains(") T"))
     {
