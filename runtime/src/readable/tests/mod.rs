@@ -4,6 +4,7 @@
 mod faults;
 
 use std::collections::BTreeSet;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
@@ -257,12 +258,20 @@ fn publish_until_stopped() {
 #[test]
 fn no_reader_faults_whatever_others_take_away() {
     map_area();
+    // A thread maps a stack for signals when it starts and unmaps it when it
+    // ends: that must not lie in a hole that a taker has made.
+    let start = Barrier::new(1 + 2 * TAKERS);
     let end = Instant::now() + duration();
     std::thread::scope(|scope| {
-        scope.spawn(publish_until_stopped);
+        let start = &start;
+        scope.spawn(move || {
+            start.wait();
+            publish_until_stopped();
+        });
         for taker in 0..TAKERS {
             let seed = taker as u64 + 1;
             scope.spawn(move || {
+                start.wait();
                 let mut random = Random(seed * 77);
                 while !STOP.load(Relaxed) {
                     take_away(taker, &mut random);
@@ -271,6 +280,7 @@ fn no_reader_faults_whatever_others_take_away() {
                 }
             });
             scope.spawn(move || {
+                start.wait();
                 let mut random = Random(seed * 99);
                 while !STOP.load(Relaxed) {
                     (0..100).for_each(|_| read_all_over(&mut random));
