@@ -232,12 +232,7 @@ impl Bpf {
         }
         if hosted && !can_host(spec.prog_type) {
             if let Some(log) = log {
-                let text = format!(
-                    "program \"{}\": only the kernel hosts {} programs, {NEEDED}\nhint: {RUNNABLE}\n",
-                    spec.name,
-                    type_name(spec.prog_type)
-                );
-                log.text.push_str(&text);
+                say_whose(log, &spec.name, spec.prog_type);
             }
             return Err(Errno::EINVAL);
         }
@@ -260,7 +255,16 @@ impl Bpf {
             kfunc::settle_addresses(&mut load.spec.insns, functions);
             load.spec.info.unknown_kfuncs = kfunc::number(&mut load.spec.insns, functions);
         }
-        self.store(load.spec, load.maps, load.btf, log)
+        let (name, prog_type) = (load.spec.name.clone(), load.spec.prog_type);
+        let stored = self.store(load.spec, load.maps, load.btf, log.as_deref_mut());
+        // Loaders try things out by trivial ones, but real ones are for packets.
+        if let (Err(_), Some(log)) = (&stored, log)
+            && hosted
+            && prog_type == BPF_PROG_TYPE_SOCKET_FILTER
+        {
+            say_whose(log, &name, prog_type);
+        }
+        stored
     }
 
     /// Verifies a program whose instructions are as sessions have them, and
@@ -345,6 +349,15 @@ impl Bpf {
 /// Whether user space can host programs of this type.
 pub fn can_host(prog_type: u32) -> bool {
     PROG_TYPES.contains(&prog_type)
+}
+
+/// Tells a loader that only the kernel hosts such programs.
+fn say_whose(log: &mut Log, name: &str, prog_type: u32) {
+    let kind = type_name(prog_type);
+    let text = format!(
+        "program \"{name}\": only the kernel hosts {kind} programs, {NEEDED}\nhint: {RUNNABLE}\n"
+    );
+    log.text.push_str(&text);
 }
 
 /// Checks a program's name as the kernel does.

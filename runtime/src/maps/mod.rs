@@ -31,6 +31,7 @@ mod task_storage;
 mod user_ringbuf;
 
 pub(crate) use hash::DIRECT_CALLS;
+pub use hash::direct::helper_at;
 pub use kernel::KernelObjects;
 pub use kernels_only::kernels_only;
 pub use map::Map;

@@ -304,7 +304,15 @@ fn an_ordinary_user_is_told_what_only_the_kernel_has() {
         );
         assert_eq!(told("lists.bpf.o", &options), (1, String::new(), line));
     }
-    // A program that could be loaded, but not be put there.
+    // A program of a type that user space loads, which asks for what packets have.
+    let others = ALL[3..17].iter().filter(|name| **name != "on_socket");
+    let options: Vec<&str> = others.flat_map(|name| ["--without", *name]).collect();
+    let line = format!(
+        "bpftime: on_socket: section \"socket\": only the kernel hosts socket_filter programs, \
+         {missing}: run it as root, or leave it out by --without on_socket\n"
+    );
+    assert_eq!(told("places.bpf.o", &options), (1, String::new(), line));
+    // One that could be loaded, but not be put there.
     let tool = kernels::run(&world, &["on_socket"], &["--attach", "on_socket=lo"]);
     let exit = finish(tool);
     let line = format!(

@@ -9,6 +9,7 @@ use iced_x86::{
     Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, SymbolResolver, SymbolResult,
 };
 use runtime::helpers;
+use runtime::maps::helper_at;
 use runtime::program::{self, LoadedProgram};
 use runtime::session::{Dirs, SessionView, list};
 use uapi::insn::{BPF_DW, BPF_IMM, BPF_LD};
@@ -153,7 +154,9 @@ impl SymbolResolver for Targets {
             format!("{:#x}", address - self.code.start)
         } else {
             let mut all = helpers::all();
-            let helper = all.find(|helper| helper.call as usize as u64 == address)?;
+            let helper = all
+                .find(|helper| helper.call as usize as u64 == address)
+                .or_else(|| helpers::lookup(helper_at(address)?))?;
             format!("bpf_{}", helper.proto.name)
         };
         Some(SymbolResult::with_string(address, name))

@@ -28,14 +28,27 @@ impl Hash {
         if self.cpus.is_some() || self.table.evicts || !self.table.pool.layout.has_twins {
             return None;
         }
-        match (helper, self.table.key_size) {
-            (BPF_FUNC_MAP_LOOKUP_ELEM, 4) => Some(lookup::<4>),
-            (BPF_FUNC_MAP_LOOKUP_ELEM, 8) => Some(lookup::<8>),
-            (BPF_FUNC_MAP_UPDATE_ELEM, 4) => Some(update::<4>),
-            (BPF_FUNC_MAP_UPDATE_ELEM, 8) => Some(update::<8>),
-            _ => None,
-        }
+        let found = CALLS
+            .iter()
+            .find(|(of, key_size, _)| (*of, *key_size) == (helper, self.table.key_size));
+        found.map(|(.., call)| *call)
     }
+}
+
+/// The helpers, sizes of keys, and functions.
+const CALLS: [(u32, usize, HelperFn); 4] = [
+    (BPF_FUNC_MAP_LOOKUP_ELEM, 4, lookup::<4>),
+    (BPF_FUNC_MAP_LOOKUP_ELEM, 8, lookup::<8>),
+    (BPF_FUNC_MAP_UPDATE_ELEM, 4, update::<4>),
+    (BPF_FUNC_MAP_UPDATE_ELEM, 8, update::<8>),
+];
+
+/// The helper in place of which this address is called.
+pub fn helper_at(address: u64) -> Option<u32> {
+    let found = CALLS
+        .iter()
+        .find(|(.., call)| *call as usize as u64 == address);
+    found.map(|(helper, ..)| *helper)
 }
 
 unsafe extern "C" fn lookup<const KEY: usize>(

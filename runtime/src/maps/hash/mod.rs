@@ -9,7 +9,7 @@
 //! A value that a program holds a pointer to stays readable when its key is
 //! deleted, and may become another key's value, as in the kernel.
 
-mod direct;
+pub mod direct;
 pub(super) mod element;
 mod hints;
 mod key;
