@@ -67,26 +67,31 @@ fn reads_at_borders_of_mappings() {
 
 /// Has a target read until its agent says that it reads by plain loads there. It
 /// looks at memory of which reads have told, unless some is just being taken away.
-fn await_table(world: &World, target: &mut Program, address: u64) {
+fn await_table(world: &World, target: &mut Program) {
     let log = world.home().join(format!("state/log-{}", target.pid()));
-    let is_in = |range: &str| {
+    let is_in = |range: &str, address: u64| {
         let (start, end) = range.split_once("..")?;
         let number = |text| u64::from_str_radix(text, 16).ok();
         Some((number(start)?..number(end)?).contains(&address))
     };
-    let holds = |line: &str| {
+    let holds = |line: &str, address: u64| {
         let ranges = line.strip_prefix("readable: [")?.strip_suffix(']')?;
-        Some(ranges.split(", ").any(|range| is_in(range) == Some(true)))
+        Some(
+            ranges
+                .split(", ")
+                .any(|range| is_in(range, address) == Some(true)),
+        )
     };
-    let is_known = || {
+    let is_known = |address: u64| {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let mut told = text.lines().rev().filter_map(holds);
+        let mut told = text.lines().rev().filter_map(|line| holds(line, address));
         told.next() == Some(true)
     };
     wait::until_true("memory that is known to be readable", wait::LONG, || {
         assert_eq!(target.ask("edges"), "ok");
+        let address = u64::from_str_radix(&target.ask("where"), 16).expect("an address");
         std::thread::park_timeout(Duration::from_millis(200));
-        is_known()
+        is_known(address)
     });
 }
 
@@ -99,8 +104,7 @@ fn reads_by_plain_loads_at_borders_of_mappings() {
     command.env("BPFTIME_LOG", "debug");
     let mut pages = Program::on_pipes(command);
     assert_eq!(pages.line(), format!("pid {}", pages.pid()));
-    let address = u64::from_str_radix(&pages.ask("where"), 16).unwrap();
-    await_table(&world, &mut pages, address);
+    await_table(&world, &mut pages);
     print(&mut reads);
     assert_eq!(pages.ask("edges"), "ok");
     let ours = print(&mut reads);
@@ -142,8 +146,7 @@ fn reads_by_plain_loads_of_what_is_taken_away_meanwhile() {
     command.env("BPFTIME_LOG", "debug");
     let mut pages = Program::on_pipes(command);
     assert_eq!(pages.line(), format!("pid {}", pages.pid()));
-    let address = u64::from_str_radix(&pages.ask("where"), 16).unwrap();
-    await_table(&world, &mut pages, address);
+    await_table(&world, &mut pages);
     assert_eq!(pages.ask(&format!("storm {}", storm_ms())), "ok");
     assert_eq!(pages.finish().code, 0);
     assert_eq!(reads.finish().code, 0);
