@@ -39,7 +39,7 @@ pub fn link(server: &Server, bytes: &AttrBytes) -> Option<Result<i64, Errno>> {
     // `map.map_fd` of `union bpf_iter_link_info`.
     let fd = i32::from_le_bytes(*info.first_chunk()?);
     let map = own_map(fd).ok()?;
-    let link = maps::bring(server, &[map.clone()]).and_then(|()| {
+    let link = maps::bring(server, std::slice::from_ref(&map)).and_then(|()| {
         let fd = maps::kernel_fd(&map).ok_or(Errno::EBADF)?;
         info[..4].copy_from_slice(&fd.to_le_bytes());
         let attr = Attr::of(*bytes).pointer(INFO, info.as_ptr());
