@@ -104,7 +104,6 @@ fn packets_sockets_and_control_groups() {
         // Gone with the command.
         assert_eq!(talker.ask("talk"), "ok");
         assert_eq!(talker.finish().code, 0);
-        eprintln!("{exit:?}");
         let mut counts = counts(&exit);
         // Acknowledgements come as they like.
         assert!(counts.remove("filtered") >= Some(7), "{exit:?}");
