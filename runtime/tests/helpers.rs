@@ -370,7 +370,7 @@ fn a_hash_answers_directly_as_by_helpers() {
             let bytes = Map::storage_size(spec, 2)
                 .unwrap()
                 .next_multiple_of(shm::PAGE);
-            Map::create(spec.clone(), segment(bytes), 2).unwrap()
+            Map::create(*spec, segment(bytes), 2).unwrap()
         };
         let others = [BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERCPU_HASH];
         for other in others.map(|other| make(&spec(other))) {
