@@ -37,6 +37,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use nix::sys::signal::{SigHandler, Signal, signal};
+use runtime::session::{self, Dirs};
 use tokio::signal::unix::{SignalKind, signal as listen_to};
 
 use crate::libraries::reason;
@@ -130,6 +131,8 @@ pub fn run(args: &Args) -> Result<(), Problem> {
         .map_err(|error| failed(&error, "raise limits on processes"))?;
     let socket = listen::unix(&args.socket.clone().unwrap_or_else(listen::default_path))?;
     let tcp = args.listen.map(listen::tcp).transpose()?;
+    // What programs have left that were killed with a service while they began.
+    session::sweep(&Dirs::for_cli());
     let around = Surroundings {
         bpftime: super::run::own_path()?.into(),
         guardian: Mutex::new(guardian),
