@@ -298,6 +298,21 @@ fn maps_that_are_the_kernels_alone() {
     assert!(theirs.contains(sums), "{theirs}");
 }
 
+/// Its name would go on to lead to what is in the session. libbpf takes names back
+/// when it fails, so nothing is left.
+#[test]
+fn a_pinned_map_is_not_given_away() {
+    let Some(world) = World::privileged() else {
+        return;
+    };
+    let packets = world.fixture("packets").into_os_string();
+    let tool = world.load(&[packets, "/sys/fs/bpf/routes".into()]).finish();
+    assert_eq!(tool.code, 1, "{tool:?}");
+    let line = "bpftime: map \"routes\" of type 11 cannot go to the kernel with a program that uses it \
+                (not supported (ENOTSUPP)); try --runtime kernel\n";
+    assert!(tool.stderr.starts_with(line), "{tool:?}");
+}
+
 #[test]
 fn without_privilege_such_maps_are_refused() {
     let world = World::new();

@@ -8,7 +8,7 @@ use uapi::Errno;
 
 use super::ids::Kind;
 use super::object::locked;
-use super::{Bpf, Object};
+use super::{Bpf, MapObject, Object};
 use crate::session::{Claim, ObjectKind, SessionView, claims};
 
 /// A name in a directory of pins.
@@ -77,6 +77,14 @@ impl Bpf {
             return self.own_by_id(kind, claim.id);
         }
         self.other_object(&self.other(&path)?, claim.kind, claim.id)
+    }
+
+    /// Whether a map of this session has a name, or is used by another tool.
+    ///
+    /// # Errors
+    /// As [`Bpf::session`].
+    pub fn is_claimed(&self, map: &MapObject) -> Result<bool, Errno> {
+        Ok(self.session()?.is_claimed(ObjectKind::Map, map.id()))
     }
 
     /// Lets go of what others unpinned meanwhile, and of what only they used.

@@ -62,10 +62,10 @@ pub fn create(
 /// of ours uses.
 ///
 /// # Errors
-/// The kernel's; ENOTSUPP when a program of ours uses it, or when what it holds
-/// cannot be taken along.
+/// The kernel's; ENOTSUPP when a program of ours or another tool uses it, when it
+/// is pinned, or when what it holds cannot be taken along.
 pub fn give(server: &Server, map: &Arc<MapObject>) -> Result<OwnedFd, Errno> {
-    if map.is_foreign() || is_used(server, map)? {
+    if map.is_foreign() || server.bpf.is_claimed(map)? || is_used(server, map)? {
         return Err(Errno::ENOTSUPP);
     }
     let spec = *map.map().spec();
