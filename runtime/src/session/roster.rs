@@ -13,10 +13,13 @@
 //! it had seen before it looked. A dead one's slot is freed by a
 //! compare-and-swap from its very name (`models.rs`).
 
+mod agent;
+mod following;
+
 use shm::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shm::{Access, Region, Segment, futex};
 use uapi::Errno;
@@ -24,6 +27,8 @@ use uapi::Errno;
 use super::objects::text;
 use super::process::ProcessId;
 use super::{Dirs, SessionError, file, view};
+pub use agent::AgentSlot;
+pub use following::{ACK_TIMEOUT, Laggards};
 
 /// Number of slots.
 pub const SLOTS: u32 = 4096;
@@ -35,13 +40,6 @@ const SLOT_BYTES: u64 = 512;
 const FILE_BYTES: u64 = HEADER_BYTES + SLOTS as u64 * SLOT_BYTES;
 /// Most bytes of [`Member::errors`].
 pub const MAX_ERRORS: usize = 440;
-
-/// How long a tool waits for its agents to follow.
-pub const ACK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// After what times who waits for acks looks whether it waits for the living.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(20);
 
 mod header {
     pub const MAGIC: u64 = 0;
@@ -103,11 +101,6 @@ pub struct Member {
     /// Why, for people.
     pub errors: String,
 }
-
-/// Agents that let a tool wait in vain; it does not wait for them again until
-/// they have caught up.
-#[derive(Debug, Default)]
-pub struct Laggards(Vec<u64>);
 
 /// The mapped roster.
 #[derive(Clone)]
@@ -419,170 +412,10 @@ impl Roster {
             .filter_map(|index| self.member(index))
             .collect()
     }
-
-    /// Asks the agent of `pid` to unhook and leave, and waits for it.
-    /// Returns whether it has left; false without an agent there.
-    pub fn detach(&self, pid: i32, timeout: Duration) -> bool {
-        let found = (0..self.high()).find(|&index| {
-            self.member(index)
-                .is_some_and(|m| m.process.pid == pid && m.role == Role::Agent)
-        });
-        let Some(index) = found else { return false };
-        let owner = self.owner_word(index).load(Ordering::Acquire);
-        self.word(slot_at(index) + slot::FLAGS)
-            .fetch_or(FLAG_DETACH, Ordering::AcqRel);
-        self.bump();
-        self.wait_until(timeout, || {
-            self.owner_word(index).load(Ordering::Acquire) != owner
-        })
-    }
-
-    /// Waits for a condition that changes with acks; returns whether it holds.
-    fn wait_until(&self, timeout: Duration, mut holds: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + timeout;
-        let acks = self.word(header::ACKS);
-        let mut most = FIRST_LOOK;
-        loop {
-            let seen = acks.load(Ordering::Acquire);
-            if holds() {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            // A process that dies acks no more, and one that was killed before
-            // never will: look again after a while, and then less often.
-            futex::wait(acks, seen, Some(left.min(most)));
-            most = (2 * most).min(LAST_LOOK);
-        }
-    }
-
-    /// Bumps the generation and waits until every living agent has followed
-    /// it, but at most `timeout`, and not for `laggards`.
-    pub fn publish(&self, timeout: Duration, laggards: &mut Laggards) {
-        let generation = self.bump();
-        let mut open: Vec<(u32, u64)> = (0..self.high())
-            .filter_map(|index| {
-                let owner = self.owner_word(index).load(Ordering::Acquire);
-                (owner != 0).then_some((index, owner))
-            })
-            .collect();
-        let mut checked = false;
-        let behind = |index: u32, owner: u64| {
-            let base = slot_at(index);
-            self.owner_word(index).load(Ordering::Acquire) == owner
-                && self.word(base + slot::ROLE).load(Ordering::Acquire) == Role::Agent as u32
-                // Wrapping: a generation is behind when it is less than half
-                // the number space before.
-                && (self.word(base + slot::ACKED).load(Ordering::Acquire).wrapping_sub(generation)
-                    as i32)
-                    < 0
-        };
-        laggards.0.retain(|&late| {
-            open.iter()
-                .any(|&(index, owner)| owner == late && behind(index, owner))
-        });
-        open.retain(|(_, owner)| !laggards.0.contains(owner));
-        self.wait_until(timeout, || {
-            open.retain(|&(index, owner)| behind(index, owner));
-            if checked {
-                // Only those that take their time are worth a look at /proc.
-                open.retain(|&(index, owner)| {
-                    let alive = ProcessId::unpack(owner).alive();
-                    if !alive {
-                        self.free(index, owner);
-                    }
-                    alive
-                });
-            }
-            checked = true;
-            open.is_empty()
-        });
-        laggards.0.extend(open.iter().map(|&(_, owner)| owner));
-    }
 }
 
 fn slot_at(index: u32) -> u64 {
     HEADER_BYTES + u64::from(index.min(SLOTS - 1)) * SLOT_BYTES
-}
-
-/// The calling process's place in the roster. Dropping it does not leave: a
-/// forked child holds a copy that is not its own.
-pub struct AgentSlot {
-    roster: Roster,
-    index: u32,
-    owner: u64,
-}
-
-impl AgentSlot {
-    /// Whether the slot is still this process's: false after fork, or when a
-    /// confused peer gave it away; then join again.
-    pub fn is_mine(&self) -> bool {
-        self.roster.owner_word(self.index).load(Ordering::Acquire) == self.owner
-    }
-
-    /// The process that joined.
-    pub fn process(&self) -> ProcessId {
-        ProcessId::unpack(self.owner)
-    }
-
-    /// Says that `generation` was followed, with what came of it.
-    pub fn ack(&self, generation: u32, hooks: u32, refused: u32, errors: &str) {
-        if !self.is_mine() {
-            return;
-        }
-        let roster = &self.roster;
-        let base = slot_at(self.index);
-        roster
-            .word(base + slot::HOOKS)
-            .store(hooks, Ordering::Relaxed);
-        roster
-            .word(base + slot::REFUSED)
-            .store(refused, Ordering::Relaxed);
-        let version = roster.word(base + slot::ERRORS_VERSION);
-        // Odd while the text changes; pairs with the loads in `member`.
-        let odd = version.load(Ordering::Relaxed) | 1;
-        version.store(odd, Ordering::Relaxed);
-        fence(Ordering::Release);
-        roster.write_text(base + slot::ERRORS, MAX_ERRORS + 1, errors.as_bytes());
-        version.store(odd.wrapping_add(1), Ordering::Release);
-        roster
-            .word(base + slot::ACKED)
-            .store(generation, Ordering::Release);
-        roster.acked();
-    }
-
-    /// The word this process sleeps on: read it, look at everything, then
-    /// [`AgentSlot::sleep`] on what was read. Valid while the slot is.
-    pub fn wake_word(&self) -> &AtomicU32 {
-        self.roster.word(slot_at(self.index) + slot::WAKE)
-    }
-
-    /// Sleeps until the wake word is not `seen`, or for `timeout`; may also
-    /// return early.
-    pub fn sleep(&self, seen: u32, timeout: Option<Duration>) {
-        let word = self.wake_word();
-        if word.load(Ordering::Acquire) == seen {
-            futex::wait(word, seen, timeout);
-        }
-    }
-
-    /// Whether `bpftime detach` wants this process to be left alone.
-    pub fn detach_requested(&self) -> bool {
-        let flags = roster_flags(&self.roster, self.index);
-        self.is_mine() && flags & FLAG_DETACH != 0
-    }
-
-    /// Gives the slot back.
-    pub fn leave(self) {
-        self.give_back();
-    }
-
-    /// As [`AgentSlot::leave`], for an owner that is being dropped.
-    pub(super) fn give_back(&self) {
-        self.roster.free(self.index, self.owner);
-    }
 }
 
 fn roster_flags(roster: &Roster, index: u32) -> u32 {
