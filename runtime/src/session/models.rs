@@ -96,9 +96,9 @@ fn every_step_of_the_roster_counts() {
         "roster.rs: let generation = word.fetch_add(1, Ordering::AcqRel).wrapping_add(1);: relaxed",
         "roster.rs: fence(Ordering::SeqCst);: relaxed",
         "roster.rs: word.fetch_add(1, Ordering::AcqRel);: relaxed",
-        "roster.rs: let seen = acks.load(Ordering::Acquire);: relaxed",
+        "following.rs: let seen = acks.load(Ordering::Acquire);: relaxed",
         "roster.rs: futex::wake(word, u32::MAX >> 1);: left out",
-        "roster.rs: .store(generation, Ordering::Release);: left out",
+        "agent.rs: .store(generation, Ordering::Release);: left out",
     ] {
         noticed(&faults, step);
     }
