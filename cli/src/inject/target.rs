@@ -209,6 +209,16 @@ struct Module {
     base: u64,
 }
 
+/// Whether the program is one for glibc's dynamic loader.
+fn wants_loader(pid: Pid) -> bool {
+    let exe = fs::read(format!("/proc/{pid}/exe"));
+    exe.is_ok_and(|bytes| {
+        let elf = ElfFile::parse(&bytes).ok();
+        elf.and_then(|elf| elf.interpreter().map(|path| path.contains("ld-linux")))
+            .unwrap_or(false)
+    })
+}
+
 fn find_libc(pid: Pid, mappings: &[Mapping]) -> Result<Module, Problem> {
     let named = |prefix: &'static [u8]| {
         mappings.iter().find(move |mapping| {
@@ -219,7 +229,8 @@ fn find_libc(pid: Pid, mappings: &[Mapping]) -> Result<Module, Problem> {
     };
     // libc-2.31.so before 2.34; `(deleted)` after an upgrade.
     let Some(libc) = named(b"libc.so.6").or_else(|| named(b"libc-2.")) else {
-        return Err(if named(b"ld-linux").is_some() {
+        // The loader is mapped a little later than the program.
+        return Err(if named(b"ld-linux").is_some() || wants_loader(pid) {
             Problem::new(pid, "has not loaded the C library yet", "try again")
         } else {
             Problem::new(
